@@ -1,0 +1,10 @@
+"""Agents: name to ``module:attribute``. Strings, so that listing them imports nothing."""
+
+AGENTS: dict[str, str] = {
+    "noop": "lewm_bench.agents.scripted:NOOP",
+    "random": "lewm_bench.agents.scripted:RANDOM",
+    "oracle": "lewm_bench.agents.oracle:ORACLE",
+    "gcbc": "lewm_bench.agents.gcbc:GCBC",
+    "dino-wm": "lewm_bench.agents.dino_wm:DINO_WM",
+    "lewm": "lewm_bench.agents.lewm:LEWM",
+}

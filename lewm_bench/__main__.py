@@ -1,0 +1,6 @@
+"""Run the command line as ``python -m lewm_bench``."""
+
+from lewm_bench.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""GoalEnv: pixels in, a goal image at reset. What the benchmark requires of an environment."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+BatchPolicy = Callable[[np.ndarray], np.ndarray]
+"""(N, X) states of N parallel episodes to (N, action_dim) actions. Holds whatever evolves between steps."""
+
+PolicyFactory = Callable[[Sequence[np.random.Generator]], BatchPolicy]
+"""One generator per parallel episode to a fresh policy for them."""
+
+
+class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
+    """A deterministic environment that can be put into any of its states and drawn there.
+
+    A state is a flat float64 vector that determines the future exactly: after ``set_state(get_state())`` the same
+    actions give the same frames to the last bit. Observations are frames, (h, w, 3) uint8. ``step`` returns reward 0:
+    the benchmark is reward-free, and success is in ``info["success"]``.
+
+    ``reset(seed=, options={"start": state, "goal": state})``: both options are optional and sampled from the seed when
+    absent. The reset info has ``state``, ``success``, ``goal`` (the goal image) and ``goal_state``; the step info has
+    ``state`` and ``success``.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    render_mode = "rgb_array"
+
+    threshold: float
+    """A state closer to the goal than this is a success, in the unit of ``distance``."""
+    distance_unit: str
+    """What one unit of ``distance`` is, for axis labels."""
+    action_space: gym.spaces.Box
+    observation_space: gym.spaces.Box
+
+    # What an environment must provide.
+
+    @abstractmethod
+    def sample_state(self, rng: np.random.Generator) -> np.ndarray:
+        """A valid state (X,) float64 drawn from ``rng``."""
+
+    @abstractmethod
+    def get_state(self) -> np.ndarray:
+        """A fresh copy of the current state, (X,) float64."""
+
+    @abstractmethod
+    def set_state(self, state: np.ndarray) -> None:
+        """Put the environment exactly into ``state``."""
+
+    @abstractmethod
+    def advance(self, action: np.ndarray) -> None:
+        """Apply one action, clipped to the action space."""
+
+    @abstractmethod
+    def distance(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """(..., X) states and goals to (...) distances; a success is a distance below ``threshold``."""
+
+    @abstractmethod
+    def render(self) -> np.ndarray:
+        """The current frame, (h, w, 3) uint8."""
+
+    # What follows from it; override the batch methods where the environment can do better than a loop.
+
+    def reached(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """(..., X) states and goals to (...) bool."""
+        return self.distance(states, goals) < self.threshold
+
+    def simulate(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """The true dynamics for N independent starts: (N, X) and (N, T, action_dim) to (N, T, X).
+
+        Entry t is the state after action t. The environment's own current state is left as it was.
+        """
+        before = self.get_state()
+        out = np.empty((*actions.shape[:2], states.shape[-1]))
+        for n, state in enumerate(states):
+            self.set_state(state)
+            for t, action in enumerate(actions[n]):
+                self.advance(action)
+                out[n, t] = self.get_state()
+        self.set_state(before)
+        return out
+
+    def render_states(self, states: np.ndarray) -> np.ndarray:
+        """(N, X) states to (N, h, w, 3) uint8 frames; the environment's own current state is left as it was."""
+        before = self.get_state()
+        out = np.empty((len(states), *self.observation_space.shape), np.uint8)
+        for n, state in enumerate(states):
+            self.set_state(state)
+            out[n] = self.render()
+        self.set_state(before)
+        return out
+
+    def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Named physical quantities of (N, X) states, each (N, k): what a probe should find in a latent."""
+        return {"state": states}
+
+    def policies(self) -> Mapping[str, PolicyFactory]:
+        """Exploratory policies by name, for collecting data; every environment has the generic ones."""
+        from lewm_bench.policies import generic_policies
+
+        return generic_policies(self.action_space)
+
+    # Final: the same for every environment.
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        options = dict(options or {})
+        start = options.pop("start", None)
+        goal = options.pop("goal", None)
+        if options:
+            raise ValueError(f"reset takes the options 'start' and 'goal', got also {sorted(options)}")
+        start = self.sample_state(self.np_random) if start is None else np.asarray(start, np.float64)
+        goal = self.sample_state(self.np_random) if goal is None else np.asarray(goal, np.float64)
+        self.set_state(goal)
+        self._goal_state = self.get_state()
+        goal_frame = self.render()
+        self.set_state(start)
+        return self.render(), {**self._info(), "goal": goal_frame, "goal_state": self._goal_state.copy()}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.advance(action)
+        return self.render(), 0.0, False, False, self._info()
+
+    def _info(self) -> dict[str, Any]:
+        state = self.get_state()
+        return {"state": state, "success": bool(self.reached(state, self._goal_state))}

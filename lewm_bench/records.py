@@ -1,0 +1,124 @@
+"""What a run leaves behind: one CellRecord per (environment, agent, seed), stored as JSON.
+
+Tables, figures and the report page are made from these records alone, so they can come from several machines.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from lewm_bench.config import Config
+from lewm_bench.errors import UserError
+from lewm_bench.files import write_text
+
+SCHEMA = 1
+
+
+class EpisodeRow(Config):
+    """One evaluated episode; the columns of ``episodes.csv`` in this order."""
+
+    suite: str
+    profile: str
+    protocol: str
+    env: str
+    agent: str
+    seed: int
+    goal_offset: int
+    pair: int
+    hit: bool  # the goal was reached at some step
+    held: bool  # the goal is reached at the last step
+    steps_to_hit: int | None  # environment steps, None without a hit
+    distance_start: float
+    distance_end: float
+    plans: int
+    encode_seconds: float  # sums over the episode's plans
+    search_seconds: float
+    env_seconds: float
+    device: str
+    weights: str  # trained, random, pretrained, none
+    version: str
+    key: str
+
+
+class OffsetRecord(Config):
+    """What one cell measured at one goal offset, beside its episodes."""
+
+    goal_offset: int
+    plan_seconds: tuple[float, ...] = ()  # every plan, encode + search, episode by episode
+    encode_seconds: tuple[float, ...] = ()
+    pairs_drawn: int = 0  # pairs looked at to find the ones that were kept
+    pairs_solved_at_start: int = 0
+    latent_oracle_hit: float | None = None  # true simulator with the model's own latent cost, fraction
+    latent_oracle_pairs: int = 0
+    distance_rank_correlation: float | None = None  # Spearman of latent and true distance
+    videos: tuple[str, ...] = ()  # files relative to the suite's results folder
+
+
+class CellRecord(Config):
+    """Everything that is known about one (environment, agent, seed)."""
+
+    schema_version: int = SCHEMA
+    status: Literal["done", "not run", "failed"]
+    reason: str = ""  # why not, and what to do
+    suite: str
+    profile: str
+    protocol: str
+    env: str
+    agent: str
+    label: str = ""  # for people, names every substitute: "DINO-WM (frozen low-pass ViT, 16 tokens)"
+    kind: Literal["world model", "policy", "privileged", "floor"] = "world model"
+    note: str = ""  # shown in the table's note column
+    seed: int
+    key: str = ""
+    config: dict[str, Any] = Field(default_factory=dict)
+    dataset: str = ""  # fingerprint
+    weights: str = "none"
+    parameters: int | None = None  # None for agents without a network
+    tokens_per_frame: int | None = None
+    train_seconds: float | None = None
+    training: dict[str, list[float | None]] = Field(default_factory=dict)  # columns of the log; "step" is one of them
+    evaluation_complete: bool = True
+    offsets: tuple[OffsetRecord, ...] = ()
+    episodes: tuple[EpisodeRow, ...] = ()
+    versions: dict[str, str] = Field(default_factory=dict)
+    hardware: dict[str, str] = Field(default_factory=dict)  # device, cpu, cores, threads, memory, os
+    commit: str = ""
+    created: str = ""  # ISO 8601, UTC
+
+    @property
+    def file_name(self) -> str:
+        """The name of this cell's JSON file."""
+        safe = "".join(c if c.isalnum() or c in "-." else "_" for c in f"{self.env.split('/')[-1]}__{self.agent}")
+        return f"{safe}__seed{self.seed}.json"
+
+    def save(self, folder: Path) -> Path:
+        """Write the record into ``folder``, atomically."""
+        path = folder / self.file_name
+        write_text(path, self.model_dump_json(indent=1))
+        return path
+
+
+def load_cells(folders: Iterable[Path]) -> list[CellRecord]:
+    """All cell records of result folders, sorted; a later folder wins over an earlier one for the same cell.
+
+    Raises:
+        UserError: a folder has no cells, or a file is not a cell record of this schema.
+    """
+    cells: dict[tuple[str, str, int, str, str], CellRecord] = {}
+    for folder in folders:
+        paths = sorted((folder / "cells").glob("*.json"))
+        if not paths:
+            raise UserError(f"no cells in {folder / 'cells'}; run `lewm-bench run --suite NAME` first")
+        for path in paths:
+            try:
+                cell = CellRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
+            except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+                detail = str(error).splitlines()[0]
+                raise UserError(f"{path} is not a cell record of schema {SCHEMA} ({detail}); delete it and run again")
+            cells[(cell.env, cell.agent, cell.seed, cell.profile, cell.protocol)] = cell
+    return [cells[k] for k in sorted(cells)]
