@@ -1,0 +1,152 @@
+"""Which start and goal pairs an agent is sent on, and how long it may take. Versioned: a change is a new protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lewm_bench.config import Config
+from lewm_bench.data import Dataset
+from lewm_bench.env import GoalEnv
+from lewm_bench.errors import UserError
+from lewm_bench.rng import stream
+
+
+class Protocol(Config):
+    """The rules of an evaluation; ``id`` is a column of every row."""
+
+    name: str
+    version: str
+    held_out: bool  # pairs from held-out episodes, balanced over them; else uniform over all rows of the data
+    keep_solved: bool  # keep pairs that are solved before the first action
+    real_history: bool  # the agent sees the recorded frames and actions before the start; else one frame
+    budget_per_offset: int | None = None  # environment steps allowed for each step of the goal offset
+    fixed_budget: int | None = None
+    success: tuple[str, ...]  # hit: reached at some step; held: reached at the last step
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """For example ``clean-1``."""
+        return f"{self.name}-{self.version}"
+
+    def budget(self, goal_offset: int) -> int:
+        """Environment steps allowed per episode."""
+        return self.budget_per_offset * goal_offset if self.fixed_budget is None else self.fixed_budget
+
+
+CLEAN_1 = Protocol(
+    name="clean",
+    version="1",
+    held_out=True,
+    keep_solved=False,
+    real_history=True,
+    budget_per_offset=2,
+    success=("hit", "held"),
+    seed=0,
+)
+# LeWM (arXiv version 3) and its code: rows of the training data, with the off-by-one of its issue 77 corrected.
+PAPER_V3 = Protocol(
+    name="paper",
+    version="v3",
+    held_out=False,
+    keep_solved=True,
+    real_history=False,
+    fixed_budget=50,
+    success=("hit",),
+    seed=42,
+)
+PROTOCOLS = {protocol.id: protocol for protocol in (CLEAN_1, PAPER_V3)}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Start and goal rows in a dataset, the same for every agent. ``drawn`` counts the removed ones too."""
+
+    episode: np.ndarray  # (n,)
+    start_row: np.ndarray  # (n,) rows of the dataset's columns
+    goal_row: np.ndarray  # (n,)
+    drawn: int
+    solved_at_start: int
+
+    def __len__(self) -> int:
+        return len(self.episode)
+
+
+def sample_pairs(
+    dataset: Dataset, env: GoalEnv, protocol: Protocol, num_pairs: int, goal_offset: int, split: str = "test"
+) -> Pairs:
+    """Draw the pairs of a protocol; ``split`` matters only where the protocol holds episodes out.
+
+    They depend on the protocol, the dataset, the goal offset and the split alone. With held-out episodes the first k
+    of n pairs are the same for every n >= k.
+
+    Raises:
+        UserError: the data cannot give so many pairs.
+    """
+    if num_pairs < 1 or goal_offset < 1:
+        raise UserError(f"need num_pairs >= 1 and goal_offset >= 1, got {num_pairs} and {goal_offset}")
+    draw = _held_out if protocol.held_out else _uniform
+    return draw(dataset, env, protocol, num_pairs, goal_offset, split)
+
+
+def _uniform(dataset: Dataset, env: GoalEnv, protocol: Protocol, num_pairs: int, offset: int, _: str) -> Pairs:
+    """Rows of the whole data, without replacement."""
+    valid = dataset.rows("all", spare=offset)
+    if len(valid) < num_pairs:
+        raise _too_few(dataset, "all", num_pairs, offset, len(valid), 0)
+    start = np.sort(np.random.default_rng(protocol.seed).choice(valid, size=num_pairs, replace=False))
+    solved = env.reached(dataset.states[start], dataset.states[start + offset])
+    episode = np.searchsorted(dataset.ends, start, side="right")
+    return Pairs(episode, start, start + offset, num_pairs, int(np.sum(solved)))
+
+
+def _held_out(dataset: Dataset, env: GoalEnv, protocol: Protocol, num_pairs: int, offset: int, split: str) -> Pairs:
+    """Rounds over the episodes in random order; in each round an episode gives its next admissible start.
+
+    An episode that has none left drops out, so the pairs stay as balanced as the data allows.
+    """
+    address = (protocol.seed, "pairs", dataset.meta.env, offset, split)
+    waiting = set(dataset.episodes(split).tolist())
+    draws: dict[int, Iterator[tuple[int, bool]]] = {}
+    chosen: list[tuple[int, int]] = []
+    drawn = solved = round_number = 0
+    while len(chosen) < num_pairs:
+        if not waiting:
+            raise _too_few(dataset, split, num_pairs, offset, len(chosen), solved)
+        order = stream(*address, "round", round_number).permutation(sorted(waiting)).tolist()
+        round_number += 1
+        for e in order[: num_pairs - len(chosen)]:
+            if e not in draws:
+                draws[e] = _shuffled_starts(dataset, env, e, offset, stream(*address, "episode", e))
+            for start, is_solved in draws[e]:
+                drawn += 1
+                solved += is_solved
+                if protocol.keep_solved or not is_solved:
+                    chosen.append((e, start))
+                    break
+            else:
+                waiting.remove(e)
+    episode, start = np.asarray(chosen, np.int64).T
+    return Pairs(episode, start, start + offset, drawn, solved)
+
+
+def _shuffled_starts(
+    dataset: Dataset, env: GoalEnv, episode: int, offset: int, rng: np.random.Generator
+) -> Iterator[tuple[int, bool]]:
+    """Every start row of one episode in random order, and whether its pair is solved before the first action."""
+    count = max(int(dataset.lengths[episode]) - offset, 0)
+    rows = dataset.starts[episode] + rng.permutation(count)
+    solved = env.reached(dataset.states[rows], dataset.states[rows + offset])
+    return zip(rows.tolist(), solved.tolist(), strict=True)
+
+
+def _too_few(dataset: Dataset, split: str, wanted: int, offset: int, found: int, solved: int) -> UserError:
+    lengths = dataset.lengths[dataset.episodes(split)]
+    return UserError(
+        f"{dataset.folder} gives {found} of the {wanted} pairs asked for at goal_offset {offset}: "
+        f"{int(np.sum(lengths > offset))} of {len(lengths)} episodes of split {split!r} are longer than {offset} steps, "
+        f"and {solved} pairs were solved at the start; lower num_pairs or goal_offset, or collect more or longer episodes"
+    )

@@ -1,0 +1,164 @@
+"""The cache: finished stages on disk, addressed by a hash of everything that determines them.
+
+A stage is a folder ``root/kind/key``. While it is built it is called ``key.partial`` and outlives a kill, so that a
+build can go on from what it finds there; ``done.json`` with the size and checksum of every file is written last, then
+the folder is renamed. A folder with its final name is therefore complete.
+
+On every hit the sizes are compared, and the checksums once per process. A folder that differs is moved aside to
+``key.corrupt-N`` and built again with a warning: every stage can be rebuilt from its specification, so a flipped bit
+costs time and never a wrong number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import filelock
+import platformdirs
+
+from lewm_bench.errors import UserError
+from lewm_bench.files import checksum, disk_errors, write_text
+
+log = logging.getLogger(__name__)
+
+DONE = "done.json"
+
+_verified: dict[Path, dict[str, tuple[int, int]]] = {}
+"""Folders whose checksums this process has seen to be right, with the (size, mtime) of their files at that time."""
+
+
+def default_cache() -> Path:
+    """``$LEWM_BENCH_CACHE``, or this user's cache folder."""
+    chosen = os.environ.get("LEWM_BENCH_CACHE")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("lewm-bench")
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value: keys sorted, no spaces, nothing that JSON cannot say."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def stage_key(kind: str, spec: dict[str, Any]) -> str:
+    """16 hex digits that name the stage ``kind`` built from ``spec``."""
+    return hashlib.sha256(canonical_json({"kind": kind, "spec": spec}).encode()).hexdigest()[:16]
+
+
+class Store:
+    """A folder of finished stages that several processes may share."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root).expanduser().absolute()
+
+    def folder(self, kind: str, spec: dict[str, Any]) -> Path:
+        """Where the stage is, or will be."""
+        return self.root / kind / stage_key(kind, spec)
+
+    def find(self, kind: str, spec: dict[str, Any]) -> Path | None:
+        """The folder of the stage if it is complete and sound; needs no write permission."""
+        folder = self.folder(kind, spec)
+        return folder if folder.is_dir() and fault(folder) is None else None
+
+    def stage(self, kind: str, spec: dict[str, Any], build: Callable[[Path], object]) -> Path:
+        """The folder of the stage, built first if it is not there.
+
+        ``build`` gets a work folder, which may hold what an earlier, killed build left. Names in it that begin with a
+        dot are scratch: they survive a kill and are deleted when the stage is finished.
+        """
+        if (found := self.find(kind, spec)) is not None:
+            return found
+        folder = self.folder(kind, spec)
+        with disk_errors(folder), self._lock(folder):
+            if folder.is_dir():
+                if (reason := fault(folder)) is None:  # another process built it while this one waited
+                    return folder
+                _move_aside(folder, reason)
+            work = folder.with_name(f"{folder.name}.partial")
+            if not (work / DONE).is_file() or fault(work) is not None:
+                (work / DONE).unlink(missing_ok=True)
+                work.mkdir(exist_ok=True)
+                build(work)
+                _seal(work, kind, spec)
+            os.replace(work, folder)
+            _verified[folder] = _signature(folder)
+        return folder
+
+    @contextmanager
+    def _lock(self, folder: Path) -> Iterator[None]:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(
+                f"cannot make the cache folder {folder.parent}: a file is in its way; choose another --cache"
+            )
+        lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            log.warning("another process is building %s/%s; waiting for it", folder.parent.name, folder.name)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def fault(folder: Path) -> str | None:
+    """What is wrong with a finished stage, or None. Sizes every time, checksums once per process."""
+    try:
+        files = json.loads((folder / DONE).read_text(encoding="utf-8"))["files"]
+        before = _signature(folder)
+        for name, entry in files.items():
+            if name not in before:
+                return f"{name} is missing"
+            if before[name][0] != entry["size"]:
+                return f"{name} has {before[name][0]} bytes instead of {entry['size']}"
+        if _verified.get(folder) == before:
+            return None
+        for name, entry in files.items():
+            if checksum(folder / name) != entry["sha256"]:
+                return f"{name} has changed since it was written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{DONE} cannot be read"
+    _verified[folder] = before
+    return None
+
+
+def _signature(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of last change of every file below ``folder``, by its path relative to it."""
+    stats = {p.relative_to(folder).as_posix(): p.stat() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def _seal(work: Path, kind: str, spec: dict[str, Any]) -> None:
+    """Delete the scratch files and write ``done.json``."""
+    for scratch in sorted(work.rglob(".*")):
+        if scratch.is_dir() and not scratch.is_symlink():
+            shutil.rmtree(scratch)
+        else:
+            scratch.unlink(missing_ok=True)
+    files = {name: {"size": size, "sha256": checksum(work / name)} for name, (size, _) in _signature(work).items()}
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    done = {"kind": kind, "spec": spec, "created": created, "files": files}
+    write_text(work / DONE, json.dumps(done, indent=1, sort_keys=True))
+
+
+def _move_aside(folder: Path, reason: str) -> None:
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.corrupt-{number}")).exists():
+        number += 1
+    os.replace(folder, aside)
+    _verified.pop(folder, None)
+    log.warning(
+        "%s is damaged (%s); moved to %s, which you can delete, and building it again", folder, reason, aside.name
+    )
