@@ -1,0 +1,231 @@
+"""PointMaze: a force-driven ball in a maze, seen from above. Physics by MuJoCo."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+from lewm_bench.envs.maze import BALL_RADIUS, clearance, merge_walls, parse_maze
+from lewm_bench.envs.raster import Raster
+from lewm_bench.envs.waypoints import waypoints
+from mujoco.rollout import Rollout
+
+from lewm_bench.env import GoalEnv, PolicyFactory
+from lewm_bench.errors import UserError, unknown
+from lewm_bench.policies import generic_policies
+
+CONTACT_MARGIN = 0.002
+START_SPEED = 0.2  # cells per second, per axis: the largest initial velocity
+_MAX_THREADS = 8
+_THREADED_STEPS = 2000  # below this many physics steps, starting threads costs more than they save
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """The constants of the ball."""
+
+    timestep: float  # seconds of one physics step
+    substeps: int  # physics steps per environment step
+    mass: float
+    force: float  # at action 1
+    damping: float
+    max_speed: float  # per axis, enforced before each environment step
+
+
+DAMPED = Dynamics(timestep=0.02, substeps=5, mass=1.0, force=5.0, damping=4.0, max_speed=math.inf)
+# gymnasium-robotics: density 1000, gear 100, damping 1, one step of 0.01 s per environment step, clipped to 5.
+INERTIAL = Dynamics(
+    timestep=0.01, substeps=1, mass=1000 * 4 / 3 * math.pi * BALL_RADIUS**3, force=100.0, damping=1.0, max_speed=5.0
+)
+
+
+class PointMaze(GoalEnv):
+    """A ball pushed through a maze by a force; one unit is one cell, and the maze's centre is the origin.
+
+    ``maze`` is "UMaze", "Medium", "Large" (the maps of gymnasium-robotics) or a drawing: lines of ``#`` for a wall and
+    ``.`` or a space for free. The state is (x, y, vx, vy). ``renderer`` is "raster" (numpy) or "mujoco" (needs OpenGL).
+    """
+
+    distance_unit = "maze cells"
+
+    def __init__(
+        self,
+        maze: str = "UMaze",
+        image_size: int = 64,
+        damped: bool = True,
+        renderer: str = "raster",
+        threshold: float = 0.45,
+        render_mode: str = "rgb_array",
+    ) -> None:
+        if image_size < 16:
+            raise UserError(f"image_size must be at least 16, got {image_size}")
+        if renderer not in ("raster", "mujoco"):
+            raise unknown("renderer", renderer, ("raster", "mujoco"))
+        if render_mode != "rgb_array":
+            raise unknown("render_mode", str(render_mode), ("rgb_array",))
+        self.threshold = threshold
+        self.walls = parse_maze(maze)
+        self.dynamics = DAMPED if damped else INERTIAL
+        self.image_size = image_size
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self._raster = Raster(self.walls, image_size)
+        self._gl = _GLCamera(self.walls, image_size) if renderer == "mujoco" else None
+        self._model = mujoco.MjModel.from_xml_string(physics_xml(self.walls, self.dynamics))
+        self._data = mujoco.MjData(self._model)
+        self._pool = [mujoco.MjData(self._model) for _ in range(min(os.cpu_count() or 1, _MAX_THREADS))]
+
+    # State.
+
+    def sample_state(self, rng: np.random.Generator) -> np.ndarray:
+        rows, columns = self.walls.shape
+        while True:
+            position = rng.uniform(-0.5, 0.5, 2) * (columns, rows)
+            if clearance(self.walls, position) > BALL_RADIUS + CONTACT_MARGIN:
+                return np.concatenate([position, rng.uniform(-START_SPEED, START_SPEED, 2)])
+
+    def get_state(self) -> np.ndarray:
+        return np.concatenate([self._data.qpos, self._data.qvel])
+
+    def set_state(self, state: np.ndarray) -> None:
+        state = np.asarray(state, np.float64)
+        if state.shape != (4,) or not np.isfinite(state).all():
+            raise ValueError(f"a state is four finite numbers (x, y, vx, vy), got {state}")
+        self._data.qpos[:], self._data.qvel[:] = state[:2], state[2:]
+
+    def distance(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(np.asarray(states)[..., :2] - np.asarray(goals)[..., :2], axis=-1)
+
+    def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
+        return {"position": states[:, :2], "velocity": states[:, 2:]}
+
+    # Dynamics.
+
+    def advance(self, action: np.ndarray) -> None:
+        limit = self.dynamics.max_speed
+        self._data.ctrl[:] = self._clipped(action)
+        self._data.qvel[:] = np.clip(self._data.qvel, -limit, limit)
+        mujoco.mj_step(self._model, self._data, self.dynamics.substeps)
+
+    def simulate(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        states, actions = np.asarray(states, np.float64), self._clipped(actions)
+        steps, substeps, limit = actions.shape[1], self.dynamics.substeps, self.dynamics.max_speed
+        # Velocities are clipped between environment steps, which MuJoCo does not do inside a rollout.
+        stride = steps if math.isinf(limit) else 1
+        threads = len(self._pool) if len(states) * stride * substeps >= _THREADED_STEPS else 0
+        out = np.empty((len(states), steps, 4))
+        if not out.size:
+            return out
+        full = np.zeros((len(states), 5))  # time, x, y, vx, vy
+        full[:, 1:] = states
+        with Rollout(nthread=threads) as rollout:
+            for t in range(0, steps, stride):
+                full[:, 3:] = np.clip(full[:, 3:], -limit, limit)
+                control = np.repeat(actions[:, t : t + stride], substeps, axis=1)
+                every, _ = rollout.rollout(self._model, self._pool[: max(threads, 1)], full, control)
+                out[:, t : t + stride] = every[:, substeps - 1 :: substeps, 1:]
+                full = every[:, -1].copy()
+        return out
+
+    def _clipped(self, actions: np.ndarray) -> np.ndarray:
+        actions = np.asarray(actions, np.float64)
+        if not np.isfinite(actions).all():
+            raise ValueError("an action is not a finite number")
+        return np.clip(actions, -1.0, 1.0)
+
+    # Frames.
+
+    def render(self) -> np.ndarray:
+        return self.render_states(self.get_state()[None])[0]
+
+    def render_states(self, states: np.ndarray) -> np.ndarray:
+        positions = np.asarray(states, np.float64)[:, :2]
+        return self._raster.draw(positions) if self._gl is None else self._gl.draw(positions)
+
+    def close(self) -> None:
+        if self._gl is not None:
+            self._gl.close()
+
+    # Exploration.
+
+    def policies(self) -> Mapping[str, PolicyFactory]:
+        return {**generic_policies(self.action_space), "waypoints": waypoints(self.walls)}
+
+
+def physics_xml(walls: np.ndarray, dynamics: Dynamics) -> str:
+    """The MJCF of the simulation. Whatever the ball cannot feel is left out or disabled, which halves the time."""
+    root = _mjcf_root()
+    root.option.timestep = dynamics.timestep
+    root.option.jacobian = "dense"
+    root.option.iterations = 20
+    flag = root.option.flag
+    # Without warm start the state determines the future to the last bit.
+    flag.warmstart = "disable"
+    for feature in ("gravity", "island", "midphase", "sensor", "limit", "equality", "spring", "frictionloss"):
+        setattr(flag, feature, "disable")
+    root.default.geom.condim = 1
+    root.default.geom.margin = CONTACT_MARGIN
+    _add_walls(root, walls)
+    ball = root.worldbody.add("body", name="ball")
+    ball.add("geom", type="sphere", size=[BALL_RADIUS], mass=dynamics.mass, contype=0, conaffinity=1)
+    for name, axis in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
+        joint = ball.add("joint", name=name, type="slide", axis=axis, damping=dynamics.damping)
+        root.actuator.add("motor", name=name, joint=joint, gear=[dynamics.force])
+    return root.to_xml_string()
+
+
+def _add_walls(root: Any, walls: np.ndarray, **look: Any) -> None:
+    rows, columns = walls.shape
+    for top, left, bottom, right in merge_walls(walls):
+        center = [(left + right - columns) / 2, (rows - top - bottom) / 2, 0]
+        size = [(right - left) / 2, (bottom - top) / 2, 0.2]
+        root.worldbody.add("geom", type="box", pos=center, size=size, contype=1, conaffinity=0, **look)
+
+
+def _mjcf_root() -> Any:
+    with warnings.catch_warnings():
+        # dm_control looks for a display when imported; this model is never shown on one.
+        warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
+        from dm_control import mjcf
+
+    return mjcf.RootElement(model="pointmaze")
+
+
+class _GLCamera:
+    """The same view drawn by MuJoCo's own renderer."""
+
+    def __init__(self, walls: np.ndarray, image_size: int) -> None:
+        from lewm_bench.envs import raster
+
+        root = _mjcf_root()
+        rows, columns = walls.shape
+        rgba = {"wall": raster.WALL, "floor": raster.FLOOR, "ball": raster.BALL}
+        wall, floor, ball = ([*(c / 255 for c in rgba[k]), 1.0] for k in ("wall", "floor", "ball"))
+        _add_walls(root, walls, rgba=wall)
+        root.worldbody.add("geom", type="plane", size=[columns / 2, rows / 2, 1], rgba=floor)
+        mocap = root.worldbody.add("body", name="ball", mocap=True)
+        mocap.add("geom", type="sphere", size=[raster.BALL_RADIUS], rgba=ball)
+        root.worldbody.add("camera", name="top", pos=[0, 0, 5], projection="orthographic", fovy=max(rows, columns) - 1)
+        self._model = mujoco.MjModel.from_xml_string(root.to_xml_string())
+        self._data = mujoco.MjData(self._model)
+        self._renderer = mujoco.Renderer(self._model, image_size, image_size)
+
+    def draw(self, positions: np.ndarray) -> np.ndarray:
+        """(N, 2) x, y of the ball to (N, size, size, 3) uint8 frames."""
+        frames = []
+        for position in positions:
+            self._data.mocap_pos[0, :2] = position
+            mujoco.mj_forward(self._model, self._data)
+            self._renderer.update_scene(self._data, camera="top")
+            frames.append(self._renderer.render())
+        return np.stack(frames)
+
+    def close(self) -> None:
+        self._renderer.close()
