@@ -13,7 +13,7 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 from lewm_bench.envs.maze import BALL_RADIUS, clearance, merge_walls, parse_maze
-from lewm_bench.envs.raster import Raster
+from lewm_bench.envs.raster import BALL, FLOOR, WALL, Raster
 from lewm_bench.envs.waypoints import waypoints
 from mujoco.rollout import Rollout
 
@@ -77,7 +77,7 @@ class PointMaze(GoalEnv):
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         self._raster = Raster(self.walls, image_size)
-        self._gl = _GLCamera(self.walls, image_size) if renderer == "mujoco" else None
+        self._gl = _GLCamera(self.walls, image_size, self._raster.ball_radius) if renderer == "mujoco" else None
         self._model = mujoco.MjModel.from_xml_string(physics_xml(self.walls, self.dynamics))
         self._data = mujoco.MjData(self._model)
         self._pool = [mujoco.MjData(self._model) for _ in range(min(os.cpu_count() or 1, _MAX_THREADS))]
@@ -201,31 +201,47 @@ def _mjcf_root() -> Any:
 class _GLCamera:
     """The same view drawn by MuJoCo's own renderer."""
 
-    def __init__(self, walls: np.ndarray, image_size: int) -> None:
-        from lewm_bench.envs import raster
-
-        root = _mjcf_root()
+    def __init__(self, walls: np.ndarray, image_size: int, ball_radius: float) -> None:
         rows, columns = walls.shape
-        rgba = {"wall": raster.WALL, "floor": raster.FLOOR, "ball": raster.BALL}
-        wall, floor, ball = ([*(c / 255 for c in rgba[k]), 1.0] for k in ("wall", "floor", "ball"))
+        wall, floor, ball = ([*(channel / 255 for channel in color), 1.0] for color in (WALL, FLOOR, BALL))
+        root = _mjcf_root()
+        root.visual.headlight.set_attributes(ambient=[0.65] * 3, diffuse=[0.35] * 3, specular=[0, 0, 0])
+        root.visual.__getattr__("global").set_attributes(offwidth=image_size, offheight=image_size)
         _add_walls(root, walls, rgba=wall)
         root.worldbody.add("geom", type="plane", size=[columns / 2, rows / 2, 1], rgba=floor)
-        mocap = root.worldbody.add("body", name="ball", mocap=True)
-        mocap.add("geom", type="sphere", size=[raster.BALL_RADIUS], rgba=ball)
-        root.worldbody.add("camera", name="top", pos=[0, 0, 5], projection="orthographic", fovy=max(rows, columns) - 1)
+        # A maze that is not square leaves room beside it.
+        root.worldbody.add("geom", type="plane", pos=[0, 0, -0.01], size=[rows + columns, rows + columns, 1], rgba=wall)
+        body = root.worldbody.add("body", name="ball", mocap=True)
+        body.add("geom", type="sphere", size=[ball_radius], rgba=ball)
+        view = max(rows, columns) - 1
+        root.worldbody.add("camera", name="top", pos=[0, 0, 5], projection="orthographic", fovy=view)
         self._model = mujoco.MjModel.from_xml_string(root.to_xml_string())
         self._data = mujoco.MjData(self._model)
-        self._renderer = mujoco.Renderer(self._model, image_size, image_size)
+        self._renderer = _open_renderer(self._model, image_size)
 
     def draw(self, positions: np.ndarray) -> np.ndarray:
         """(N, 2) x, y of the ball to (N, size, size, 3) uint8 frames."""
-        frames = []
-        for position in positions:
-            self._data.mocap_pos[0, :2] = position
+        frames = np.empty((len(positions), self._renderer.height, self._renderer.width, 3), np.uint8)
+        for position, frame in zip(positions, frames, strict=True):
+            self._data.mocap_pos[0] = *position, 1.0  # above the walls, so that they hide no part of it
             mujoco.mj_forward(self._model, self._data)
             self._renderer.update_scene(self._data, camera="top")
-            frames.append(self._renderer.render())
-        return np.stack(frames)
+            self._renderer.render(out=frame)
+        return frames
 
     def close(self) -> None:
         self._renderer.close()
+
+
+def _open_renderer(model: mujoco.MjModel, image_size: int) -> mujoco.Renderer:
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*(DISPLAY environment variable is missing|GLFW library is not init)"
+        )
+        try:
+            return mujoco.Renderer(model, image_size, image_size)
+        except (mujoco.FatalError, RuntimeError, AttributeError) as error:  # depends on what is missing
+            raise UserError(
+                "MuJoCo finds no OpenGL to draw with; without a display install libegl1 and set MUJOCO_GL=egl before"
+                f" starting, or use renderer='raster' ({str(error).splitlines()[0]})"
+            ) from error

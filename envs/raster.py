@@ -29,6 +29,7 @@ class Raster:
         self._size = image_size
         self._scale = image_size / (max(rows, columns) - 1)  # pixels per cell
         self._radius = max(BALL_RADIUS * self._scale, MIN_BALL_RADIUS)
+        self.ball_radius = self._radius / self._scale  # cells
         # The ball and its soft edge fit, wherever between two pixels its centre lies.
         self._patch = min(2 * int(np.ceil(self._radius + 0.5)) + 1, image_size)
         row_edges = (np.arange(rows + 1) - rows / 2) * self._scale + image_size / 2

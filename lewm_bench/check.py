@@ -1,0 +1,300 @@
+"""Does an environment keep the promises of ``GoalEnv``? One finding per promise, with what to mend where it does not."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils.env_checker import check_env
+
+from lewm_bench.env import GoalEnv
+from lewm_bench.rng import stream
+
+STARTS = 6  # sampled states that each check tries
+STEPS = 30  # environment steps from each of them
+SPEED_SECONDS = 0.2
+
+# What code that breaks its promises is seen to raise; an interrupt or a failing machine is not the environment's fault.
+_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One promise: whether it is kept, and a measurement or what to mend."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class _Broken(Exception):
+    """A promise that is not kept; the text says what to mend."""
+
+
+def check_goal_env(env: gym.Env) -> list[Finding]:
+    """All findings about an environment, wrapped or not, in a fixed order; none is skipped because another failed."""
+    env = env.unwrapped
+    if not isinstance(env, GoalEnv):
+        return [Finding("contract", False, f"{type(env).__name__} must be a subclass of lewm_bench.env.GoalEnv")]
+    return [_finding(name, check, env) for name, check in CHECKS.items()]
+
+
+def _finding(name: str, check: Callable[[GoalEnv], str], env: GoalEnv) -> Finding:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"gymnasium\.")  # advice; what matters is raised
+            return Finding(name, True, check(env))
+    except _Broken as broken:
+        return Finding(name, False, str(broken))
+    except (*_FAULTS, gym.error.Error) as fault:
+        return Finding(name, False, f"{type(fault).__name__}: {fault}")
+
+
+def _require(kept: bool | np.bool_, mend: str) -> None:
+    if not kept:
+        raise _Broken(mend)
+
+
+def _states(env: GoalEnv, purpose: str, count: int = STARTS) -> np.ndarray:
+    rng = stream(0, "check", purpose, "states")
+    return np.stack([env.sample_state(rng) for _ in range(count)])
+
+
+def _actions(env: GoalEnv, purpose: str, starts: int = STARTS, steps: int = STEPS) -> np.ndarray:
+    """(starts, steps, A) actions inside the space, half of each held for several steps so that something is hit."""
+    space = env.action_space
+    low = np.where(np.isfinite(space.low), space.low, -1.0)
+    high = np.where(np.isfinite(space.high), space.high, 1.0)
+    noise = stream(0, "check", purpose, "actions").uniform(low, high, (starts, steps, *space.shape))
+    noise[:, steps // 2 :] = noise[:, steps // 2 : steps // 2 + 1]
+    return noise.astype(space.dtype)
+
+
+def _play(env: GoalEnv, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(T, A) to the frames and states after each action."""
+    frames, states = [], []
+    for action in actions:
+        env.advance(action)
+        frames.append(env.render())
+        states.append(env.get_state())
+    return np.stack(frames), np.stack(states)
+
+
+def _gymnasium(env: GoalEnv) -> str:
+    # render is held to more than this below; and gym.make need not accept a render_mode.
+    check_env(env, skip_render_check=True)
+    return "gymnasium.utils.env_checker.check_env passes"
+
+
+def _equal_seeds(env: GoalEnv) -> str:
+    def episode(seed: int) -> list[np.ndarray]:
+        frame, info = env.reset(seed=seed)
+        return [frame, info["goal"], info["state"], info["goal_state"], *_play(env, _actions(env, "seeds")[0])]
+
+    first, again, other = episode(1), episode(1), episode(2)
+    _require(
+        all(np.array_equal(a, b) for a, b in zip(first, again, strict=True)),
+        "two episodes with the same seed and actions differ: draw only from the generator that sample_state is given,"
+        " and let set_state reset everything that the future depends on",
+    )
+    _require(
+        not (np.array_equal(first[2], other[2]) and np.array_equal(first[3], other[3])),
+        "two seeds give the same start and goal: sample_state must draw from the generator that it is given",
+    )
+    return f"the same frames and states for the same seed over {STEPS} steps"
+
+
+def _round_trip(env: GoalEnv) -> str:
+    states = _states(env, "round trip")
+    _require(
+        states.dtype == np.float64 and states.ndim == 2,
+        "sample_state must return a flat float64 vector, always as long",
+    )
+    for state, actions in zip(states, _actions(env, "round trip"), strict=True):
+        env.set_state(state)
+        kept = env.get_state()
+        _require(kept.dtype == np.float64, f"get_state must return float64, got {kept.dtype}")
+        _require(np.array_equal(kept, state), f"get_state after set_state returns {kept}, set was {state}")
+        reached = _play(env, actions)[1][-1]
+        _require(
+            np.array_equal(kept, state), "get_state must return a fresh copy; this one changes with the environment"
+        )
+        env.set_state(state)
+        env.set_state(reached)
+        _require(np.array_equal(env.get_state(), reached), "a state that was reached by acting cannot be set exactly")
+    return f"exact for {STARTS} sampled states and {STARTS} reached ones"
+
+
+def _continuing(env: GoalEnv) -> str:
+    half = STEPS // 2
+    elsewhere = _states(env, "elsewhere", 1)[0]
+    for state, actions in zip(_states(env, "continue"), _actions(env, "continue"), strict=True):
+        env.set_state(state)
+        middle = _play(env, actions[:half])[1][-1]
+        frames, states = _play(env, actions[half:])
+        env.set_state(elsewhere)
+        _play(env, actions[:3])
+        env.set_state(middle)
+        frames_again, states_again = _play(env, actions[half:])
+        where = np.flatnonzero((states != states_again).any(-1))
+        _require(
+            not len(where),
+            "going on after set_state(get_state()) gives other states"
+            + (f", first {where[0] + 1} steps later" if len(where) else "")
+            + ": the state leaves out something that the future depends on (a timer, a solver's warm start)",
+        )
+        _require(
+            np.array_equal(frames, frames_again),
+            "equal states give different frames: render must depend on nothing but the state",
+        )
+    return f"bit-exact states and frames over {STEPS - half} steps from {STARTS} reached states"
+
+
+def _goal_image(env: GoalEnv) -> str:
+    for seed, (start, goal) in enumerate(zip(_states(env, "start"), _states(env, "goal"), strict=True)):
+        frame, info = env.reset(seed=seed, options={"start": start, "goal": goal})
+        _require(np.array_equal(info["state"], start), "reset must begin in options['start']")
+        _require(np.array_equal(info["goal_state"], goal), "reset must aim at options['goal']")
+        _require(np.array_equal(frame, env.render()), "the frame that reset returns is not the one at the start")
+        env.set_state(goal)
+        _require(np.array_equal(info["goal"], env.render()), "info['goal'] of reset is not the frame at the goal")
+    return f"equal to the frame at the goal for {STARTS} goals"
+
+
+def _visible(env: GoalEnv) -> str:
+    states = _states(env, "visible", 4 * STARTS)
+    frames = np.stack([_at(env, state) for state in states])
+    apart = ~env.reached(states[1:], states[:-1])
+    same = (frames[1:] == frames[:-1]).all((1, 2, 3))
+    _require(
+        not (apart & same).any(),
+        "two states further apart than the threshold look exactly alike: the frame must show what distance measures",
+    )
+    return f"{apart.sum()} pairs further apart than the threshold all look different"
+
+
+def _at(env: GoalEnv, state: np.ndarray) -> np.ndarray:
+    env.set_state(state)
+    return env.render()
+
+
+def _clipping(env: GoalEnv) -> str:
+    state, space = _states(env, "clip", 1)[0], env.action_space
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    inside = np.where(bounded, space.high, 0).astype(space.dtype)
+    beyond = np.where(bounded, space.high + 0.5 * (space.high - space.low), 0).astype(space.dtype)
+    after = []
+    for action in (inside, beyond):
+        env.set_state(state)
+        after.append(_play(env, np.stack([action] * 3))[1])
+    _require(np.array_equal(*after), "advance must clip its action to the action space")
+    return "an action beyond the bounds acts like the bound"
+
+
+def _simulate(env: GoalEnv) -> str:
+    states, actions = _states(env, "simulate"), _actions(env, "simulate")
+    before = env.get_state()
+    batched = env.simulate(states, actions)
+    _require(np.array_equal(env.get_state(), before), "simulate must leave the environment's own state as it was")
+    singly = GoalEnv.simulate(env, states, actions)
+    _require(batched.shape == singly.shape, f"simulate must return the shape {singly.shape}, got {batched.shape}")
+    _require(
+        np.array_equal(batched, singly),
+        f"simulate differs from advance, by up to {np.abs(batched - singly).max():.3g}; it must agree to the last bit",
+    )
+    return f"bit-identical to advance for {STARTS} x {STEPS} steps"
+
+
+def _render_states(env: GoalEnv) -> str:
+    states = np.concatenate(
+        [_states(env, "frames"), env.simulate(_states(env, "frames"), _actions(env, "frames"))[:, -1]]
+    )
+    before = env.get_state()
+    frames = env.render_states(states)
+    _require(np.array_equal(env.get_state(), before), "render_states must leave the environment's own state as it was")
+    expected = (len(states), *env.observation_space.shape)
+    _require(
+        frames.shape == expected and frames.dtype == np.uint8,
+        f"render_states must return {expected} uint8, got {frames.shape} {frames.dtype}",
+    )
+    _require(
+        np.array_equal(frames, GoalEnv.render_states(env, states)), "render_states and render draw different frames"
+    )
+    return f"the same pixels as render for {len(states)} states"
+
+
+def _success(env: GoalEnv) -> str:
+    states, goals = _states(env, "success", 8 * STARTS), _states(env, "success goals", 8 * STARTS)
+    distances = env.distance(states, goals)
+    _require(
+        distances.shape == (len(states),) and env.distance(states, goals[0]).shape == (len(states),),
+        "distance must take (..., X) states and goals, broadcast them, and return (...)",
+    )
+    _require(
+        np.isfinite(distances).all() and (distances >= 0).all(), "distance must be a finite number and not negative"
+    )
+    _require(env.reached(goals, goals).all(), "reached must be true at the goal itself")
+    solved = env.reached(states, goals)
+    _require(
+        not solved[distances.argmax()],
+        "reached is true for the most distant pair of sampled states: the threshold is larger than the world",
+    )
+    return f"{100 * solved.mean():.0f} % of sampled pairs are solved before they begin"
+
+
+def _policies(env: GoalEnv) -> str:
+    space, starts = env.action_space, _states(env, "policies", 3)
+    for name, factory in env.policies().items():
+
+        def walk(episodes: slice, factory=factory, name=name) -> np.ndarray:
+            states, taken = starts[episodes], []
+            act = factory([stream(0, "check", "policy", name, n) for n in range(len(starts))][episodes])
+            for _ in range(STEPS):
+                actions = np.asarray(act(states))
+                _require(
+                    actions.shape == (len(states), *space.shape),
+                    f"policy {name!r} must return {(len(states), *space.shape)} actions, got {actions.shape}",
+                )
+                taken.append(actions)
+                states = env.simulate(states, actions[:, None])[:, -1]
+            return np.stack(taken, 1)
+
+        together = walk(slice(None))
+        _require(
+            ((together >= space.low) & (together <= space.high)).all(),
+            f"policy {name!r} returns actions outside the action space; clip them",
+        )
+        _require(
+            np.array_equal(walk(slice(1, 2))[0], together[1]),
+            f"policy {name!r} acts differently in other company: each episode must draw from its own generator only",
+        )
+    return f"{', '.join(env.policies())}: inside the action space, independent of the number of episodes"
+
+
+def _speed(env: GoalEnv) -> str:
+    states = _states(env, "speed", 16)
+    frames, begin = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - begin) < SPEED_SECONDS:
+        frames += len(env.render_states(states))
+        states = states if seconds > SPEED_SECONDS / 20 else np.repeat(states, 2, axis=0)
+    return f"{frames / seconds:,.0f} frames per second at {' x '.join(map(str, env.observation_space.shape[:2]))} px"
+
+
+CHECKS: dict[str, Callable[[GoalEnv], str]] = {
+    "gymnasium": _gymnasium,
+    "equal seeds": _equal_seeds,
+    "state round trip": _round_trip,
+    "continuing": _continuing,
+    "goal image": _goal_image,
+    "visible": _visible,
+    "clipping": _clipping,
+    "simulate": _simulate,
+    "render_states": _render_states,
+    "success": _success,
+    "policies": _policies,
+    "rendering speed": _speed,
+}
