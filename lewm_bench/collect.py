@@ -1,23 +1,27 @@
 """Reward-free data: exploratory policies drive the environment, all episodes of a chunk in lock step.
 
 An episode depends on the seed, the environment and its own number, not on the chunk size: each has its own generators
-for the start state and for the policy. A killed collection starts again from the first episode.
+for the start state and for the policy. A killed collection goes on after its last complete chunk, and a folder that
+already holds the wanted dataset is left as it is.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from pydantic import Field, model_validator
 from tqdm import tqdm
 
 from lewm_bench.config import Config
 from lewm_bench.data import Dataset, DatasetWriter, apportion, split_episodes
 from lewm_bench.env import GoalEnv
-from lewm_bench.errors import unknown
+from lewm_bench.errors import UserError, unknown
 from lewm_bench.rng import stream
 from lewm_bench.types import Episode
 
@@ -46,29 +50,50 @@ class CollectConfig(Config):
 
 
 def collect(env: GoalEnv, config: CollectConfig, seed: int, folder: Path, progress: bool | Progress = True) -> Dataset:
-    """Collect a dataset into ``folder``; ``env`` comes from ``gymnasium.make``, which says how to make it again."""
-    if env.spec is None:
-        raise ValueError("the environment has no spec; make it with gymnasium.make(...).unwrapped")
-    env_id = env.spec.id
+    """The dataset in ``folder``, collected first where it is not there yet.
+
+    ``env`` comes from ``gymnasium.make``, which records how to make it again.
+
+    Raises:
+        UserError: the folder holds another dataset, or a policy is not known.
+    """
+    folder, env_id = Path(folder), _spec(env).id
+    recipe = {**_description(env), "seed": seed, "config": config.model_dump(mode="json", exclude={"chunk"})}
+    if (folder / "meta.json").exists() and (dataset := Dataset.open(folder)).meta.recipe == recipe:
+        return dataset
     policies = episode_policies(env, config, stream(seed, "collect", env_id, "policies"))
     fractions = {"train": config.train, "val": config.val, "test": config.test}
-    with DatasetWriter(folder) as writer, _reporter(config, progress) as report:
-        for begin in range(0, config.episodes, config.chunk):
+    with DatasetWriter(folder, recipe) as writer, _reporter(config, progress) as report:
+        for begin in range(len(writer.ends), config.episodes, config.chunk):
             numbers = range(begin, min(begin + config.chunk, config.episodes))
-            chunk = [policies[n] for n in numbers]
-            states, actions = _roll(env, chunk, _streams(seed, env_id, numbers), config.steps)
-            for n, policy in enumerate(chunk):
-                writer.add(Episode(env.render_states(states[n]), states[n], actions[n]), policy)
-                report(numbers[n] + 1, config.episodes)
+            states, actions = _roll(env, policies[begin : numbers.stop], _streams(seed, env_id, numbers), config.steps)
+            for n in numbers:
+                episode = Episode(env.render_states(states[n - begin]), states[n - begin], actions[n - begin])
+                writer.add(episode, policies[n])
+                report(n + 1, config.episodes)
+            writer.checkpoint()
         return writer.finish(
-            env=env_id,
-            env_kwargs=env.spec.kwargs,
+            **_description(env),
             action_low=env.action_space.low,
             action_high=env.action_space.high,
             seed=seed,
             splits=split_episodes(config.episodes, fractions, stream(seed, "collect", env_id, "splits")),
-            recipe=config.model_dump(exclude={"chunk"}),
         )
+
+
+def _spec(env: GoalEnv) -> EnvSpec:
+    if env.spec is None:
+        raise ValueError("the environment has no spec; make it with gymnasium.make(...).unwrapped")
+    return env.spec
+
+
+def _description(env: GoalEnv) -> dict[str, Any]:
+    """What it takes to make the environment again, as JSON gives it back."""
+    spec = _spec(env)
+    try:
+        return {"env": spec.id, "env_kwargs": json.loads(json.dumps(spec.kwargs))}
+    except TypeError as error:
+        raise UserError(f"the arguments of {spec.id} are stored as JSON, so use plain numbers and strings ({error})")
 
 
 def episode_policies(env: GoalEnv, config: CollectConfig, rng: np.random.Generator) -> list[str]:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -27,6 +27,7 @@ from lewm_bench.types import Clip, Episode
 FORMAT = 1
 COLUMNS = {"frames": (np.uint8, 4), "states": (np.float64, 2), "actions": (np.float32, 2), "ends": (np.int64, 1)}
 SPLITS = ("train", "val", "test")
+PROGRESS = ".progress.json"
 MEND = "delete the folder and collect it again"
 
 
@@ -47,16 +48,16 @@ class Meta(Config):
     digests: dict[str, str]  # SHA-256 of each column's numbers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """A folder of episodes, open for reading. Length and indices count episodes."""
 
     folder: Path
-    meta: Meta
-    frames: np.ndarray  # (rows, h, w, 3) uint8
-    states: np.ndarray  # (rows, X) float64
-    actions: np.ndarray  # (rows, action_dim) float32, NaN in the last row of each episode
-    ends: np.ndarray  # (episodes,) int64
+    meta: Meta = field(repr=False)
+    frames: np.ndarray = field(repr=False)  # (rows, h, w, 3) uint8
+    states: np.ndarray = field(repr=False)  # (rows, X) float64
+    actions: np.ndarray = field(repr=False)  # (rows, action_dim) float32, NaN in the last row of each episode
+    ends: np.ndarray = field(repr=False)  # (episodes,) int64
 
     @classmethod
     def open(cls, folder: Path) -> Dataset:
@@ -103,7 +104,18 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """16 hex digits that change with any number of the dataset and with its description."""
-        return hashlib.sha256(self.meta.model_dump_json().encode()).hexdigest()[:16]
+        text = json.dumps(self.meta.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def verify(self) -> None:
+        """Read every number again.
+
+        Raises:
+            UserError: one has changed since the dataset was written.
+        """
+        for name in COLUMNS:
+            if _digest(getattr(self, name)) != self.meta.digests.get(name):
+                raise UserError(f"{self.folder / name}.npy has changed since it was written; {MEND}")
 
     def episodes(self, split: str) -> np.ndarray:
         """The sorted episodes of a split; ``all`` is every episode, whether it is in a split or not."""
@@ -151,12 +163,12 @@ class Dataset:
         return actions.mean(axis=0).astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clips:
     """The clips of one split; clip i begins at row ``starts[i]``."""
 
     dataset: Dataset
-    starts: np.ndarray  # (clips,) int64
+    starts: np.ndarray = field(repr=False)  # (clips,) int64
     frames: int
     frame_skip: int
 
@@ -201,16 +213,23 @@ class DatasetWriter:
     """Writes a dataset episode by episode; the folder is a dataset from the moment that ``finish`` returns.
 
     Episodes may differ in length and none is kept in memory. Plain writes, not a memory map: a full disk then raises
-    an error instead of killing the process.
+    an error instead of killing the process. What was written before the last ``checkpoint`` is found again by a later
+    writer with the same ``recipe``, whose ``ends`` then begin with those episodes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, recipe: Mapping[str, Any] | None = None) -> None:
         self.folder = Path(folder)
+        self.recipe = dict(recipe or {})
         self.ends: list[int] = []
         self.policies: list[str] = []
         self._columns: dict[str, _Column] = {}
 
     def __enter__(self) -> DatasetWriter:
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if (self.folder / "meta.json").exists():
+                raise UserError(f"{self.folder} already holds a dataset; choose another folder or delete it")
+            self._resume()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -226,14 +245,28 @@ class DatasetWriter:
                 f"{len(episode.frames)} frames, {len(episode.states)} states, {steps} actions"
             )
         if not (np.isfinite(episode.states).all() and np.isfinite(episode.actions).all()):
-            raise ValueError(f"episode {len(self.ends)} has a state or an action that is not finite")
+            number = len(self.ends)
+            raise UserError(
+                f"episode {number} ({policy}) has a state or an action that is not finite; mend the environment"
+            )
         last = np.full((1, *episode.actions.shape[1:]), np.nan, np.float32)
+        rows = {"frames": episode.frames, "states": episode.states, "actions": np.concatenate([episode.actions, last])}
         with disk_errors(self.folder):
-            self._write("frames", episode.frames)
-            self._write("states", episode.states)
-            self._write("actions", np.concatenate([episode.actions, last]))
+            for name, values in rows.items():
+                if name not in self._columns:
+                    self._columns[name] = _Column(self.folder, name, values.shape[1:])
+                self._columns[name].write(values)
         self.ends.append(steps + 1 + (self.ends[-1] if self.ends else 0))
         self.policies.append(policy)
+
+    def checkpoint(self) -> None:
+        """Make what has been added outlive this process."""
+        with disk_errors(self.folder):
+            for column in self._columns.values():
+                column.file.flush()
+        shapes = {name: column.shape for name, column in self._columns.items()}
+        progress = {"recipe": self.recipe, "ends": self.ends, "policies": self.policies, "shapes": shapes}
+        write_text(self.folder / PROGRESS, json.dumps(progress))
 
     def finish(
         self,
@@ -244,7 +277,6 @@ class DatasetWriter:
         action_high: np.ndarray,
         seed: int,
         splits: Mapping[str, tuple[int, ...]],
-        recipe: Mapping[str, Any] | None = None,
     ) -> Dataset:
         """Complete the files, describe them in ``meta.json`` and open the dataset."""
         if not self.ends:
@@ -263,38 +295,57 @@ class DatasetWriter:
             policies=tuple(self.policies),
             seed=seed,
             splits=dict(splits),
-            recipe=dict(recipe or {}),
-            digests={**digests, "ends": hashlib.sha256(ends.tobytes()).hexdigest()},
+            recipe=self.recipe,
+            digests={**digests, "ends": _digest(ends)},
         )
         write_text(self.folder / "meta.json", meta.model_dump_json(indent=1))
+        (self.folder / PROGRESS).unlink(missing_ok=True)
         return Dataset.open(self.folder)
 
-    def _write(self, name: str, rows: np.ndarray) -> None:
-        if name not in self._columns:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._columns[name] = _Column(self.folder / f"{name}.npy", COLUMNS[name][0], rows.shape[1:])
-        self._columns[name].write(rows)
+    def _resume(self) -> None:
+        """Take up the episodes of an earlier writer of the same recipe; anything unexpected means to begin anew."""
+        try:
+            progress = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
+            if progress["recipe"] != json.loads(json.dumps(self.recipe)):
+                return
+            rows = progress["ends"][-1]
+            columns = {name: _Column(self.folder, name, tuple(s), rows) for name, s in progress["shapes"].items()}
+            self.ends, self.policies, self._columns = progress["ends"], progress["policies"], columns
+        except (FileNotFoundError, ValueError, KeyError, IndexError, TypeError):
+            return
 
 
 class _Column:
     """One growing .npy file. The header is written again at the end, in place, when the number of rows is known."""
 
-    def __init__(self, path: Path, dtype: type, shape: tuple[int, ...]) -> None:
-        self.path, self.dtype, self.shape = path, np.dtype(dtype), shape
+    def __init__(self, folder: Path, name: str, shape: tuple[int, ...], rows: int = 0) -> None:
+        """Begin a new file, or go on after the first ``rows`` rows of the one that is there."""
+        self.dtype, self.shape = np.dtype(COLUMNS[name][0]), shape
+        path = folder / f"{name}.npy"
+        header = self._header(rows=0)
+        size = len(header) + rows * int(np.prod(shape)) * self.dtype.itemsize
         self.digest = hashlib.sha256()
-        self.file = path.open("wb")
-        self.file.write(self._header(0))
+        if not rows:
+            self.file = path.open("wb")
+            self.file.write(header)
+            return
+        if path.stat().st_size < size:
+            raise ValueError(f"{path} is shorter than its last checkpoint")
+        self.file = path.open("r+b")
+        self.file.truncate(size)
+        self.file.seek(len(header))
+        while block := self.file.read(1 << 20):
+            self.digest.update(block)
 
     def write(self, rows: np.ndarray) -> None:
         if rows.shape[1:] != self.shape or not np.can_cast(rows.dtype, self.dtype, "same_kind"):
-            raise ValueError(
-                f"{self.path.name} holds {self.dtype} rows {self.shape}, got {rows.dtype} {rows.shape[1:]}"
-            )
+            raise ValueError(f"the column holds {self.dtype} rows {self.shape}, got {rows.dtype} {rows.shape[1:]}")
         data = np.ascontiguousarray(rows, self.dtype).tobytes()
         self.digest.update(data)
         self.file.write(data)
 
     def finish(self, rows: int) -> str:
+        """Close the file and return the digest of its numbers."""
         self.file.seek(0)
         self.file.write(self._header(rows))
         self.file.close()
@@ -306,6 +357,15 @@ class _Column:
         description = {"descr": self.dtype.str, "fortran_order": False, "shape": (rows, *self.shape)}
         np.lib.format.write_array_header_1_0(buffer, description)
         return buffer.getvalue()
+
+
+def _digest(column: np.ndarray) -> str:
+    """SHA-256 of the numbers of a column, read in pieces."""
+    digest = hashlib.sha256()
+    piece = max((1 << 24) // max(column[:1].nbytes, 1), 1)
+    for begin in range(0, len(column), piece):
+        digest.update(np.ascontiguousarray(column[begin : begin + piece]))
+    return digest.hexdigest()
 
 
 def _read_meta(folder: Path) -> Meta:

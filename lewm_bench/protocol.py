@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import model_validator
 
 from lewm_bench.config import Config
 from lewm_bench.data import Dataset
@@ -26,6 +27,12 @@ class Protocol(Config):
     fixed_budget: int | None = None
     success: tuple[str, ...]  # hit: reached at some step; held: reached at the last step
     seed: int
+
+    @model_validator(mode="after")
+    def _check(self) -> Protocol:
+        if (self.budget_per_offset is None) == (self.fixed_budget is None):
+            raise ValueError("give exactly one of budget_per_offset and fixed_budget")
+        return self
 
     @property
     def id(self) -> str:
@@ -118,7 +125,9 @@ def _held_out(dataset: Dataset, env: GoalEnv, protocol: Protocol, num_pairs: int
             raise _too_few(dataset, split, num_pairs, offset, len(chosen), solved)
         order = stream(*address, "round", round_number).permutation(sorted(waiting)).tolist()
         round_number += 1
-        for e in order[: num_pairs - len(chosen)]:
+        for e in order:
+            if len(chosen) == num_pairs:
+                break
             if e not in draws:
                 draws[e] = _shuffled_starts(dataset, env, e, offset, stream(*address, "episode", e))
             for start, is_solved in draws[e]:

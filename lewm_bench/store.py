@@ -73,9 +73,10 @@ class Store:
         ``build`` gets a work folder, which may hold what an earlier, killed build left. Names in it that begin with a
         dot are scratch: they survive a kill and are deleted when the stage is finished.
         """
-        if (found := self.find(kind, spec)) is not None:
-            return found
         folder = self.folder(kind, spec)
+        with disk_errors(folder):
+            if (found := self.find(kind, spec)) is not None:
+                return found
         with disk_errors(folder), self._lock(folder):
             if folder.is_dir():
                 if (reason := fault(folder)) is None:  # another process built it while this one waited

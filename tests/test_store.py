@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from lewm_bench import store as store_module
+from lewm_bench.errors import UserError
+from lewm_bench.store import Store, default_cache, stage_key
+
+SPEC = {"env": "toy", "seed": 0, "config": {"steps": 10, "lr": 1e-3}}
+
+
+def build(folder: Path) -> None:
+    (folder / "sub").mkdir(exist_ok=True)
+    (folder / "sub" / "numbers.bin").write_bytes(bytes(range(256)) * 100)
+    (folder / "card.json").write_text("{}")
+
+
+def never(folder: Path) -> None:
+    raise AssertionError("built again")
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(store_module, "_verified", {})
+    return Store(tmp_path / "cache")
+
+
+def new_process() -> None:
+    """Forget which checksums have been seen, as a new process would."""
+    store_module._verified.clear()
+
+
+def test_the_key_is_of_the_content() -> None:
+    assert stage_key("data", SPEC) == stage_key("data", dict(reversed(SPEC.items())))
+    assert len(stage_key("data", SPEC)) == 16
+    others = [("train", SPEC), ("data", {**SPEC, "seed": 1}), ("data", {**SPEC, "seed": "0"}), ("data", {})]
+    assert len({stage_key("data", SPEC), *(stage_key(*other) for other in others)}) == 5
+    assert stage_key("data", {"a": 1}) == "7fddb2d6e0194eb4"  # a change here orphans every cache there is
+
+
+def test_what_json_cannot_say_has_no_key() -> None:
+    with pytest.raises(TypeError):
+        stage_key("data", {"path": Path("x")})
+    with pytest.raises(ValueError):
+        stage_key("data", {"x": float("nan")})
+
+
+def test_a_stage_is_built_once(store: Store) -> None:
+    assert store.find("data", SPEC) is None
+    folder = store.stage("data", SPEC, build)
+    assert folder == store.root / "data" / stage_key("data", SPEC) == store.find("data", SPEC)
+    assert store.stage("data", SPEC, never) == folder
+    new_process()
+    assert Store(store.root).stage("data", SPEC, never) == folder
+    done = json.loads((folder / "done.json").read_text())
+    assert done["spec"] == SPEC and set(done["files"]) == {"sub/numbers.bin", "card.json"}
+
+
+def test_a_killed_build_goes_on_where_it_was(store: Store) -> None:
+    def killed(folder: Path) -> None:
+        (folder / "first").write_text("1")
+        (folder / ".scratch").write_text("optimiser state")
+        raise KeyboardInterrupt
+
+    def resumed(folder: Path) -> None:
+        assert (folder / "first").read_text() == "1" and (folder / ".scratch").is_file()
+        (folder / "second").write_text("2")
+
+    with pytest.raises(KeyboardInterrupt):
+        store.stage("data", SPEC, killed)
+    assert store.find("data", SPEC) is None
+    folder = store.stage("data", SPEC, resumed)
+    assert sorted(p.name for p in folder.iterdir()) == ["done.json", "first", "second"]
+
+
+def test_a_kill_just_before_the_rename_costs_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(target) == store.folder("data", SPEC):
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.stage("data", SPEC, build)
+    monkeypatch.setattr(os, "replace", real)
+    assert store.stage("data", SPEC, never).is_dir()
+
+
+def flip_a_byte(folder: Path) -> None:
+    path = folder / "sub" / "numbers.bin"
+    data = bytearray(path.read_bytes())
+    data[12345] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "a flipped byte": flip_a_byte,
+    "a file cut short": lambda f: (f / "card.json").write_text("{"),
+    "a file missing": lambda f: (f / "card.json").unlink(),
+    "done.json cut short": lambda f: (f / "done.json").write_text('{"files": {"card'),
+    "done.json of something else": lambda f: (f / "done.json").write_text("[]"),
+    "done.json missing": lambda f: (f / "done.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("in_new_process", [True, False])
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_moved_aside_and_built_again(store: Store, damage, in_new_process: bool, caplog) -> None:
+    folder = store.stage("data", SPEC, build)
+    damage(folder)
+    if in_new_process:
+        new_process()
+    assert store.find("data", SPEC) is None
+    with caplog.at_level(logging.WARNING):
+        assert store.stage("data", SPEC, build) == folder
+    assert "is damaged" in caplog.text and "building it again" in caplog.text
+    assert folder.with_name(f"{folder.name}.corrupt-1").is_dir()
+    assert store.stage("data", SPEC, never) == folder
+
+
+def test_checksums_are_read_once_per_process(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    real = store_module.checksum
+    monkeypatch.setattr(store_module, "checksum", lambda path: read.append(path.name) or real(path))
+    store.stage("data", SPEC, build)
+    read.clear()
+    store.stage("data", SPEC, never)
+    assert read == []  # this process has just written them
+    new_process()
+    store.stage("data", SPEC, never)
+    store.stage("data", SPEC, never)
+    assert sorted(read) == ["card.json", "numbers.bin"]
+
+
+def slow_build(folder: Path) -> None:
+    import time
+
+    time.sleep(0.5)
+    with (folder / "built").open("a") as file:
+        file.write("x")
+
+
+def one_process(root: Path, ready, logged) -> None:
+    handler = logging.Handler()
+    handler.emit = lambda record: logged.put(record.getMessage())
+    logging.getLogger("lewm_bench").addHandler(handler)
+    ready.wait()
+    Store(root).stage("data", SPEC, slow_build)
+
+
+def test_two_processes_do_not_build_the_same_stage(store: Store) -> None:
+    context = multiprocessing.get_context("fork")
+    ready, logged = context.Barrier(2), context.Queue()
+    processes = [context.Process(target=one_process, args=(store.root, ready, logged)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    message = logged.get(timeout=20)
+    for process in processes:
+        process.join(20)
+        assert process.exitcode == 0
+    assert (store.find("data", SPEC) / "built").read_text() == "x"
+    assert "another process is building" in message and logged.empty()
+
+
+def test_a_full_disk_is_one_line_and_the_work_is_kept(store: Store) -> None:
+    def full(folder: Path) -> None:
+        (folder / "half").write_text("1")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match="disk is full"):
+        store.stage("data", SPEC, full)
+    assert (store.root / "data" / f"{stage_key('data', SPEC)}.partial" / "half").is_file()
+
+
+def test_a_file_where_the_cache_should_be(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(UserError, match="choose another --cache"):
+        Store(tmp_path / "cache").stage("data", SPEC, build)
+
+
+def test_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LEWM_BENCH_CACHE", str(tmp_path))
+    assert default_cache() == tmp_path
+    monkeypatch.delenv("LEWM_BENCH_CACHE")
+    assert default_cache().name == "lewm-bench"
