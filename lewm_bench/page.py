@@ -1,0 +1,288 @@
+"""The report as one HTML file that needs nothing else: no network, no scripts, images and videos inside.
+
+It is written for someone who has never heard of LeWM. Every text that comes from a record is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+from lewm_bench import tables
+from lewm_bench.plots import colour, short
+from lewm_bench.records import CellRecord, EpisodeRow
+from lewm_bench.tables import Line, View
+from lewm_bench.videos import video_name
+
+if TYPE_CHECKING:
+    from lewm_bench.report import Summary
+
+VIDEO_BYTES = 7_500_000  # all embedded videos together, before base64 adds a third
+IMAGE_TYPES = {".gif": "image/gif", ".webp": "image/webp", ".png": "image/png"}
+
+INTRODUCTION = (
+    "A world model learns from recorded images how a world reacts to actions. It can then plan: it is shown a picture "
+    "of how things should look, imagines many action sequences, and executes the one whose imagined end comes nearest "
+    "to that picture. No reward is ever given. This page compares such models, and agents that learn or do other "
+    "things, on the same tasks: from the same starts, to the same goal images, with the same time to act."
+)
+
+ABOUT = {
+    "lewm": "turns each frame into one vector and learns encoder and predictor together, from pixels alone.",
+    "fast-lewm": "a LeWM whose prediction was made cheaper.",
+    "pldm": "like LeWM one vector per frame, kept from collapsing by variance and covariance terms.",
+    "jepa-ema": "like LeWM, kept from collapsing by a slowly following copy of the encoder.",
+    "dino-wm": "predicts the many patch tokens of an image encoder that was trained beforehand and stays frozen.",
+    "gcbc": "imitates the recorded actions given the goal; it acts at once and does not plan.",
+    "gcivl": "learns the value of states for goals, then imitates actions that raise it; it does not plan.",
+    "gciql": "learns values of actions for goals, then imitates the better ones; it does not plan.",
+    "sac-her": "reinforcement learning with goals relabelled in hindsight; it does not plan.",
+    "random": "acts at random: the floor that any number must be compared with.",
+    "noop": "does nothing: what the task gives away for free.",
+    "oracle": "the same planner on the true simulator and true distance: the ceiling of the planner.",
+}
+
+CAPTIONS = {
+    "success.png": "Success of every agent. Filled: the goal was reached at some step; hollow: the agent was still "
+    "there at the last step. Lines are 95 % intervals; the dashed line is what random actions reach.",
+    "plan_time.png": "Time to decide once, on the machine named on this page: every plan (dots), the quartiles (bar) "
+    "and the median (tick).",
+    "success_vs_time.png": "Success against the time for one plan: up and to the left is better. Policies answer at "
+    "once because they do not plan.",
+    "training.png": "The training logs: a row per agent and environment, line styles are seeds. Falling effective rank or latent "
+    "standard deviation would mean that the representation collapses.",
+}  # fmt: skip
+
+
+def render(summary: Summary, figures: Mapping[str, bytes], folder: Path) -> str:
+    """The page; ``figures`` maps file names to PNG bytes, videos are looked up in ``folder``."""
+    sections = {
+        "In short": _in_short(summary),
+        "What is compared": _compared(summary),
+        "How it was measured": _measured(summary),
+        "Results": _results(summary),
+        "Planning time": _planning_time(summary),
+        "Figures": "".join(_figure(png, "image/png", CAPTIONS.get(n, n)) for n, png in figures.items()),
+        "Videos": _videos(summary, folder),
+        "What was not run": _not_run(summary),
+        "Reproduce": _reproduce(summary),
+    }
+    sections = {name: html for name, html in sections.items() if html}
+    template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=escape(summary.title),
+        navigation="".join(f'<a href="#{_anchor(name)}">{escape(name)}</a>' for name in sections),
+        body="".join(f'<h2 id="{_anchor(n)}">{escape(n)}</h2>{html}' for n, html in sections.items()),
+    )
+
+
+def _anchor(name: str) -> str:
+    return name.lower().replace(" ", "-")
+
+
+def _paragraph(text: str, css: str = "") -> str:
+    return f'<p class="{css}">{escape(text)}</p>' if css else f"<p>{escape(text)}</p>"
+
+
+def _items(html: Iterable[str]) -> str:
+    items = "".join(f"<li>{item}</li>" for item in html)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def _in_short(summary: Summary) -> str:
+    """A sentence for each environment and offset: LeWM, DINO-WM and random actions side by side."""
+    sentences = []
+    for (_, profile, env, offset), part in summary.table.groupby(
+        ["protocol", "profile", "env", "goal_offset"], sort=False
+    ):
+        rows = {r["agent"]: r for _, r in part[part["hit"].notna()].iterrows()}
+        shares = [
+            f"{summary.labels[a]} {tables.percent(r['hit'], r['hit_low'], r['hit_high'])} %"
+            for a, r in rows.items()
+            if a.split(":")[0] in ("lewm", "dino-wm", "random")
+        ]
+        if shares:
+            place = f"<b>{escape(short(env))}, {escape(tables.offset_name(offset))}</b> ({escape(profile)})"
+            sentences.append(f"{place}: the goal was reached by {escape('; '.join(shares))}.")
+    for _, r in summary.ratios.iterrows():
+        tokens = (
+            f"{tables.number(r['other_tokens'], 'd')} tokens per frame against {tables.number(r['lewm_tokens'], 'd')}"
+        )
+        text = (
+            f"{short(r['env'])}, {tables.offset_name(r['goal_offset'])}: one plan takes LeWM "
+            f"{tables.seconds(r['lewm_seconds'])} and {summary.labels[r['agent']]} {tables.seconds(r['other_seconds'])}, "
+            f"{r['ratio']:.2f} times as long ({tokens})."
+        )
+        sentences.append(escape(text))
+    return _paragraph(INTRODUCTION) + _items(sentences)
+
+
+def _compared(summary: Summary) -> str:
+    parts = []
+    for kind, heading in tables.GROUPS.items():
+        agents = [a for a in dict.fromkeys(summary.table["agent"]) if summary.kinds[a] == kind]
+        if agents:
+            parts.append(f"<h3>{escape(heading)}</h3>" + _items(_about(a, summary) for a in agents))
+    return "".join(parts)
+
+
+def _about(agent: str, summary: Summary) -> str:
+    name = f"{_dot(agent)}<b>{escape(summary.labels[agent])}</b> <code>{escape(agent)}</code>"
+    about = ABOUT.get(agent.split(":")[0])
+    return f"{name}: {escape(about)}" if about else name
+
+
+def _dot(agent: str) -> str:
+    return f'<span class="dot" style="background:{colour(agent)}"></span>'
+
+
+def _measured(summary: Summary) -> str:
+    protocols = sorted({c.protocol for c in summary.cells})
+    known = [tables.PROTOCOLS.get(p, f"Protocol {p}.") for p in protocols]
+    return "".join(map(_paragraph, known)) + _paragraph(tables.INTERVALS) + _items(map(escape, tables.caption(summary)))
+
+
+def _results(summary: Summary) -> str:
+    agents = {label: agent for agent, label in summary.labels.items()}
+    parts = [_view(view, agents) for view in tables.views(summary)]
+    if rows := tables.across_rows(summary):
+        explained = (
+            "The interquartile mean leaves out the lowest and the highest quarter of the scores (one score per "
+            "environment and seed), so that no single environment decides; with fewer than four scores it is the mean. "
+            "Compare agents only where they share the environments."
+        )
+        parts += ["<h3>Across environments</h3>", _paragraph(explained), _table(rows[0], _plain(rows[1:]), agents)]
+    return "".join(parts)
+
+
+def _plain(rows: Sequence[Sequence[str]]) -> tuple[tuple[str, tuple[Line, ...]], ...]:
+    return (("", tuple(Line(row[0], tuple(row[1:])) for row in rows)),)
+
+
+def _view(view: View, agents: Mapping[str, str]) -> str:
+    parts = [f"<h3>{escape(view.heading)}</h3>", _paragraph(view.setting.capitalize() + ".", "small")]
+    parts.append(_table(("Agent", *view.header), view.groups, agents))
+    if view.detail_header and view.detail_groups:
+        inner = _table(("Agent", *view.detail_header), view.detail_groups, agents)
+        parts.append(f"<details open><summary>Behind the numbers</summary>{inner}</details>")
+    notes = _items(f"<b>{escape(agent)}</b>: {escape(note)}" for agent, note in view.notes)
+    return "".join(parts) + (f'<div class="small">{notes}</div>' if notes else "")
+
+
+def _table(
+    header: Sequence[str],
+    groups: Sequence[tuple[str, Sequence[Line]]],
+    agents: Mapping[str, str],
+    css: str = "",
+) -> str:
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
+    body = []
+    for name, lines in groups:
+        if name:
+            body.append(f'<tr><th colspan="{len(header)}">{escape(name)}</th></tr>')
+        for line in lines:
+            dot = _dot(agents[line.agent]) if line.agent in agents else ""
+            cells = "".join(_cell(text) for text in line.cells)
+            body.append(f"<tr><td>{dot}{escape(line.agent)}</td>{cells}</tr>")
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    return f'<div class="scroll {css}" tabindex="0">{table}</div>'
+
+
+def _cell(text: str) -> str:
+    absent = text in ("not run", "failed") or text.endswith("(partial)")
+    return f'<td class="absent">{escape(text)}</td>' if absent else f"<td>{escape(text)}</td>"
+
+
+def _planning_time(summary: Summary) -> str:
+    rows = tables.ratio_rows(summary)
+    if not rows:
+        return ""
+    intro = (
+        "LeWM describes a frame with one vector, DINO-WM with one per image patch (tokens), so LeWM has less to compute "
+        "for every imagined step. The clock covers one whole decision: encoding what is seen and searching the actions."
+    )
+    return (
+        _paragraph(intro) + _table(rows[0], _plain(rows[1:]), {}, "text") + _paragraph(tables.PUBLISHED_NOTE, "small")
+    )
+
+
+def _figure(data: bytes, kind: str, text: str) -> str:
+    source = f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return f'<figure><img src="{source}" alt="{escape(text)}"><figcaption>{escape(text)}</figcaption></figure>'
+
+
+def _videos(summary: Summary, folder: Path) -> str:
+    embedded, left_out, room = [], [], VIDEO_BYTES
+    for name, text in _video_captions(summary.cells, summary.labels):
+        path = _inside(folder, name)
+        if path is None or not path.is_file():
+            left_out.append(f"{escape(name)}: the file is not in this results folder")
+            continue
+        if path.stat().st_size > room:
+            left_out.append(f"<code>{escape(name)}</code>: left out of this page to keep it small")
+            continue
+        data = path.read_bytes()
+        room -= len(data)
+        embedded.append(_figure(data, IMAGE_TYPES[path.suffix.lower()], text))
+    explained = "Each film shows the goal image, the start, and what the agent saw; the frame turns green at the goal."
+    shown = _paragraph(explained) + f'<div class="videos">{"".join(embedded)}</div>' if embedded else ""
+    return shown + (f'<div class="small">{_items(left_out)}</div>' if left_out else "")
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """The path of an image inside the folder; a record from elsewhere must not pull other files into the page."""
+    path = (folder / name).resolve()
+    known = path.suffix.lower() in IMAGE_TYPES and path.is_relative_to(folder.resolve())
+    return path if known else None
+
+
+def _video_captions(cells: Iterable[CellRecord], labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for cell in cells:
+        named = {video_name(e.env, e.agent, e.seed, e.goal_offset, e.pair): e for e in cell.episodes}
+        for offset in cell.offsets:
+            for name in offset.videos:
+                about = f"{labels[cell.agent]}, {short(cell.env)}, {tables.offset_name(offset.goal_offset)}"
+                yield name, f"{about}: {_outcome(named[name])}" if name in named else f"{about}: {name}"
+
+
+def _outcome(episode: EpisodeRow) -> str:
+    which = f"pair {episode.pair}, seed {episode.seed}"
+    if not episode.hit:
+        return f"failure, {episode.distance_end:.2g} away at the end ({which})"
+    held = "and stays" if episode.held else "but is not there at the end"
+    return f"success, reaches the goal at step {episode.steps_to_hit} {held} ({which})"
+
+
+def _not_run(summary: Summary) -> str:
+    rows = summary.table[summary.table["status"] != "done"]
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for _, r in rows.iterrows():
+        place = f"{short(r['env'])}, {tables.offset_name(r['goal_offset'])}"
+        reasons.setdefault((r["agent"], r["note"]), []).append(place)
+    listed = _items(
+        f"{_dot(agent)}<b>{escape(summary.labels[agent])}</b> ({escape('; '.join(places))}): {escape(note)}"
+        for (agent, note), places in reasons.items()
+    )
+    return listed or _paragraph("Everything that was asked for was run to the end.")
+
+
+def _reproduce(summary: Summary) -> str:
+    runs = sorted({(c.suite, c.profile) for c in summary.cells})
+    commands = "\n".join(f"lewm-bench run --suite {suite} --profile {profile}" for suite, profile in runs)
+    parts = [f"<pre><code>{escape(commands)}</code></pre>", "<h3>Machines and versions</h3>"]
+    parts.append(_items(escape(line) for line in tables.caption(summary) if line.startswith(("Hard", "Vers", "Comm"))))
+    return "".join([*parts, "<h3>Resolved configurations</h3>", *_configs(summary.cells)])
+
+
+def _configs(cells: Iterable[CellRecord]) -> Iterator[str]:
+    for cell in cells:
+        if cell.status == "done":
+            name = f"{short(cell.env)}, {cell.agent}, seed {cell.seed}, {cell.profile}"
+            facts = {"key": cell.key, "dataset": cell.dataset, "created": cell.created, "config": cell.config}
+            text = json.dumps(facts, indent=1, sort_keys=True)
+            yield f"<details><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>"

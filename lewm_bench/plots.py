@@ -1,0 +1,330 @@
+"""Figures of a report, as PNG bytes. Draws the numbers it is given and computes none of them.
+
+Matplotlib's object-oriented interface on the Agg canvas: no global figure, no backend switch, no change of style.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from lewm_bench.tables import seconds
+
+if TYPE_CHECKING:
+    from lewm_bench.report import Summary
+
+# Okabe and Ito's colours (and two of Tol's), told apart with every common colour vision; fixed so that an agent looks
+# the same in every figure of every report.
+COLOURS = {
+    "lewm": "#0072B2",
+    "dino-wm": "#D55E00",
+    "pldm": "#CC79A7",
+    "jepa-ema": "#882255",
+    "fast-lewm": "#56B4E9",
+    "gcbc": "#009E73",
+    "gcivl": "#117733",
+    "gciql": "#44AA99",
+    "sac-her": "#E69F00",
+    "oracle": "#222222",
+    "random": "#777777",
+    "noop": "#AAAAAA",
+}
+SPARE = ("#332288", "#999933", "#AA4499", "#661100", "#6699CC", "#DDAA33", "#AA6633", "#4B0092")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+WIDTH = 9.0  # inches; at this resolution twice the width of a README, so it stays sharp
+DPI = 170
+
+
+def colour(agent: str) -> str:
+    """The colour of an agent; unknown names and variants get one that depends on the name alone."""
+    if agent in COLOURS:
+        return COLOURS[agent]
+    return SPARE[hashlib.sha256(agent.encode()).digest()[0] % len(SPARE)]
+
+
+def marker(agent: str) -> str:
+    """The marker of an agent: a second cue beside the colour."""
+    names = list(COLOURS)
+    place = names.index(agent) if agent in names else hashlib.sha256(agent.encode()).digest()[1]
+    return MARKERS[place % len(MARKERS)]
+
+
+def draw_all(summary: Summary) -> dict[str, bytes]:
+    """File name to PNG of every figure that has data."""
+    drawn = {name: draw(summary) for name, draw in FIGURES.items()}
+    return {name: _png(figure) for name, figure in drawn.items() if figure is not None}
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # Without its version stamp the file is the same for the same data.
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _panels(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """One part per environment and offset that was measured, with its heading."""
+    place = ["protocol", "profile", "env", "goal_offset"]
+    parts = list(table.groupby(place, sort=False))
+    many = len({(key[0], key[1]) for key, _ in parts}) > 1
+    return [
+        (_plain(f"{short(env)}, goal {offset} steps ahead" + (f"\n{protocol}, {profile}" if many else "")), part)
+        for (protocol, profile, env, offset), part in parts
+    ]
+
+
+def short(env: str) -> str:
+    """``lewm_bench/PointMaze-UMaze-v0`` to ``PointMaze-UMaze-v0``."""
+    return env.split("/")[-1]
+
+
+def _plain(text: str) -> str:
+    """Text without Matplotlib's formula sign; names come from users."""
+    return text.replace("$", r"\$")
+
+
+def _clip(text: str, length: int = 34) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _grid(count: int, columns: int, height: float, bottom: float = 0.0) -> tuple[Figure, list[Axes]]:
+    columns = max(1, min(columns, count))
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(WIDTH, rows * height + bottom), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for spare in axes[count:]:
+        spare.set_axis_off()
+    return figure, list(axes[:count])
+
+
+def _tidy(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=11, loc="left", fontweight="bold")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=10)
+
+
+def success(summary: Summary) -> Figure | None:
+    """Hit and held with their intervals, one line per agent, one panel per environment and offset."""
+    panels = _panels(summary.table[summary.table["hit"].notna()])
+    if not panels:
+        return None
+    longest = max(len(part) for _, part in panels)
+    figure, grid = _grid(len(panels), 2, 1.2 + 0.46 * longest, bottom=0.35)
+    for axes, (title, part) in zip(grid, panels, strict=True):
+        _success_panel(axes, part.reset_index(drop=True), summary.labels)
+        _tidy(axes, title)
+    handles, names = grid[0].get_legend_handles_labels()
+    kept = dict(zip(names, handles, strict=True))
+    figure.legend(kept.values(), kept.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=10)
+    return figure
+
+
+def _success_panel(axes: Axes, part: pd.DataFrame, labels: Mapping[str, str]) -> None:
+    for y, row in part.iterrows():
+        for column, shift, face in (("hit", -0.14, colour(row["agent"])), ("held", 0.14, "white")):
+            value, low, high = (100 * row[name] for name in (column, f"{column}_low", f"{column}_high"))
+            if pd.isna(value):
+                continue
+            axes.plot([low, high], [y + shift] * 2, color=colour(row["agent"]), linewidth=2, solid_capstyle="butt")
+            axes.plot(
+                value, y + shift, marker="o" if column == "hit" else "s", markersize=7, linestyle="none",
+                markerfacecolor=face, markeredgecolor=colour(row["agent"]), markeredgewidth=1.6,
+            )  # fmt: skip
+    # The legend explains the two shapes, not the agents: those stand at the axis.
+    axes.plot([], [], "o", color="#444444", markersize=7, label="reached at any step")
+    axes.plot([], [], "s", markerfacecolor="white", markeredgecolor="#444444", label="still there at the last step")
+    floor = part.loc[part["agent"] == "random", "hit"]
+    if len(floor):
+        axes.axvline(100 * floor.iloc[0], color=colour("random"), linestyle="--", linewidth=1.2, label="random actions")
+    axes.set_yticks(range(len(part)), [_name(a, labels) for a in part["agent"]])
+    axes.set_ylim(len(part) - 0.5, -0.5)
+    axes.set_xlim(-3, 103)
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel("success, % with 95 % interval", fontsize=10)
+    axes.grid(axis="x", color="#e5e5e5")
+    axes.set_axisbelow(True)
+
+
+def _name(agent: str, labels: Mapping[str, str]) -> str:
+    """Short enough for an axis: the agent's own name; the tables say what stands behind it."""
+    return _plain(_clip(agent, 26))
+
+
+def _second_ticks(axes: Axes) -> None:
+    def name(value: float, _: int) -> str:
+        number, unit = seconds(value).split()
+        return f"{float(number):g} {unit}"
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(name))
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    axes.grid(axis="x", color="#e5e5e5")
+    axes.set_axisbelow(True)
+
+
+def plan_time(summary: Summary) -> Figure | None:
+    """Every timed plan as a dot, the median and quartiles on top, one panel per environment and offset."""
+    panels = _panels(summary.table[summary.table["plan_seconds_median"] > 0])
+    if not panels:
+        return None
+    longest = max(len(part) for _, part in panels)
+    figure, grid = _grid(len(panels), 2, 1.2 + 0.4 * longest)
+    spread = summary.table[["plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75"]].to_numpy(float)
+    lowest, highest = np.nanmin(spread[spread > 0]), np.nanmax(spread)
+    for axes, (title, part) in zip(grid, panels, strict=True):
+        _plan_time_panel(axes, part.reset_index(drop=True), summary)
+        axes.set_xlim(lowest / 3, highest * 5)
+        _tidy(axes, title)
+    return figure
+
+
+def _plan_time_panel(axes: Axes, part: pd.DataFrame, summary: Summary) -> None:
+    samples = summary.plan_seconds
+    for y, row in part.iterrows():
+        same = [samples[k] == row[k] for k in ("protocol", "profile", "env", "goal_offset", "agent")]
+        drawn = samples.loc[np.logical_and.reduce(same), "plan_seconds"].to_numpy()
+        drawn = drawn[drawn > 0][:: max(1, len(drawn) // 400)]
+        height = y + 0.16 * np.sin(np.arange(len(drawn)) * 2.4)  # spreads the dots without drawing random numbers
+        axes.plot(drawn, height, ".", color=colour(row["agent"]), alpha=0.35, markersize=3.5, markeredgewidth=0)
+        axes.plot([row["plan_seconds_q25"], row["plan_seconds_q75"]], [y, y], color=colour(row["agent"]), linewidth=5)
+        axes.plot(row["plan_seconds_median"], y, "|", color="black", markersize=15, markeredgewidth=2)
+        axes.annotate(
+            seconds(row["plan_seconds_median"]), (row["plan_seconds_median"], y), (0, 10),
+            textcoords="offset points", ha="center", fontsize=9,
+        )  # fmt: skip
+    _second_ticks(axes)
+    axes.set_yticks(range(len(part)), [_name(a, summary.labels) for a in part["agent"]])
+    axes.set_ylim(len(part) - 0.5, -0.75)
+    axes.set_xlabel("time for one plan (log scale): median, quartiles, every plan", fontsize=10)
+
+
+def success_vs_time(summary: Summary) -> Figure | None:
+    """Success over planning time: up and to the left is better."""
+    table = summary.table
+    panels = _panels(table[(table["plan_seconds_median"] > 0) & table["hit"].notna()])
+    if not panels:
+        return None
+    figure, grid = _grid(len(panels), 2, 3.4)
+    times = np.concatenate([part["plan_seconds_median"].to_numpy(float) for _, part in panels])
+    for axes, (title, part) in zip(grid, panels, strict=True):
+        for _, row in part.iterrows():
+            _success_vs_time_point(axes, row)
+        _second_ticks(axes)
+        axes.set_xlim(times.min() / 4, times.max() * 4)
+        axes.set_ylim(-4, 108)
+        axes.set_yticks(range(0, 101, 20))
+        axes.set_xlabel("time for one plan, median and quartiles (log scale)", fontsize=10)
+        axes.set_ylabel("reached, % with 95 % interval", fontsize=10)
+        axes.grid(color="#e5e5e5")
+        _tidy(axes, title)
+    figure.draw_without_rendering()  # the layout must be final before labels are placed
+    for axes, (_, part) in zip(grid, panels, strict=True):
+        points = list(zip(part["plan_seconds_median"].astype(float), 100 * part["hit"], strict=True))
+        _label_points(axes, points, [_plain(_clip(a, 24)) for a in part["agent"]])
+    return figure
+
+
+def _success_vs_time_point(axes: Axes, row: pd.Series) -> None:
+    time, hit = row["plan_seconds_median"], 100 * row["hit"]
+    axes.errorbar(
+        time, hit,
+        xerr=[[time - row["plan_seconds_q25"]], [row["plan_seconds_q75"] - time]],
+        yerr=[[hit - 100 * row["hit_low"]], [100 * row["hit_high"] - hit]],
+        color=colour(row["agent"]), marker=marker(row["agent"]), markersize=8, elinewidth=1.6, linestyle="none",
+    )  # fmt: skip
+
+
+def _label_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
+    """Write a name beside each point, at the first of a few places where it covers neither a point nor a name."""
+    renderer = axes.figure.canvas.get_renderer()
+    taken = [_around(axes.transData.transform(point)) for point in points]
+    frame = axes.get_window_extent(renderer)
+    for point, name in zip(points, names, strict=True):
+        text = axes.annotate(name, point, textcoords="offset points", fontsize=9.5, xytext=(0, 0))
+        best, least = None, math.inf
+        for rank, (dx, dy, align) in enumerate(_PLACES):
+            text.set(position=(dx, dy), horizontalalignment=align, verticalalignment="center")
+            box = text.get_window_extent(renderer)
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            cost = sum(box.overlaps(other) for other in taken) + 3 * (not inside) + 1e-3 * rank
+            if cost < least:
+                best, least = (dx, dy, align), cost
+        dx, dy, align = best
+        text.set(position=(dx, dy), horizontalalignment=align)
+        taken.append(text.get_window_extent(renderer))
+
+
+_PLACES = [
+    (dx, dy, align)
+    for dy in (0, 11, -11, 22, -22, 33, -33, 46, -46)
+    for dx, align in ((9, "left"), (-9, "right"), (0, "center"))
+    if dy or dx
+]
+
+
+def _around(point: np.ndarray) -> object:
+    """The box that a marker covers, in pixels."""
+    from matplotlib.transforms import Bbox
+
+    return Bbox.from_extents(point[0] - 12, point[1] - 12, point[0] + 12, point[1] + 12)
+
+
+def training(summary: Summary) -> Figure | None:
+    """Every logged quantity over the training steps: a row per quantity, a column per agent and environment."""
+    logs = summary.training
+    logs = logs[logs["value"].notna()]
+    if logs.empty:
+        return None
+    runs = list(dict.fromkeys(zip(logs["agent"], logs["env"], strict=True)))
+    quantities = sorted(set(logs["quantity"]), key=_quantity_order)
+    figure = Figure(figsize=(max(WIDTH, 2.2 * len(quantities)), 0.4 + 1.9 * len(runs)), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(runs), len(quantities), squeeze=False)
+    for line, (agent, env) in zip(grid, runs, strict=True):
+        for axes, quantity in zip(line, quantities, strict=True):
+            own = logs[(logs["agent"] == agent) & (logs["env"] == env) & (logs["quantity"] == quantity)]
+            _curve(axes, own, colour(agent))
+            axes.set_visible(not own.empty)
+        line[0].set_ylabel(_plain(f"{_clip(agent, 22)}\n{_clip(short(env), 24)}"), fontsize=10)
+    for axes, quantity in zip(grid[0], quantities, strict=True):
+        axes.set_title(_plain(quantity.replace("_", " ")), fontsize=11, loc="left", fontweight="bold")
+    return figure
+
+
+def _quantity_order(name: str) -> tuple[int, str]:
+    first = ("loss", "prediction", "pred", "sigreg", "latent_std", "effective_rank", "straightness")
+    places = [i for i, part in enumerate(first) if part in name.lower()]
+    return (places[-1] if places else len(first), name)
+
+
+def _curve(axes: Axes, own: pd.DataFrame, line_colour: str) -> None:
+    for (_, _, seed), run in own.groupby(["protocol", "profile", "seed"]):
+        style = ("-", "--", ":", "-.")[int(seed) % 4]
+        axes.plot(run["step"], run["value"], style, color=line_colour, linewidth=1.4)
+    values = own["value"].to_numpy(float)
+    if len(values) and values.min() > 0 and values.max() > 50 * values.min():
+        axes.set_yscale("log")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(3))
+    axes.set_xlabel("step", fontsize=9)
+
+
+FIGURES: Mapping[str, Callable[[Summary], Figure | None]] = {
+    "success.png": success,
+    "plan_time.png": plan_time,
+    "success_vs_time.png": success_vs_time,
+    "training.png": training,
+}

@@ -1,0 +1,430 @@
+"""From cell records to the numbers of the tables, and from those to the files of a results folder.
+
+The records may come from several machines and in any order; the same records give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lewm_bench import page, plots, tables
+from lewm_bench.errors import UserError
+from lewm_bench.files import write_bytes, write_text
+from lewm_bench.records import CellRecord, EpisodeRow, OffsetRecord
+from lewm_bench.rng import stream
+from lewm_bench.statistics import (
+    NOTHING,
+    Estimate,
+    floor_normalised,
+    interquartile_mean_interval,
+    paired_difference,
+    quartiles,
+    success_rate,
+)
+
+REFERENCE = "lewm"
+FLOOR = "random"
+SPEED_REFERENCE = "dino-wm"
+
+COLUMNS = (
+    "env", "agent", "goal_offset", "profile", "protocol", "status", "n_pairs", "n_seeds",
+    "latent_oracle_hit", "distance_rank_correlation", "hit", "hit_low", "hit_high", "held", "held_low", "held_high",
+    "normalised_hit", "diff_to_lewm", "diff_low", "diff_high", "distance_end_median", "steps_to_hit_median",
+    "plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75", "speedup_vs_dino_wm", "parameters",
+    "tokens_per_frame", "train_seconds", "solved_at_start", "note",
+)  # fmt: skip
+INTEGERS = ("goal_offset", "n_pairs", "n_seeds", "parameters", "tokens_per_frame")
+
+KINDS = ("world model", "policy", "floor", "privileged")
+AGENTS = (
+    "lewm", "fast-lewm", "pldm", "jepa-ema", "dino-wm", "gcbc", "gcivl", "gciql", "sac-her", "random", "noop", "oracle",
+)  # fmt: skip
+NOT_ASKED = "not run (see the suite's limits; --agents/--seeds/--set run it)"
+
+
+@dataclass(frozen=True)
+class Group:
+    """All seeds of one agent at one goal offset of one environment, under one profile and protocol."""
+
+    cells: tuple[CellRecord, ...]  # every seed, also those that did not run
+    offset: int | None
+
+    @property
+    def done(self) -> list[tuple[CellRecord, OffsetRecord]]:
+        """The seeds that were measured at this offset."""
+        return [(c, o) for c in self.cells if c.status == "done" for o in c.offsets if o.goal_offset == self.offset]
+
+    @property
+    def episodes(self) -> list[EpisodeRow]:
+        """The episodes of all seeds."""
+        return [e for c, _ in self.done for e in c.episodes if e.goal_offset == self.offset]
+
+    def matrix(self, column: str, pairs: Sequence[tuple[int, str]]) -> np.ndarray:
+        """(seeds, pairs) outcomes, NaN where an episode is missing."""
+        out = np.full((len(self.done), len(pairs)), np.nan)
+        place = {pair: j for j, pair in enumerate(pairs)}
+        row = {cell.seed: i for i, (cell, _) in enumerate(self.done)}
+        for episode in self.episodes:
+            if (j := place.get(_pair(episode))) is not None:
+                out[row[episode.seed], j] = getattr(episode, column)
+        return out
+
+    @property
+    def pairs(self) -> list[tuple[int, str]]:
+        """The pairs that at least one seed ran."""
+        return sorted({_pair(e) for e in self.episodes})
+
+    @property
+    def seeds(self) -> list[int]:
+        """The measured training seeds, in the order of the matrix rows."""
+        return [c.seed for c, _ in self.done]
+
+    @property
+    def plan_seconds(self) -> list[float]:
+        """Every timed plan of every seed."""
+        return [s for _, o in self.done for s in o.plan_seconds]
+
+    @property
+    def machines(self) -> set[tuple[tuple[str, str], ...]]:
+        """What the plans were timed on."""
+        named = ("device", "cpu", "cores", "threads")
+        return {tuple((k, c.hardware[k]) for k in named if k in c.hardware) for c, o in self.done if o.plan_seconds}
+
+
+def _pair(episode: EpisodeRow) -> tuple[int, str]:
+    """What makes two episodes the same pair: the number, and the start distance, lest the number alone deceives."""
+    return episode.pair, f"{episode.distance_start:.6g}"
+
+
+Key = tuple[str, str, str, int | None, str]  # protocol, profile, environment, goal offset, agent
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything the writers draw from; nothing below it computes a statistic."""
+
+    title: str
+    cells: tuple[CellRecord, ...]
+    table: pd.DataFrame  # one row per environment, agent and goal offset
+    across: pd.DataFrame  # interquartile means over environments
+    ratios: pd.DataFrame  # measured plan times of LeWM and DINO-WM side by side
+    plan_seconds: pd.DataFrame  # every timed plan
+    training: pd.DataFrame  # the logs, long: env, agent, seed, step, quantity, value
+    labels: Mapping[str, str] = field(default_factory=dict)  # agent -> name for people
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+
+def build_tables(cells: Iterable[CellRecord]) -> pd.DataFrame:
+    """One row per environment, agent and goal offset, with the columns of ``table.csv``; fractions from 0 to 1."""
+    cells = _distinct(cells)
+    kinds = {c.agent: c.kind for c in cells}
+    groups = _groups(cells)
+    rows = [_row(key, group, groups) for key, group in groups.items()]
+    table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(INTEGERS, "Int64"))
+    order = [(p, q, e, -1 if o is None else o, *_agent_order(a, kinds)) for p, q, e, o, a in groups]
+    return table.iloc[sorted(range(len(order)), key=order.__getitem__)].reset_index(drop=True)
+
+
+def summarise(cells: Iterable[CellRecord], title: str) -> Summary:
+    """All numbers of a report."""
+    cells = _distinct(cells)
+    table = build_tables(cells)
+    return Summary(
+        title=title,
+        cells=tuple(cells),
+        table=table,
+        across=_across(cells),
+        ratios=_ratios(table),
+        plan_seconds=_plan_seconds(cells),
+        training=_training(cells),
+        labels={c.agent: c.label or c.agent for c in sorted(cells, key=lambda c: (c.status == "done", bool(c.label)))},
+        kinds={c.agent: c.kind for c in cells},
+    )
+
+
+def write_report(cells: Iterable[CellRecord], folder: Path, title: str) -> None:
+    """Write tables, episodes, figures and ``report.html`` into ``folder``.
+
+    Raises:
+        UserError: there are no cells.
+    """
+    summary = summarise(cells, title)
+    if not summary.cells:
+        raise UserError("there is nothing to report; run `lewm-bench run --suite NAME` first")
+    write_text(folder / "table.csv", summary.table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    write_text(folder / "table.md", tables.markdown(summary))
+    write_text(folder / "table.tex", tables.latex(summary))
+    write_text(folder / "episodes.csv", _episodes(summary.cells))
+    figures = plots.draw_all(summary)
+    for name in plots.FIGURES:  # a figure of an earlier report that no longer has data would deceive
+        if name not in figures:
+            (folder / name).unlink(missing_ok=True)
+    for name, png in figures.items():
+        write_bytes(folder / name, png)
+    write_text(folder / "report.html", page.render(summary, figures, folder))
+
+
+def _distinct(cells: Iterable[CellRecord]) -> list[CellRecord]:
+    """The newest record of each cell, sorted, so that the order of arrival cannot matter."""
+    newest: dict[tuple[str, str, str, str, int], CellRecord] = {}
+    for cell in sorted(cells, key=lambda c: (c.created, c.key, c.status == "done", c.model_dump_json())):
+        newest[cell.protocol, cell.profile, cell.env, cell.agent, cell.seed] = cell
+    return [newest[key] for key in sorted(newest)]
+
+
+def _groups(cells: Sequence[CellRecord]) -> dict[Key, Group]:
+    """Every agent at every offset of every environment, also where nothing was run: a gap must be seen."""
+    families = sorted({(c.protocol, c.profile) for c in cells})
+    groups: dict[Key, Group] = {}
+    for family in families:
+        members = [c for c in cells if (c.protocol, c.profile) == family]
+        for env in sorted({c.env for c in members}):
+            here = [c for c in members if c.env == env]
+            offsets = sorted({o.goal_offset for c in here if c.status == "done" for o in c.offsets}) or [None]
+            for offset in offsets:
+                for agent in sorted({c.agent for c in members}):
+                    own = tuple(c for c in here if c.agent == agent)
+                    groups[(*family, env, offset, agent)] = Group(own, offset)
+    return groups
+
+
+def _agent_order(agent: str, kinds: Mapping[str, str]) -> tuple[int, int, str]:
+    base = agent.split(":")[0]
+    return KINDS.index(kinds[agent]), AGENTS.index(base) if base in AGENTS else len(AGENTS), agent
+
+
+def _row(key: Key, group: Group, groups: Mapping[Key, Group]) -> dict[str, object]:
+    protocol, profile, env, offset, agent = key
+    row: dict[str, object] = dict.fromkeys(COLUMNS, np.nan)
+    row |= {"env": env, "agent": agent, "goal_offset": offset, "profile": profile, "protocol": protocol}
+    if not group.done:
+        return row | {"status": _missing_status(group), "note": _missing_note(group)}
+    notes = _notes(group)
+    row |= _success(key, group, groups, notes) | _latents(group) | _cost(key, group, groups, notes)
+    return row | {"status": _status(group), "note": "; ".join(dict.fromkeys(notes))}
+
+
+def _success(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[str]) -> dict[str, object]:
+    """The columns that come from episodes."""
+    *place, _ = key
+    pairs = group.pairs
+    row: dict[str, object] = {"n_pairs": len(pairs), "n_seeds": len(group.done)}
+    looked_at = sum(o.pairs_drawn for _, o in group.done)
+    if looked_at:
+        row["solved_at_start"] = sum(o.pairs_solved_at_start for _, o in group.done) / looked_at
+    if not pairs:
+        notes.append("no episodes")
+        return row
+    for column in ("hit", "held"):
+        rate = success_rate(group.matrix(column, pairs), _rng(key, column))
+        row |= {column: rate.value, f"{column}_low": rate.low, f"{column}_high": rate.high}
+    floor = groups.get((*place, FLOOR))
+    if floor is not None and floor.pairs:
+        row["normalised_hit"] = float(floor_normalised(row["hit"], float(np.nanmean(floor.matrix("hit", floor.pairs)))))
+    difference = _difference(key, group, groups.get((*place, REFERENCE)), notes)
+    row |= {"diff_to_lewm": difference.value, "diff_low": difference.low, "diff_high": difference.high}
+    row["distance_end_median"] = quartiles([e.distance_end for e in group.episodes]).value
+    row["steps_to_hit_median"] = quartiles([e.steps_to_hit for e in group.episodes if e.steps_to_hit is not None]).value
+    return row
+
+
+def _difference(key: Key, group: Group, reference: Group | None, notes: list[str]) -> Estimate:
+    if key[-1] == REFERENCE or reference is None or not reference.pairs:
+        return NOTHING
+    shared = sorted(set(group.pairs) & set(reference.pairs))
+    if not shared:
+        notes.append("its pairs are not LeWM's: no paired difference")
+        return NOTHING
+    if len(shared) < max(len(group.pairs), len(reference.pairs)):
+        notes.append(f"difference to LeWM on the {len(shared)} shared pairs")
+    return paired_difference(
+        group.matrix("hit", shared),
+        reference.matrix("hit", shared),
+        _rng(key, "difference"),
+        seeds_paired=group.seeds == reference.seeds,
+    )
+
+
+def _latents(group: Group) -> dict[str, object]:
+    """The columns that judge a world model's latent space: means over seeds."""
+    oracle = [(o.latent_oracle_hit, o.latent_oracle_pairs) for _, o in group.done if o.latent_oracle_hit is not None]
+    pairs = sum(n for _, n in oracle)
+    correlation = [o.distance_rank_correlation for _, o in group.done if o.distance_rank_correlation is not None]
+    return {
+        "latent_oracle_hit": sum(hit * n for hit, n in oracle) / pairs if pairs else np.nan,
+        "distance_rank_correlation": float(np.mean(correlation)) if correlation else np.nan,
+    }
+
+
+def _average(values: Iterable[float]) -> float:
+    """The mean, in an order-proof sum so that equal numbers give equal bytes."""
+    values = sorted(values)
+    return sum(values) / len(values)
+
+
+def _cost(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[str]) -> dict[str, object]:
+    """The columns of time and size."""
+    time = quartiles(group.plan_seconds)
+    if len(group.machines) > 1:
+        notes.append("plans timed on different machines, pooled")
+    row: dict[str, object] = {
+        "plan_seconds_median": time.value,
+        "plan_seconds_q25": time.low,
+        "plan_seconds_q75": time.high,
+        "speedup_vs_dino_wm": _speedup(key, group, groups, notes),
+    }
+    cells = [c for c, _ in group.done]
+    for column in ("parameters", "tokens_per_frame"):
+        sizes = sorted({size for c in cells if (size := getattr(c, column)) is not None})
+        row[column] = sizes[0] if sizes else None
+        if len(sizes) > 1:
+            notes.append(f"{column} differ between seeds: {', '.join(map(str, sizes))}")
+    trained = [c.train_seconds for c in cells if c.train_seconds is not None]
+    row["train_seconds"] = _average(trained) if trained else np.nan
+    return row
+
+
+def _speedup(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[str]) -> float:
+    """Median plan time of DINO-WM over this agent's, in the same environment, offset and on the same machine."""
+    place = key[:-1]
+    if group.cells[0].kind != "world model" or not group.plan_seconds:
+        return np.nan
+    timed = {k[-1]: g for k, g in groups.items() if k[:-1] == place and g.plan_seconds}
+    variants = sorted(a for a in timed if a.split(":")[0] == SPEED_REFERENCE)
+    if not variants:
+        return np.nan
+    name = variants[0]  # the plain name sorts before its variants
+    if timed[name].machines != group.machines:
+        notes.append(f"no speed-up: {name} was timed on another machine")
+        return np.nan
+    if name != SPEED_REFERENCE:
+        notes.append(f"speed-up over {name}, since {SPEED_REFERENCE} itself was not timed")
+    return quartiles(timed[name].plan_seconds).value / quartiles(group.plan_seconds).value
+
+
+def _notes(group: Group) -> list[str]:
+    """What a reader must know about a measured row, in a fixed order."""
+    cells = [c for c, _ in group.done]
+    notes = [c.note for c in cells if c.note]
+    if any(c.weights == "random" for c in cells):
+        notes.append("untrained weights")
+    partial = [c.seed for c in cells if not c.evaluation_complete]
+    if partial:
+        notes.append(f"partial: evaluation of seed {', '.join(map(str, partial))} is not complete")
+    notes += [_reason(c, seed=True) for c in group.cells if c.status != "done"]
+    elsewhere = [c.seed for c in group.cells if c.status == "done" and c not in cells]
+    if elsewhere:
+        notes.append(f"seed {', '.join(map(str, elsewhere))} not run at this offset")
+    return notes
+
+
+def _reason(cell: CellRecord, seed: bool) -> str:
+    which = f"seed {cell.seed} " if seed else ""
+    return f"{which}{cell.status}: {cell.reason or 'no reason recorded'}"
+
+
+def _missing_note(group: Group) -> str:
+    reasons = dict.fromkeys(_reason(c, seed=False) for c in group.cells if c.status != "done")
+    return "; ".join(reasons) or NOT_ASKED
+
+
+def _missing_status(group: Group) -> str:
+    return "failed" if any(c.status == "failed" for c in group.cells) else "not run"
+
+
+def _status(group: Group) -> str:
+    whole = len(group.done) == len(group.cells) and all(c.evaluation_complete for c, _ in group.done)
+    return "done" if whole else "partial"
+
+
+def _rng(key: Key, purpose: str) -> np.random.Generator:
+    return stream(0, "report", *(str(part) for part in key), purpose)
+
+
+def _across(cells: Sequence[CellRecord]) -> pd.DataFrame:
+    """Interquartile means over environments, where an agent has an offset in at least two of them."""
+    groups = {key: group for key, group in _groups(cells).items() if group.pairs}
+    kinds = {c.agent: c.kind for c in cells}
+    rows = []
+    for protocol, profile, offset, agent in sorted({(k[0], k[1], k[3], k[4]) for k in groups}):
+        members = {k[2]: g for k, g in groups.items() if (k[0], k[1], k[3], k[4]) == (protocol, profile, offset, agent)}
+        if len(members) < 2:
+            continue
+        hits = {env: group.matrix("hit", group.pairs) for env, group in members.items()}
+        floors = {env: groups.get((protocol, profile, env, offset, FLOOR)) for env in members}
+        row = {"protocol": protocol, "profile": profile, "goal_offset": offset, "agent": agent}
+        row |= {
+            "n_envs": len(members),
+            "n_seeds": max(len(m) for m in hits.values()),
+            "envs": " ".join(sorted(members)),
+        }
+        key = (protocol, profile, "*", offset, agent)
+        row |= _named("hit", interquartile_mean_interval(list(hits.values()), _rng(key, "iqm hit")))
+        if all(g is not None for g in floors.values()):
+            above = [
+                floor_normalised(hits[env], float(np.nanmean(g.matrix("hit", g.pairs)))) for env, g in floors.items()
+            ]
+            row |= _named("normalised", interquartile_mean_interval(above, _rng(key, "iqm normalised")))
+        rows.append(row)
+    rows.sort(key=lambda r: (r["protocol"], r["profile"], r["goal_offset"], *_agent_order(r["agent"], kinds)))
+    columns = ("protocol", "profile", "goal_offset", "agent", "n_envs", "n_seeds", "envs")
+    means = [f"{name}{end}" for name in ("hit", "normalised") for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=[*columns, *means])
+
+
+def _named(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def _ratios(table: pd.DataFrame) -> pd.DataFrame:
+    """LeWM beside DINO-WM wherever both were timed on one machine; the ratio is computed here and typed nowhere."""
+    place = ["protocol", "profile", "env", "goal_offset"]
+    rows = []
+    for values, part in table.groupby(place, dropna=False, sort=True):
+        ours = part[(part["agent"] == REFERENCE) & part["speedup_vs_dino_wm"].notna()]
+        theirs = part[part["agent"].str.split(":").str[0].eq(SPEED_REFERENCE) & part["speedup_vs_dino_wm"].notna()]
+        for _, other in theirs.iterrows():
+            for _, own in ours.iterrows():
+                rows.append(
+                    dict(zip(place, values, strict=True))
+                    | {"agent": other["agent"], "ratio": other["plan_seconds_median"] / own["plan_seconds_median"]}
+                    | {"lewm_seconds": own["plan_seconds_median"], "other_seconds": other["plan_seconds_median"]}
+                    | {"lewm_tokens": own["tokens_per_frame"], "other_tokens": other["tokens_per_frame"]}
+                )
+    columns = [*place, "agent", "lewm_seconds", "other_seconds", "ratio", "lewm_tokens", "other_tokens"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _plan_seconds(cells: Sequence[CellRecord]) -> pd.DataFrame:
+    rows = [
+        (c.protocol, c.profile, c.env, o.goal_offset, c.agent, c.seed, seconds)
+        for c in cells
+        if c.status == "done"
+        for o in c.offsets
+        for seconds in o.plan_seconds
+    ]
+    return pd.DataFrame(rows, columns=["protocol", "profile", "env", "goal_offset", "agent", "seed", "plan_seconds"])
+
+
+def _training(cells: Sequence[CellRecord]) -> pd.DataFrame:
+    rows = [
+        (c.protocol, c.profile, c.env, c.agent, c.seed, step, quantity, np.nan if value is None else value)
+        for c in cells
+        for quantity, values in c.training.items()
+        if quantity != "step" and "step" in c.training
+        for step, value in zip(c.training["step"], values, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["protocol", "profile", "env", "agent", "seed", "step", "quantity", "value"])
+
+
+def _episodes(cells: Sequence[CellRecord]) -> str:
+    episodes = [e for c in cells for e in c.episodes]
+    episodes.sort(key=lambda e: (e.protocol, e.profile, e.env, e.agent, e.seed, e.goal_offset, e.pair))
+    frame = pd.DataFrame([e.model_dump() for e in episodes], columns=list(EpisodeRow.model_fields))
+    frame = frame.astype({"steps_to_hit": "Int64"})
+    return frame.to_csv(index=False, lineterminator="\n")

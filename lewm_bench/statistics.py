@@ -1,0 +1,235 @@
+"""Numbers in, numbers out: intervals, paired differences, aggregates. Knows no tables, files or plots.
+
+A success matrix is (seeds, pairs): row i is one training run, column j one start-goal pair, the same pair in every row.
+Entries are 0 to 1, NaN where the episode was not run. B is the number of bootstrap resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+RESAMPLES = 10_000
+
+
+class Estimate(NamedTuple):
+    """A number and its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+NOTHING = Estimate(np.nan, np.nan, np.nan)
+
+
+def _z(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def wilson(successes: float, n: int, confidence: float = 0.95) -> Estimate:
+    """The share of successes with Wilson's score interval (Wilson 1927): honest at 0/n and n/n, unlike Wald's."""
+    if n < 0 or not 0 <= successes <= n:
+        raise ValueError(f"need 0 <= successes <= n, got successes={successes}, n={n}")
+    if n == 0:
+        return NOTHING
+    z, share = _z(confidence), successes / n
+    scale = 1 + z**2 / n
+    centre = (share + z**2 / (2 * n)) / scale
+    half = z / scale * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # At 0/n and n/n the limits are exactly 0 and 1; rounding must not push them past the share itself.
+    low, high = min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)
+    return Estimate(share, float(low), float(high))
+
+
+def _counts(rng: np.random.Generator, resamples: int, n: int) -> np.ndarray:
+    """(B, n) how often each of n items is drawn in n draws with replacement."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+
+
+def _percentiles(value: float, draws: np.ndarray, confidence: float) -> Estimate:
+    draws = draws[np.isfinite(draws)]
+    if not len(draws):
+        return Estimate(value, np.nan, np.nan)
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(value, float(low), float(high))
+
+
+def crossed_means(matrix: np.ndarray, rng: np.random.Generator, resamples: int = RESAMPLES) -> np.ndarray:
+    """(seeds, pairs) to the (B,) means of its crossed bootstrap resamples.
+
+    Seeds and pairs are two crossed factors: every seed meets the same pairs, so a hard pair is hard in each row. Both
+    are therefore resampled, independently of each other, and a drawn pair is drawn for all seeds at once (the
+    "pigeonhole" bootstrap: Owen 2007; Owen and Eckles 2012). Resampling episodes as if they were independent would
+    count a pair once per seed; resampling pairs alone would hide that another training run can come out differently.
+    With one seed it is the ordinary bootstrap over pairs. Its variance is never below the true one in expectation for
+    what pairs and single episodes contribute; what seeds contribute is understated by (seeds - 1) / seeds, as in any
+    bootstrap of a handful of runs, which is why the number of seeds stands beside every interval.
+    """
+    known = np.isfinite(matrix)
+    seeds, pairs = matrix.shape
+    seed_counts, pair_counts = _counts(rng, resamples, seeds), _counts(rng, resamples, pairs)
+    total = np.einsum("bp,bp->b", seed_counts @ np.where(known, matrix, 0.0), pair_counts)
+    weight = np.einsum("bp,bp->b", seed_counts @ known.astype(np.float64), pair_counts)
+    return np.divide(total, weight, out=np.full(resamples, np.nan), where=weight > 0)
+
+
+def bootstrap_mean(
+    matrix: np.ndarray, rng: np.random.Generator, confidence: float = 0.95, resamples: int = RESAMPLES
+) -> Estimate:
+    """The mean of a (seeds, pairs) matrix with the percentile interval of its crossed bootstrap."""
+    matrix = _checked(matrix)
+    if not np.isfinite(matrix).any():
+        return NOTHING
+    return _percentiles(float(np.nanmean(matrix)), crossed_means(matrix, rng, resamples), confidence)
+
+
+def success_rate(
+    matrix: np.ndarray, rng: np.random.Generator, confidence: float = 0.95, resamples: int = RESAMPLES
+) -> Estimate:
+    """The success rate of a (seeds, pairs) matrix of zeros and ones: Wilson for one seed, else the crossed bootstrap.
+
+    A bootstrap of all successes returns an interval of width zero. So the bootstrap's interval is widened, where
+    needed, to contain the Wilson interval of as many independent episodes, which is the least anyone may claim.
+    """
+    matrix = _checked(matrix)
+    known = np.isfinite(matrix)
+    plain = wilson(float(np.nansum(matrix)), int(known.sum()), confidence)
+    if known.any(axis=1).sum() < 2:
+        return plain
+    drawn = bootstrap_mean(matrix, rng, confidence, resamples)
+    return Estimate(plain.value, min(drawn.low, plain.low), max(drawn.high, plain.high))
+
+
+def paired_difference(
+    ours: np.ndarray,
+    reference: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    seeds_paired: bool = False,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Mean of ours minus reference on the same pairs: (seeds, pairs) and (other seeds, pairs), columns aligned.
+
+    Each side is averaged over its seeds per pair; pairs missing on one side are left out. Bootstrap as in
+    ``crossed_means``: a drawn pair is drawn for both sides; seeds are drawn for each side by itself, or jointly when
+    row i of both belongs to the same seed (``seeds_paired``). The interval contains at least Agresti and Min's (2005)
+    for the pairs' differences: half a success added to each of the four outcomes keeps it from shrinking to nothing
+    when both sides agree everywhere.
+    """
+    ours, reference = _checked(ours), _checked(reference)
+    if ours.shape[1] != reference.shape[1]:
+        raise ValueError(f"both sides need the same pairs, got {ours.shape[1]} and {reference.shape[1]}")
+    if seeds_paired and ours.shape[0] != reference.shape[0]:
+        raise ValueError(f"paired seeds need as many rows, got {ours.shape[0]} and {reference.shape[0]}")
+    both = np.isfinite(ours).any(0) & np.isfinite(reference).any(0)
+    ours, reference = ours[:, both], reference[:, both]
+    if not both.any():
+        return NOTHING
+    delta = np.nanmean(ours, 0) - np.nanmean(reference, 0)
+    ours_counts = _counts(rng, resamples, len(ours))
+    reference_counts = ours_counts if seeds_paired else _counts(rng, resamples, len(reference))
+    drawn = _column_means(ours, ours_counts) - _column_means(reference, reference_counts)
+    weight = _counts(rng, resamples, delta.size) * np.isfinite(drawn)
+    total = np.einsum("bp,bp->b", weight, np.nan_to_num(drawn))
+    draws = np.divide(total, weight.sum(1), out=np.full(resamples, np.nan), where=weight.any(1))
+    least = _agresti_min(delta, confidence)
+    interval = _percentiles(float(delta.mean()), draws, confidence)
+    return Estimate(interval.value, min(interval.low, least.low), max(interval.high, least.high))
+
+
+def _column_means(matrix: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(S, N) matrix and (B, S) seed counts to the (B, N) weighted means over known entries, NaN where there are none."""
+    known = np.isfinite(matrix)
+    weight = counts @ known.astype(np.float64)
+    return np.divide(counts @ np.where(known, matrix, 0.0), weight, out=np.full(weight.shape, np.nan), where=weight > 0)
+
+
+def _agresti_min(delta: np.ndarray, confidence: float) -> Estimate:
+    """The adjusted Wald interval of matched differences; with one seed per side it is Agresti and Min's exactly."""
+    n = delta.size + 2
+    centre = delta.sum() / n
+    half = _z(confidence) * np.sqrt(max(((delta**2).sum() + 1) / n - centre**2, 0.0) / n)
+    return Estimate(float(delta.mean()), float(max(centre - half, -1.0)), float(min(centre + half, 1.0)))
+
+
+def floor_normalised(score: float | np.ndarray, floor: float) -> np.ndarray:
+    """(score - floor) / (1 - floor): 0 is what random actions reach, 1 is every pair; NaN if random reaches them all."""
+    return (np.asarray(score, np.float64) - floor) / (1 - floor) if floor < 1 else np.full(np.shape(score), np.nan)
+
+
+def interquartile_mean(values: np.ndarray) -> np.ndarray:
+    """(..., n) to (...): the mean without the lowest and the highest quarter, floor(n / 4) values at each end."""
+    values = np.sort(np.asarray(values, np.float64), axis=-1)
+    cut = values.shape[-1] // 4
+    return values[..., cut : values.shape[-1] - cut].mean(-1)
+
+
+def interquartile_mean_interval(
+    matrices: Sequence[np.ndarray], rng: np.random.Generator, confidence: float = 0.95, resamples: int = RESAMPLES
+) -> Estimate:
+    """Interquartile mean over environments and seeds, from one (seeds, pairs) matrix per environment.
+
+    rliable's method (Agarwal et al. 2021): one score per environment and run, pooled and trimmed; the bootstrap is
+    stratified, so runs are drawn within their environment. A score here is a mean over pairs, so pairs are drawn too.
+    Environments with more seeds weigh more, as in rliable when runs are uneven.
+    """
+    matrices = [m for m in map(_checked, matrices) if np.isfinite(m).any()]
+    matrices = [m[np.isfinite(m).any(1)] for m in matrices]
+    if not matrices:
+        return NOTHING
+    value = interquartile_mean(np.concatenate([np.nanmean(m, axis=1) for m in matrices]))
+    scores = np.concatenate([_resampled_seed_scores(m, rng, resamples) for m in matrices], axis=1)
+    return _percentiles(float(value), interquartile_mean(scores), confidence)
+
+
+def _resampled_seed_scores(matrix: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
+    """(S, N) to (B, S): the scores of S drawn seeds over N drawn pairs, the same pairs for every seed of a resample."""
+    seeds, pairs = matrix.shape
+    counts = _counts(rng, resamples, pairs)
+    known = np.isfinite(matrix)
+    weight = counts @ known.T.astype(np.float64)
+    total = counts @ np.where(known, matrix, 0.0).T
+    scores = np.divide(total, weight, out=np.full(weight.shape, np.nan), where=weight > 0)
+    return np.take_along_axis(scores, rng.integers(seeds, size=(resamples, seeds)), axis=1)
+
+
+def quartiles(values: Sequence[float] | np.ndarray) -> Estimate:
+    """The median with the lower and upper quartile; NaN entries are left out."""
+    known = np.asarray(values, np.float64).ravel()
+    known = known[np.isfinite(known)]
+    if not known.size:
+        return NOTHING
+    low, median, high = np.quantile(known, [0.25, 0.5, 0.75])
+    return Estimate(float(median), float(low), float(high))
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """(n,) to (n,) ranks from 1; ties share the mean of their ranks."""
+    _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()]
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's rank correlation of two (n,) arrays; NaN if one of them is constant or holds a NaN."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"need two arrays of one length, got shapes {x.shape} and {y.shape}")
+    if x.size < 2 or np.isnan(x).any() or np.isnan(y).any():
+        return float("nan")
+    x, y = ranks(x) - (x.size + 1) / 2, ranks(y) - (y.size + 1) / 2
+    scale = np.sqrt((x**2).sum() * (y**2).sum())
+    return float((x * y).sum() / scale) if scale > 0 else float("nan")
+
+
+def _checked(matrix: np.ndarray) -> np.ndarray:
+    matrix = np.asarray(matrix, np.float64)
+    if matrix.ndim != 2 or not matrix.shape[0]:
+        raise ValueError(f"need a (seeds, pairs) matrix, got shape {matrix.shape}")
+    return matrix

@@ -1,0 +1,360 @@
+"""The reader's tables: one small table per environment and goal offset, as Markdown, LaTeX or plain cells for HTML.
+
+Formats numbers and never computes a statistic; ``table.csv`` is for programs, these are for people.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from lewm_bench.report import Summary
+
+PUBLISHED = ("published (Maes et al. 2026)", "< 1 s", "~47 s", "48x", "about 200 / 1", "not named in the paper")
+PUBLISHED_NOTE = (
+    "The last row is quoted, not measured here: the factor is the paper's text, the seconds are press reports of its "
+    "Figure 3. The ratio grows with the tokens per frame and depends on the hardware, so compare it with ours only "
+    "beside those columns."
+)
+
+PROTOCOLS = {
+    "clean-1": (
+        "Protocol clean-1. Start and goal are two frames of one recorded episode that no agent was trained on, the "
+        "goal a fixed number of environment steps (the offset) after the start; pairs are balanced over episodes, and "
+        "pairs that are already solved at the start are removed, and counted. Every agent gets the same pairs and "
+        "twice the offset in environment steps to act. 'Reached at any step' counts an episode if the agent is within "
+        "the goal radius at some step, 'still there at the last step' if it is when the time is up."
+    ),
+    "paper-v3": (
+        "Protocol paper-v3, as published: 50 start-goal pairs drawn uniformly from the rows of the training data "
+        "(generator seed 42), the goal 25 environment steps after the start, pairs already solved at the start are "
+        "kept, 50 environment steps to act, one training seed. An episode counts if the goal is reached at any step."
+    ),
+}
+
+INTERVALS = (
+    "Brackets hold 95 % intervals: run again with other pairs (and, with several seeds, other training runs), such "
+    "intervals contain the true rate about 95 times in 100. With one seed it is Wilson's interval and speaks about that "
+    "one training run; with more it is a bootstrap over seeds and pairs. 'Minus LeWM' compares on identical pairs, so "
+    "it can tell two agents apart whose own intervals overlap: they differ where its bracket does not contain 0. "
+    "'Above random' is 100 (s - random) / (100 - random): 0 is what random actions reach, 100 is every pair."
+)
+
+GROUPS = {
+    "world model": "World models",
+    "policy": "Goal-conditioned policies",
+    "floor": "Floor",
+    "privileged": "Privileged (sees the simulator's state)",
+}
+
+
+def _missing(value: object) -> bool:
+    return value is None or bool(pd.isna(value))
+
+
+def percent(value: float, low: float | None = None, high: float | None = None, sign: str = "") -> str:
+    """0.97, 0.915, 0.99 to ``97.0 [91.5, 99.0]``; an empty string for a missing value."""
+    if _missing(value):
+        return ""
+    text = f"{100 * value + 0.0:{sign}.1f}"
+    return text if _missing(low) or _missing(high) else f"{text} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+
+
+def seconds(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A duration with its quartiles in the unit of its size: ``352 ms [340, 366]``."""
+    if _missing(value):
+        return ""
+    unit, scale = next(
+        (u, s) for limit, u, s in ((1e-3, "µs", 1e6), (1, "ms", 1e3), (120, "s", 1), (7200, "min", 1 / 60), (1e99, "h", 1 / 3600))
+        if value < limit
+    )  # fmt: skip
+    text = f"{_three(value * scale)} {unit}"
+    return text if _missing(low) or _missing(high) else f"{text} [{_three(low * scale)}, {_three(high * scale)}]"
+
+
+def _three(value: float) -> str:
+    """Three significant digits without an exponent."""
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def count(value: float) -> str:
+    """18030000 to ``18.0M``."""
+    if _missing(value):
+        return ""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * limit:
+            return f"{_three(value / limit)}{suffix}"
+    return f"{int(value)}"
+
+
+def number(value: float, form: str = ".2f") -> str:
+    """A formatted number, or an empty string for a missing one."""
+    return "" if _missing(value) else f"{value:{form}}"
+
+
+def ratio(value: float) -> str:
+    """``7.21x``."""
+    return "" if _missing(value) else f"{_three(value)}x"
+
+
+def offset_name(offset: object) -> str:
+    """What a goal offset is called in headings."""
+    return "goal offset unknown" if _missing(offset) else f"goal {offset} steps ahead"
+
+
+def _hit(row: pd.Series) -> str:
+    if row["status"] in ("not run", "failed"):
+        return row["status"]
+    star = " (partial)" if row["status"] == "partial" else ""
+    return percent(row["hit"], row["hit_low"], row["hit_high"]) + star
+
+
+Cell = Callable[[pd.Series], str]
+
+RESULT_COLUMNS: Mapping[str, Cell] = {
+    "Reached at any step, %": _hit,
+    "Still there at the last step, %": lambda r: percent(r["held"], r["held_low"], r["held_high"]),
+    "Above random, %": lambda r: percent(r["normalised_hit"]),
+    "Minus LeWM, points": lambda r: percent(r["diff_to_lewm"], r["diff_low"], r["diff_high"], sign="+"),
+    "Plan time, median [quartiles]": lambda r: seconds(
+        r["plan_seconds_median"], r["plan_seconds_q25"], r["plan_seconds_q75"]
+    ),
+    "Speed-up over DINO-WM": lambda r: ratio(r["speedup_vs_dino_wm"]),
+    "Tokens per frame": lambda r: number(r["tokens_per_frame"], "d"),
+    "Pairs": lambda r: number(r["n_pairs"], "d"),
+    "Seeds": lambda r: number(r["n_seeds"], "d"),
+}
+
+DETAIL_COLUMNS: Mapping[str, Cell] = {
+    "Distance left, median": lambda r: number(r["distance_end_median"], ".3g"),
+    "Steps to reach, median": lambda r: number(r["steps_to_hit_median"], ".3g"),
+    "True simulator + latent cost, %": lambda r: percent(r["latent_oracle_hit"]),
+    "Rank correlation of latent and true distance": lambda r: number(r["distance_rank_correlation"]),
+    "Parameters": lambda r: count(r["parameters"]),
+    "Training time": lambda r: seconds(r["train_seconds"]),
+    "Solved at start, %": lambda r: percent(r["solved_at_start"]),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a reader's table."""
+
+    agent: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """One environment at one goal offset, ready to be written in any format; plain text, nothing escaped."""
+
+    env: str
+    offset: str
+    protocol: str
+    profile: str
+    header: tuple[str, ...]
+    groups: tuple[tuple[str, tuple[Line, ...]], ...]
+    detail_header: tuple[str, ...]
+    detail_groups: tuple[tuple[str, tuple[Line, ...]], ...]
+    notes: tuple[tuple[str, str], ...]  # agent, note
+
+    @property
+    def heading(self) -> str:
+        """What tells this table from the others."""
+        return f"{self.env}, {self.offset}"
+
+    @property
+    def setting(self) -> str:
+        """Under which rules it was measured."""
+        return f"protocol {self.protocol}, profile {self.profile}"
+
+
+def views(summary: Summary) -> Iterator[View]:
+    """The reader's tables in reading order."""
+    table = summary.table
+    for (protocol, profile, env, offset), part in table.groupby(
+        ["protocol", "profile", "env", "goal_offset"], dropna=False, sort=False
+    ):
+        run = part[~part["status"].isin(["not run", "failed"])]
+        detail = [name for name, cell in DETAIL_COLUMNS.items() if any(cell(row) for _, row in run.iterrows())]
+        yield View(
+            env=env,
+            offset=offset_name(offset),
+            protocol=protocol,
+            profile=profile,
+            header=tuple(RESULT_COLUMNS),
+            groups=_lines(part, summary, RESULT_COLUMNS),
+            detail_header=tuple(detail),
+            detail_groups=_lines(run, summary, {name: DETAIL_COLUMNS[name] for name in detail}),
+            notes=tuple((summary.labels[r["agent"]], r["note"]) for _, r in part.iterrows() if r["note"]),
+        )
+
+
+def _lines(
+    part: pd.DataFrame, summary: Summary, columns: Mapping[str, Cell]
+) -> tuple[tuple[str, tuple[Line, ...]], ...]:
+    groups: dict[str, list[Line]] = {}
+    for _, row in part.iterrows():
+        line = Line(summary.labels[row["agent"]], tuple(cell(row) for cell in columns.values()))
+        groups.setdefault(GROUPS[summary.kinds[row["agent"]]], []).append(line)
+    return tuple((name, tuple(lines)) for name, lines in groups.items())
+
+
+def across_rows(summary: Summary) -> list[tuple[str, ...]]:
+    """Header and rows of the interquartile means over environments; empty with a single environment."""
+    if summary.across.empty:
+        return []
+    header = ("Agent", "Goal offset", "Reached, IQM %", "Above random, IQM %", "Environments", "Seeds", "Profile")
+    rows = [
+        (
+            summary.labels[r["agent"]],
+            str(r["goal_offset"]),
+            percent(r["hit"], r["hit_low"], r["hit_high"]),
+            percent(r["normalised"], r["normalised_low"], r["normalised_high"]),
+            str(r["n_envs"]),
+            str(r["n_seeds"]),
+            f"{r['profile']}, {r['protocol']}",
+        )
+        for _, r in summary.across.iterrows()
+    ]
+    return [header, *rows]
+
+
+def ratio_rows(summary: Summary) -> list[tuple[str, ...]]:
+    """Header and rows of the planning-time comparison: ours first, the published row last and named as such."""
+    if "world model" not in summary.kinds.values():
+        return []
+    header = ("Source", "LeWM", "DINO-WM", "Ratio", "Tokens per frame, DINO-WM / LeWM", "Hardware")
+    rows = [
+        (
+            f"measured here: {r['env']}, {offset_name(r['goal_offset'])}, {r['profile']}, {summary.labels[r['agent']]}",
+            seconds(r["lewm_seconds"]),
+            seconds(r["other_seconds"]),
+            ratio(r["ratio"]),
+            f"{number(r['other_tokens'], 'd') or '?'} / {number(r['lewm_tokens'], 'd') or '?'}",
+            timed_on(summary, r["env"], r["agent"]) or "not recorded",
+        )
+        for _, r in summary.ratios.iterrows()
+    ]
+    return [header, *rows, PUBLISHED]
+
+
+def timed_on(summary: Summary, env: str, agent: str) -> str:
+    """The machines that one agent was timed on."""
+    cells = [c for c in summary.cells if c.env == env and c.agent == agent and c.status == "done"]
+    return " and ".join(sorted({hardware_line(c.hardware) for c in cells} - {""}))
+
+
+def hardware_line(hardware: Mapping[str, str]) -> str:
+    """One machine in one line."""
+    return ", ".join(f"{k} {v}" for k, v in sorted(hardware.items()) if v)
+
+
+def caption(summary: Summary) -> list[str]:
+    """What must stand beside any number of this report: protocol, profile, hardware, versions, substitutes."""
+    done = [c for c in summary.cells if c.status == "done"]
+    substitutes = [f"{a} = {n}" for a, n in sorted(summary.labels.items()) if n != a]
+    versions = sorted({", ".join(f"{k} {v}" for k, v in sorted(c.versions.items())) for c in done} - {""})
+    seeds = sorted({c.seed for c in done})
+    lines = {
+        "Protocol": ", ".join(sorted({c.protocol for c in summary.cells})),
+        "Profile": ", ".join(sorted({c.profile for c in summary.cells})),
+        "Training seeds": ", ".join(map(str, seeds)),
+        "Hardware": "; ".join(sorted({hardware_line(c.hardware) for c in done} - {""})),
+        "Versions": "; ".join(versions),
+        "Commit": ", ".join(sorted({c.commit for c in done} - {""})),
+        "What the names stand for": "; ".join(substitutes),
+    }
+    return [f"{name}: {text}." for name, text in lines.items() if text]
+
+
+def markdown(summary: Summary) -> str:
+    """``table.md``."""
+    parts = [f"# {_md(summary.title)}", "\n".join(f"- {_md(line)}" for line in caption(summary))]
+    for view in views(summary):
+        parts += [f"## {_md(view.heading)}", _md(view.setting.capitalize()) + "."]
+        parts.append(_md_table(("Agent", *view.header), view.groups))
+        if view.detail_header and view.detail_groups:
+            parts.append(_md_table(("Agent", *view.detail_header), view.detail_groups))
+        if view.notes:
+            parts.append("\n".join(f"- **{_md(agent)}**: {_md(note)}" for agent, note in view.notes))
+    if rows := across_rows(summary):
+        parts += ["## Across environments", "Interquartile mean with stratified bootstrap."]
+        parts.append(_md_table(rows[0], (("", tuple(Line(r[0], r[1:]) for r in rows[1:])),)))
+    if rows := ratio_rows(summary):
+        parts += ["## Planning time against DINO-WM"]
+        parts += [_md_table(rows[0], (("", tuple(Line(r[0], r[1:]) for r in rows[1:])),)), PUBLISHED_NOTE]
+    parts += ["## How to read it", *_protocols(summary), INTERVALS]
+    return "\n\n".join(parts) + "\n"
+
+
+def _protocols(summary: Summary) -> list[str]:
+    names = sorted({c.protocol for c in summary.cells})
+    return [PROTOCOLS.get(name, f"Protocol {_md(name)}.") for name in names]
+
+
+def _md(text: str) -> str:
+    """Text that Markdown shows as it is, inside a table too."""
+    text = " ".join(text.split())
+    return re.sub(r"([\\`*_{}\[\]<>|~$&])", lambda m: "&lt;" if m[1] == "<" else "&amp;" if m[1] == "&" else "\\" + m[1], text)  # fmt: skip
+
+
+def _md_table(header: Sequence[str], groups: Sequence[tuple[str, Sequence[Line]]]) -> str:
+    rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
+    lines = ["| " + " | ".join(_md(c) if i == 0 else c for c in row) + " |" for i, row in enumerate(rows)]
+    for name, members in groups:
+        if name:
+            lines.append(f"| **{_md(name)}** |" + " |" * (len(header) - 1))
+        lines += ["| " + " | ".join(_md(c) for c in (line.agent, *line.cells)) + " |" for line in members]
+    return "\n".join(lines)
+
+
+_TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "µ": r"$\mu$",
+}  # fmt: skip
+
+
+def _tex(text: str) -> str:
+    """Text that LaTeX shows as it is."""
+    escaped = "".join(_TEX.get(c, c) for c in " ".join(text.split()))
+    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaped)
+
+
+def latex(summary: Summary) -> str:
+    """``table.tex``: one booktabs table per environment and offset; needs the packages booktabs and graphicx."""
+    head = "% needs \\usepackage{booktabs} and \\usepackage{graphicx}"
+    about = " ".join(caption(summary))
+    parts = [_tex_table(("Agent", *v.header), v.groups, f"{v.heading} ({v.setting}). {about}", v.notes) for v in views(summary)]  # fmt: skip
+    for rows, title in (
+        (across_rows(summary), "Across environments: interquartile mean with stratified bootstrap."),
+        (ratio_rows(summary), f"Planning time against DINO-WM. {PUBLISHED_NOTE}"),
+    ):
+        if rows:
+            parts.append(_tex_table(rows[0], (("", tuple(Line(r[0], r[1:]) for r in rows[1:])),), title, ()))
+    return "\n\n".join([head, *parts]) + "\n"
+
+
+def _tex_table(
+    header: Sequence[str],
+    groups: Sequence[tuple[str, Sequence[Line]]],
+    title: str,
+    notes: Sequence[tuple[str, str]],
+) -> str:
+    lines = [r"\begin{table}[t]", r"\centering", r"\caption{" + _tex(title) + "}", r"\resizebox{\linewidth}{!}{%"]
+    lines += [r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}", r"\toprule", " & ".join(map(_tex, header)) + r" \\"]
+    for name, members in groups:
+        lines.append(r"\midrule")
+        if name:
+            lines.append(rf"\multicolumn{{{len(header)}}}{{l}}{{\textit{{{_tex(name)}}}}} \\")
+        # The empty group: a row that starts with [ would be read as the optional argument of the \\ before it.
+        lines += ["{}" + " & ".join(_tex(c) for c in (line.agent, *line.cells)) + r" \\" for line in members]
+    lines += [r"\bottomrule", r"\end{tabular}}"]
+    if notes:
+        lines.append(r"\par\smallskip\footnotesize " + " ".join(_tex(f"{a}: {n}.") for a, n in notes))
+    return "\n".join([*lines, r"\end{table}"])
