@@ -4,7 +4,7 @@ AGENTS: dict[str, str] = {
     "noop": "lewm_bench.agents.scripted:NOOP",
     "random": "lewm_bench.agents.scripted:RANDOM",
     "oracle": "lewm_bench.agents.oracle:ORACLE",
-    "gcbc": "lewm_bench.agents.gcbc:GCBC",
+    "gcbc": "lewm_bench.agents.gcbc:GCBC_FAMILY",
     "dino-wm": "lewm_bench.agents.dino_wm:DINO_WM",
     "lewm": "lewm_bench.agents.lewm:LEWM",
 }

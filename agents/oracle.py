@@ -1,0 +1,130 @@
+"""Oracles: the same planner on the true simulator. The ceiling of the planner, and what separates its two parts.
+
+``oracle`` scores plans by the true distance to the goal. ``LatentOracle`` simulates truly but scores by the distance
+in a model's latent space: if it fails, the latent metric is at fault and not the learned dynamics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lewm_bench.agent import AgentConfig, Family, Loaded, Setting, primitive_actions
+from lewm_bench.env import GoalEnv
+from lewm_bench.planning import CEMConfig, cem, goal_distance, next_mean
+from lewm_bench.types import Goals, Past, WorldModel
+
+
+class Simulation:
+    """Plans (B, S, H, A) in z-scored action space, executed by the simulator from the true states (B, X)."""
+
+    def __init__(self, env: GoalEnv, frame_skip: int, mean: np.ndarray, std: np.ndarray) -> None:
+        self.env, self.frame_skip = env, frame_skip
+        self._mean, self._std = torch.as_tensor(mean), torch.as_tensor(std)
+
+    def denormalize(self, plans: Tensor) -> Tensor:
+        """(..., A) z-scores to environment units."""
+        return (plans.cpu().unflatten(-1, (self.frame_skip, -1)) * self._std + self._mean).flatten(-2)
+
+    def states(self, states: np.ndarray, plans: Tensor) -> np.ndarray:
+        """True states (B, S, H, X) after each block."""
+        B, S, H, A = plans.shape
+        actions = self.denormalize(plans).reshape(B * S, H * self.frame_skip, A // self.frame_skip).numpy()
+        after = self.env.simulate(np.repeat(states, S, 0), actions)[:, self.frame_skip - 1 :: self.frame_skip]
+        return after.reshape(B, S, H, -1)
+
+
+class SimulatorAgent:
+    """CEM on the true simulator; ``distance(states (B, S, H, X)) -> (B, S, H)`` is made from the goals by subclasses."""
+
+    history = 1
+
+    def __init__(self, simulation: Simulation, config: CEMConfig) -> None:
+        self.simulation, self.config = simulation, config
+        self.frame_skip = simulation.frame_skip
+
+    def start(self, goals: Goals, rngs: Sequence[np.random.Generator]) -> SimulatorController:
+        return SimulatorController(self, self.goal_distance(goals), rngs)
+
+    def goal_distance(self, goals: Goals):
+        """A function from true states (B, S, H, X) to distances (B, S, H), a tensor."""
+        env = self.simulation.env
+        return lambda states: torch.from_numpy(env.distance(states, goals.states[:, None, None]))
+
+
+class SimulatorController:
+    """One batch of episodes of a ``SimulatorAgent``."""
+
+    def __init__(self, agent: SimulatorAgent, distance, rngs: Sequence[np.random.Generator]) -> None:
+        self._agent, self._distance, self._rngs = agent, distance, rngs
+        self._last: Tensor | None = None
+
+    def encode(self, past: Past) -> np.ndarray:
+        return past.states
+
+    def search(self, states: np.ndarray) -> np.ndarray:
+        agent, config = self._agent, self._agent.config
+
+        def cost(plans: Tensor) -> Tensor:
+            after = agent.simulation.states(states, plans)
+            after = after[:, :, -1:] if config.objective == "final" else after
+            return self._distance(after).sum(-1).to(plans)
+
+        block = agent.frame_skip * agent.simulation.env.action_space.shape[0]
+        start = next_mean(config, self._last, len(self._rngs), block, torch.device("cpu"))
+        self._last = cem(cost, start, config, self._rngs).actions
+        return primitive_actions(agent.simulation.denormalize(self._last[:, : config.receding]), agent.frame_skip)
+
+
+class LatentOracle(SimulatorAgent):
+    """True dynamics, but the cost is the distance of the rendered outcome to the goal in ``model``'s latent space."""
+
+    def __init__(
+        self, simulation: Simulation, config: CEMConfig, model: WorldModel, device: torch.device, chunk: int = 512
+    ) -> None:
+        super().__init__(simulation, config)
+        self._model, self._device, self._chunk = model, device, chunk
+
+    @torch.inference_mode()
+    def _encode(self, frames: np.ndarray) -> Tensor:
+        """(N, h, w, 3) uint8 to (N, *L), a chunk at a time."""
+        images = torch.from_numpy(frames).permute(0, 3, 1, 2)[:, None]
+        return torch.cat([self._model.encode(part.to(self._device))[:, 0] for part in images.split(self._chunk)])
+
+    def goal_distance(self, goals: Goals):
+        with torch.inference_mode():
+            goal = self._model.encode(goals.frames[:, None].to(self._device))[:, 0]  # (B, *L)
+
+        def distance(states: np.ndarray) -> Tensor:
+            frames = self.simulation.env.render_states(states.reshape(-1, states.shape[-1]))
+            return goal_distance(self._encode(frames).unflatten(0, states.shape[:3]), goal)
+
+        return distance
+
+
+class OracleFamily(Family):
+    """``oracle``."""
+
+    kind = "privileged"
+    plans = True
+
+    def load(self, setting: Setting[AgentConfig], checkpoint: Path | None) -> Loaded:
+        simulation = simulation_of(setting)
+        return Loaded(
+            SimulatorAgent(simulation, setting.cem),
+            "Oracle (same planner, true simulator and distance)",
+            note="sees the true state",
+        )
+
+
+def simulation_of(setting: Setting) -> Simulation:
+    """The setting's environment behind the action scale of its training data."""
+    mean, std = setting.dataset.action_statistics("train")
+    return Simulation(setting.env, setting.config.frame_skip, mean, std)
+
+
+ORACLE = OracleFamily()

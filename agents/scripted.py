@@ -1,0 +1,58 @@
+"""The floors: do nothing, and do anything. Every success rate is read against them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lewm_bench.agent import AgentConfig, Family, Loaded, Setting
+from lewm_bench.types import Goals, Past
+
+
+class Scripted:
+    """Executes (B, frame_skip, action_dim) actions made by ``draw(rng)`` per episode; looks at nothing."""
+
+    def __init__(self, frame_skip: int, draw) -> None:
+        self.history, self.frame_skip = 1, frame_skip
+        self._draw = draw
+        self._rngs: Sequence[np.random.Generator] = ()
+
+    def start(self, goals: Goals, rngs: Sequence[np.random.Generator]) -> Scripted:
+        controller = Scripted(self.frame_skip, self._draw)
+        controller._rngs = rngs
+        return controller
+
+    def encode(self, past: Past) -> None:
+        return None
+
+    def search(self, encoded: None) -> np.ndarray:
+        return np.stack([self._draw(rng) for rng in self._rngs])
+
+
+class ScriptedFamily(Family):
+    """``noop`` and ``random``."""
+
+    kind = "floor"
+    cost = 0.001
+
+    def __init__(self, label: str, draw) -> None:
+        self._label, self._draw = label, draw
+
+    def load(self, setting: Setting[AgentConfig], checkpoint: Path | None) -> Loaded:
+        space, skip = setting.env.action_space, setting.config.frame_skip
+        return Loaded(Scripted(skip, lambda rng: self._draw(rng, space, skip)), self._label)
+
+
+def _zeros(rng: np.random.Generator, space, steps: int) -> np.ndarray:
+    del rng
+    return np.zeros((steps, *space.shape), np.float32)
+
+
+def _uniform(rng: np.random.Generator, space, steps: int) -> np.ndarray:
+    return rng.uniform(space.low, space.high, (steps, *space.shape)).astype(np.float32)
+
+
+NOOP = ScriptedFamily("No action", _zeros)
+RANDOM = ScriptedFamily("Random actions", _uniform)

@@ -1,0 +1,245 @@
+"""Agent families: how an agent of one name is configured, trained, stored and loaded; and planning with world models.
+
+A family is the unit of registration. The runner asks it to ``train`` (if it trains) and to ``load``; what it gets
+back acts through the small ``Agent`` and ``Controller`` protocols of ``lewm_bench.types``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lewm_bench.checkpoint import load_weights, save_checkpoint
+from lewm_bench.config import Config
+from lewm_bench.data import Dataset
+from lewm_bench.env import GoalEnv
+from lewm_bench.errors import UserError
+from lewm_bench.planning import CEMConfig, cem, latent_cost, next_mean
+from lewm_bench.rng import stream, torch_stream
+from lewm_bench.store import Store
+from lewm_bench.train import TrainConfig, TrainingLog, train
+from lewm_bench.types import Agent, Controller, Goals, Past, WorldModel
+
+
+class AgentConfig(Config):
+    """What every agent has; the defaults are the LeWM paper's."""
+
+    frame_skip: int = Field(5, ge=1)  # environment steps per action block
+    history: int = Field(3, ge=1)  # frames of context
+    train: TrainConfig = TrainConfig()
+
+
+C = TypeVar("C", bound=AgentConfig)
+
+
+@dataclass(frozen=True)
+class Setting(Generic[C]):
+    """Everything that determines one agent in one cell."""
+
+    env: GoalEnv
+    env_id: str
+    agent: str  # the registered name, with its variant
+    dataset: Dataset
+    dataset_key: str
+    config: C
+    cem: CEMConfig
+    seed: int
+    device: torch.device
+    store: Store
+    progress: bool = False
+
+    @property
+    def image_size(self) -> int:
+        return int(self.env.observation_space.shape[0])
+
+    @property
+    def action_dim(self) -> int:
+        return int(self.env.action_space.shape[0])
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An agent ready to act, and what a table says of it."""
+
+    agent: Agent
+    label: str
+    weights: Literal["trained", "random", "pretrained", "none"] = "none"
+    parameters: int | None = None
+    tokens_per_frame: int | None = None
+    model: WorldModel | None = None
+    note: str = ""
+
+
+class Family(ABC):
+    """One registered name."""
+
+    Config: ClassVar[type[AgentConfig]] = AgentConfig
+    kind: ClassVar[Literal["world model", "policy", "privileged", "floor"]]
+    trainable: ClassVar[bool] = False
+    plans: ClassVar[bool] = False  # searches with the CEM, whose settings then belong to its results
+    schema: ClassVar[int] = 1  # raise it when the code changes what a config trains to
+    cost: ClassVar[float] = 1.0  # seconds per training step and per decision relative to others, for the time left
+
+    def configure(self, overrides: dict, variant: str | None) -> AgentConfig:
+        """The config of ``name`` or ``name:variant``.
+
+        Raises:
+            UserError: the family has no variants.
+        """
+        if variant is not None:
+            raise UserError(f"this agent has no variants, got {variant!r} behind the colon")
+        return self.Config(**overrides)
+
+    def requirements(self, setting: Setting) -> None:
+        """Raise ``NotRun`` if this agent cannot run here, saying what to do; called before anything expensive."""
+
+    def train(self, setting: Setting, folder: Path) -> TrainingLog:
+        """Train and leave a checkpoint in ``folder``, going on from what an interrupted call left there."""
+        raise UserError("this agent does not train")
+
+    @abstractmethod
+    def load(self, setting: Setting, checkpoint: Path | None) -> Loaded:
+        """The agent, from its checkpoint folder if it trains."""
+
+
+def train_module(setting: Setting, model_of, batch, folder: Path) -> TrainingLog:
+    """Initialise a module from the setting's seed, train it, and save its checkpoint.
+
+    Args:
+        model_of: makes the module; called with weights drawn from the stream (seed, "init", agent).
+        batch: function of a step index.
+    """
+    with torch_stream(setting.seed, "init", setting.agent):
+        model = model_of()
+    model.to(setting.device)
+    log = train(
+        model,
+        batch,
+        setting.config.train,
+        seed=setting.seed,
+        device=setting.device,
+        folder=folder,
+        description=f"train {setting.agent}",
+        progress=setting.progress,
+    )
+    save_checkpoint(folder, model, card_of(setting))
+    return log
+
+
+def card_of(setting: Setting) -> dict:
+    """What must be known to use a checkpoint without the run that made it."""
+    return {
+        "agent": setting.agent,
+        "config": setting.config.model_dump(mode="json"),
+        "env": setting.env_id,
+        "image_size": setting.image_size,
+        "action_dim": setting.action_dim,
+        "dataset": setting.dataset_key,
+        "seed": setting.seed,
+        "torch": torch.__version__,
+    }
+
+
+def clip_batches(setting: Setting, frames: int, frame_skip: int):
+    """A function from a step index to the training clips of that step, drawn from (seed, "batch", step)."""
+    clips = setting.dataset.clips("train", frames, frame_skip)
+
+    def batch(index: int):
+        return clips.sample(stream(setting.seed, "batch", index), setting.config.train.batch_size)
+
+    return batch
+
+
+class TrainedWorldModel(Family):
+    """A family whose agent is a module that plans in its own latent space."""
+
+    kind = "world model"
+    trainable = True
+    plans = True
+
+    @abstractmethod
+    def build(self, setting: Setting) -> nn.Module:
+        """The untrained ``WorldModel``."""
+
+    @abstractmethod
+    def label(self, setting: Setting) -> str:
+        """Its name for people, with every substitute named."""
+
+    def train(self, setting: Setting, folder: Path) -> TrainingLog:
+        def build() -> nn.Module:
+            model = self.build(setting)
+            model.action_scale.fit(*setting.dataset.action_statistics("train"))
+            return model
+
+        batch = clip_batches(setting, setting.config.history + 1, setting.config.frame_skip)
+        return train_module(setting, build, batch, folder)
+
+    def load(self, setting: Setting, checkpoint: Path | None) -> Loaded:
+        with torch_stream(setting.seed, "init", "load"):
+            model = self.build(setting)
+        if checkpoint is not None:
+            load_weights(model, checkpoint)
+        model.to(setting.device).eval().requires_grad_(False)
+        return Loaded(
+            PlanningAgent(model, setting.cem, setting.device),
+            self.label(setting),
+            "random" if checkpoint is None else "trained",
+            sum(p.numel() for p in model.parameters()),
+            model.tokens_per_frame,
+            model,
+        )
+
+
+class Encoded(NamedTuple):
+    """Context in latent space."""
+
+    latents: Tensor  # (B, T, *L)
+    actions: Tensor  # (B, T-1, A) z-scored
+
+
+class PlanningAgent:
+    """Plans with a world model: encode context and goal once, search in latent space, execute, plan again."""
+
+    def __init__(self, model: WorldModel, config: CEMConfig, device: torch.device) -> None:
+        self.model, self.config, self.device = model, config, device
+        self.history, self.frame_skip = model.history, model.frame_skip
+
+    def start(self, goals: Goals, rngs: Sequence[np.random.Generator]) -> Controller:
+        with torch.inference_mode():
+            goal = self.model.encode(goals.frames[:, None].to(self.device))[:, 0]
+        return LatentController(self, goal, rngs)
+
+
+class LatentController:
+    """One batch of episodes of a ``PlanningAgent``."""
+
+    def __init__(self, agent: PlanningAgent, goal: Tensor, rngs: Sequence[np.random.Generator]) -> None:
+        self._agent, self._goal, self._rngs = agent, goal, rngs
+        self._last: Tensor | None = None
+
+    @torch.inference_mode()
+    def encode(self, past: Past) -> Encoded:
+        model, device = self._agent.model, self._agent.device
+        return Encoded(model.encode(past.frames.to(device)), model.normalize_actions(past.actions.to(device)))
+
+    @torch.inference_mode()
+    def search(self, encoded: Encoded) -> np.ndarray:
+        model, config = self._agent.model, self._agent.config
+        cost = latent_cost(model, encoded.latents, encoded.actions, self._goal, config)
+        start = next_mean(config, self._last, len(self._rngs), encoded.actions.shape[-1], self._agent.device)
+        self._last = cem(cost, start, config, self._rngs).actions
+        return primitive_actions(model.denormalize_actions(self._last[:, : config.receding]), model.frame_skip)
+
+
+def primitive_actions(blocks: Tensor, frame_skip: int) -> np.ndarray:
+    """(B, k, A) blocks to (B, k * frame_skip, action_dim) actions."""
+    actions = blocks.float().cpu().numpy()
+    return actions.reshape(len(actions), actions.shape[1] * frame_skip, -1)

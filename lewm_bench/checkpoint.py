@@ -1,0 +1,83 @@
+"""Checkpoints: a folder of ``model.safetensors`` and ``card.json``. Tensors and JSON only; nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from lewm_bench.errors import UserError
+from lewm_bench.files import write_bytes, write_text
+
+WEIGHTS = "model.safetensors"
+CARD = "card.json"
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors to a safetensors file, atomically."""
+    write_bytes(path, save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"no weights at {path}; train the agent first or name another checkpoint folder")
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}); delete its folder and train again")
+
+
+def save_checkpoint(folder: Path, model: nn.Module, card: dict[str, Any]) -> None:
+    """Write the weights and what one must know to use them."""
+    save_tensors(folder / WEIGHTS, model.state_dict())
+    write_text(folder / CARD, json.dumps(card, indent=1, sort_keys=True))
+
+
+def load_card(folder: Path) -> dict[str, Any]:
+    """The card of a checkpoint folder.
+
+    Raises:
+        UserError: there is none, or it is not JSON.
+    """
+    path = folder / CARD
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} is not a checkpoint: it has no {CARD}")
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete its folder and train again")
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Fill ``model`` from a checkpoint folder; every tensor must be there, have its shape, and be used.
+
+    Raises:
+        UserError: names, shapes or the file itself do not fit.
+    """
+    load_strict(model, load_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
+
+
+def load_strict(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Copy ``tensors`` into ``model``, strict in both directions; ``source`` names them in errors."""
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    wrong = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
+    if missing or extra or wrong:
+        parts = [
+            f"{len(names)} {what} (first: {sorted(names)[0]})"
+            for what, names in (("missing", missing), ("unexpected", extra), ("of another shape", wrong))
+            if names
+        ]
+        raise UserError(f"{source} does not fit this model: tensors {', '.join(parts)}; check the config it came with")
+    with torch.no_grad():
+        model.load_state_dict(tensors)

@@ -1,0 +1,213 @@
+"""Send an agent on start and goal pairs and measure what happens: one ``PairResult`` per pair.
+
+Shapes: B episodes side by side, T frames of context, X state size, A numbers of an action block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+
+from lewm_bench.agents.oracle import LatentOracle, simulation_of
+from lewm_bench.agent import Loaded, Setting
+from lewm_bench.config import Config
+from lewm_bench.data import Dataset
+from lewm_bench.device import Stopwatch
+from lewm_bench.env import GoalEnv
+from lewm_bench.errors import UserError, unknown
+from lewm_bench.protocol import PROTOCOLS, Pairs, Protocol
+from lewm_bench.rng import stream
+from lewm_bench.statistics import spearman
+from lewm_bench.types import Agent, Goals, Past
+
+
+class EvalConfig(Config):
+    """What is evaluated. ``protocol`` decides the rest (docs/protocol.md)."""
+
+    protocol: str = "clean-1"
+    num_pairs: int = Field(100, ge=1)
+    goal_offset: tuple[int, ...] = (25, 50)  # environment steps from start to goal in the data
+    split: str = "test"  # val to tune; the test episodes are for reporting
+    budget: int | None = Field(None, ge=1)  # environment steps; None: as the protocol says
+    batch: int = Field(1, ge=1)  # episodes planned together; times are then per episode of the batch
+    latent_oracle_pairs: int = Field(20, ge=0)  # of the first offset and seed
+    correlation_frames: int = Field(256, ge=2)
+
+    @field_validator("goal_offset", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, int) else value
+
+    @field_validator("protocol")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in PROTOCOLS:
+            raise ValueError(str(unknown("protocol", value, PROTOCOLS)))
+        return value
+
+    @property
+    def rules(self) -> Protocol:
+        """The protocol itself."""
+        return PROTOCOLS[self.protocol]
+
+
+class PairResult(Config):
+    """One episode: from the start of a pair towards its goal until the budget is spent."""
+
+    pair: int
+    hit: bool
+    held: bool
+    steps_to_hit: int | None
+    distance_start: float
+    distance_end: float
+    encode_seconds: tuple[float, ...]  # of each plan
+    search_seconds: tuple[float, ...]
+    env_seconds: float
+    states: tuple[tuple[float, ...], ...]  # (budget + 1, X), from which videos are drawn
+
+
+def evaluate(
+    agent: Agent,
+    setting: Setting,
+    pairs: Pairs,
+    budget: int,
+    *,
+    goal_offset: int,
+    real_history: bool,
+    batch: int = 1,
+    skip: Sequence[int] = (),
+) -> Iterator[PairResult]:
+    """The results of all pairs not in ``skip``, as they are measured.
+
+    Each episode plans with the stream (seed, "plan", env, agent, offset, pair), so results do not depend on the batch.
+    """
+    context = _context_lengths(setting.dataset, pairs, agent, real_history)
+    waiting = [i for i in range(len(pairs)) if i not in set(skip)]
+    if waiting:
+        _warm_up(agent, setting, pairs, waiting[0], int(context[waiting[0]]))
+    for length in sorted(set(context[waiting].tolist())):  # a batch has one context length
+        group = [i for i in waiting if context[i] == length]
+        for begin in range(0, len(group), batch):
+            members = group[begin : begin + batch]
+            rngs = [stream(setting.seed, "plan", setting.env_id, setting.agent, goal_offset, i) for i in members]
+            yield from _episodes(agent, setting, pairs, members, length, rngs, budget)
+
+
+def _context_lengths(dataset: Dataset, pairs: Pairs, agent: Agent, real_history: bool) -> np.ndarray:
+    """(n,) frames before the start that the data has and the agent wants."""
+    if not real_history:
+        return np.zeros(len(pairs), np.int64)
+    available = (pairs.start_row - dataset.starts[pairs.episode]) // agent.frame_skip
+    return np.minimum(available, agent.history - 1)
+
+
+def _warm_up(agent: Agent, setting: Setting, pairs: Pairs, index: int, length: int) -> None:
+    """One discarded decision, so that no measured one pays for lazy initialisation."""
+    for _ in _episodes(agent, setting, pairs, [index], length, [stream(setting.seed, "warm-up")], agent.frame_skip):
+        pass
+
+
+def _episodes(
+    agent: Agent,
+    setting: Setting,
+    pairs: Pairs,
+    members: list[int],
+    length: int,
+    rngs: Sequence[np.random.Generator],
+    budget: int,
+) -> Iterator[PairResult]:
+    """Run a batch of episodes together."""
+    env, dataset, device = setting.env, setting.dataset, setting.device
+    start, goal = pairs.start_row[members], dataset.states[pairs.goal_row[members]]
+    rows = start[:, None] + np.arange(-length, 1) * agent.frame_skip  # (B, T)
+    frames = dataset.frames[rows]  # (B, T, h, w, 3)
+    actions = dataset.actions[start[:, None] + np.arange(-length * agent.frame_skip, 0)]  # (B, length*skip, action_dim)
+    states = dataset.states[start][:, None]  # (B, 1 + steps so far, X)
+    encode_seconds, search_seconds, env_watch = [], [], 0.0
+    with Stopwatch(device) as watch:
+        controller = agent.start(Goals(_images(dataset.frames[pairs.goal_row[members]]), goal), rngs)
+    goal_seconds = watch.seconds
+    while (done := states.shape[1] - 1) < budget:
+        past = _past(frames, actions, states[:, -1], agent)
+        with Stopwatch(device) as encode:
+            encoded = controller.encode(past)
+        with Stopwatch(device) as search:
+            chosen = controller.search(encoded)
+        encode_seconds.append((encode.seconds + goal_seconds) / len(members))
+        search_seconds.append(search.seconds / len(members))
+        goal_seconds = 0.0
+        with Stopwatch(device) as watch:
+            chosen = np.clip(chosen[:, : budget - done], env.action_space.low, env.action_space.high)
+            after = env.simulate(states[:, -1], chosen)  # (B, k, X)
+            states = np.concatenate([states, after], 1)
+            actions = np.concatenate([actions, chosen.astype(np.float32)], 1)
+            frames = np.concatenate([frames, _render(env, after[:, agent.frame_skip - 1 :: agent.frame_skip])], 1)
+        env_watch += watch.seconds / len(members)
+    for b, index in enumerate(members):
+        yield _result(env, index, states[b], goal[b], encode_seconds, search_seconds, env_watch)
+
+
+def _result(env: GoalEnv, pair: int, states, goal, encode_seconds, search_seconds, env_seconds: float) -> PairResult:
+    distances = env.distance(states, goal)
+    reached = env.reached(states, goal)
+    hits = np.flatnonzero(reached)
+    return PairResult(
+        pair=pair,
+        hit=bool(len(hits)),
+        held=bool(reached[-1]),
+        steps_to_hit=int(hits[0]) if len(hits) else None,
+        distance_start=float(distances[0]),
+        distance_end=float(distances[-1]),
+        encode_seconds=tuple(encode_seconds),
+        search_seconds=tuple(search_seconds),
+        env_seconds=env_seconds,
+        states=tuple(map(tuple, states.tolist())),
+    )
+
+
+def _past(frames: np.ndarray, actions: np.ndarray, states: np.ndarray, agent: Agent) -> Past:
+    """The last ``history`` frames and the blocks between them."""
+    frames = frames[:, -agent.history :]
+    blocks = frames.shape[1] - 1
+    recent = actions[:, actions.shape[1] - blocks * agent.frame_skip :]  # (B, blocks * frame_skip, action_dim)
+    size = agent.frame_skip * actions.shape[2]
+    return Past(_images(frames), torch.from_numpy(recent.reshape(len(recent), blocks, size).copy()), states)
+
+
+def _images(frames: np.ndarray) -> torch.Tensor:
+    """(..., h, w, 3) to (..., 3, h, w)."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -3)))
+
+
+def _render(env: GoalEnv, states: np.ndarray) -> np.ndarray:
+    """(B, k, X) states to (B, k, h, w, 3) frames."""
+    return env.render_states(states.reshape(-1, states.shape[-1])).reshape(
+        *states.shape[:2], *env.observation_space.shape
+    )
+
+
+def latent_oracle(loaded: Loaded, setting: Setting, pairs: Pairs, budget: int, goal_offset: int, n: int) -> float:
+    """The share of the first ``n`` pairs that the true simulator hits when it plans with the model's own latent cost."""
+    if loaded.model is None:
+        raise UserError(f"{setting.agent} is not a world model and has no latent cost")
+    agent = LatentOracle(simulation_of(setting), setting.cem, loaded.model, setting.device)
+    first = Pairs(pairs.episode[:n], pairs.start_row[:n], pairs.goal_row[:n], pairs.drawn, pairs.solved_at_start)
+    results = evaluate(agent, setting, first, budget, goal_offset=goal_offset, real_history=False)
+    return float(np.mean([r.hit for r in results]))
+
+
+@torch.inference_mode()
+def distance_rank_correlation(loaded: Loaded, setting: Setting, split: str, num_frames: int) -> float:
+    """Spearman's correlation of latent and true distance over all pairs of ``num_frames`` random frames of a split."""
+    rows = setting.dataset.rows(split)
+    rng = stream(0, "rank correlation", setting.env_id, split)
+    rows = np.sort(rng.choice(rows, size=min(num_frames, len(rows)), replace=False))
+    frames = _images(setting.dataset.frames[rows])[:, None]
+    latents = torch.cat([loaded.model.encode(part.to(setting.device))[:, 0] for part in frames.split(64)]).flatten(1)
+    i, j = np.triu_indices(len(rows), 1)
+    latent = torch.cdist(latents.float(), latents.float()).cpu().numpy()[i, j]
+    states = setting.dataset.states[rows]
+    return float(spearman(latent, setting.env.distance(states[i], states[j])))

@@ -1,0 +1,226 @@
+"""The one training loop, for anything with a loss. Resumes after a kill and then ends where it would have ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lewm_bench.checkpoint import load_strict, load_tensors, save_tensors
+from lewm_bench.config import Config
+from lewm_bench.errors import TrainingFailed, UserError
+from lewm_bench.files import write_text
+from lewm_bench.rng import torch_seed, torch_stream
+from lewm_bench.types import Clip
+
+logger = logging.getLogger(__name__)
+
+COLLAPSED_STD = 0.02
+PATIENCE = 5  # logged steps in a row that must look collapsed
+
+
+class TrainConfig(Config):
+    """Optimisation of the LeWM paper (appendix D). The budget is in steps, so that a run repeats."""
+
+    steps: int = Field(100_000, ge=1)
+    batch_size: int = Field(128, ge=2)
+    learning_rate: float = Field(5e-5, gt=0)
+    weight_decay: float = 1e-3  # on matrices
+    warmup: float = Field(0.01, ge=0, lt=1)  # share of the steps
+    clip_norm: float = 1.0
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    log_every: int = Field(20, ge=1)
+    save_every: int = Field(200, ge=1)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where training is; a loss may schedule by it and draws its random numbers from its generator."""
+
+    index: int
+    total: int
+    generator: torch.Generator  # CPU, of this step alone
+    log: bool  # diagnostics are wanted
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, 0 to 1."""
+        return self.index / self.total
+
+
+class Trainable(Protocol):
+    """What ``train`` needs: a module with ``loss``."""
+
+    def loss(self, batch, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total, and named scalars for the log. ``latent_std`` among them is watched for collapse."""
+
+
+@dataclass
+class TrainingLog:
+    """Columns of the training curve, one entry per logged step, and the seconds that training took."""
+
+    columns: dict[str, list[float | None]] = field(default_factory=lambda: {"step": []})
+    seconds: float = 0.0
+
+    def add(self, step: int, parts: dict[str, float]) -> None:
+        """Append one logged step."""
+        self.columns["step"].append(step)
+        for name, value in parts.items():
+            self.columns.setdefault(name, []).append(value if math.isfinite(value) else None)
+
+
+def learning_rate(config: TrainConfig, index: int) -> float:
+    """Linear warm-up from 0, then a cosine to 0, as a function of the step alone."""
+    warmup = round(config.warmup * config.steps)
+    if index < warmup:
+        return config.learning_rate * (index + 1) / warmup
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (index - warmup) / max(1, config.steps - warmup)))
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW on the parameters that train, with weight decay on matrices only."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def train(
+    model: nn.Module,
+    batch: Callable[[int], Clip | tuple[Tensor, ...]],
+    config: TrainConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    folder: Path,
+    description: str = "train",
+    progress: bool = True,
+) -> TrainingLog:
+    """Train ``model`` in place and return its log; a kill loses at most ``save_every`` steps.
+
+    Args:
+        batch: the training batch of a step index; must depend on nothing else.
+        folder: where the unfinished state lives; ``folder/state`` is removed at the end.
+
+    Raises:
+        TrainingFailed: the loss is not finite, or the latents have collapsed.
+    """
+    from lightning_fabric import Fabric
+
+    fabric = Fabric(
+        accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1, precision=config.precision
+    )
+    optimizer = make_optimizer(model, config)
+    state = folder / "state"
+    log = TrainingLog()
+    first = _resume(state, model, optimizer, log) if state.exists() else 0
+    wrapped, optimizer = fabric.setup(model, optimizer)
+    wrapped.mark_forward_method("loss")
+    wrapped.train()
+    started = time.perf_counter() - log.seconds
+    bar = tqdm(total=config.steps, initial=first, desc=description, unit="step", disable=not progress, leave=False)
+    for index in range(first, config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, index)
+        step = Step(
+            index,
+            config.steps,
+            torch.Generator().manual_seed(torch_seed(seed, "loss", index)),
+            index % config.log_every == 0 or index == config.steps - 1,
+        )
+        data = _to_device(batch(index), device)
+        with torch_stream(seed, "dropout", index):
+            loss, parts = wrapped.loss(data, step)
+            optimizer.zero_grad()
+            fabric.backward(loss)
+        fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
+        optimizer.step()
+        if step.log:
+            log.add(index, {"loss": float(loss), **{name: float(value) for name, value in parts.items()}})
+            bar.set_postfix({name: f"{values[-1]:.3g}" for name, values in log.columns.items() if _shown(name, values)})
+            _watch(log, index)
+        bar.update()
+        if (index + 1) % config.save_every == 0 and index + 1 < config.steps:
+            log.seconds = time.perf_counter() - started
+            _save(state, index + 1, model, optimizer, log)
+    bar.close()
+    log.seconds = time.perf_counter() - started
+    shutil.rmtree(state, ignore_errors=True)
+    model.eval()
+    return log
+
+
+def _shown(name: str, values: list[float | None]) -> bool:
+    return name not in ("step", "loss") and values[-1] is not None
+
+
+def _watch(log: TrainingLog, index: int) -> None:
+    if log.columns["loss"][-1] is None:
+        raise TrainingFailed(f"the loss is not a finite number at step {index}; try a lower train.learning_rate")
+    recent = log.columns.get("latent_std", [])[-PATIENCE:]
+    if len(recent) == PATIENCE and all(s is not None and s < COLLAPSED_STD for s in recent):
+        raise TrainingFailed(
+            f"the latents collapsed (standard deviation {recent[-1]:.4f} < {COLLAPSED_STD} at step {index}); "
+            "raise sigreg_weight or lower train.learning_rate"
+        )
+
+
+def _to_device(batch, device: torch.device):
+    if isinstance(batch, Clip):
+        return Clip(batch.frames.to(device, non_blocking=True), batch.actions.to(device, non_blocking=True))
+    return tuple(t.to(device, non_blocking=True) for t in batch)
+
+
+def _save(state: Path, index: int, model: nn.Module, optimizer: torch.optim.Optimizer, log: TrainingLog) -> None:
+    """Write step ``index`` beside the older state, then point to it; a kill in between leaves the older one valid."""
+    folder = state / f"step-{index}"
+    save_tensors(folder / "model.safetensors", model.state_dict())
+    moments = {
+        f"{number}.{name}": torch.as_tensor(value)
+        for number, entry in optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+    }
+    save_tensors(folder / "optimizer.safetensors", moments)
+    content = {"step": index, "columns": log.columns, "seconds": log.seconds}
+    write_text(state / "state.json", json.dumps(content))
+    for old in state.glob("step-*"):
+        if old != folder:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _resume(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer, log: TrainingLog) -> int:
+    """Restore the last saved step and return it; an unreadable state starts the training again, with a warning."""
+    try:
+        content = json.loads((state / "state.json").read_text())
+        folder = state / f"step-{content['step']}"
+        tensors = load_tensors(folder / "model.safetensors")
+        moments = load_tensors(folder / "optimizer.safetensors")
+        load_strict(model, tensors, str(folder))
+        _restore(optimizer, moments)
+    except (FileNotFoundError, json.JSONDecodeError, KeyError, UserError) as error:
+        logger.warning("the saved training state in %s is unreadable (%s); training starts again", state, error)
+        return 0
+    log.columns, log.seconds = content["columns"], content["seconds"]
+    logger.info("training goes on at step %d", content["step"])
+    return content["step"]
+
+
+def _restore(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name, value in moments.items():
+        number, key = name.split(".", 1)
+        entries.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
