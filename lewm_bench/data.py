@@ -179,9 +179,14 @@ class Clips:
         """The clips of (B,) indices: frames (B, T, 3, h, w) uint8, actions (B, T-1, frame_skip x action_dim) float32."""
         starts = self.starts[np.asarray(indices)][:, None]
         frames = self.dataset.frames[starts + np.arange(self.frames) * self.frame_skip]  # (B, T, h, w, 3)
+        return Clip(torch.from_numpy(frames).permute(0, 1, 4, 2, 3).contiguous(), self.action_blocks(indices))
+
+    def action_blocks(self, indices: np.ndarray) -> torch.Tensor:
+        """The actions alone, (B, T-1, frame_skip x action_dim) float32."""
+        starts = self.starts[np.asarray(indices)][:, None]
         actions = self.dataset.actions[starts + np.arange((self.frames - 1) * self.frame_skip)]
         blocks = actions.reshape(len(starts), self.frames - 1, self.frame_skip * actions.shape[-1])
-        return Clip(torch.from_numpy(frames).permute(0, 1, 4, 2, 3).contiguous(), torch.from_numpy(blocks))
+        return torch.from_numpy(blocks)
 
     def sample(self, rng: np.random.Generator, batch_size: int) -> Clip:
         """``batch_size`` clips drawn uniformly, with replacement."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import model_validator
@@ -111,45 +113,55 @@ def _uniform(dataset: Dataset, env: GoalEnv, protocol: Protocol, num_pairs: int,
 
 
 def _held_out(dataset: Dataset, env: GoalEnv, protocol: Protocol, num_pairs: int, offset: int, split: str) -> Pairs:
-    """Rounds over the episodes in random order; in each round an episode gives its next admissible start.
+    """The first admissible pairs of the protocol's endless deal."""
+    chosen: list[tuple[int, int]] = []
+    solved = 0
+    for drawn, draw in enumerate(_deal(dataset, env, protocol, offset, split), start=1):
+        solved += draw.solved
+        if draw.kept:
+            chosen.append((draw.episode, draw.start))
+        if len(chosen) == num_pairs:
+            episode, start = np.asarray(chosen, np.int64).T
+            return Pairs(episode, start, start + offset, drawn, solved)
+    raise _too_few(dataset, split, num_pairs, offset, len(chosen), solved)
 
-    An episode that has none left drops out, so the pairs stay as balanced as the data allows.
+
+class _Draw(NamedTuple):
+    episode: int
+    start: int
+    solved: bool
+    kept: bool
+
+
+def _deal(dataset: Dataset, env: GoalEnv, protocol: Protocol, offset: int, split: str) -> Iterator[_Draw]:
+    """Rounds over the episodes in random order; in each round an episode draws until it gives one pair.
+
+    An episode that has no pair left drops out, so the pairs stay as balanced as the data allows. Nothing here knows
+    how many pairs are wanted, so a smaller run is the beginning of a larger one.
     """
     address = (protocol.seed, "pairs", dataset.meta.env, offset, split)
-    waiting = set(dataset.episodes(split).tolist())
-    draws: dict[int, Iterator[tuple[int, bool]]] = {}
-    chosen: list[tuple[int, int]] = []
-    drawn = solved = round_number = 0
-    while len(chosen) < num_pairs:
-        if not waiting:
-            raise _too_few(dataset, split, num_pairs, offset, len(chosen), solved)
-        order = stream(*address, "round", round_number).permutation(sorted(waiting)).tolist()
-        round_number += 1
-        for e in order:
-            if len(chosen) == num_pairs:
-                break
-            if e not in draws:
-                draws[e] = _shuffled_starts(dataset, env, e, offset, stream(*address, "episode", e))
-            for start, is_solved in draws[e]:
-                drawn += 1
-                solved += is_solved
-                if protocol.keep_solved or not is_solved:
-                    chosen.append((e, start))
+    episodes = [e for e in dataset.episodes(split).tolist() if dataset.lengths[e] > offset]
+    left = {e: _shuffled_starts(dataset, env, e, offset, stream(*address, "episode", e)) for e in episodes}
+    for number in itertools.count():
+        if not left:
+            return
+        for e in stream(*address, "round", number).permutation(sorted(left)).tolist():
+            for start, solved in left[e]:
+                kept = protocol.keep_solved or not solved
+                yield _Draw(e, start, solved, kept)
+                if kept:
                     break
             else:
-                waiting.remove(e)
-    episode, start = np.asarray(chosen, np.int64).T
-    return Pairs(episode, start, start + offset, drawn, solved)
+                del left[e]
 
 
 def _shuffled_starts(
     dataset: Dataset, env: GoalEnv, episode: int, offset: int, rng: np.random.Generator
 ) -> Iterator[tuple[int, bool]]:
     """Every start row of one episode in random order, and whether its pair is solved before the first action."""
-    count = max(int(dataset.lengths[episode]) - offset, 0)
-    rows = dataset.starts[episode] + rng.permutation(count)
+    rows = dataset.starts[episode] + rng.permutation(int(dataset.lengths[episode]) - offset)
     solved = env.reached(dataset.states[rows], dataset.states[rows + offset])
-    return zip(rows.tolist(), solved.tolist(), strict=True)
+    yield from zip(rows.tolist(), solved.tolist(), strict=True)
 
 
 def _too_few(dataset: Dataset, split: str, wanted: int, offset: int, found: int, solved: int) -> UserError:

@@ -112,7 +112,7 @@ def test_progress_is_on_stderr_and_can_be_switched_off(tmp_path: Path, capsys) -
 
 
 def test_an_unknown_policy_is_answered_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no policy named 'jiter'.*did you mean 'jitter'"):
+    with pytest.raises(UserError, match=r"no policy named 'jiter'.*did you mean 'jitter'"):
         collect(make_toy(), config(policies={"jiter": 1.0}), 0, tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
 

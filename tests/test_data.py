@@ -195,7 +195,7 @@ def test_fingerprint_depends_on_every_number_and_on_the_splits(tmp_path: Path) -
 
 
 def test_an_unknown_split_is_answered_with_the_known_ones(dataset: Dataset) -> None:
-    with pytest.raises(UserError, match="no split named 'trian'.*did you mean 'train'"):
+    with pytest.raises(UserError, match=r"no split named 'trian'.*did you mean 'train'"):
         dataset.clips("trian", 2, 1)
 
 

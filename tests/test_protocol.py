@@ -83,7 +83,7 @@ def test_clean_pairs_are_admissible_distinct_and_balanced(dataset, env, num_pair
     level = max(used.values())
     assert all(used[e] >= level - 1 or used[e] == available[e] for e in available)
     if num_pairs <= len(available) * min(available.values()):  # no episode ran out
-        assert set(used[e] for e in available) <= {num_pairs // len(available), -(-num_pairs // len(available))}
+        assert {used[e] for e in available} <= {num_pairs // len(available), -(-num_pairs // len(available))}
     assert pairs.drawn - pairs.solved_at_start == num_pairs
 
 

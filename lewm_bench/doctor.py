@@ -1,0 +1,262 @@
+"""What works on this machine, and the command that mends the rest.
+
+Nothing here fails or hangs: whatever could is done in a process of its own with a time limit, or guarded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lewm_bench.store import default_cache
+
+Status = Literal["ok", "warn", "fail"]
+
+GIB = 2**30
+SECONDS = 20.0  # for one process; importing a large package from a cold disk takes several
+HUB_SECONDS = 4.0
+GL_BACKENDS = ("egl", "osmesa", "glfw")
+GL_PROGRAM = """
+import mujoco
+scene = '<mujoco><worldbody><light pos="0 0 3"/><geom size="1"/></worldbody></mujoco>'
+model = mujoco.MjModel.from_xml_string(scene)
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+with mujoco.Renderer(model, 8, 8) as renderer:
+    renderer.update_scene(data)
+    assert renderer.render().any(), "the picture is black"
+"""
+FAMILIES = {  # what a family needs, and how to get it
+    "point maze": (("mujoco", "gymnasium_robotics"), "pip install --upgrade lewm-bench"),
+    "reacher": (("dm_control",), "pip install --upgrade lewm-bench"),
+    "sac-her": (("stable_baselines3",), "pip install --upgrade lewm-bench"),
+    "pusht": (("gym_pusht",), 'pip install "lewm-bench[pusht]"'),
+    "cube": (("ogbench",), 'pip install "lewm-bench[cube]"'),
+    "ray": (("ray",), 'pip install "lewm-bench[ray]"'),
+    "data": (("h5py", "hdf5plugin", "minari"), 'pip install "lewm-bench[data]"'),
+}
+DINOV2 = "facebook/dinov2-small"
+DINOV2_FILES = ("config.json", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the diagnosis."""
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""  # a command or a short sentence; empty when there is nothing to mend
+
+
+def diagnose(cache: Path | None = None, results: Path | None = None) -> list[Check]:
+    """Every check, in the order to show them; takes a few seconds."""
+    cache, results = cache or default_cache(), results or Path("results")
+    jobs: list[tuple[str, Callable[[], Check]]] = [
+        ("python", check_python),
+        ("torch", check_torch),
+        ("memory", check_memory),
+        ("disk: cache", lambda: check_disk("disk: cache", cache)),
+        ("disk: results", lambda: check_disk("disk: results", results)),
+        ("cache", lambda: check_cache(cache)),
+        ("rendering", check_rendering),
+        *((f"packages: {family}", _family_job(family)) for family in FAMILIES),
+        ("dinov2", check_dinov2),
+    ]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(lambda job: _guarded(*job), jobs))
+
+
+def _guarded(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except (OSError, ImportError, RuntimeError, ValueError, AttributeError, subprocess.SubprocessError) as error:
+        return Check(name, "warn", f"could not be checked ({type(error).__name__}: {_last_line(str(error))})")
+
+
+def check_python() -> Check:
+    """The interpreter; an older one than we support could not have imported this."""
+    detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Check("python", "ok", detail)
+
+
+def check_torch() -> Check:
+    """Torch and the devices it sees."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Check("torch", "fail", f"cannot be imported: {_last_line(str(error))}", "pip install --upgrade torch")
+    detail = f"{torch.__version__}, {torch.get_num_threads()} CPU threads of {os.cpu_count()} cores"
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return Check("torch", "ok", f"{detail}, CUDA: {', '.join(names)}")
+    if torch.backends.mps.is_available():
+        return Check("torch", "ok", f"{detail}, MPS")
+    if torch.version.cuda and shutil.which("nvidia-smi"):
+        return Check(
+            "torch", "warn", f"{detail}, a CUDA build that sees no GPU", "nvidia-smi  # is the driver running?"
+        )
+    return Check("torch", "ok", f"{detail}, no GPU: use --profile quick")
+
+
+def check_memory() -> Check:
+    """What this process may use: the machine's memory or the container's limit, whichever is smaller."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):  # Windows
+        return Check("memory", "ok", "not measured on this system")
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = _container_limit()
+    usable, where = (limit, "container limit") if limit and limit < total else (total, "installed")
+    detail = f"{usable / GIB:.1f} GiB {where}"
+    if usable < 3 * GIB:
+        return Check("memory", "warn", detail, "close other programs; use --profile quick")
+    return Check("memory", "ok", detail)
+
+
+def _container_limit() -> int | None:
+    for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        if path.is_file() and (text := path.read_text().strip()).isdigit():
+            return int(text)
+    return None
+
+
+def check_disk(name: str, folder: Path) -> Check:
+    """Free space where ``folder`` is or will be, and whether it can be written."""
+    option = "--cache" if "cache" in name else "--out"
+    folder = folder.expanduser().absolute()
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return Check(name, "fail", f"{folder} cannot be written", f"choose another folder with {option} FOLDER")
+    free = shutil.disk_usage(existing).free
+    detail = f"{free / GIB:.1f} GiB free at {folder}"
+    if free < 5 * GIB:
+        status: Status = "fail" if free < GIB else "warn"
+        return Check(name, status, detail, f"free some space, or choose another disk with {option} FOLDER")
+    return Check(name, "ok", detail)
+
+
+def check_cache(cache: Path, seconds: float = 2.0) -> Check:
+    """How much the cache holds, and what in it can be deleted."""
+    size, complete, deadline = 0, True, time.monotonic() + seconds
+    for folder, _, names in os.walk(cache):
+        size += sum(Path(folder, name).lstat().st_size for name in names)
+        if time.monotonic() > deadline:
+            complete = False
+            break
+    detail = f"{'' if complete else 'more than '}{size / GIB:.2f} GiB in {cache}"
+    damaged = sorted(cache.glob("*/*.corrupt-*")) if cache.is_dir() else []
+    if damaged:
+        return Check(
+            "cache", "warn", f"{detail}, {len(damaged)} damaged stages set aside", f"rm -r {cache}/*/*.corrupt-*"
+        )
+    return Check("cache", "ok", detail)
+
+
+def check_rendering() -> Check:
+    """Which GL backends MuJoCo's own renderer works with; the default renderer needs none."""
+    chosen = os.environ.get("MUJOCO_GL", "").lower()
+    backends = (chosen,) if chosen else GL_BACKENDS
+    with ThreadPoolExecutor(max_workers=len(backends)) as pool:
+        working = [b for b, error in zip(backends, pool.map(_gl_error, backends), strict=True) if error is None]
+    needed = 'needed only for renderer="mujoco"'
+    if chosen:
+        if working:
+            return Check("rendering", "ok", f"MUJOCO_GL={chosen} works ({needed})")
+        return Check("rendering", "warn", f"MUJOCO_GL={chosen} does not work ({needed})", "unset MUJOCO_GL")
+    if working:
+        return Check(
+            "rendering", "ok", f"MuJoCo can use {', '.join(working)} ({needed})", f"export MUJOCO_GL={working[0]}"
+        )
+    remedy = "sudo apt-get install libegl1 libgl1-mesa-dri && export MUJOCO_GL=egl"
+    return Check(
+        "rendering", "warn", f"MuJoCo finds no GL library ({needed})", remedy if sys.platform == "linux" else ""
+    )
+
+
+def _gl_error(backend: str) -> str | None:
+    return _python_error(GL_PROGRAM, {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": ""})
+
+
+def _family_job(family: str) -> Callable[[], Check]:
+    return lambda: check_family(family)
+
+
+def check_family(family: str) -> Check:
+    """Whether the packages of one family of environments or agents can be imported."""
+    name = f"packages: {family}"
+    modules, remedy = FAMILIES[family]
+    missing = [m for m in modules if importlib.util.find_spec(m) is None]
+    if missing:
+        return Check(name, "warn", f"not installed: {', '.join(missing)}", remedy)
+    error = _python_error(f"import {', '.join(modules)}", {})
+    if error is not None:
+        return Check(name, "warn", f"installed, but importing it fails: {error}", f"{remedy} --force-reinstall")
+    return Check(name, "ok", f"{', '.join(modules)} can be imported")
+
+
+def check_dinov2() -> Check:
+    """Whether DINO-WM's pretrained encoder is here or can be downloaded."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if all(isinstance(try_to_load_from_cache(DINOV2, file), str) for file in DINOV2_FILES):
+        return Check("dinov2", "ok", f"{DINOV2} is in the Hugging Face cache")
+    remedy = f"hf download {DINOV2} {' '.join(DINOV2_FILES)}"
+    elsewhere = f"{remedy} --local-dir dinov2-small  # where there is a network; copy the folder here and set dino-wm's weights to it"
+    if constants.HF_HUB_OFFLINE:
+        return Check("dinov2", "warn", f"{DINOV2} is not in the cache and HF_HUB_OFFLINE is set", elsewhere)
+    if reachable(f"{constants.ENDPOINT}/{DINOV2}/resolve/main/{DINOV2_FILES[0]}"):
+        return Check("dinov2", "ok", f"{DINOV2} is not in the cache; the Hub answers and it will be downloaded", remedy)
+    return Check("dinov2", "warn", f"{DINOV2} is not in the cache and {constants.ENDPOINT} does not answer", elsewhere)
+
+
+def reachable(url: str, seconds: float = HUB_SECONDS) -> bool:
+    """Whether ``url`` answers in time. A thread, because looking up a name has no time limit of its own."""
+    answers: list[bool] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds):
+                answers.append(True)
+        except (TimeoutError, urllib.error.URLError, OSError, ValueError):
+            answers.append(False)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answers == [True]
+
+
+def _python_error(program: str, environment: dict[str, str]) -> str | None:
+    """Run a program in a fresh interpreter: None if it succeeds in time, else the last line it wrote."""
+    variables = {k: v for k, v in {**os.environ, **environment}.items() if v}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            check=False,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer in {SECONDS:.0f} s"
+    if done.returncode == 0:
+        return None
+    return _last_line(done.stderr.decode(errors="replace")) or f"exit status {done.returncode}"
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else ""

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lewm_bench import doctor
+from lewm_bench.doctor import Check
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No subprocess and no network: every program fails at once and nothing answers."""
+    monkeypatch.setattr(doctor, "_python_error", lambda program, environment: "no such library")
+    monkeypatch.setattr(doctor, "reachable", lambda url: False)
+
+
+def test_the_diagnosis_is_complete_and_well_formed(quick, tmp_path: Path) -> None:
+    checks = doctor.diagnose(tmp_path / "cache", tmp_path / "results")
+    names = [check.name for check in checks]
+    assert names[:6] == ["python", "torch", "memory", "disk: cache", "disk: results", "cache"]
+    assert {"rendering", "dinov2", "packages: pusht", "packages: cube", "packages: ray", "packages: data"} <= set(names)
+    for check in checks:
+        assert check.status in ("ok", "warn", "fail") and check.detail and "\n" not in check.detail + check.remedy
+    assert not (tmp_path / "cache").exists()  # looking changes nothing
+
+
+def test_a_real_diagnosis_never_fails_and_never_hangs(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    checks = doctor.diagnose(tmp_path, tmp_path)
+    assert time.monotonic() - begin < 60
+    by_name = {check.name: check for check in checks}
+    assert by_name["python"].status == by_name["torch"].status == "ok"
+
+
+def test_a_check_that_breaks_becomes_a_warning(quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Check:
+        raise PermissionError("no")
+
+    monkeypatch.setattr(doctor, "check_memory", broken)
+    memory = next(check for check in doctor.diagnose() if check.name == "memory")
+    assert memory.status == "warn" and "PermissionError" in memory.detail
+
+
+@pytest.mark.parametrize("free, status", [(100, "ok"), (3, "warn"), (0.5, "fail")])
+def test_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: float, status: str) -> None:
+    usage = doctor.shutil._ntuple_diskusage(0, 0, int(free * doctor.GIB))
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
+    check = doctor.check_disk("disk: cache", tmp_path / "not" / "there" / "yet")
+    assert check.status == status and f"{free:.1f} GiB free" in check.detail
+    assert ("--cache" in check.remedy) == (status != "ok")
+
+
+def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("")
+    check = doctor.check_disk("disk: results", tmp_path / "results")
+    assert check.status == "fail" and "--out" in check.remedy
+
+
+def test_cache_counts_bytes_and_damaged_stages(tmp_path: Path) -> None:
+    assert doctor.check_cache(tmp_path / "none").status == "ok"
+    (tmp_path / "data" / "abc").mkdir(parents=True)
+    with (tmp_path / "data" / "abc" / "big").open("wb") as file:
+        file.truncate(doctor.GIB // 2)
+    assert doctor.check_cache(tmp_path).detail.startswith("0.50 GiB")
+    (tmp_path / "data" / "abc.corrupt-1").mkdir()
+    check = doctor.check_cache(tmp_path)
+    assert check.status == "warn" and "1 damaged" in check.detail and "corrupt" in check.remedy
+
+
+@pytest.mark.parametrize(
+    "chosen, works, status, detail, remedy",
+    [
+        ("", {"egl", "glfw"}, "ok", "egl, glfw", "export MUJOCO_GL=egl"),
+        ("", set(), "warn", "no GL library", ""),
+        ("OSMesa", {"osmesa"}, "ok", "MUJOCO_GL=osmesa works", ""),
+        ("osmesa", {"egl"}, "warn", "MUJOCO_GL=osmesa does not work", "unset MUJOCO_GL"),
+    ],
+)
+def test_rendering(monkeypatch, chosen: str, works: set[str], status: str, detail: str, remedy: str) -> None:
+    monkeypatch.setenv("MUJOCO_GL", chosen)
+    monkeypatch.setattr(doctor, "_gl_error", lambda backend: None if backend in works else "no library")
+    check = doctor.check_rendering()
+    assert check.status == status and detail in check.detail and remedy in check.remedy
+    assert 'only for renderer="mujoco"' in check.detail
+
+
+def test_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    families = {
+        "here": (("json", "csv"), "mend"),
+        "absent": (("json", "no_such_module"), "mend"),
+        "broken": (("antigravity_",), "mend"),
+    }
+    monkeypatch.setattr(doctor, "FAMILIES", families)
+    assert doctor.check_family("here").status == "ok"
+    absent = doctor.check_family("absent")
+    assert (absent.status, absent.detail, absent.remedy) == ("warn", "not installed: no_such_module", "mend")
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object())
+    broken = doctor.check_family("broken")
+    assert broken.status == "warn" and "ModuleNotFoundError" in broken.detail
+
+
+def test_a_program_that_hangs_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "SECONDS", 0.3)
+    begin = time.monotonic()
+    assert "no answer" in doctor._python_error("import time; time.sleep(60)", {})
+    assert time.monotonic() - begin < 10
+
+
+def test_a_program_that_crashes_is_an_error_and_not_the_end() -> None:
+    assert doctor._python_error("import os; os.abort()", {}) is not None
+    assert doctor._python_error("raise OSError('no EGL')", {}) == "OSError: no EGL"
+    assert doctor._python_error("import os; assert os.environ['A'] == 'b'", {"A": "b"}) is None
+
+
+def test_a_server_that_never_answers_does_not_hang_us() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        begin = time.monotonic()
+        assert not doctor.reachable(f"http://127.0.0.1:{server.getsockname()[1]}/", seconds=0.3)
+        assert time.monotonic() - begin < 2
+    assert not doctor.reachable("not a url", seconds=0.3)
+
+
+@pytest.mark.parametrize(
+    "cached, offline, answers, status, words",
+    [
+        (True, True, False, "ok", "is in the Hugging Face cache"),
+        (False, False, True, "ok", "will be downloaded"),
+        (False, False, False, "warn", "does not answer"),
+        (False, True, True, "warn", "HF_HUB_OFFLINE"),
+    ],
+)
+def test_dinov2(monkeypatch, cached: bool, offline: bool, answers: bool, status: str, words: str) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file: file if cached else None)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(doctor, "reachable", lambda url: answers)
+    check = doctor.check_dinov2()
+    assert check.status == status and words in check.detail
+    assert ("hf download facebook/dinov2-small" in check.remedy) == (not cached)
+
+
+def test_importing_the_doctor_imports_nothing_heavy() -> None:
+    program = (
+        "import sys, lewm_bench.doctor; print([m for m in ('torch', 'mujoco', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
