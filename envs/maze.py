@@ -65,29 +65,54 @@ def clearance(walls: np.ndarray, position: np.ndarray) -> float:
     return float(np.linalg.norm(np.maximum(away, 0), axis=-1).min())
 
 
-def merge_walls(walls: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """Few rectangles (top, left, bottom, right; half open) that together cover exactly the walls; they may overlap.
+Box = tuple[int, int, int, int]  # top, left, bottom, right in cells, half open
 
-    Greedy: each time the one that covers most of what is still bare. The simulator pays for every rectangle.
+
+def wall_boxes(walls: np.ndarray) -> list[Box]:
+    """Few rectangles of wall that feel like all of it: each straight face of the walls lies on one of them.
+
+    A box per cell would cost time for each, and a ball that slides over the seam of two boxes is pushed back by both.
     """
-    rows, columns = walls.shape
-    inside = np.zeros((rows + 1, columns + 1), int)
-    inside[1:, 1:] = walls.cumsum(0).cumsum(1)
-    spans = [
-        (top, left, bottom, right)
-        for top in range(rows)
-        for bottom in range(top + 1, rows + 1)
-        for left in range(columns)
-        for right in range(left + 1, columns + 1)
-        if inside[bottom, right] - inside[top, right] - inside[bottom, left] + inside[top, left]
-        == (bottom - top) * (right - left)
-    ]
-    bare, chosen = walls.copy(), []
-    while bare.any():
-        top, left, bottom, right = max(spans, key=lambda s: bare[s[0] : s[2], s[1] : s[3]].sum())
-        bare[top:bottom, left:right] = False
-        chosen.append((top, left, bottom, right))
+    faces = wall_faces(walls)
+    boxes = sorted({_grow(walls, face, axes) for face in faces for axes in ((0, 1), (1, 0))})
+    holds = np.array([[_contains(box, face) for face in faces] for box in boxes])  # (boxes, faces)
+    left, chosen = np.ones(len(faces), bool), []
+    while left.any():
+        best = int((holds & left).sum(1).argmax())
+        left &= ~holds[best]
+        chosen.append(boxes[best])
     return chosen
+
+
+def wall_faces(walls: np.ndarray) -> list[Box]:
+    """The longest straight runs of wall cells that have free cells beside them, all on the same side."""
+    faces = []
+    for axis in (0, 1):
+        for step in (-1, 1):
+            bare = walls & ~np.roll(walls, step, axis)  # outermost cells are walls, so nothing wraps around
+            lines = bare if axis == 0 else bare.T
+            for i, line in enumerate(lines):
+                ends = np.flatnonzero(np.diff(np.concatenate([[0], line, [0]])))
+                for j, k in ends.reshape(-1, 2).tolist():
+                    faces.append((i, j, i + 1, k) if axis == 0 else (j, i, k, i + 1))
+    return faces
+
+
+def _grow(walls: np.ndarray, box: Box, axes: tuple[int, int]) -> Box:
+    """The box stretched inside the walls as far as it goes, along one axis and then along the other."""
+    for axis in axes:
+        for side, step in ((axis, -1), (axis + 2, 1)):
+            while True:
+                trial = tuple(edge + step * (k == side) for k, edge in enumerate(box))
+                top, left, bottom, right = trial
+                if not 0 <= trial[side] <= walls.shape[axis] or not walls[top:bottom, left:right].all():
+                    break
+                box = trial
+    return box
+
+
+def _contains(outer: Box, inner: Box) -> bool:
+    return outer[0] <= inner[0] and outer[1] <= inner[1] and inner[2] <= outer[2] and inner[3] <= outer[3]
 
 
 def neighbours(walls: np.ndarray, row: int, column: int) -> list[tuple[int, int]]:

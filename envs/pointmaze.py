@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import mujoco
 import numpy as np
-from lewm_bench.envs.maze import BALL_RADIUS, clearance, merge_walls, parse_maze
+from lewm_bench.envs.maze import BALL_RADIUS, Box, clearance, parse_maze, wall_boxes
 from lewm_bench.envs.raster import BALL, FLOOR, WALL, Raster
 from lewm_bench.envs.waypoints import waypoints
 from mujoco.rollout import Rollout
@@ -172,7 +172,7 @@ def physics_xml(walls: np.ndarray, dynamics: Dynamics) -> str:
         setattr(flag, feature, "disable")
     root.default.geom.condim = 1
     root.default.geom.margin = CONTACT_MARGIN
-    _add_walls(root, walls)
+    _add_boxes(root, walls.shape, wall_boxes(walls))
     ball = root.worldbody.add("body", name="ball")
     ball.add("geom", type="sphere", size=[BALL_RADIUS], mass=dynamics.mass, contype=0, conaffinity=1)
     for name, axis in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
@@ -181,9 +181,9 @@ def physics_xml(walls: np.ndarray, dynamics: Dynamics) -> str:
     return root.to_xml_string()
 
 
-def _add_walls(root: Any, walls: np.ndarray, **look: Any) -> None:
-    rows, columns = walls.shape
-    for top, left, bottom, right in merge_walls(walls):
+def _add_boxes(root: Any, shape: tuple[int, int], boxes: Iterable[Box], **look: Any) -> None:
+    rows, columns = shape
+    for top, left, bottom, right in boxes:
         center = [(left + right - columns) / 2, (rows - top - bottom) / 2, 0]
         size = [(right - left) / 2, (bottom - top) / 2, 0.2]
         root.worldbody.add("geom", type="box", pos=center, size=size, contype=1, conaffinity=0, **look)
@@ -207,7 +207,8 @@ class _GLCamera:
         root = _mjcf_root()
         root.visual.headlight.set_attributes(ambient=[0.65] * 3, diffuse=[0.35] * 3, specular=[0, 0, 0])
         root.visual.__getattr__("global").set_attributes(offwidth=image_size, offheight=image_size)
-        _add_walls(root, walls, rgba=wall)
+        cells = [(row, column, row + 1, column + 1) for row, column in np.argwhere(walls)]
+        _add_boxes(root, walls.shape, cells, rgba=wall)
         root.worldbody.add("geom", type="plane", size=[columns / 2, rows / 2, 1], rgba=floor)
         # A maze that is not square leaves room beside it.
         root.worldbody.add("geom", type="plane", pos=[0, 0, -0.01], size=[rows + columns, rows + columns, 1], rgba=wall)
