@@ -13,10 +13,12 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from lewm_bench import tables
-from lewm_bench.plots import colour, short
+from lewm_bench.plots import colour
 from lewm_bench.records import CellRecord, EpisodeRow
-from lewm_bench.tables import Line, View
+from lewm_bench.tables import Line, View, short
 from lewm_bench.videos import video_name
 
 if TYPE_CHECKING:
@@ -54,8 +56,8 @@ CAPTIONS = {
     "and the median (tick).",
     "success_vs_time.png": "Success against the time for one plan: up and to the left is better. Policies answer at "
     "once because they do not plan.",
-    "training.png": "The training logs: a row per agent and environment, line styles are seeds. Falling effective rank or latent "
-    "standard deviation would mean that the representation collapses.",
+    "training.png": "The training logs: a row per quantity, a column per agent, a line per training run. A latent standard deviation "
+    "or an effective rank that falls to nothing would mean that the representation has collapsed.",
 }  # fmt: skip
 
 
@@ -76,7 +78,7 @@ def render(summary: Summary, figures: Mapping[str, bytes], folder: Path) -> str:
     template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(summary.title),
-        navigation="".join(f'<a href="#{_anchor(name)}">{escape(name)}</a>' for name in sections),
+        navigation=" ".join(f'<a href="#{_anchor(name)}">{escape(name)}</a>' for name in sections),
         body="".join(f'<h2 id="{_anchor(n)}">{escape(n)}</h2>{html}' for n, html in sections.items()),
     )
 
@@ -89,37 +91,40 @@ def _paragraph(text: str, css: str = "") -> str:
     return f'<p class="{css}">{escape(text)}</p>' if css else f"<p>{escape(text)}</p>"
 
 
-def _items(html: Iterable[str]) -> str:
+def _items(html: Iterable[str], css: str = "") -> str:
     items = "".join(f"<li>{item}</li>" for item in html)
-    return f"<ul>{items}</ul>" if items else ""
+    return f'<ul class="{css}">{items}</ul>' if items else ""
 
 
 def _in_short(summary: Summary) -> str:
-    """A sentence for each environment and offset: LeWM, DINO-WM and random actions side by side."""
-    sentences = []
-    for (_, profile, env, offset), part in summary.table.groupby(
-        ["protocol", "profile", "env", "goal_offset"], sort=False
-    ):
-        rows = {r["agent"]: r for _, r in part[part["hit"].notna()].iterrows()}
-        shares = [
-            f"{summary.labels[a]} {tables.percent(r['hit'], r['hit_low'], r['hit_high'])} %"
-            for a, r in rows.items()
-            if a.split(":")[0] in ("lewm", "dino-wm", "random")
-        ]
-        if shares:
-            place = f"<b>{escape(short(env))}, {escape(tables.offset_name(offset))}</b> ({escape(profile)})"
-            sentences.append(f"{place}: the goal was reached by {escape('; '.join(shares))}.")
-    for _, r in summary.ratios.iterrows():
-        tokens = (
-            f"{tables.number(r['other_tokens'], 'd')} tokens per frame against {tables.number(r['lewm_tokens'], 'd')}"
-        )
-        text = (
-            f"{short(r['env'])}, {tables.offset_name(r['goal_offset'])}: one plan takes LeWM "
-            f"{tables.seconds(r['lewm_seconds'])} and {summary.labels[r['agent']]} {tables.seconds(r['other_seconds'])}, "
-            f"{r['ratio']:.2f} times as long ({tokens})."
-        )
-        sentences.append(escape(text))
-    return _paragraph(INTRODUCTION) + _items(sentences)
+    """What most readers come for: LeWM, DINO-WM and random actions, a row per environment and offset."""
+    place = ["protocol", "profile", "env", "goal_offset"]
+    measured = summary.table[summary.table["hit"].notna()]
+    agents = [a for a in dict.fromkeys(measured["agent"]) if a in HEADLINE]
+    ratios = {tuple(r[place]): r for _, r in summary.ratios.iterrows() if r["agent"] == "dino-wm"}
+    rows = []
+    for values, part in measured.groupby(place, sort=False):
+        shares = {r["agent"]: tables.percent(r["hit"], r["hit_low"], r["hit_high"]) for _, r in part.iterrows()}
+        task = f"{short(values[2])}, {tables.offset_name(values[3])} ({values[1]})"
+        rows.append([task, *(shares.get(a, "not run") for a in agents), _ratio_cell(ratios.get(values))])
+    intro = _paragraph(INTRODUCTION)
+    if not rows:
+        return intro + _paragraph("Nothing was measured yet; what was not run and why stands below.")
+    header = ["Task", *(f"{summary.labels[a]}, %" for a in agents), "Plan time, DINO-WM over LeWM"]
+    told = "How many of the goals each agent reached, in percent, with 95 % intervals in brackets:"
+    return intro + _paragraph(told) + _table(header, _plain(rows), {})
+
+
+HEADLINE = ("lewm", "dino-wm", "random", "oracle")
+
+
+def _ratio_cell(row: pd.Series | None) -> str:
+    if row is None:
+        return ""
+    tokens = (
+        f"{tables.number(row['other_tokens'], 'd')} tokens per frame against {tables.number(row['lewm_tokens'], 'd')}"
+    )
+    return f"{tables.ratio(row['ratio'])} ({tokens})"
 
 
 def _compared(summary: Summary) -> str:
@@ -127,7 +132,7 @@ def _compared(summary: Summary) -> str:
     for kind, heading in tables.GROUPS.items():
         agents = [a for a in dict.fromkeys(summary.table["agent"]) if summary.kinds[a] == kind]
         if agents:
-            parts.append(f"<h3>{escape(heading)}</h3>" + _items(_about(a, summary) for a in agents))
+            parts.append(f"<h3>{escape(heading)}</h3>" + _items((_about(a, summary) for a in agents), "dots"))
     return "".join(parts)
 
 
@@ -264,10 +269,11 @@ def _not_run(summary: Summary) -> str:
     for _, r in rows.iterrows():
         place = f"{short(r['env'])}, {tables.offset_name(r['goal_offset'])}"
         reasons.setdefault((r["agent"], r["note"]), []).append(place)
-    listed = _items(
+    listed = [
         f"{_dot(agent)}<b>{escape(summary.labels[agent])}</b> ({escape('; '.join(places))}): {escape(note)}"
         for (agent, note), places in reasons.items()
-    )
+    ]
+    listed = _items(listed, "dots")
     return listed or _paragraph("Everything that was asked for was run to the end.")
 
 

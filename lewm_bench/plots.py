@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +17,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import Bbox
 
-from lewm_bench.tables import seconds
+from lewm_bench.tables import offset_name, seconds, short
 
 if TYPE_CHECKING:
     from lewm_bench.report import Summary
@@ -43,7 +47,7 @@ SPARE = ("#332288", "#999933", "#AA4499", "#661100", "#6699CC", "#DDAA33", "#AA6
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 WIDTH = 9.0  # inches; at this resolution twice the width of a README, so it stays sharp
-DPI = 170
+DPI = 150
 
 
 def colour(agent: str) -> str:
@@ -79,14 +83,9 @@ def _panels(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     parts = list(table.groupby(place, sort=False))
     many = len({(key[0], key[1]) for key, _ in parts}) > 1
     return [
-        (_plain(f"{short(env)}, goal {offset} steps ahead" + (f"\n{protocol}, {profile}" if many else "")), part)
+        (_plain(f"{short(env)}\n{offset_name(offset)}" + (f", {protocol}, {profile}" if many else "")), part)
         for (protocol, profile, env, offset), part in parts
     ]
-
-
-def short(env: str) -> str:
-    """``lewm_bench/PointMaze-UMaze-v0`` to ``PointMaze-UMaze-v0``."""
-    return env.split("/")[-1]
 
 
 def _plain(text: str) -> str:
@@ -94,7 +93,7 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _clip(text: str, length: int = 34) -> str:
+def _clip(text: str, length: int = 24) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
@@ -121,9 +120,9 @@ def success(summary: Summary) -> Figure | None:
     if not panels:
         return None
     longest = max(len(part) for _, part in panels)
-    figure, grid = _grid(len(panels), 2, 1.2 + 0.46 * longest, bottom=0.35)
+    figure, grid = _grid(len(panels), 2, 1.25 + 0.38 * longest, bottom=0.35)
     for axes, (title, part) in zip(grid, panels, strict=True):
-        _success_panel(axes, part.reset_index(drop=True), summary.labels)
+        _success_panel(axes, part.reset_index(drop=True))
         _tidy(axes, title)
     handles, names = grid[0].get_legend_handles_labels()
     kept = dict(zip(names, handles, strict=True))
@@ -131,7 +130,7 @@ def success(summary: Summary) -> Figure | None:
     return figure
 
 
-def _success_panel(axes: Axes, part: pd.DataFrame, labels: Mapping[str, str]) -> None:
+def _success_panel(axes: Axes, part: pd.DataFrame) -> None:
     for y, row in part.iterrows():
         for column, shift, face in (("hit", -0.14, colour(row["agent"])), ("held", 0.14, "white")):
             value, low, high = (100 * row[name] for name in (column, f"{column}_low", f"{column}_high"))
@@ -148,18 +147,13 @@ def _success_panel(axes: Axes, part: pd.DataFrame, labels: Mapping[str, str]) ->
     floor = part.loc[part["agent"] == "random", "hit"]
     if len(floor):
         axes.axvline(100 * floor.iloc[0], color=colour("random"), linestyle="--", linewidth=1.2, label="random actions")
-    axes.set_yticks(range(len(part)), [_name(a, labels) for a in part["agent"]])
+    axes.set_yticks(range(len(part)), [_plain(_clip(a)) for a in part["agent"]])
     axes.set_ylim(len(part) - 0.5, -0.5)
     axes.set_xlim(-3, 103)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("success, % with 95 % interval", fontsize=10)
     axes.grid(axis="x", color="#e5e5e5")
     axes.set_axisbelow(True)
-
-
-def _name(agent: str, labels: Mapping[str, str]) -> str:
-    """Short enough for an axis: the agent's own name; the tables say what stands behind it."""
-    return _plain(_clip(agent, 26))
 
 
 def _second_ticks(axes: Axes) -> None:
@@ -174,14 +168,21 @@ def _second_ticks(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+def _timed(summary: Summary) -> pd.DataFrame:
+    """The rows with plan times; the floor decides nothing, so its time would only stretch the axis."""
+    floor = summary.table["agent"].map(summary.kinds).eq("floor")
+    return summary.table[(summary.table["plan_seconds_median"] > 0) & ~floor]
+
+
 def plan_time(summary: Summary) -> Figure | None:
     """Every timed plan as a dot, the median and quartiles on top, one panel per environment and offset."""
-    panels = _panels(summary.table[summary.table["plan_seconds_median"] > 0])
+    table = _timed(summary)
+    panels = _panels(table)
     if not panels:
         return None
     longest = max(len(part) for _, part in panels)
-    figure, grid = _grid(len(panels), 2, 1.2 + 0.4 * longest)
-    spread = summary.table[["plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75"]].to_numpy(float)
+    figure, grid = _grid(len(panels), 2, 1.25 + 0.38 * longest)
+    spread = table[["plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75"]].to_numpy(float)
     lowest, highest = np.nanmin(spread[spread > 0]), np.nanmax(spread)
     for axes, (title, part) in zip(grid, panels, strict=True):
         _plan_time_panel(axes, part.reset_index(drop=True), summary)
@@ -205,15 +206,15 @@ def _plan_time_panel(axes: Axes, part: pd.DataFrame, summary: Summary) -> None:
             textcoords="offset points", ha="center", fontsize=9,
         )  # fmt: skip
     _second_ticks(axes)
-    axes.set_yticks(range(len(part)), [_name(a, summary.labels) for a in part["agent"]])
+    axes.set_yticks(range(len(part)), [_plain(_clip(a)) for a in part["agent"]])
     axes.set_ylim(len(part) - 0.5, -0.75)
-    axes.set_xlabel("time for one plan (log scale): median, quartiles, every plan", fontsize=10)
+    axes.set_xlabel("time for one plan, log scale", fontsize=10)
 
 
 def success_vs_time(summary: Summary) -> Figure | None:
     """Success over planning time: up and to the left is better."""
-    table = summary.table
-    panels = _panels(table[(table["plan_seconds_median"] > 0) & table["hit"].notna()])
+    table = _timed(summary)
+    panels = _panels(table[table["hit"].notna()])
     if not panels:
         return None
     figure, grid = _grid(len(panels), 2, 3.4)
@@ -221,19 +222,32 @@ def success_vs_time(summary: Summary) -> Figure | None:
     for axes, (title, part) in zip(grid, panels, strict=True):
         for _, row in part.iterrows():
             _success_vs_time_point(axes, row)
+        _floor_line(axes, summary.table, part.iloc[0])
         _second_ticks(axes)
-        axes.set_xlim(times.min() / 4, times.max() * 4)
+        axes.set_xlim(times.min() / 5, times.max() * 12)
         axes.set_ylim(-4, 108)
         axes.set_yticks(range(0, 101, 20))
-        axes.set_xlabel("time for one plan, median and quartiles (log scale)", fontsize=10)
+        axes.set_xlabel("time for one plan, log scale", fontsize=10)
         axes.set_ylabel("reached, % with 95 % interval", fontsize=10)
         axes.grid(color="#e5e5e5")
         _tidy(axes, title)
-    figure.draw_without_rendering()  # the layout must be final before labels are placed
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the layout must be final before labels are placed
     for axes, (_, part) in zip(grid, panels, strict=True):
-        points = list(zip(part["plan_seconds_median"].astype(float), 100 * part["hit"], strict=True))
-        _label_points(axes, points, [_plain(_clip(a, 24)) for a in part["agent"]])
+        _label_points(axes, part)
     return figure
+
+
+def _floor_line(axes: Axes, table: pd.DataFrame, place: pd.Series) -> None:
+    """A dashed line at what random actions reach in the same environment, at the same offset."""
+    same = [table[k] == place[k] for k in ("protocol", "profile", "env", "goal_offset")]
+    floor = table.loc[np.logical_and.reduce(same) & (table["agent"] == "random"), "hit"].dropna()
+    if len(floor):
+        axes.axhline(100 * floor.iloc[0], color=colour("random"), linestyle="--", linewidth=1.2)
+        axes.annotate(
+            "random actions", (0.99, 100 * floor.iloc[0]), xycoords=("axes fraction", "data"), xytext=(0, 3),
+            textcoords="offset points", ha="right", fontsize=9, color=colour("random"),
+        )  # fmt: skip
 
 
 def _success_vs_time_point(axes: Axes, row: pd.Series) -> None:
@@ -246,80 +260,85 @@ def _success_vs_time_point(axes: Axes, row: pd.Series) -> None:
     )  # fmt: skip
 
 
-def _label_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
-    """Write a name beside each point, at the first of a few places where it covers neither a point nor a name."""
+def _label_points(axes: Axes, part: pd.DataFrame) -> None:
+    """Write each agent's name beside its point, at the first of a few places that covers nothing else."""
     renderer = axes.figure.canvas.get_renderer()
-    taken = [_around(axes.transData.transform(point)) for point in points]
     frame = axes.get_window_extent(renderer)
-    for point, name in zip(points, names, strict=True):
-        text = axes.annotate(name, point, textcoords="offset points", fontsize=9.5, xytext=(0, 0))
-        best, least = None, math.inf
+    taken = [_cross(axes, row) for _, row in part.iterrows()]
+    for _, row in part.iterrows():
+        point = (row["plan_seconds_median"], 100 * row["hit"])
+        name = _plain(_clip(row["agent"]))
+        text = axes.annotate(
+            name, point, (0, 0), textcoords="offset points", fontsize=9.5, va="center", color=colour(row["agent"]),
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )  # fmt: skip
+        costs = []
         for rank, (dx, dy, align) in enumerate(_PLACES):
-            text.set(position=(dx, dy), horizontalalignment=align, verticalalignment="center")
+            text.set(position=(dx, dy), horizontalalignment=align)
             box = text.get_window_extent(renderer)
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            cost = sum(box.overlaps(other) for other in taken) + 3 * (not inside) + 1e-3 * rank
-            if cost < least:
-                best, least = (dx, dy, align), cost
-        dx, dy, align = best
+            costs.append((sum(box.overlaps(other) for other in taken) + 3 * (not inside), rank))
+        dx, dy, align = _PLACES[min(costs)[1]]
         text.set(position=(dx, dy), horizontalalignment=align)
         taken.append(text.get_window_extent(renderer))
 
 
 _PLACES = [
-    (dx, dy, align)
-    for dy in (0, 11, -11, 22, -22, 33, -33, 46, -46)
-    for dx, align in ((9, "left"), (-9, "right"), (0, "center"))
-    if dy or dx
+    (dx, dy, align) for dy in (0, 10, -10, 20, -20, 32, -32, 44, -44) for dx, align in ((9, "left"), (-9, "right"))
 ]
 
 
-def _around(point: np.ndarray) -> object:
-    """The box that a marker covers, in pixels."""
-    from matplotlib.transforms import Bbox
-
-    return Bbox.from_extents(point[0] - 12, point[1] - 12, point[0] + 12, point[1] + 12)
+def _cross(axes: Axes, row: pd.Series) -> Bbox:
+    """The box, in pixels, that a point and its vertical interval cover."""
+    x, low = axes.transData.transform((row["plan_seconds_median"], 100 * row["hit_low"]))
+    _, high = axes.transData.transform((row["plan_seconds_median"], 100 * row["hit_high"]))
+    _, middle = axes.transData.transform((row["plan_seconds_median"], 100 * row["hit"]))
+    return Bbox.from_extents(x - 8, min(low, middle - 8), x + 8, max(high, middle + 8))
 
 
 def training(summary: Summary) -> Figure | None:
-    """Every logged quantity over the training steps: a row per quantity, a column per agent and environment."""
+    """Every logged quantity over the training steps: a row per quantity, a column per agent, a line per run."""
     logs = summary.training
     logs = logs[logs["value"].notna()]
     if logs.empty:
         return None
-    runs = list(dict.fromkeys(zip(logs["agent"], logs["env"], strict=True)))
+    agents = [a for a in dict.fromkeys(summary.table["agent"]) if a in set(logs["agent"])]
     quantities = sorted(set(logs["quantity"]), key=_quantity_order)
-    figure = Figure(figsize=(max(WIDTH, 2.2 * len(quantities)), 0.4 + 1.9 * len(runs)), layout="constrained")
+    styles = dict(zip(sorted(set(logs["env"])), cycle(("-", "--", ":", "-.")), strict=False))
+    figure = Figure(figsize=(max(WIDTH, 1.8 * len(agents)), 0.7 + 1.5 * len(quantities)), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(runs), len(quantities), squeeze=False)
-    for line, (agent, env) in zip(grid, runs, strict=True):
-        for axes, quantity in zip(line, quantities, strict=True):
-            own = logs[(logs["agent"] == agent) & (logs["env"] == env) & (logs["quantity"] == quantity)]
-            _curve(axes, own, colour(agent))
-            axes.set_visible(not own.empty)
-        line[0].set_ylabel(_plain(f"{_clip(agent, 22)}\n{_clip(short(env), 24)}"), fontsize=10)
-    for axes, quantity in zip(grid[0], quantities, strict=True):
-        axes.set_title(_plain(quantity.replace("_", " ")), fontsize=11, loc="left", fontweight="bold")
+    grid = figure.subplots(len(quantities), len(agents), squeeze=False)
+    for line, quantity in zip(grid, quantities, strict=True):
+        for axes, agent in zip(line, agents, strict=True):
+            _curves(axes, logs[(logs["agent"] == agent) & (logs["quantity"] == quantity)], colour(agent), styles)
+        line[0].set_ylabel(_plain(_clip(quantity.replace("_", " "))), fontsize=10)
+    for axes, agent in zip(grid[0], agents, strict=True):
+        axes.set_title(_plain(_clip(agent)), fontsize=11, fontweight="bold")
+    handles = [Line2D([], [], color="#444444", linestyle=s, label=_plain(short(env))) for env, s in styles.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     return figure
 
 
 def _quantity_order(name: str) -> tuple[int, str]:
-    first = ("loss", "prediction", "pred", "sigreg", "latent_std", "effective_rank", "straightness")
+    first = ("loss", "pred", "sigreg", "latent_std", "effective_rank", "straightness")
     places = [i for i, part in enumerate(first) if part in name.lower()]
     return (places[-1] if places else len(first), name)
 
 
-def _curve(axes: Axes, own: pd.DataFrame, line_colour: str) -> None:
-    for (_, _, seed), run in own.groupby(["protocol", "profile", "seed"]):
-        style = ("-", "--", ":", "-.")[int(seed) % 4]
-        axes.plot(run["step"], run["value"], style, color=line_colour, linewidth=1.4)
-    values = own["value"].to_numpy(float)
-    if len(values) and values.min() > 0 and values.max() > 50 * values.min():
-        axes.set_yscale("log")
+def _curves(axes: Axes, own: pd.DataFrame, line_colour: str, styles: Mapping[str, str]) -> None:
+    """One line per run; the frame alone, without ticks, where an agent does not log the quantity."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)
+    if own.empty:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[["left", "bottom"]].set_visible(False)
+        return
+    for (_, _, env, _), run in own.groupby(["protocol", "profile", "env", "seed"]):
+        axes.plot(run["step"], run["value"], styles[env], color=line_colour, linewidth=1.3, alpha=0.8)
+    values = own["value"].to_numpy(float)
+    if values.min() > 0 and values.max() > 50 * values.min():
+        axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(3))
-    axes.set_xlabel("step", fontsize=9)
 
 
 FIGURES: Mapping[str, Callable[[Summary], Figure | None]] = {

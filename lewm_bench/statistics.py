@@ -49,7 +49,8 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> Estimate:
 
 def _counts(rng: np.random.Generator, resamples: int, n: int) -> np.ndarray:
     """(B, n) how often each of n items is drawn in n draws with replacement."""
-    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+    drawn = rng.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
+    return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
 
 
 def _percentiles(value: float, draws: np.ndarray, confidence: float) -> Estimate:

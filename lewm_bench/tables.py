@@ -61,8 +61,9 @@ def percent(value: float, low: float | None = None, high: float | None = None, s
     """0.97, 0.915, 0.99 to ``97.0 [91.5, 99.0]``; an empty string for a missing value."""
     if _missing(value):
         return ""
-    text = f"{100 * value + 0.0:{sign}.1f}"
-    return text if _missing(low) or _missing(high) else f"{text} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+    # Rounding first and adding zero: -0.04 is shown as 0.0, not as -0.0.
+    text, *ends = (f"{round(100 * v, 1) + 0.0:{sign}.1f}" for v in (value, low, high) if not _missing(v))
+    return f"{text} [{', '.join(ends)}]" if len(ends) == 2 else text
 
 
 def seconds(value: float, low: float | None = None, high: float | None = None) -> str:
@@ -102,6 +103,11 @@ def ratio(value: float) -> str:
     return "" if _missing(value) else f"{_three(value)}x"
 
 
+def short(env: str) -> str:
+    """``lewm_bench/PointMaze-UMaze-v0`` to ``PointMaze-UMaze-v0``."""
+    return env.split("/")[-1]
+
+
 def offset_name(offset: object) -> str:
     """What a goal offset is called in headings."""
     return "goal offset unknown" if _missing(offset) else f"goal {offset} steps ahead"
@@ -114,25 +120,30 @@ def _hit(row: pd.Series) -> str:
     return percent(row["hit"], row["hit_low"], row["hit_high"]) + star
 
 
+def _difference(row: pd.Series) -> str:
+    if row["agent"] == "lewm" and not _missing(row["hit"]):
+        return "reference"
+    return percent(row["diff_to_lewm"], row["diff_low"], row["diff_high"], sign="+")
+
+
 Cell = Callable[[pd.Series], str]
 
 RESULT_COLUMNS: Mapping[str, Cell] = {
     "Reached at any step, %": _hit,
     "Still there at the last step, %": lambda r: percent(r["held"], r["held_low"], r["held_high"]),
     "Above random, %": lambda r: percent(r["normalised_hit"]),
-    "Minus LeWM, points": lambda r: percent(r["diff_to_lewm"], r["diff_low"], r["diff_high"], sign="+"),
+    "Minus LeWM, points": _difference,
     "Plan time, median [quartiles]": lambda r: seconds(
         r["plan_seconds_median"], r["plan_seconds_q25"], r["plan_seconds_q75"]
     ),
     "Speed-up over DINO-WM": lambda r: ratio(r["speedup_vs_dino_wm"]),
     "Tokens per frame": lambda r: number(r["tokens_per_frame"], "d"),
-    "Pairs": lambda r: number(r["n_pairs"], "d"),
-    "Seeds": lambda r: number(r["n_seeds"], "d"),
+    "Pairs / seeds": lambda r: "" if _missing(r["n_pairs"]) else f"{r['n_pairs']} / {r['n_seeds']}",
 }
 
 DETAIL_COLUMNS: Mapping[str, Cell] = {
-    "Distance left, median": lambda r: number(r["distance_end_median"], ".3g"),
-    "Steps to reach, median": lambda r: number(r["steps_to_hit_median"], ".3g"),
+    "Distance left, median": lambda r: number(r["distance_end_median"], "#.3g"),
+    "Steps to reach, median": lambda r: number(r["steps_to_hit_median"], "g"),
     "True simulator + latent cost, %": lambda r: percent(r["latent_oracle_hit"]),
     "Rank correlation of latent and true distance": lambda r: number(r["distance_rank_correlation"]),
     "Parameters": lambda r: count(r["parameters"]),
@@ -166,7 +177,7 @@ class View:
     @property
     def heading(self) -> str:
         """What tells this table from the others."""
-        return f"{self.env}, {self.offset}"
+        return f"{short(self.env)}, {self.offset}"
 
     @property
     def setting(self) -> str:
@@ -229,30 +240,38 @@ def ratio_rows(summary: Summary) -> list[tuple[str, ...]]:
     """Header and rows of the planning-time comparison: ours first, the published row last and named as such."""
     if "world model" not in summary.kinds.values():
         return []
+    # Planning costs nearly the same at every offset; the tables of the offsets have them all.
+    ratios = summary.ratios.drop_duplicates(["protocol", "profile", "env", "agent"])
     header = ("Source", "LeWM", "DINO-WM", "Ratio", "Tokens per frame, DINO-WM / LeWM", "Hardware")
     rows = [
         (
-            f"measured here: {r['env']}, {offset_name(r['goal_offset'])}, {r['profile']}, {summary.labels[r['agent']]}",
+            f"measured here: {short(r['env'])}, {offset_name(r['goal_offset'])}, {r['profile']}, {summary.labels[r['agent']]}",
             seconds(r["lewm_seconds"]),
             seconds(r["other_seconds"]),
             ratio(r["ratio"]),
             f"{number(r['other_tokens'], 'd') or '?'} / {number(r['lewm_tokens'], 'd') or '?'}",
-            timed_on(summary, r["env"], r["agent"]) or "not recorded",
+            timed_on(summary, r) or "not recorded",
         )
-        for _, r in summary.ratios.iterrows()
+        for _, r in ratios.iterrows()
     ]
     return [header, *rows, PUBLISHED]
 
 
-def timed_on(summary: Summary, env: str, agent: str) -> str:
-    """The machines that one agent was timed on."""
-    cells = [c for c in summary.cells if c.env == env and c.agent == agent and c.status == "done"]
-    return " and ".join(sorted({hardware_line(c.hardware) for c in cells} - {""}))
+def timed_on(summary: Summary, row: pd.Series) -> str:
+    """The machines that the agent of a row was timed on."""
+    place = ("protocol", "profile", "env", "agent")
+    cells = [c for c in summary.cells if c.status == "done" and all(getattr(c, k) == row[k] for k in place)]
+    machines = {hardware_line({k: v for k, v in c.hardware.items() if k not in ("memory", "os")}) for c in cells}
+    return " and ".join(sorted(machines - {""}))
+
+
+_HARDWARE = ("device", "cpu", "cores", "threads", "memory", "os")
 
 
 def hardware_line(hardware: Mapping[str, str]) -> str:
-    """One machine in one line."""
-    return ", ".join(f"{k} {v}" for k, v in sorted(hardware.items()) if v)
+    """One machine in one line: ``device cpu, cpu Xeon, 2 cores, 1 threads, memory 8 GiB, os Linux``."""
+    names = sorted(hardware, key=lambda k: (_HARDWARE.index(k) if k in _HARDWARE else len(_HARDWARE), k))
+    return ", ".join(f"{hardware[k]} {k}" if k in ("cores", "threads") else f"{k} {hardware[k]}" for k in names)
 
 
 def caption(summary: Summary) -> list[str]:
@@ -298,10 +317,14 @@ def _protocols(summary: Summary) -> list[str]:
     return [PROTOCOLS.get(name, f"Protocol {_md(name)}.") for name in names]
 
 
+# What Markdown would act on. A bracket matters only before a link's target, an underscore only at a word's edge.
+_MARKDOWN = re.compile(r"[\\`*|~$]|\](?=\()|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+
+
 def _md(text: str) -> str:
     """Text that Markdown shows as it is, inside a table too."""
-    text = " ".join(text.split())
-    return re.sub(r"([\\`*_{}\[\]<>|~$&])", lambda m: "&lt;" if m[1] == "<" else "&amp;" if m[1] == "&" else "\\" + m[1], text)  # fmt: skip
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKDOWN.sub(lambda found: "\\" + found[0], text)
 
 
 def _md_table(header: Sequence[str], groups: Sequence[tuple[str, Sequence[Line]]]) -> str:
