@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
@@ -61,7 +62,17 @@ CAPTIONS = {
 }  # fmt: skip
 
 
-def render(summary: Summary, figures: Mapping[str, bytes], folder: Path) -> str:
+@dataclass(frozen=True)
+class Section:
+    """A part that a suite adds to the page: plain text, a table of plain cells, figures with captions."""
+
+    title: str
+    text: str = ""
+    rows: tuple[tuple[str, ...], ...] = ()  # the first is the header
+    figures: tuple[tuple[bytes, str], ...] = ()  # PNG and caption
+
+
+def render(summary: Summary, figures: Mapping[str, bytes], folder: Path, extra: Sequence[Section] = ()) -> str:
     """The page; ``figures`` maps file names to PNG bytes, videos are looked up in ``folder``."""
     sections = {
         "In short": _in_short(summary),
@@ -70,6 +81,7 @@ def render(summary: Summary, figures: Mapping[str, bytes], folder: Path) -> str:
         "Results": _results(summary),
         "Planning time": _planning_time(summary),
         "Figures": "".join(_figure(png, "image/png", CAPTIONS.get(n, n)) for n, png in figures.items()),
+        **{section.title: _section(section) for section in extra},
         "Videos": _videos(summary, folder),
         "What was not run": _not_run(summary),
         "Reproduce": _reproduce(summary),
@@ -83,8 +95,14 @@ def render(summary: Summary, figures: Mapping[str, bytes], folder: Path) -> str:
     )
 
 
+def _section(section: Section) -> str:
+    table = _table(section.rows[0], _plain(section.rows[1:]), {}, "text") if section.rows else ""
+    figures = "".join(_figure(png, "image/png", text) for png, text in section.figures)
+    return (_paragraph(section.text) if section.text else "") + table + figures
+
+
 def _anchor(name: str) -> str:
-    return name.lower().replace(" ", "-")
+    return "".join(c if c.isalnum() else "-" for c in name.lower())
 
 
 def _paragraph(text: str, css: str = "") -> str:

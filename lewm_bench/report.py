@@ -147,8 +147,8 @@ def summarise(cells: Iterable[CellRecord], title: str) -> Summary:
     )
 
 
-def write_report(cells: Iterable[CellRecord], folder: Path, title: str) -> None:
-    """Write tables, episodes, figures and ``report.html`` into ``folder``.
+def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: Sequence[page.Section] = ()) -> None:
+    """Write tables, episodes, figures and ``report.html`` into ``folder``; ``extra`` are further parts of the page.
 
     Raises:
         UserError: there are no cells.
@@ -166,7 +166,7 @@ def write_report(cells: Iterable[CellRecord], folder: Path, title: str) -> None:
             (folder / name).unlink(missing_ok=True)
     for name, png in figures.items():
         write_bytes(folder / name, png)
-    write_text(folder / "report.html", page.render(summary, figures, folder))
+    write_text(folder / "report.html", page.render(summary, figures, folder, extra))
 
 
 def _distinct(cells: Iterable[CellRecord]) -> list[CellRecord]:

@@ -179,7 +179,8 @@ def interquartile_mean_interval(
 
     rliable's method (Agarwal et al. 2021): one score per environment and run, pooled and trimmed; the bootstrap is
     stratified, so runs are drawn within their environment. A score here is a mean over pairs, so pairs are drawn too.
-    Environments with more seeds weigh more, as in rliable when runs are uneven.
+    Environments with more seeds weigh more. Where no resample differs (every episode a success) the bootstrap knows
+    nothing, and the interval is NaN rather than of width zero.
     """
     matrices = [m for m in map(_checked, matrices) if np.isfinite(m).any()]
     matrices = [m[np.isfinite(m).any(1)] for m in matrices]
@@ -187,7 +188,10 @@ def interquartile_mean_interval(
         return NOTHING
     value = interquartile_mean(np.concatenate([np.nanmean(m, axis=1) for m in matrices]))
     scores = np.concatenate([_resampled_seed_scores(m, rng, resamples) for m in matrices], axis=1)
-    return _percentiles(float(value), interquartile_mean(scores), confidence)
+    draws = interquartile_mean(scores)
+    if np.ptp(draws[np.isfinite(draws)]) < 1e-12:
+        return Estimate(float(value), np.nan, np.nan)
+    return _percentiles(float(value), draws, confidence)
 
 
 def _resampled_seed_scores(matrix: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
