@@ -213,7 +213,7 @@ def check_dinov2() -> Check:
     if all(isinstance(try_to_load_from_cache(DINOV2, file), str) for file in DINOV2_FILES):
         return Check("dinov2", "ok", f"{DINOV2} is in the Hugging Face cache")
     remedy = f"hf download {DINOV2} {' '.join(DINOV2_FILES)}"
-    elsewhere = f"{remedy} --local-dir dinov2-small  # where there is a network; copy the folder here and set dino-wm's weights to it"
+    elsewhere = f"{remedy} --local-dir dinov2-small  # where there is a network; copy it here, run with --set dino-wm.weights=dinov2-small"
     if constants.HF_HUB_OFFLINE:
         return Check("dinov2", "warn", f"{DINOV2} is not in the cache and HF_HUB_OFFLINE is set", elsewhere)
     if reachable(f"{constants.ENDPOINT}/{DINOV2}/resolve/main/{DINOV2_FILES[0]}"):

@@ -103,18 +103,18 @@ def flip_a_byte(folder: Path) -> None:
 
 
 DAMAGE = {
-    "a flipped byte": flip_a_byte,
-    "a file cut short": lambda f: (f / "card.json").write_text("{"),
-    "a file missing": lambda f: (f / "card.json").unlink(),
-    "done.json cut short": lambda f: (f / "done.json").write_text('{"files": {"card'),
-    "done.json of something else": lambda f: (f / "done.json").write_text("[]"),
-    "done.json missing": lambda f: (f / "done.json").unlink(),
+    "a flipped byte": ("numbers.bin has changed since it was written", flip_a_byte),
+    "a file cut short": ("card.json has 1 bytes instead of 2", lambda f: (f / "card.json").write_text("{")),
+    "a file missing": ("card.json is missing", lambda f: (f / "card.json").unlink()),
+    "done.json cut short": ("done.json cannot be read", lambda f: (f / "done.json").write_text('{"files": {"card')),
+    "done.json of another": ("done.json cannot be read", lambda f: (f / "done.json").write_text("[]")),
+    "done.json missing": ("done.json is missing", lambda f: (f / "done.json").unlink()),
 }
 
 
 @pytest.mark.parametrize("in_new_process", [True, False])
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_damage_is_moved_aside_and_built_again(store: Store, damage, in_new_process: bool, caplog) -> None:
+@pytest.mark.parametrize("reason, damage", DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_moved_aside_and_built_again(store: Store, reason, damage, in_new_process: bool, caplog) -> None:
     folder = store.stage("data", SPEC, build)
     damage(folder)
     if in_new_process:
@@ -122,7 +122,7 @@ def test_damage_is_moved_aside_and_built_again(store: Store, damage, in_new_proc
     assert store.find("data", SPEC) is None
     with caplog.at_level(logging.WARNING):
         assert store.stage("data", SPEC, build) == folder
-    assert "is damaged" in caplog.text and "building it again" in caplog.text
+    assert "is damaged" in caplog.text and reason in caplog.text and "building it again" in caplog.text
     assert folder.with_name(f"{folder.name}.corrupt-1").is_dir()
     assert store.stage("data", SPEC, never) == folder
 
