@@ -105,6 +105,8 @@ class GCBCFamily(Family):
     """``gcbc``."""
 
     Config = GCBCConfig
+    summary = "goal-conditioned behavioural cloning from pixels, no planning"
+    step_cost = 0.03
     kind = "policy"
     trainable = True
 

@@ -196,6 +196,8 @@ class LeWMFamily(TrainedWorldModel):
     """How LeWM is built, for the runner."""
 
     Config = LeWMConfig
+    summary = "end-to-end latent world model with SIGReg, plans with CEM (Maes et al., 2026)"
+    decision_cost = 0.2
 
     def build(self, setting: Setting) -> LeWM:
         return LeWM(setting.config, setting.image_size, setting.action_dim)

@@ -109,6 +109,8 @@ class LatentOracle(SimulatorAgent):
 class OracleFamily(Family):
     """``oracle``."""
 
+    summary = "the same CEM on the true simulator with the true distance: the planner's ceiling"
+    decision_cost = 1.0
     kind = "privileged"
     plans = True
 

@@ -35,7 +35,7 @@ class ScriptedFamily(Family):
     """``noop`` and ``random``."""
 
     kind = "floor"
-    cost = 0.001
+    summary = "a floor: looks at nothing"
 
     def __init__(self, label: str, draw) -> None:
         self._label, self._draw = label, draw

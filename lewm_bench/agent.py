@@ -7,7 +7,7 @@ back acts through the small ``Agent`` and ``Controller`` protocols of ``lewm_ben
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lewm_bench.checkpoint import load_weights, save_checkpoint
-from lewm_bench.config import Config
+from lewm_bench.config import Config, deep_merge
 from lewm_bench.data import Dataset
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError
@@ -55,6 +55,7 @@ class Setting(Generic[C]):
     device: torch.device
     store: Store
     progress: bool = False
+    outside: str = ""  # checksum of weights that come from outside the cache
 
     @property
     def image_size(self) -> int:
@@ -82,11 +83,13 @@ class Family(ABC):
     """One registered name."""
 
     Config: ClassVar[type[AgentConfig]] = AgentConfig
+    summary: ClassVar[str] = ""  # one line for `lewm-bench list agents`
     kind: ClassVar[Literal["world model", "policy", "privileged", "floor"]]
     trainable: ClassVar[bool] = False
     plans: ClassVar[bool] = False  # searches with the CEM, whose settings then belong to its results
     schema: ClassVar[int] = 1  # raise it when the code changes what a config trains to
-    cost: ClassVar[float] = 1.0  # seconds per training step and per decision relative to others, for the time left
+    step_cost: ClassVar[float] = 0.08  # rough seconds per training step and per plan of `quick`, for the time left
+    decision_cost: ClassVar[float] = 0.001
 
     def configure(self, overrides: dict, variant: str | None) -> AgentConfig:
         """The config of ``name`` or ``name:variant``.
@@ -96,7 +99,7 @@ class Family(ABC):
         """
         if variant is not None:
             raise UserError(f"this agent has no variants, got {variant!r} behind the colon")
-        return self.Config(**overrides)
+        return self.Config(**deep_merge(self.Config().model_dump(), overrides))
 
     def requirements(self, setting: Setting) -> None:
         """Raise ``NotRun`` if this agent cannot run here, saying what to do; called before anything expensive."""
@@ -110,12 +113,15 @@ class Family(ABC):
         """The agent, from its checkpoint folder if it trains."""
 
 
-def train_module(setting: Setting, model_of, batch, folder: Path) -> TrainingLog:
+def train_module(
+    setting: Setting, model_of, batch, folder: Path, finish: Callable[[nn.Module], None] | None = None
+) -> TrainingLog:
     """Initialise a module from the setting's seed, train it, and save its checkpoint.
 
     Args:
         model_of: makes the module; called with weights drawn from the stream (seed, "init", agent).
         batch: function of a step index.
+        finish: called with the trained module before it is saved.
     """
     with torch_stream(setting.seed, "init", setting.agent):
         model = model_of()
@@ -130,6 +136,8 @@ def train_module(setting: Setting, model_of, batch, folder: Path) -> TrainingLog
         description=f"train {setting.agent}",
         progress=setting.progress,
     )
+    if finish is not None:
+        finish(model)
     save_checkpoint(folder, model, card_of(setting))
     return log
 

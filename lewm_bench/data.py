@@ -351,8 +351,10 @@ class _Column:
 
     def finish(self, rows: int) -> str:
         """Close the file and return the digest of its numbers."""
+        header = self._header(rows)
+        assert len(header) == len(self._header(rows=0))
         self.file.seek(0)
-        self.file.write(self._header(rows))
+        self.file.write(header)
         self.file.close()
         return self.digest.hexdigest()
 

@@ -13,6 +13,10 @@ from pathlib import Path
 from lewm_bench.errors import UserError
 
 
+class StorageError(UserError):
+    """Nothing can be written there; a run stops, since no later cell could be saved either."""
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or a missing permission into a line that says what to do."""
@@ -20,9 +24,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"the disk is full while writing {path}; free some space and run the same command again")
+            raise StorageError(f"the disk is full while writing {path}; free some space and run the same command again")
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f"cannot write {path}: {error.strerror}; choose another folder with --out or --cache")
+            raise StorageError(f"cannot write {path}: {error.strerror}; choose another folder with --out or --cache")
         raise
 
 

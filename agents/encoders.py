@@ -1,0 +1,182 @@
+"""Frozen encoders for DINO-WM: images to patch tokens.
+
+``dinov2-small`` is the published one. ``lowpass`` and ``mae`` are small ViTs pretrained on the suite's own training
+frames without labels; they are what a laptop can have, and the tables name them so.
+
+Shapes: N images, P tokens, C channels of a token.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from lewm_bench.agents.nets import Normalize, StemViT
+from lewm_bench.config import Config
+from lewm_bench.data import Dataset
+from lewm_bench.errors import NotRun
+from lewm_bench.rng import stream
+from lewm_bench.train import Step, TrainConfig
+
+logger = logging.getLogger(__name__)
+
+DINOV2 = "facebook/dinov2-small"
+DINOV2_IMAGE = 196  # 14 x 14 patches of 14 px, as DINO-WM resizes
+STATISTICS_FRAMES = 4096  # training frames behind the mean frame, the token means and the principal components
+
+
+class LocalConfig(Config):
+    """A small ViT pretrained on the training frames, and its objective.
+
+    ``lowpass``: each token predicts, linearly, Gaussian low-pass maps of its patch of the frame minus the mean frame.
+    Blurred far enough, a patch knows about things that lie beyond it, so token distances tell positions apart.
+    ``mae``: each token of a hidden patch predicts that patch's pixels (He et al., 2022, without a separate decoder).
+    """
+
+    width: int = 64
+    depth: int = 2
+    heads: int = 4
+    channels: int = 32  # principal components that are kept
+    scales: tuple[float, ...] = (8, 16, 32)  # deviations of the blurs, in pixels of a 64 px image
+    lowpass_mask: float = Field(0.1, ge=0, lt=1)
+    mae_mask: float = Field(0.5, gt=0, lt=1)
+    train: TrainConfig = TrainConfig(steps=600, batch_size=128, learning_rate=2e-3, warmup=0.05)
+
+
+def gaussian_pool(size: int, cells: int, deviation: float) -> Tensor:
+    """(cells, size) matrix that blurs a line of pixels and then averages it into cells."""
+    x = torch.arange(size, dtype=torch.float32)
+    blur = torch.exp(-0.5 * ((x[:, None] - x) / deviation).square())
+    blur = blur / blur.sum(1, keepdim=True)
+    return blur.unflatten(0, (cells, -1)).mean(1)
+
+
+class LocalEncoder(nn.Module):
+    """(N, 3, h, w) uint8 to (N, P, C) tokens; ``loss`` is its pretraining, ``fit`` its final normalisation."""
+
+    cells = 4  # target resolution per patch side
+
+    def __init__(self, config: LocalConfig, objective: Literal["lowpass", "mae"], image_size: int) -> None:
+        super().__init__()
+        self.config, self.objective = config, objective
+        self.normalize = Normalize()
+        self.vit = StemViT(image_size, config.width, config.depth, config.heads)
+        self.num_tokens, self.size = self.vit.num_tokens, config.channels
+        side, patch = image_size // StemViT.patch, StemViT.patch
+        pools = [gaussian_pool(image_size, side * self.cells, s * image_size / 64) for s in config.scales]
+        self.register_buffer("pools", torch.stack(pools), persistent=False)
+        self.register_buffer("mean_frame", torch.zeros(3, image_size, image_size))
+        self.register_buffer("target_scale", torch.ones(len(pools)))
+        targets = len(pools) * 3 * self.cells**2 if objective == "lowpass" else 3 * patch**2
+        self.head = nn.Linear(config.width, targets)
+        self.register_buffer("token_mean", torch.zeros(self.num_tokens, config.width))
+        self.register_buffer("components", torch.zeros(config.width, config.channels))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return (self.vit(self.normalize(frames)) - self.token_mean) @ self.components
+
+    def lowpass_targets(self, images: Tensor) -> Tensor:
+        """(N, 3, h, w) images minus the mean frame to (N, scales, P, 3 * cells * cells), unscaled."""
+        maps = torch.einsum("kih,nchw,kjw->nkcij", self.pools, images, self.pools)
+        c = self.cells
+        patches = maps.unflatten(-1, (-1, c)).unflatten(-3, (-1, c))  # (N, k, 3, side, c, side, c)
+        return patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(2, 3)
+
+    def fit_frames(self, frames: Tensor) -> None:
+        """Before pretraining: the mean frame, and the deviation of the targets at each scale."""
+        images = self.normalize(frames)
+        self.mean_frame.copy_(images.mean(0))
+        targets = self.lowpass_targets(images[:512] - self.mean_frame)
+        self.target_scale.copy_(targets.transpose(0, 1).flatten(1).std(1))
+
+    @torch.no_grad()
+    def fit(self, frames: Tensor) -> None:
+        """After pretraining: remove each position's mean token, keep the principal channels, one global scale."""
+        tokens = torch.cat([self.vit(self.normalize(part)) for part in frames.split(256)])
+        self.token_mean.copy_(tokens.mean(0))
+        centred = (tokens - self.token_mean).flatten(0, 1).double()
+        vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, : self.size]
+        # A sign convention: eigenvectors are defined up to sign, and a table must not depend on the library's choice.
+        vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+        scale = (centred @ vectors).std()
+        self.components.copy_(vectors / scale)
+
+    def loss(self, batch: tuple[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """The pretraining objective on (N, 3, h, w) uint8 frames."""
+        images = self.normalize(batch[0])
+        share = self.config.lowpass_mask if self.objective == "lowpass" else self.config.mae_mask
+        hidden = (torch.rand(len(images), self.num_tokens, generator=step.generator) < share).to(images.device)
+        prediction = self.head(self.vit(self._hide(images, hidden)))  # (N, P, targets)
+        if self.objective == "lowpass":
+            targets = self.lowpass_targets(images - self.mean_frame) / self.target_scale[:, None, None]
+            error = (prediction - targets.transpose(1, 2).flatten(2)).square().mean()
+        else:
+            patch = StemViT.patch
+            targets = F.unfold(images - self.mean_frame, patch, stride=patch).transpose(1, 2)  # (N, P, 3*patch*patch)
+            error = (prediction - targets).square().mean(-1)[hidden].mean()
+        return error, {f"{self.objective}_error": error}
+
+    def _hide(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Replace the hidden patches by the mean frame's."""
+        side, patch = images.shape[-1] // StemViT.patch, StemViT.patch
+        mask = hidden.view(-1, 1, side, side).repeat_interleave(patch, -1).repeat_interleave(patch, -2)
+        return torch.where(mask, self.mean_frame, images)
+
+
+class Dinov2Encoder(nn.Module):
+    """DINOv2 ViT-S/14 patch tokens (Oquab et al., 2023): (N, 3, h, w) uint8 to (N, 196, 384)."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        from transformers import Dinov2Model
+
+        self.normalize = Normalize()
+        self.model = Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        self.num_tokens = (DINOV2_IMAGE // self.model.config.patch_size) ** 2
+        self.size = self.model.config.hidden_size
+
+    def forward(self, frames: Tensor) -> Tensor:
+        images = self.normalize(frames)
+        images = F.interpolate(images, (DINOV2_IMAGE, DINOV2_IMAGE), mode="bilinear", antialias=True)
+        return self.model(images).last_hidden_state[:, 1:]
+
+
+def dinov2_folder(weights: str | None) -> Path:
+    """The folder with DINOv2's ``config.json`` and ``model.safetensors``: the user's own, the cache's or the hub's.
+
+    Raises:
+        NotRun: they are in neither place, with what to do.
+    """
+    if weights is not None:
+        folder = Path(weights).expanduser()
+        missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
+        if missing:
+            raise NotRun(f"weights unavailable: {folder} has no {' and no '.join(missing)}; mend dino-wm.weights")
+        return folder
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["config.json", "model.safetensors"]
+    try:
+        return Path(snapshot_download(DINOV2, allow_patterns=wanted, etag_timeout=5))
+    except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        logger.debug("no DINOv2 weights", exc_info=error)
+        raise NotRun(
+            f"weights unavailable: do `hf download {DINOV2}` where there is internet, or copy that folder here and "
+            "add --set dino-wm.weights=FOLDER"
+        )
+
+
+def sample_frames(dataset: Dataset, count: int) -> Tensor:
+    """(count, 3, h, w) uint8 random frames of the training episodes."""
+    rows = dataset.rows("train")
+    chosen = stream(0, "encoder statistics", dataset.meta.env).choice(rows, min(count, len(rows)), replace=False)
+    return torch.from_numpy(np.moveaxis(dataset.frames[np.sort(chosen)], -1, 1).copy())

@@ -1,0 +1,407 @@
+"""The command line; the only file that prints."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from tqdm import tqdm
+from typer.core import TyperGroup
+
+import lewm_bench
+from lewm_bench.errors import NotRun, TrainingFailed, UserError, unknown
+
+
+class Commands(TyperGroup):
+    """Suggests the nearest command on a miss."""
+
+    def resolve_command(self, context: click.Context, args: list[str]):
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], self.commands, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UserError(f"no command {args[0]!r}; known: {', '.join(self.commands)}{hint}")
+        return super().resolve_command(context, args)
+
+
+app = typer.Typer(
+    cls=Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Trustworthy, one-command benchmarking of latent world models.",
+)
+
+SuiteOption = Annotated[str, typer.Option("--suite", "-s", help="A suite of benchmarks.yaml (`lewm-bench list`).")]
+ProfileOption = Annotated[str, typer.Option("--profile", "-p", help="quick: a laptop; paper: the papers' sizes.")]
+AgentsOption = Annotated[str, typer.Option("--agents", help="Comma-separated; replaces the suite's agents.")]
+SeedsOption = Annotated[str, typer.Option("--seeds", help="Comma-separated training seeds, for example 0,1,2.")]
+EnvsOption = Annotated[str, typer.Option("--envs", help="Comma-separated; only these of the suite's environments.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE, a dotted key, repeatable: --set lewm.train.steps=500")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+CacheOption = Annotated[Path | None, typer.Option("--cache", help="Where stages are kept; also $LEWM_BENCH_CACHE.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="Another benchmarks.yaml.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        seeds = tuple(int(part) for part in _names(text))
+    except ValueError:
+        raise UserError(f"--seeds takes comma-separated integers, got {text!r}")
+    if any(seed < 0 for seed in seeds):
+        raise UserError(f"--seeds takes integers from 0, got {text!r}")
+    return seeds
+
+
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)
+
+
+def _prepare(
+    suite: str, profile: str, agents: str, seeds: str, envs: str, overrides, device, cache, config, out, quiet: bool
+):
+    """The run that the common options describe."""
+    from lewm_bench import suite as suites
+    from lewm_bench.device import resolve_device
+    from lewm_bench.runner import Run
+    from lewm_bench.store import Store, default_cache
+
+    path = suites.find_file(config)
+    resolved = suites.resolve(
+        suites.load(path),
+        suite,
+        profile,
+        agents=_names(agents),
+        seeds=_seeds(seeds),
+        envs=_names(envs),
+        overrides=overrides or (),
+    )
+    if not resolved.jobs:
+        raise UserError("the suite's limits leave nothing to run; name --seeds or --set evaluate.goal_offset=[25]")
+    run = Run(
+        suite=resolved,
+        store=Store(cache or default_cache()),
+        out=out or Path("results") / suite,
+        device=resolve_device(device),
+        progress=not quiet and sys.stderr.isatty(),
+        say=_say,
+    )
+    _say(f"suite {suite}, profile {profile}, {len(resolved.jobs)} cells on {run.device}, settings from {path}")
+    return run
+
+
+@app.command()
+def run(
+    suite: SuiteOption,
+    profile: ProfileOption = "quick",
+    agents: AgentsOption = "",
+    seeds: SeedsOption = "",
+    envs: EnvsOption = "",
+    overrides: SetOption = None,
+    device: DeviceOption = "auto",
+    out: Annotated[Path | None, typer.Option("--out", help="Default: results/SUITE.")] = None,
+    cache: CacheOption = None,
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Collect, train, plan and report: everything a suite needs. Kill it and run it again: it goes on.
+
+    Example: lewm-bench run --suite pointmaze --seeds 0,1,2
+    """
+    from lewm_bench.report import write_report
+    from lewm_bench.runner import run_suite
+
+    it = _prepare(suite, profile, agents, seeds, envs, overrides, device, cache, config, out, quiet)
+    cells = run_suite(it)
+    write_report(cells, it.out, it.suite.title)
+    typer.echo((it.out / "table.md").read_text(encoding="utf-8"))
+    typer.echo(f"report: {it.out / 'report.html'}")
+    failed = [c for c in cells if c.status == "failed"]
+    for cell in failed:
+        typer.echo(f"failed: {cell.env} {cell.agent} seed {cell.seed}: {cell.reason}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(help="suites, envs, agents, profiles or protocols; all if left out.")] = "",
+    config: ConfigOption = None,
+) -> None:
+    """Show the suites, environments, agents, profiles and protocols that there are.
+
+    Example: lewm-bench list agents
+    """
+    from lewm_bench.protocol import PROTOCOLS
+    from lewm_bench.registry import agent_names, environment_ids
+    from lewm_bench.suite import find_file, load
+
+    path = find_file(config)
+    bench = load(path)
+    sections = {
+        "suites": {n: f"{s.title} ({len(s.envs)} envs, agents {', '.join(s.agents)})" for n, s in bench.suites.items()},
+        "envs": {i: _env_line(i) for i in environment_ids()},
+        "agents": {n: _agent_line(n) for n in agent_names()},
+        "profiles": dict.fromkeys(bench.profiles, f"from {path}"),
+        "protocols": {
+            n: f"success {' and '.join(p.success)}, {'held-out' if p.held_out else 'training'} episodes"
+            for n, p in PROTOCOLS.items()
+        },
+    }
+    if what and what not in sections:
+        raise unknown("list", what, sections)
+    for name, entries in sections.items():
+        if what in ("", name):
+            width = max(map(len, entries), default=0)
+            typer.echo("\n".join([f"{name}:", *(f"  {k:<{width}}  {v}" for k, v in entries.items()), ""]))
+
+
+def _env_line(env_id: str) -> str:
+    from lewm_bench.registry import make_env
+
+    env = make_env(env_id, 64)
+    return f"action {env.action_space.shape[0]}-D, success within {env.threshold:g} {env.distance_unit}"
+
+
+def _agent_line(name: str) -> str:
+    from lewm_bench.registry import agent_family
+
+    try:
+        family = agent_family(name)
+    except NotRun as error:
+        return f"unavailable: {error}"
+    return f"{family.kind}{', trained' if family.trainable else ''}: {family.summary}"
+
+
+@app.command()
+def collect(
+    env: Annotated[str, typer.Argument(help="An environment of the suite; all of them if left out.")] = "",
+    suite: SuiteOption = "pointmaze",
+    profile: ProfileOption = "quick",
+    overrides: SetOption = None,
+    cache: CacheOption = None,
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Collect the reward-free trajectories of a suite's environments and print where they are.
+
+    Example: lewm-bench collect lewm_bench/PointMaze-UMaze-v0 --set collect.episodes=100
+    """
+    from lewm_bench.runner import dataset_of
+
+    it = _prepare(suite, profile, "", "", env, overrides, "cpu", cache, config, None, quiet)
+    for spec in it.suite.envs:
+        _, dataset, _ = dataset_of(it, spec)
+        rows = len(dataset.frames)
+        typer.echo(f"{spec.label}: {len(dataset)} episodes, {rows} frames, {dataset.fingerprint}, {dataset.folder}")
+
+
+@app.command()
+def train(
+    agent: Annotated[str, typer.Argument(help="An agent (`lewm-bench list agents`).")],
+    env: Annotated[str, typer.Option("--env", help="An environment of the suite; its first if left out.")] = "",
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    suite: SuiteOption = "pointmaze",
+    profile: ProfileOption = "quick",
+    overrides: SetOption = None,
+    device: DeviceOption = "auto",
+    out: Annotated[Path | None, typer.Option("--out", help="Also copy the checkpoint into this folder.")] = None,
+    cache: CacheOption = None,
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Train one agent on one environment and print its checkpoint folder (safetensors and JSON).
+
+    Example: lewm-bench train lewm --env lewm_bench/PointMaze-UMaze-v0 --seed 1 --out my-lewm
+    """
+    from lewm_bench.agent import Setting
+    from lewm_bench.registry import agent_family
+    from lewm_bench.runner import checkpoint_of, dataset_of, setting_of
+
+    it = _prepare(suite, profile, agent, str(seed), env, overrides, device, cache, config, None, quiet)
+    job = it.suite.jobs[0]
+    setting: Setting = setting_of(it, job, *dataset_of(it, job.env))
+    family = agent_family(agent)
+    if not family.trainable:
+        raise UserError(f"{agent} does not train; evaluate it right away: lewm-bench evaluate {agent}")
+    family.requirements(setting)
+    folder = checkpoint_of(setting, family)
+    if out is not None:
+        shutil.copytree(folder, out, dirs_exist_ok=True)
+        folder = out
+    typer.echo(str(folder))
+
+
+@app.command()
+def evaluate(
+    agent: Annotated[str, typer.Argument(help="An agent (`lewm-bench list agents`).")],
+    env: Annotated[str, typer.Option("--env", help="An environment of the suite; its first if left out.")] = "",
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="A folder of `lewm-bench train --out`; else the cache's.")
+    ] = None,
+    suite: SuiteOption = "pointmaze",
+    profile: ProfileOption = "quick",
+    overrides: SetOption = None,
+    device: DeviceOption = "auto",
+    out: Annotated[Path | None, typer.Option("--out", help="Also write a report into this folder.")] = None,
+    cache: CacheOption = None,
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Evaluate one agent on one environment, training it first if there is no checkpoint.
+
+    Example: lewm-bench evaluate lewm --seed 1 --set evaluate.num_pairs=20
+    """
+    import dataclasses
+    import tempfile
+
+    from lewm_bench.report import write_report
+    from lewm_bench.runner import dataset_of, run_job
+
+    it = _prepare(suite, profile, agent, str(seed), env, overrides, device, cache, config, out, quiet)
+    job = it.suite.jobs[0]
+    with tempfile.TemporaryDirectory() as scratch:
+        it = dataclasses.replace(it, out=out or Path(scratch))
+        cell = run_job(it, job, *dataset_of(it, job.env), checkpoint=checkpoint)
+        cell.save(it.out / "cells")
+        write_report([cell], it.out, f"{agent} on {job.env.label}")
+        typer.echo((it.out / "table.md").read_text(encoding="utf-8"))
+    if out is not None:
+        typer.echo(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Result folders, for example of several machines.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Default: the first folder.")] = None,
+    title: Annotated[str, typer.Option("--title")] = "",
+) -> None:
+    """Make tables, figures and the report page again from the cells of one or several result folders.
+
+    Example: lewm-bench report results/pointmaze other-machine/pointmaze --out results/both
+    """
+    from lewm_bench.records import load_cells
+    from lewm_bench.report import write_report
+
+    cells = load_cells(folders)
+    target = out or folders[0]
+    for folder in folders:
+        if out is not None and (folder / "videos").is_dir():
+            shutil.copytree(folder / "videos", target / "videos", dirs_exist_ok=True)
+    write_report(cells, target, title or f"Suite {cells[0].suite}")
+    typer.echo((target / "table.md").read_text(encoding="utf-8"))
+    typer.echo(f"report: {target / 'report.html'}")
+
+
+@app.command()
+def check(
+    env: Annotated[str, typer.Argument(help="A Gymnasium id, also `their_package:TheirMaze-v0`.")],
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="Write a PNG of sampled states here.")] = None,
+) -> None:
+    """Hold an environment to the contract of the benchmark and say what to mend.
+
+    Example: lewm-bench check lewm_bench/PointMaze-UMaze-v0 --sheet states.png
+    """
+    from lewm_bench.check import check_goal_env
+    from lewm_bench.registry import make_env
+
+    made = make_env(env, 64)
+    findings = check_goal_env(made)
+    for finding in findings:
+        typer.echo(f"{'ok  ' if finding.ok else 'MEND'}  {finding.name}: {finding.detail}")
+    if sheet is not None:
+        _contact_sheet(made, sheet)
+        typer.echo(f"sampled states: {sheet}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def _contact_sheet(env, path: Path) -> None:
+    """A 4 x 6 grid of sampled states, enlarged."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from lewm_bench.files import write_bytes
+    from lewm_bench.rng import stream
+
+    rng = stream(0, "contact sheet")
+    frames = env.render_states(np.stack([env.sample_state(rng) for _ in range(24)]))
+    rows = [np.concatenate(list(frames[i : i + 6]), 1) for i in range(0, 24, 6)]
+    image = Image.fromarray(np.concatenate(rows)).resize((6 * 160, 4 * 160), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+@app.command()
+def doctor(cache: CacheOption = None) -> None:
+    """Say what works on this machine, and the command that mends the rest.
+
+    Example: lewm-bench doctor
+    """
+    from lewm_bench.doctor import diagnose
+
+    for item in diagnose(cache):
+        remedy = f"\n        -> {item.remedy}" if item.remedy and item.status != "ok" else ""
+        typer.echo(f"{item.status:<4}  {item.name}: {item.detail}{remedy}")
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(lewm_bench.__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _common(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s", stream=sys.stderr)
+    # Our own warnings (a damaged cache entry, another process at work) are for users; those of libraries are not.
+    logging.getLogger("lewm_bench").setLevel(logging.INFO if verbose else logging.WARNING)
+    if not verbose:
+        warnings.filterwarnings("ignore")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit status 2."""
+    try:
+        status = app(standalone_mode=False)
+    except (UserError, NotRun) as error:
+        status = _fail(str(error), 2)
+    except TrainingFailed as error:
+        status = _fail(str(error), 1)
+    except click.exceptions.Abort:
+        status = _fail("interrupted; the same command goes on where it stopped", 130)
+    except click.ClickException as error:
+        status = _fail(error.format_message(), 2)
+    except KeyboardInterrupt:
+        status = _fail("interrupted; the same command goes on where it stopped", 130)
+    except BrokenPipeError:  # the reader of our output, `head` say, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
+
+
+def _fail(message: str, status: int) -> int:
+    typer.echo(f"lewm-bench: {message}", err=True)
+    return status

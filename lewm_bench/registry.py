@@ -1,0 +1,92 @@
+"""Names to objects: registered environments and agents, those of other packages, and what to say on a miss."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+
+import gymnasium as gym
+
+from lewm_bench.agent import Family
+from lewm_bench.agents import AGENTS
+from lewm_bench.env import GoalEnv
+from lewm_bench.errors import NotRun, UserError, unknown
+
+AGENT_GROUP, ENV_GROUP = "lewm_bench.agents", "lewm_bench.envs"
+
+
+def load_plugins() -> None:
+    """Import our environments and those that installed packages announce (entry points), so that they register."""
+    importlib.import_module("lewm_bench.envs")
+    for entry in entry_points(group=ENV_GROUP):
+        entry.load()
+
+
+def environment_ids() -> list[str]:
+    """The ids of all goal environments that are registered here."""
+    load_plugins()
+    announced = {entry.value.split(":")[0].split(".")[0] for entry in entry_points(group=ENV_GROUP)}
+    spaces = {"lewm_bench", *announced}
+    return sorted(i for i, spec in gym.registry.items() if spec.namespace in spaces)
+
+
+def agent_names() -> list[str]:
+    """The names of all agents that are registered here."""
+    return sorted({*AGENTS, *(entry.name for entry in entry_points(group=AGENT_GROUP))})
+
+
+def split_agent(name: str) -> tuple[str, str | None]:
+    """``dino-wm:mae`` to ("dino-wm", "mae"); a ``module:attribute`` of another package stays whole."""
+    if name in agent_names() or "." in name.split(":")[0]:
+        return name, None
+    base, colon, variant = name.partition(":")
+    return base, variant if colon else None
+
+
+def agent_family(name: str) -> Family:
+    """The family registered as ``name``, or the object at ``module:attribute``.
+
+    Raises:
+        UserError: nothing is registered under the name, or the object is not a family.
+        NotRun: the family needs a package that is not installed.
+    """
+    base, _ = split_agent(name)
+    announced = {entry.name: entry.value for entry in entry_points(group=AGENT_GROUP)}
+    path = AGENTS.get(base) or announced.get(base) or (base if "." in base and ":" in base else None)
+    if path is None:
+        raise unknown("agent", base, agent_names())
+    module, _, attribute = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if base not in AGENTS:
+            raise UserError(f"agent {base!r}: cannot import {error.name!r}; install the package that has it")
+        raise NotRun(f"agent {base!r} needs the package {error.name!r}: pip install {error.name}")
+    except AttributeError:
+        raise UserError(f"agent {base!r}: module {module!r} has nothing called {attribute!r}")
+    if not isinstance(found, Family):
+        raise UserError(f"agent {base!r}: {path} is a {type(found).__name__}, not a lewm_bench.agent.Family instance")
+    return found
+
+
+def make_env(env_id: str, image_size: int, kwargs: dict | None = None) -> GoalEnv:
+    """The environment of an id; ``their_package:TheirMaze-v0`` imports the package first.
+
+    Raises:
+        UserError: no such id, wrong arguments, or not a ``GoalEnv``.
+    """
+    load_plugins()
+    known = environment_ids()
+    if ":" not in env_id and env_id not in gym.registry:
+        raise unknown("environment", env_id, known)
+    try:
+        env = gym.make(env_id, image_size=image_size, disable_env_checker=True, **(kwargs or {})).unwrapped
+    except ModuleNotFoundError as error:
+        raise UserError(f"environment {env_id!r}: cannot import {error.name!r}; install the package that has it")
+    except gym.error.Error as error:
+        raise UserError(f"environment {env_id!r}: {error}")
+    except (TypeError, ValueError) as error:
+        raise UserError(f"environment {env_id!r} does not accept these arguments: {error}")
+    if not isinstance(env, GoalEnv):
+        raise UserError(f"environment {env_id!r} is not a lewm_bench.env.GoalEnv; see docs/environments.md")
+    return env

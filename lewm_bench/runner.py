@@ -1,0 +1,511 @@
+"""Run a suite: collect, train, evaluate, report; every stage cached by what determines it.
+
+Killing the process at any moment loses at most a training checkpoint interval or one batch of episodes; the same
+command goes on and ends with the table that it would have had. A cell that fails is recorded with its reason and does
+not stop the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import subprocess
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import lewm_bench
+from lewm_bench.agent import Family, Loaded, Setting, card_of
+from lewm_bench.checkpoint import WEIGHTS, load_card
+from lewm_bench.collect import collect
+from lewm_bench.data import Dataset
+from lewm_bench.env import GoalEnv
+from lewm_bench.errors import NotRun, TrainingFailed, UserError
+from lewm_bench.evaluate import PairResult, distance_rank_correlation, evaluate, latent_oracle
+from lewm_bench.files import StorageError, checksum, write_text
+from lewm_bench.protocol import Pairs, sample_pairs
+from lewm_bench.records import CellRecord, EpisodeRow, OffsetRecord
+from lewm_bench.registry import agent_family, make_env, split_agent
+from lewm_bench.store import Store, stage_key
+from lewm_bench.suite import EnvSpec, Job, Suite
+from lewm_bench.videos import video_name, write_video
+
+logger = logging.getLogger(__name__)
+
+DATA_SCHEMA, MODEL_SCHEMA, EVALUATION_SCHEMA = 1, 1, 1
+DATA_SEED = 0  # all training seeds share one dataset
+PACKAGES = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "dm-control", "transformers")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a suite runs and where its results go."""
+
+    suite: Suite
+    store: Store
+    out: Path
+    device: torch.device
+    progress: bool = True
+    say: Callable[[str], None] = logger.info  # one line per finished cell
+
+
+def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
+    """The environment, its dataset (collected if it is not in the cache) and the dataset's key."""
+    settings = run.suite.settings
+    env = make_env(spec.id, settings.image_size, spec.kwargs)
+    key = {
+        "schema": DATA_SCHEMA,
+        "env": spec.id,
+        "kwargs": spec.kwargs,
+        "image_size": settings.image_size,
+        "collect": settings.collect.model_dump(mode="json", exclude={"chunk"}),
+        "seed": DATA_SEED,
+    }
+    folder = run.store.stage(
+        "dataset", key, lambda work: collect(env, settings.collect, DATA_SEED, work, run.progress)
+    )
+    return env, Dataset.open(folder), stage_key("dataset", key)
+
+
+def setting_of(run: Run, job: Job, env: GoalEnv, dataset: Dataset, dataset_key: str) -> Setting:
+    """Everything that determines the job's agent."""
+    return Setting(
+        env=env,
+        env_id=job.env.label,
+        agent=job.agent,
+        dataset=dataset,
+        dataset_key=dataset_key,
+        config=run.suite.agent_config(job.agent),
+        cem=run.suite.settings.cem,
+        seed=job.seed,
+        device=run.device,
+        store=run.store,
+        progress=run.progress,
+    )
+
+
+def model_spec(setting: Setting, family: Family) -> dict[str, Any]:
+    """What determines the weights. How often training is logged and saved does not."""
+    config = setting.config.model_dump(mode="json")
+    for name in ("log_every", "save_every"):
+        config["train"].pop(name)
+    return {
+        "schema": [MODEL_SCHEMA, family.schema],
+        "agent": split_agent(setting.agent)[0],
+        "config": config,
+        "dataset": setting.dataset_key,
+        "seed": setting.seed,
+        "device": setting.device.type,
+        "outside": setting.outside,
+    }
+
+
+def checkpoint_of(setting: Setting, family: Family) -> Path | None:
+    """The checkpoint folder of a job, trained if it is not in the cache; None for agents that do not train."""
+    if not family.trainable:
+        return None
+
+    def build(work: Path) -> None:
+        log = family.train(setting, work)
+        write_text(work / "training.json", json.dumps({"columns": log.columns, "seconds": log.seconds}))
+
+    return setting.store.stage("model", model_spec(setting, family), build)
+
+
+def evaluation_spec(run: Run, setting: Setting, family: Family, offset: int) -> dict[str, Any]:
+    """What determines the episodes of one goal offset."""
+    common = {"num_pairs", "split", "budget", "batch"} | ({"latent_oracle_pairs", "correlation_frames"})
+    return {
+        "schema": EVALUATION_SCHEMA,
+        "model": model_spec(setting, family),
+        "name": setting.agent,
+        "env": setting.env_id,
+        "protocol": run.suite.settings.evaluate.protocol,
+        "evaluate": run.suite.settings.evaluate.model_dump(mode="json", include=common),
+        "cem": setting.cem.model_dump(mode="json") if family.plans else None,
+        "goal_offset": offset,
+        "first": offset == run.suite.settings.evaluate.goal_offset[0],
+    }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One evaluated goal offset."""
+
+    pairs: Pairs
+    results: tuple[PairResult, ...]
+    extras: dict[str, Any]
+    key: str
+
+
+def measure(run: Run, setting: Setting, family: Family, loaded: Callable[[], Loaded], offset: int) -> Measured:
+    """The episodes of one goal offset, from the cache as far as they are there."""
+    config = run.suite.settings.evaluate
+    pairs = sample_pairs(setting.dataset, setting.env, config.rules, config.num_pairs, offset, config.split)
+    budget = config.budget or config.rules.budget(offset)
+    spec = evaluation_spec(run, setting, family, offset)
+
+    def build(work: Path) -> None:
+        agent = loaded()
+        rows = work / "episodes.jsonl"
+        done = read_rows(rows)
+        # Rewritten, so that a line torn by a kill is gone before the next one is appended.
+        write_text(rows, "".join(r.model_dump_json() + "\n" for r in done))
+        todo = evaluate(
+            agent.agent,
+            setting,
+            pairs,
+            budget,
+            goal_offset=offset,
+            real_history=config.rules.real_history,
+            batch=config.batch,
+            skip=[r.pair for r in done],
+        )
+        name = f"evaluate {setting.agent} offset {offset}"
+        with rows.open("a", encoding="utf-8") as file:
+            for result in tqdm(todo, name, len(pairs), initial=len(done), disable=not run.progress, leave=False):
+                file.write(result.model_dump_json() + "\n")
+                file.flush()
+        write_text(work / "extras.json", json.dumps(extras(run, setting, agent, pairs, budget, offset)))
+
+    folder = run.store.stage("evaluation", spec, build)
+    results = sorted(read_rows(folder / "episodes.jsonl"), key=lambda r: r.pair)
+    loaded_extras = json.loads((folder / "extras.json").read_text(encoding="utf-8"))
+    return Measured(pairs, tuple(results), loaded_extras, stage_key("evaluation", spec))
+
+
+def read_rows(path: Path) -> list[PairResult]:
+    """The complete lines of a results file; a line torn by a kill is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [PairResult.model_validate_json(line) for line in lines[:-1]]
+
+
+def extras(run: Run, setting: Setting, loaded: Loaded, pairs: Pairs, budget: int, offset: int) -> dict[str, Any]:
+    """What is measured once per cell and offset beside the episodes, and where."""
+    config = run.suite.settings.evaluate
+    # The latent oracle renders every candidate: once, for the first offset and seed.
+    count = min(config.latent_oracle_pairs, len(pairs)) if offset == config.goal_offset[0] else 0
+    values: dict[str, Any] = {"latent_oracle_pairs": 0, "latent_oracle_hit": None, "rank_correlation": None}
+    if loaded.model is not None:
+        values["rank_correlation"] = distance_rank_correlation(
+            loaded, setting, config.split, config.correlation_frames
+        )
+        if count and setting.seed == min(job.seed for job in run.suite.jobs):
+            values["latent_oracle_pairs"] = count
+            values["latent_oracle_hit"] = latent_oracle(loaded, setting, pairs, budget, offset, count)
+    return values | {
+        "label": loaded.label,
+        "weights": loaded.weights,
+        "parameters": loaded.parameters,
+        "tokens_per_frame": loaded.tokens_per_frame,
+        "note": loaded.note,
+        "versions": versions(),
+        "hardware": hardware(run.device),
+        "commit": commit(),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def run_job(
+    run: Run, job: Job, env: GoalEnv, dataset: Dataset, dataset_key: str, checkpoint: Path | None = None
+) -> CellRecord:
+    """Train and evaluate one cell, or evaluate a ``checkpoint`` folder from elsewhere in its place.
+
+    Raises:
+        NotRun: it cannot run here.
+        TrainingFailed: it did not learn anything usable.
+    """
+    family = agent_family(job.agent)
+    setting = setting_of(run, job, env, dataset, dataset_key)
+    family.requirements(setting)
+    if checkpoint is not None:
+        check_card(checkpoint, setting)
+        setting = replace(setting, outside=checksum(checkpoint / WEIGHTS))
+    folder = checkpoint or checkpoint_of(setting, family)
+    cache: list[Loaded] = []
+
+    def loaded() -> Loaded:
+        if not cache:
+            cache.append(family.load(setting, folder))
+        return cache[0]
+
+    measured = {offset: measure(run, setting, family, loaded, offset) for offset in job.goal_offset}
+    log = folder / "training.json" if folder else None
+    training = json.loads(log.read_text(encoding="utf-8")) if log and log.is_file() else {}
+    return record(run, job, setting, family, measured, training)
+
+
+def check_card(folder: Path, setting: Setting) -> None:
+    """Refuse a checkpoint that was made with another configuration than the one it would be evaluated with.
+
+    Raises:
+        UserError: the first field that differs, and both values.
+    """
+    card, own = load_card(folder), card_of(setting)
+    for name in ("agent", "config", "image_size", "action_dim"):
+        theirs, ours = card.get(name), own[name]
+        if name == "config":  # how it was trained does not matter for acting
+            theirs, ours = ({k: v for k, v in (c or {}).items() if k != "train"} for c in (theirs, ours))
+        if theirs != ours:
+            raise UserError(f"checkpoint {folder} was made with another {name}: {theirs}, here {ours}; set it alike")
+
+
+def record(
+    run: Run, job: Job, setting: Setting, family: Family, measured: dict[int, Measured], training: dict[str, Any]
+) -> CellRecord:
+    """The cell's record, with one video of a success and one of a failure per offset."""
+    extra = next(iter(measured.values())).extras
+    rows, offsets = [], []
+    for offset, m in measured.items():
+        rows += [episode_row(run, job, offset, r, m) for r in m.results]
+        offsets.append(
+            OffsetRecord(
+                goal_offset=offset,
+                plan_seconds=[
+                    e + s for r in m.results for e, s in zip(r.encode_seconds, r.search_seconds, strict=True)
+                ],
+                encode_seconds=[e for r in m.results for e in r.encode_seconds],
+                pairs_drawn=m.pairs.drawn,
+                pairs_solved_at_start=m.pairs.solved_at_start,
+                latent_oracle_hit=m.extras["latent_oracle_hit"],
+                latent_oracle_pairs=m.extras["latent_oracle_pairs"],
+                distance_rank_correlation=m.extras["rank_correlation"],
+                videos=videos(run, job, setting, offset, m),
+            )
+        )
+    return CellRecord(
+        **base(run, job, "done"),
+        label=extra["label"],
+        kind=family.kind,
+        note=extra["note"],
+        key=stage_key("model", model_spec(setting, family)),
+        config=config_of(run, job, setting, family),
+        dataset=setting.dataset.fingerprint,
+        weights=extra["weights"],
+        parameters=extra["parameters"],
+        tokens_per_frame=extra["tokens_per_frame"],
+        train_seconds=training.get("seconds"),
+        training=training.get("columns", {}),
+        offsets=offsets,
+        episodes=rows,
+        versions=extra["versions"],
+        hardware=extra["hardware"],
+        commit=extra["commit"],
+        created=extra["created"],
+    )
+
+
+def config_of(run: Run, job: Job, setting: Setting, family: Family) -> dict[str, Any]:
+    """Everything that a reader needs to repeat the cell, defaults included."""
+    settings = run.suite.settings.model_dump(mode="json")
+    settings["env"] = job.env.model_dump(mode="json")
+    settings["agent"] = setting.config.model_dump(mode="json") if family.trainable else {}
+    return settings
+
+
+def base(run: Run, job: Job, status: str) -> dict[str, Any]:
+    """The fields that every record of a job has."""
+    return {
+        "status": status,
+        "suite": run.suite.name,
+        "profile": run.suite.profile,
+        "protocol": run.suite.settings.evaluate.protocol,
+        "env": job.env.label,
+        "agent": job.agent,
+        "seed": job.seed,
+    }
+
+
+def episode_row(run: Run, job: Job, offset: int, result: PairResult, measured: Measured) -> EpisodeRow:
+    """One line of episodes.csv."""
+    fields = {k: v for k, v in base(run, job, "").items() if k != "status"}
+    return EpisodeRow(
+        **fields,
+        goal_offset=offset,
+        pair=result.pair,
+        hit=result.hit,
+        held=result.held,
+        steps_to_hit=result.steps_to_hit,
+        distance_start=result.distance_start,
+        distance_end=result.distance_end,
+        plans=len(result.search_seconds),
+        encode_seconds=sum(result.encode_seconds),
+        search_seconds=sum(result.search_seconds),
+        env_seconds=result.env_seconds,
+        device=measured.extras["hardware"]["device"],
+        weights=measured.extras["weights"],
+        version=lewm_bench.__version__,
+        key=measured.key,
+    )
+
+
+def videos(run: Run, job: Job, setting: Setting, offset: int, measured: Measured) -> tuple[str, ...]:
+    """Write the first success and the first failure of the suite's first seed; their file names."""
+    if job.seed != min(j.seed for j in run.suite.jobs):
+        return ()
+    names = []
+    for wanted in (True, False):
+        result = next((r for r in measured.results if r.hit is wanted), None)
+        if result is None:
+            continue
+        name = video_name(job.env.label, job.agent, job.seed, offset, result.pair)
+        states = np.asarray(result.states)
+        goal_row = measured.pairs.goal_row[result.pair]
+        write_video(
+            run.out / name,
+            setting.env.render_states(states),
+            setting.dataset.frames[goal_row],
+            setting.env.distance(states, setting.dataset.states[goal_row]),
+            setting.env.threshold,
+            job.agent,
+            unit=setting.env.distance_unit,
+        )
+        names.append(name)
+    return tuple(names)
+
+
+def run_suite(run: Run) -> list[CellRecord]:
+    """Run every job, save every record under ``out/cells`` as it is made, and return them all."""
+    clear_cells(run.out)
+    cells: list[CellRecord] = []
+    shares = work_shares(run.suite)
+    bar = tqdm(
+        total=1.0,
+        desc=f"suite {run.suite.name}",
+        bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left",
+        disable=not run.progress,
+    )
+    with bar:
+        for spec in run.suite.envs:
+            data = dataset_of(run, spec)
+            for number, job in enumerate(run.suite.jobs, 1):
+                if job.env != spec:
+                    continue
+                cell = attempt(run, job, data)
+                cell.save(run.out / "cells")
+                cells.append(cell)
+                bar.update(shares[number - 1])
+                run.say(f"[{number}/{len(run.suite.jobs)}] {outcome(cell)}")
+    return cells
+
+
+def attempt(run: Run, job: Job, data: tuple[GoalEnv, Dataset, str]) -> CellRecord:
+    """The record of a job, whatever happens to it short of a full disk or an interrupt."""
+    try:
+        return run_job(run, job, *data)
+    except NotRun as error:
+        return CellRecord(**base(run, job, "not run"), reason=str(error), kind=agent_kind(job.agent))
+    except StorageError:
+        raise
+    except (TrainingFailed, UserError) as error:
+        return CellRecord(**base(run, job, "failed"), reason=str(error), kind=agent_kind(job.agent))
+    except (torch.OutOfMemoryError, MemoryError):
+        reason = "out of memory; lower train.batch_size, evaluate.batch or cem.num_samples with --set"
+        return CellRecord(**base(run, job, "failed"), reason=reason, kind=agent_kind(job.agent))
+    except Exception as error:  # the one broad catch: a broken cell must not cost the others their results
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        cell = CellRecord(**base(run, job, "failed"), reason=reason, kind=agent_kind(job.agent))
+        path = run.out / "errors" / cell.file_name.replace(".json", ".txt")
+        write_text(path, traceback.format_exc())
+        logger.debug("cell failed", exc_info=error)
+        return cell.model_copy(update={"reason": f"{reason} (details: errors/{path.name})"})
+
+
+def agent_kind(agent: str) -> str:
+    """Where a cell without results stands in the tables."""
+    try:
+        return agent_family(agent).kind
+    except NotRun:
+        return "world model"
+
+
+def clear_cells(out: Path) -> None:
+    """Remove the records of an earlier run: a table never mixes two runs unless `report` is asked to."""
+    for path in (out / "cells").glob("*.json"):
+        path.unlink()
+
+
+def work_shares(suite: Suite) -> list[float]:
+    """A rough share of the whole work for each job, for the time left; nothing else depends on it."""
+    costs = []
+    for job in suite.jobs:
+        try:
+            family, config = agent_family(job.agent), suite.agent_config(job.agent)
+        except NotRun:
+            costs.append(0.01)
+            continue
+        plans = sum(suite.settings.evaluate.num_pairs * o / 25 for o in job.goal_offset)
+        training = config.train.steps * family.step_cost if family.trainable else 0.0
+        costs.append(0.5 + training + plans * family.decision_cost)
+    return [c / sum(costs) for c in costs]
+
+
+def outcome(cell: CellRecord) -> str:
+    """One line about a finished cell."""
+    name = f"{cell.env.split('/')[-1]} {cell.agent} seed {cell.seed}"
+    if cell.status != "done":
+        return f"{name}: {cell.status}: {cell.reason}"
+    parts = []
+    for offset in cell.offsets:
+        rows = [r for r in cell.episodes if r.goal_offset == offset.goal_offset]
+        hit, held = (100 * np.mean([getattr(r, k) for r in rows]) for k in ("hit", "held"))
+        parts.append(f"offset {offset.goal_offset} hit {hit:.0f} % held {held:.0f} % (n {len(rows)})")
+    return f"{name}: {', '.join(parts)}, plan {np.median(cell.offsets[0].plan_seconds):.3g} s"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of what the numbers depend on."""
+    found = {"python": platform.python_version(), "lewm-bench": lewm_bench.__version__}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def hardware(device: torch.device) -> dict[str, str]:
+    """What the times were measured on."""
+    import os
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    return {
+        "device": device.type,
+        "name": name,
+        "cpu": cpu_name(),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "os": platform.platform(terse=True),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's marketing name where the system tells it."""
+    path = Path("/proc/cpuinfo")
+    lines: Iterable[str] = path.read_text().splitlines() if path.is_file() else ()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """The commit of the checkout this runs from, with ``+`` if it has changes; empty for an installed wheel."""
+    folder = Path(lewm_bench.__file__).parent.parent
+    if not (folder / ".git").exists():
+        return ""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=folder, capture_output=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return head.stdout.strip() + ("+" if dirty.returncode else "") if head.returncode == 0 else ""
