@@ -358,6 +358,11 @@ def test_apportion_is_whole_and_within_one_of_proportional(total: int, shares: d
         assert abs(count - total * shares[name] / sum(shares.values())) < 1 + 1e-6
 
 
+def test_apportion_gives_what_is_left_to_the_largest_remainder() -> None:
+    assert apportion(10, {"a": 0.13, "b": 0.13, "z": 0.74}) == {"a": 1, "b": 1, "z": 8}
+    assert apportion(3, {"z": 0.5, "a": 0.5}) == {"z": 2, "a": 1}  # a tie goes to the first named
+
+
 def test_split_episodes_deals_every_episode_once() -> None:
     fractions = {"train": 0.75, "val": 0.10, "test": 0.15}
     splits = split_episodes(400, fractions, np.random.default_rng(0))
