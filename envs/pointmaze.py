@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import warnings
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -168,8 +170,8 @@ def physics_xml(walls: np.ndarray, dynamics: Dynamics) -> str:
     flag = root.option.flag
     # Without warm start the state determines the future to the last bit.
     flag.warmstart = "disable"
-    for feature in ("gravity", "island", "midphase", "sensor", "limit", "equality", "spring", "frictionloss"):
-        setattr(flag, feature, "disable")
+    unused = ("gravity", "island", "midphase", "sensor", "limit", "equality", "spring", "frictionloss")
+    flag.set_attributes(**dict.fromkeys(unused, "disable"))
     root.default.geom.condim = 1
     root.default.geom.margin = CONTACT_MARGIN
     _add_boxes(root, walls.shape, wall_boxes(walls))
@@ -206,7 +208,7 @@ class _GLCamera:
         wall, floor, ball = ([*(channel / 255 for channel in color), 1.0] for color in (WALL, FLOOR, BALL))
         root = _mjcf_root()
         root.visual.headlight.set_attributes(ambient=[0.65] * 3, diffuse=[0.35] * 3, specular=[0, 0, 0])
-        root.visual.__getattr__("global").set_attributes(offwidth=image_size, offheight=image_size)
+        getattr(root.visual, "global").set_attributes(offwidth=image_size, offheight=image_size)
         cells = [(row, column, row + 1, column + 1) for row, column in np.argwhere(walls)]
         _add_boxes(root, walls.shape, cells, rgba=wall)
         root.worldbody.add("geom", type="plane", size=[columns / 2, rows / 2, 1], rgba=floor)
@@ -218,31 +220,50 @@ class _GLCamera:
         root.worldbody.add("camera", name="top", pos=[0, 0, 5], projection="orthographic", fovy=view)
         self._model = mujoco.MjModel.from_xml_string(root.to_xml_string())
         self._data = mujoco.MjData(self._model)
-        self._renderer = _open_renderer(self._model, image_size)
+        self._size = image_size
+        self._scene = mujoco.MjvScene(self._model, maxgeom=len(cells) + 10)
+        self._view = mujoco.MjvCamera()
+        self._view.type, self._view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
+        self._option = mujoco.MjvOption()
+        self._context, self._buffers = _open_gl(self._model, image_size)
+        # Called when this object goes, or at exit, but then before MuJoCo shuts OpenGL down.
+        self.close = weakref.finalize(self, _free_gl, self._context, self._buffers)
+        atexit.register(self.close)
 
     def draw(self, positions: np.ndarray) -> np.ndarray:
         """(N, 2) x, y of the ball to (N, size, size, 3) uint8 frames."""
-        frames = np.empty((len(positions), self._renderer.height, self._renderer.width, 3), np.uint8)
+        frames = np.empty((len(positions), self._size, self._size, 3), np.uint8)
+        area = mujoco.MjrRect(0, 0, self._size, self._size)
+        self._context.make_current()
         for position, frame in zip(positions, frames, strict=True):
             self._data.mocap_pos[0] = *position, 1.0  # above the walls, so that they hide no part of it
             mujoco.mj_forward(self._model, self._data)
-            self._renderer.update_scene(self._data, camera="top")
-            self._renderer.render(out=frame)
-        return frames
+            everything = mujoco.mjtCatBit.mjCAT_ALL
+            mujoco.mjv_updateScene(self._model, self._data, self._option, None, self._view, everything, self._scene)
+            mujoco.mjr_render(area, self._scene, self._buffers)
+            mujoco.mjr_readPixels(frame, None, area, self._buffers)
+        return frames[:, ::-1].copy()  # OpenGL counts rows from below
 
-    def close(self) -> None:
-        self._renderer.close()
 
-
-def _open_renderer(model: mujoco.MjModel, image_size: int) -> mujoco.Renderer:
+def _open_gl(model: mujoco.MjModel, image_size: int) -> tuple[Any, mujoco.MjrContext]:
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*(DISPLAY environment variable is missing|GLFW library is not init)"
-        )
+        expected = "DISPLAY environment variable is missing|GLFW library is not init"
+        warnings.filterwarnings("ignore", message=f".*({expected})")
         try:
-            return mujoco.Renderer(model, image_size, image_size)
-        except (mujoco.FatalError, RuntimeError, AttributeError) as error:  # depends on what is missing
+            context = mujoco.GLContext(image_size, image_size)
+            context.make_current()
+            buffers = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        except (mujoco.FatalError, RuntimeError, AttributeError, ImportError) as error:  # depends on what is missing
             raise UserError(
                 "MuJoCo finds no OpenGL to draw with; without a display install libegl1 and set MUJOCO_GL=egl before"
                 f" starting, or use renderer='raster' ({str(error).splitlines()[0]})"
             ) from error
+    mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, buffers)
+    return context, buffers
+
+
+def _free_gl(context: Any, buffers: mujoco.MjrContext) -> None:
+    # mujoco.Renderer frees its buffers in whichever context is current, which destroys those of another environment.
+    context.make_current()
+    buffers.free()
+    context.free()

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.utils.env_checker import check_env
 
 from lewm_bench.env import GoalEnv
+from lewm_bench.errors import UserError
 from lewm_bench.rng import stream
 
 STARTS = 6  # sampled states that each check tries
@@ -51,7 +52,7 @@ def _finding(name: str, check: Callable[[GoalEnv], str], env: GoalEnv) -> Findin
             return Finding(name, True, check(env))
     except _Broken as broken:
         return Finding(name, False, str(broken))
-    except (*_FAULTS, gym.error.Error) as fault:
+    except (*_FAULTS, UserError, gym.error.Error) as fault:
         return Finding(name, False, f"{type(fault).__name__}: {fault}")
 
 

@@ -413,7 +413,9 @@ def test_the_ball_has_its_size_and_moves_by_fractions_of_a_pixel() -> None:
     covers = np.stack([ball_cover(frame, raster.background) for frame in frames])
     np.testing.assert_allclose(covers.sum((1, 2)), np.pi * (0.2 * 16) ** 2, rtol=0.03)
     columns = (covers * (np.arange(64) + 0.5)).sum((1, 2)) / covers.sum((1, 2))
+    rows = (covers * (np.arange(64)[:, None] + 0.5)).sum((1, 2)) / covers.sum((1, 2))
     np.testing.assert_allclose(columns, 32 + 16 * x, atol=0.03)
+    np.testing.assert_allclose(rows, 32 - 16 * 1.0, atol=0.03)  # up is up
     assert all((a != b).any() for a, b in zip(frames[1:], frames[:-1], strict=True))
 
 
@@ -470,24 +472,24 @@ def test_mujoco_draws_the_same_view() -> None:
         "import numpy as np\n"
         "from lewm_bench.errors import UserError\n"
         "from lewm_bench.envs.pointmaze import PointMaze\n"
-        "for maze in ('UMaze', 'Large'):\n"
-        "    raster = PointMaze(maze)\n"
-        "    try:\n"
-        "        camera = PointMaze(maze, renderer='mujoco')\n"
-        "    except UserError:\n"
-        "        print('no OpenGL'); break\n"
-        "    raster.reset(seed=1); camera.reset(seed=1)\n"
-        "    a, b = raster.render().astype(int), camera.render().astype(int)\n"
-        "    assert np.abs(a - b).mean() < 4, np.abs(a - b).mean()\n"
-        "    red = [(f[..., 0] - f[..., 2]).clip(60) - 60 for f in (a, b)]\n"
+        "mazes = ('UMaze', 'Medium', 'Large')\n"
+        "try:\n"
+        "    cameras = [PointMaze(maze, renderer='mujoco') for maze in mazes]\n"
+        "except UserError:\n"
+        "    raise SystemExit('no OpenGL')\n"
+        "PointMaze('UMaze', renderer='mujoco')  # goes at once, and must not take the others' buffers with it\n"
+        "for maze, camera in zip(mazes, cameras):\n"
+        "    frames = [env.reset(seed=1)[0].astype(int) for env in (PointMaze(maze), camera)]\n"
+        "    assert np.abs(frames[0] - frames[1]).mean() < 2.5, (maze, np.abs(frames[0] - frames[1]).mean())\n"
+        "    red = [(frame[..., 0] - frame[..., 2]).clip(60) - 60 for frame in frames]\n"
         "    where = [np.array([(r * axis).sum() / r.sum() for axis in np.indices(r.shape)]) for r in red]\n"
-        "    assert np.abs(where[0] - where[1]).max() < 0.5, where\n"
-        "    camera.close()\n",
+        "    assert np.abs(where[0] - where[1]).max() < 0.3, (maze, where)\n"
+        "cameras[0].close(); cameras[0].close()\n",
         MUJOCO_GL="egl",
     )
-    if "no OpenGL" in done.stdout or "egl" in done.stderr.lower():
+    if done.stderr == "no OpenGL\n":
         pytest.skip("no OpenGL here")
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_without_opengl_the_error_says_what_to_do() -> None:
