@@ -149,7 +149,7 @@ def train(
         fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
         optimizer.step()
         if step.log:
-            log.add(index, {"loss": float(loss), **{name: float(value) for name, value in parts.items()}})
+            log.add(index, {name: float(value.detach()) for name, value in {"loss": loss, **parts}.items()})
             bar.set_postfix({name: f"{values[-1]:.3g}" for name, values in log.columns.items() if _shown(name, values)})
             _watch(log, index)
         bar.update()
