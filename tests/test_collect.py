@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from toy_env import TOY_ID, ToyEnv, make_toy
 from lewm_bench.collect import CollectConfig, collect
 from lewm_bench.data import Dataset
 from lewm_bench.errors import UserError
+from lewm_bench.store import Store
 
 
 def config(**changes) -> CollectConfig:
@@ -77,6 +81,25 @@ def test_a_killed_collection_goes_on_and_ends_the_same(tmp_path: Path, chunk_aft
     assert collected == list(range(9, 21))  # two chunks of 4 were complete
     collect(make_toy(), config(), 0, tmp_path / "whole", progress=False)
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+def test_a_process_killed_inside_a_stage_is_taken_up_by_the_next(tmp_path: Path) -> None:
+    def kill(done: int, total: int) -> None:
+        if done == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def stage(progress) -> Path:
+        return Store(tmp_path).stage("data", {}, lambda work: collect(make_toy(), config(chunk=4), 0, work, progress))
+
+    process = multiprocessing.get_context("fork").Process(target=stage, args=(kill,))
+    process.start()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
+    collected = []
+    folder = stage(lambda done, total: collected.append(done))
+    assert collected == list(range(9, 21))
+    collect(make_toy(), config(), 0, tmp_path / "whole", progress=False)
+    assert {k: v for k, v in digests(folder).items() if k != "done.json"} == digests(tmp_path / "whole")
 
 
 def test_a_killed_collection_of_another_seed_is_not_taken_up(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def test_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: float, stat
 
 def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("")
+    (tmp_path / "results").chmod(0o755)
     check = doctor.check_disk("disk: results", tmp_path / "results")
     assert check.status == "fail" and "--out" in check.remedy
 
