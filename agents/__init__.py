@@ -7,4 +7,5 @@ AGENTS: dict[str, str] = {
     "gcbc": "lewm_bench.agents.gcbc:GCBC_FAMILY",
     "dino-wm": "lewm_bench.agents.dino_wm:DINO_WM",
     "lewm": "lewm_bench.agents.lewm:LEWM",
+    "sac-her": "lewm_bench.agents.sac_her:SAC_HER",
 }

@@ -123,10 +123,7 @@ class TokenPredictor(nn.Module):
     def forward(self, tokens: Tensor, actions: Tensor, last_only: bool = False) -> Tensor:
         T, P = tokens.shape[1:3]
         action = self.action(actions)
-        if self.concat:
-            x = torch.cat([tokens, action[:, :, None].expand(-1, -1, P, -1)], -1)
-        else:
-            x = tokens
+        x = torch.cat([tokens, action[:, :, None].expand(-1, -1, P, -1)], -1) if self.concat else tokens
         x = self.input(x).flatten(1, 2) + self.positions[:, : T * P]
         condition = None if self.concat else action
         mask = None if last_only and len(self.blocks) == 1 else frame_causal_mask(T, P, x.device)

@@ -101,7 +101,7 @@ class Family(ABC):
             raise UserError(f"this agent has no variants, got {variant!r} behind the colon")
         return self.Config(**deep_merge(self.Config().model_dump(), overrides))
 
-    def requirements(self, setting: Setting) -> None:
+    def requirements(self, setting: Setting) -> None:  # noqa: B027, most families need nothing
         """Raise ``NotRun`` if this agent cannot run here, saying what to do; called before anything expensive."""
 
     def train(self, setting: Setting, folder: Path) -> TrainingLog:

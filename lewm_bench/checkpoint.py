@@ -74,7 +74,7 @@ def load_strict(model: nn.Module, tensors: dict[str, Tensor], source: str) -> No
     wrong = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
     if missing or extra or wrong:
         parts = [
-            f"{len(names)} {what} (first: {sorted(names)[0]})"
+            f"{len(names)} {what} (first: {min(names)})"
             for what, names in (("missing", missing), ("unexpected", extra), ("of another shape", wrong))
             if names
         ]

@@ -47,7 +47,7 @@ class Stopwatch:
         self._device = device
         self.seconds = 0.0
 
-    def __enter__(self) -> Stopwatch:
+    def __enter__(self) -> Stopwatch:  # noqa: PYI034, Self needs Python 3.11
         synchronize(self._device)
         self._start = time.perf_counter()
         return self

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from pydantic import Field, field_validator
 
-from lewm_bench.agents.oracle import LatentOracle, simulation_of
 from lewm_bench.agent import Loaded, Setting
+from lewm_bench.agents.oracle import LatentOracle, simulation_of
 from lewm_bench.config import Config
 from lewm_bench.data import Dataset
 from lewm_bench.device import Stopwatch

@@ -69,7 +69,7 @@ def rollout(model: WorldModel, latents: Tensor, past_actions: Tensor, plans: Ten
     ``latents`` (B, T, *L) and ``past_actions`` (B, T-1, A) are the real context. The window slides once it holds
     ``model.history`` frames, as in training.
     """
-    B, S, H, A = plans.shape
+    B, S, _, A = plans.shape
     window = latents[:, None].expand(B, S, *latents.shape[1:]).flatten(0, 1)  # (B*S, T, *L)
     actions = past_actions[:, None].expand(B, S, -1, A).flatten(0, 1)
     imagined = []

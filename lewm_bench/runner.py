@@ -70,9 +70,7 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
         "collect": settings.collect.model_dump(mode="json", exclude={"chunk"}),
         "seed": DATA_SEED,
     }
-    folder = run.store.stage(
-        "dataset", key, lambda work: collect(env, settings.collect, DATA_SEED, work, run.progress)
-    )
+    folder = run.store.stage("dataset", key, lambda work: collect(env, settings.collect, DATA_SEED, work, run.progress))
     return env, Dataset.open(folder), stage_key("dataset", key)
 
 
@@ -198,9 +196,7 @@ def extras(run: Run, setting: Setting, loaded: Loaded, pairs: Pairs, budget: int
     count = min(config.latent_oracle_pairs, len(pairs)) if offset == config.goal_offset[0] else 0
     values: dict[str, Any] = {"latent_oracle_pairs": 0, "latent_oracle_hit": None, "rank_correlation": None}
     if loaded.model is not None:
-        values["rank_correlation"] = distance_rank_correlation(
-            loaded, setting, config.split, config.correlation_frames
-        )
+        values["rank_correlation"] = distance_rank_correlation(loaded, setting, config.split, config.correlation_frames)
         if count and setting.seed == min(job.seed for job in run.suite.jobs):
             values["latent_oracle_pairs"] = count
             values["latent_oracle_hit"] = latent_oracle(loaded, setting, pairs, budget, offset, count)
@@ -504,8 +500,12 @@ def commit() -> str:
     if not (folder / ".git").exists():
         return ""
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10)
-        dirty = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=folder, capture_output=True, timeout=10)
+        head = _git(folder, "rev-parse", "HEAD")
+        dirty = _git(folder, "diff", "--quiet", "HEAD")
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return head.stdout.strip() + ("+" if dirty.returncode else "") if head.returncode == 0 else ""
+
+
+def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=False)
