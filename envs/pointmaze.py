@@ -14,12 +14,12 @@ from typing import Any
 import gymnasium as gym
 import mujoco
 import numpy as np
-from lewm_bench.envs.maze import BALL_RADIUS, Box, clearance, parse_maze, wall_boxes
-from lewm_bench.envs.raster import BALL, FLOOR, WALL, Raster
-from lewm_bench.envs.waypoints import waypoints
 from mujoco.rollout import Rollout
 
 from lewm_bench.env import GoalEnv, PolicyFactory
+from lewm_bench.envs.maze import BALL_RADIUS, Box, clearance, parse_maze, wall_boxes
+from lewm_bench.envs.raster import BALL, FLOOR, WALL, Raster
+from lewm_bench.envs.waypoints import waypoints
 from lewm_bench.errors import UserError, unknown
 from lewm_bench.policies import generic_policies
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from lewm_bench.envs.maze import cell_distances, cell_of, center_of, neighbours
 
 from lewm_bench.env import BatchPolicy, PolicyFactory
+from lewm_bench.envs.maze import cell_distances, cell_of, center_of, neighbours
 
 GAIN = 3.0  # action per cell of distance to the next cell's centre
 BRAKE = 0.5  # action per unit of velocity

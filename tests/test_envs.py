@@ -12,15 +12,15 @@ import warnings
 from pathlib import Path
 
 import gymnasium as gym
-import lewm_bench.envs
 import numpy as np
 import pytest
+
+import lewm_bench.envs
+from lewm_bench.check import CHECKS, check_goal_env
+from lewm_bench.env import GoalEnv
 from lewm_bench.envs.maze import cell_of, center_of, clearance, parse_maze, wall_boxes, wall_faces
 from lewm_bench.envs.pointmaze import INERTIAL, PointMaze
 from lewm_bench.envs.raster import BALL, FLOOR, WALL, Raster
-
-from lewm_bench.check import CHECKS, check_goal_env
-from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError
 from lewm_bench.rng import stream
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import gymnasium as gym
 import numpy as np
 import pytest
+
+from lewm_bench.env import PolicyFactory
 from lewm_bench.envs.maze import cell_distances, cell_of, parse_maze
 from lewm_bench.envs.pointmaze import PointMaze
 from lewm_bench.envs.waypoints import next_cells
-
-from lewm_bench.env import PolicyFactory
 from lewm_bench.policies import OU_DECAY, OU_STD, generic_policies
 from lewm_bench.rng import stream
 
