@@ -55,4 +55,4 @@ def _uniform(rng: np.random.Generator, space, steps: int) -> np.ndarray:
 
 
 NOOP = ScriptedFamily("No action", _zeros)
-RANDOM = ScriptedFamily("Random actions", _uniform)
+RANDOM = ScriptedFamily("Random actions (uniform, a new one each step)", _uniform)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import difflib
 import logging
-import os
 import shutil
 import sys
 import warnings
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 from tqdm import tqdm
 from typer.core import TyperGroup
@@ -20,10 +18,14 @@ import lewm_bench
 from lewm_bench.errors import NotRun, TrainingFailed, UserError, unknown
 
 
+# Typer stands on click, or on a copy of it inside itself, depending on its version; both have this base.
+UsageProblem = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
 class Commands(TyperGroup):
     """Suggests the nearest command on a miss."""
 
-    def resolve_command(self, context: click.Context, args: list[str]):
+    def resolve_command(self, context, args: list[str]):
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             close = difflib.get_close_matches(args[0], self.commands, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -34,7 +36,6 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands,
     add_completion=False,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Trustworthy, one-command benchmarking of latent world models.",
@@ -55,7 +56,10 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress ba
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if text and not names:
+        raise UserError(f"expected comma-separated names, got {text!r}")
+    return names
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -382,23 +386,24 @@ def _common(
         warnings.filterwarnings("ignore")
 
 
+INTERRUPTED = 130  # what a shell expects of a program that Control-C ended
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 2."""
     try:
-        status = app(standalone_mode=False)
+        status = app(sys.argv[1:] or ["--help"], prog_name="lewm-bench", standalone_mode=False)
     except (UserError, NotRun) as error:
         status = _fail(str(error), 2)
     except TrainingFailed as error:
         status = _fail(str(error), 1)
-    except click.exceptions.Abort:
-        status = _fail("interrupted; the same command goes on where it stopped", 130)
-    except click.ClickException as error:
-        status = _fail(error.format_message(), 2)
-    except KeyboardInterrupt:
-        status = _fail("interrupted; the same command goes on where it stopped", 130)
-    except BrokenPipeError:  # the reader of our output, `head` say, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
+    except UsageProblem as error:
+        command = error.ctx.command_path if getattr(error, "ctx", None) else "lewm-bench"
+        status = _fail(f"{' '.join(error.format_message().split()).rstrip('.')}; see `{command} --help`", 2)
+    except (typer.Abort, KeyboardInterrupt):
+        status = INTERRUPTED
+    if status == INTERRUPTED:
+        _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
     sys.exit(status)
 
 

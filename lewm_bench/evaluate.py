@@ -6,6 +6,7 @@ Shapes: B episodes side by side, T frames of context, X state size, A numbers of
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -194,7 +195,7 @@ def latent_oracle(loaded: Loaded, setting: Setting, pairs: Pairs, budget: int, g
     if loaded.model is None:
         raise UserError(f"{setting.agent} is not a world model and has no latent cost")
     agent = LatentOracle(simulation_of(setting), setting.cem, loaded.model, setting.device)
-    first = Pairs(pairs.episode[:n], pairs.start_row[:n], pairs.goal_row[:n], pairs.drawn, pairs.solved_at_start)
+    first = replace(pairs, episode=pairs.episode[:n], start_row=pairs.start_row[:n], goal_row=pairs.goal_row[:n])
     results = evaluate(agent, setting, first, budget, goal_offset=goal_offset, real_history=False)
     return float(np.mean([r.hit for r in results]))
 

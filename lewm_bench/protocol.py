@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from pydantic import model_validator
@@ -72,12 +71,17 @@ PROTOCOLS = {protocol.id: protocol for protocol in (CLEAN_1, PAPER_V3)}
 
 @dataclass(frozen=True)
 class Pairs:
-    """Start and goal rows in a dataset, the same for every agent. ``drawn`` counts the removed ones too."""
+    """Start and goal rows in a dataset, the same for every agent.
+
+    ``solved_at_start`` of ``candidates`` were solved before the first action. Where such pairs are removed the
+    candidates are all pairs of the split: a count over draws would weigh episodes that never move more the longer
+    one has to look for other pairs. Where they are kept the candidates are the pairs themselves.
+    """
 
     episode: np.ndarray  # (n,)
     start_row: np.ndarray  # (n,) rows of the dataset's columns
     goal_row: np.ndarray  # (n,)
-    drawn: int
+    candidates: int
     solved_at_start: int
 
     def __len__(self) -> int:
@@ -114,26 +118,16 @@ def _uniform(dataset: Dataset, env: GoalEnv, protocol: Protocol, num_pairs: int,
 
 def _held_out(dataset: Dataset, env: GoalEnv, protocol: Protocol, num_pairs: int, offset: int, split: str) -> Pairs:
     """The first admissible pairs of the protocol's endless deal."""
-    chosen: list[tuple[int, int]] = []
-    solved = 0
-    for drawn, draw in enumerate(_deal(dataset, env, protocol, offset, split), start=1):
-        solved += draw.solved
-        if draw.kept:
-            chosen.append((draw.episode, draw.start))
-        if len(chosen) == num_pairs:
-            episode, start = np.asarray(chosen, np.int64).T
-            return Pairs(episode, start, start + offset, drawn, solved)
-    raise _too_few(dataset, split, num_pairs, offset, len(chosen), solved)
+    chosen = list(itertools.islice(_deal(dataset, env, protocol, offset, split), num_pairs))
+    rows = dataset.rows(split, spare=offset)
+    solved = int(np.sum(env.reached(dataset.states[rows], dataset.states[rows + offset])))
+    if len(chosen) < num_pairs:
+        raise _too_few(dataset, split, num_pairs, offset, len(chosen), solved)
+    episode, start = np.asarray(chosen, np.int64).T
+    return Pairs(episode, start, start + offset, len(rows), solved)
 
 
-class _Draw(NamedTuple):
-    episode: int
-    start: int
-    solved: bool
-    kept: bool
-
-
-def _deal(dataset: Dataset, env: GoalEnv, protocol: Protocol, offset: int, split: str) -> Iterator[_Draw]:
+def _deal(dataset: Dataset, env: GoalEnv, protocol: Protocol, offset: int, split: str) -> Iterator[tuple[int, int]]:
     """Rounds over the episodes in random order; in each round an episode draws until it gives one pair.
 
     An episode that has no pair left drops out, so the pairs stay as balanced as the data allows. Nothing here knows
@@ -147,9 +141,8 @@ def _deal(dataset: Dataset, env: GoalEnv, protocol: Protocol, offset: int, split
             return
         for e in stream(*address, "round", number).permutation(sorted(left)).tolist():
             for start, solved in left[e]:
-                kept = protocol.keep_solved or not solved
-                yield _Draw(e, start, solved, kept)
-                if kept:
+                if protocol.keep_solved or not solved:
+                    yield e, start
                     break
             else:
                 del left[e]

@@ -51,7 +51,7 @@ class OffsetRecord(Config):
     goal_offset: int
     plan_seconds: tuple[float, ...] = ()  # every plan, encode + search, episode by episode
     encode_seconds: tuple[float, ...] = ()
-    pairs_drawn: int = 0  # pairs looked at to find the ones that were kept
+    pairs_candidates: int = 0  # pairs among which those solved at the start were counted (protocol.Pairs)
     pairs_solved_at_start: int = 0
     latent_oracle_hit: float | None = None  # true simulator with the model's own latent cost, fraction
     latent_oracle_pairs: int = 0

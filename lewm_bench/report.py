@@ -214,7 +214,7 @@ def _success(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[st
     *place, _ = key
     pairs = group.pairs
     row: dict[str, object] = {"n_pairs": len(pairs), "n_seeds": len(group.done)}
-    looked_at = sum(o.pairs_drawn for _, o in group.done)
+    looked_at = sum(o.pairs_candidates for _, o in group.done)
     if looked_at:
         row["solved_at_start"] = sum(o.pairs_solved_at_start for _, o in group.done) / looked_at
     if not pairs:

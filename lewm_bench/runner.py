@@ -272,7 +272,7 @@ def record(
                     e + s for r in m.results for e, s in zip(r.encode_seconds, r.search_seconds, strict=True)
                 ],
                 encode_seconds=[e for r in m.results for e in r.encode_seconds],
-                pairs_drawn=m.pairs.drawn,
+                pairs_candidates=m.pairs.candidates,
                 pairs_solved_at_start=m.pairs.solved_at_start,
                 latent_oracle_hit=m.extras["latent_oracle_hit"],
                 latent_oracle_pairs=m.extras["latent_oracle_pairs"],

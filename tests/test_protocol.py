@@ -84,7 +84,7 @@ def test_clean_pairs_are_admissible_distinct_and_balanced(dataset, env, num_pair
     assert all(used[e] >= level - 1 or used[e] == available[e] for e in available)
     if num_pairs <= len(available) * min(available.values()):  # no episode ran out
         assert {used[e] for e in available} <= {num_pairs // len(available), -(-num_pairs // len(available))}
-    assert pairs.drawn - pairs.solved_at_start == num_pairs
+    assert pairs.candidates == len(every) and pairs.solved_at_start == sum(every.values())
 
 
 def test_clean_counts_what_it_removes(dataset, env) -> None:
@@ -103,7 +103,7 @@ def test_the_share_solved_at_start_is_the_share_of_the_data(tmp_path: Path, env)
     rng = np.random.default_rng(0)
     positions = [np.cumsum(np.where(rng.random(400) < 0.25, 0.08, 0.2)).tolist() for _ in range(20)]
     pairs = sample_pairs(walk(tmp_path, positions), env, CLEAN_1, 2000, 1)
-    assert abs(pairs.solved_at_start / pairs.drawn - 0.25) < 0.03
+    assert abs(pairs.solved_at_start / pairs.candidates - 0.25) < 0.03
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -112,7 +112,7 @@ def test_a_smaller_clean_run_is_the_beginning_of_a_larger_one(dataset, env, k: i
     k, n = sorted((k, n))
     few, many = (sample_pairs(dataset, env, CLEAN_1, count, offset) for count in (k, n))
     assert triples(few) == triples(many)[:k]
-    assert few.drawn <= many.drawn and few.solved_at_start <= many.solved_at_start
+    assert (few.candidates, few.solved_at_start) == (many.candidates, many.solved_at_start)
 
 
 def test_clean_pairs_depend_on_the_protocol_the_offset_and_the_split_alone(dataset, env) -> None:
@@ -147,7 +147,7 @@ def test_an_episode_that_runs_out_leaves_its_turn_to_the_others(tmp_path: Path, 
     positions = [[0.0] * 20, np.arange(4.0).tolist(), [0.0, 1.0], np.arange(30.0).tolist()]
     pairs = sample_pairs(walk(tmp_path, positions), env, CLEAN_1, 12, 2)
     assert np.bincount(pairs.episode, minlength=4).tolist() == [0, 2, 0, 10]
-    assert pairs.solved_at_start == 18 and pairs.drawn == 30
+    assert pairs.solved_at_start == 18 and pairs.candidates == 18 + 2 + 28
 
 
 @pytest.mark.parametrize(
@@ -174,13 +174,13 @@ def test_paper_pairs_are_numpys_choice_of_all_rows_with_a_goal(dataset, env) -> 
     chosen = np.random.default_rng(42).choice(len(rows), size=50, replace=False)
     assert sorted(pairs.start_row.tolist()) == sorted(rows[i] for i in chosen)
     assert all(pair in every for pair in triples(pairs))
-    assert pairs.drawn == 50 and pairs.solved_at_start == sum(every[pair] for pair in triples(pairs))
+    assert pairs.candidates == 50 and pairs.solved_at_start == sum(every[pair] for pair in triples(pairs))
 
 
 def test_paper_can_choose_every_row_the_last_one_included(tmp_path: Path, env) -> None:
     data = walk(tmp_path, [np.arange(8.0).tolist(), [0.0] * 6], {"train": (0,), "val": (), "test": (1,)})
     pairs = sample_pairs(data, env, PAPER_V3, 8, 3)
     assert triples(pairs) == [(0, t, t + 3) for t in range(5)] + [(1, 8 + t, 11 + t) for t in range(3)]
-    assert pairs.solved_at_start == 3 and pairs.drawn == 8
+    assert pairs.solved_at_start == 3 and pairs.candidates == 8
     with pytest.raises(UserError, match="gives 8 of the 9"):
         sample_pairs(data, env, PAPER_V3, 9, 3)

@@ -77,7 +77,7 @@ def small() -> list[CellRecord]:
         place = {"env": env, "offset": offset}
         cells += [
             cell("lewm", LEWM, seconds=[0.3, 0.4, 0.5], label="LeWM", parameters=346_000, tokens_per_frame=1,
-                 training=steps, train_seconds=120.0, record={"pairs_drawn": 12, "pairs_solved_at_start": 2}, **place),
+                 training=steps, train_seconds=120.0, record={"pairs_candidates": 12, "pairs_solved_at_start": 2}, **place),
             cell("lewm", LEWM[::-1], seconds=[0.4], seed=1, label="LeWM", tokens_per_frame=1, **place),
             cell("dino-wm", DINO, seconds=[2.0, 3.0], label="DINO-WM (MAE ViT, 16 tokens)", tokens_per_frame=16, **place),
             cell("random", RANDOM, **place),
