@@ -20,6 +20,11 @@ from lewm_bench.agents.nets import (
 )
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 def theirs(name: str) -> str:
     """The name in transformers 5 of one of our (and transformers 4's) ViT parameters."""
     layer = "encoder.layer."
