@@ -17,7 +17,6 @@ from typer.core import TyperGroup
 import lewm_bench
 from lewm_bench.errors import NotRun, TrainingFailed, UserError, unknown
 
-
 # Typer stands on click, or on a copy of it inside itself, depending on its version; both have this base.
 UsageProblem = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 

@@ -6,14 +6,16 @@ Precedence, last wins: class defaults, the profile, the suite, the suite's part 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 import lewm_bench
+from lewm_bench.agent import AgentConfig
 from lewm_bench.collect import CollectConfig
 from lewm_bench.config import Config, deep_merge
 from lewm_bench.errors import NotRun, UserError, unknown
@@ -32,6 +34,22 @@ class Settings(Config):
     evaluate: EvalConfig = EvalConfig()
     cem: CEMConfig = CEMConfig()
 
+    @model_validator(mode="after")
+    def _pairs_exist(self) -> Settings:
+        """Found out before anything is collected or trained."""
+        offsets, fractions = self.evaluate.goal_offset, self.collect.model_dump(include={"train", "val", "test"})
+        if not offsets or not all(1 <= o <= self.collect.steps for o in offsets):
+            raise ValueError(
+                f"evaluate.goal_offset needs at least one number from 1 to collect.steps ({self.collect.steps}), "
+                f"got {list(offsets)}"
+            )
+        split = self.evaluate.split
+        if split != "all" and split not in fractions:
+            raise ValueError(f"evaluate.split: {unknown('split', split, [*fractions, 'all'])}")
+        if split != "all" and fractions[split] == 0:
+            raise ValueError(f"evaluate.split is {split!r}, but collect.{split} is 0")
+        return self
+
 
 class EnvSpec(Config):
     """An environment of a suite: a Gymnasium id, or with arguments under a name of its own."""
@@ -46,32 +64,60 @@ class EnvSpec(Config):
         return self.name or self.id
 
 
+Seeds = tuple[Annotated[int, Field(ge=0)], ...]
+
+
 class Limit(Config):
-    """Cells that a suite leaves out: for the named agents and environments (all if empty) only these seeds, offsets."""
+    """What a suite leaves out: the named agents and environments (all if empty) get only these seeds and offsets.
+
+    No seeds at all leave the agents out. A choice on the command line lifts what it is about and nothing else:
+    ``--seeds`` the limits on seeds, ``--set evaluate.goal_offset`` those on offsets, ``--agents`` an agent left out.
+    """
 
     agents: tuple[str, ...] = ()
     envs: tuple[str, ...] = ()
-    seeds: tuple[int, ...] | None = None
+    seeds: Seeds | None = None
     goal_offset: tuple[int, ...] | None = None
 
 
 class Part(Config):
     """What a suite says for one profile."""
 
-    seeds: tuple[int, ...] | None = None
+    seeds: Seeds | None = Field(None, min_length=1)
     limits: tuple[Limit, ...] = ()
     settings: dict[str, Any] = Field(default_factory=dict)
+
+
+def _spec(env: Any) -> Any:
+    return {"id": env} if isinstance(env, str) else env
 
 
 class SuiteSpec(Config):
     """One block of ``suites``."""
 
     title: str
-    envs: tuple[str | EnvSpec, ...] = Field(min_length=1)
+    envs: tuple[Annotated[EnvSpec, BeforeValidator(_spec)], ...] = Field(min_length=1)
     agents: tuple[str, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Seeds = Field((0, 1, 2), min_length=1)
     settings: dict[str, Any] = Field(default_factory=dict)
     profiles: dict[str, Part] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _names(self) -> SuiteSpec:
+        """Results are filed under the last part of an environment's name; limits must be about something."""
+        known = [env.label for env in self.envs]
+        files = [label.split("/")[-1] for label in known]
+        if twice := [label for label, file in zip(known, files, strict=True) if files.count(file) > 1]:
+            raise ValueError(
+                f"the environments {', '.join(twice)} would share their result files; "
+                "give each a name of its own: {id: ..., name: ...}"
+            )
+        for limit in (limit for part in self.profiles.values() for limit in part.limits):
+            for kind, wanted, names in (("agent", limit.agents, self.agents), ("environment", limit.envs, known)):
+                bases = {*names, *(name.partition(":")[0] for name in names)}
+                if missing := [name for name in wanted if name not in bases]:
+                    raise ValueError(f"limits: {unknown(f'{kind} of this suite', missing[0], names)}")
+        return self
 
 
 class Benchmarks(Config):
@@ -79,6 +125,13 @@ class Benchmarks(Config):
 
     profiles: dict[str, dict[str, Any]]
     suites: dict[str, SuiteSpec]
+
+    @model_validator(mode="after")
+    def _profiles_exist(self) -> Benchmarks:
+        for name, suite in self.suites.items():
+            if missing := [profile for profile in suite.profiles if profile not in self.profiles]:
+                raise ValueError(f"suites.{name}.profiles: {unknown('profile', missing[0], self.profiles)}")
+        return self
 
 
 class Job(Config):
@@ -107,9 +160,7 @@ class Suite(Config):
 
     def agent_config(self, agent: str):
         """The resolved config of ``agent``, variant included."""
-        base, variant = split_agent(agent)
-        overrides = self.agent_settings.get(base, {})
-        return checked(lambda: agent_family(agent).configure(overrides, variant), base)
+        return configure(agent, self.agent_settings)
 
 
 def find_file(config: Path | None) -> Path:
@@ -132,14 +183,33 @@ def load(path: Path) -> Benchmarks:
         UserError: not YAML, or not of this structure, with the place.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}")
+        mark = getattr(error, "problem_mark", None)
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{path} is not valid YAML{place}: {getattr(error, 'problem', None) or error}")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}")
+    except UnicodeDecodeError:
+        raise UserError(f"cannot read {path}: it is not UTF-8 text")
     if not isinstance(data, dict):
         raise UserError(f"{path} must hold the keys 'profiles' and 'suites'")
-    return checked(lambda: Benchmarks(**data), str(path))
+    try:
+        return checked(lambda: Benchmarks.model_validate(data), "", Benchmarks)
+    except UserError as error:
+        raise UserError(f"{path}: {error}")
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error: the first would be dropped without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
 
 
 def resolve(
@@ -152,7 +222,7 @@ def resolve(
     envs: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> Suite:
-    """The suite's jobs and settings. What is asked for explicitly is run, whatever the suite's limits leave out.
+    """The suite's jobs and settings. ``Limit`` says what of a suite's limits an explicit choice lifts.
 
     Raises:
         UserError: an unknown suite, profile, agent, environment or setting, with the nearest match.
@@ -168,17 +238,18 @@ def resolve(
     for layer in (bench.profiles[profile], spec.settings, part.settings, command_line):
         merged = deep_merge(merged, layer)
     settings, agent_settings = split_settings(merged)
-    chosen_agents = tuple(dict.fromkeys(agents)) or spec.agents
+    chosen_agents = tuple(dict.fromkeys(agents or spec.agents))
     for agent in chosen_agents:
         check_agent(agent, agent_settings)
-    env_specs = select_envs(spec, envs)
-    explicit_offsets = "goal_offset" in command_line.get("evaluate", {})
-    limits = () if agents and seeds and explicit_offsets else part.limits
+    chosen_seeds = tuple(dict.fromkeys(seeds or part.seeds or spec.seeds))
+    lifted = Lifted(bool(agents), bool(seeds), "goal_offset" in (command_line.get("evaluate") or {}))
     jobs = []
-    for env in env_specs:
+    for env in select_envs(spec, envs):
         for agent in chosen_agents:
-            for seed, offsets in cells(env, agent, spec, part, limits, seeds, explicit_offsets, settings):
-                jobs.append(Job(env=env, agent=agent, seed=seed, goal_offset=offsets))
+            limits = [limit for limit in part.limits if concerns(limit, env, agent)]
+            allowed_seeds, offsets = allowed(limits, lifted, chosen_seeds, settings.evaluate.goal_offset)
+            if offsets:
+                jobs += [Job(env=env, agent=agent, seed=seed, goal_offset=offsets) for seed in allowed_seeds]
     return Suite(
         name=suite,
         title=spec.title,
@@ -189,63 +260,86 @@ def resolve(
     )
 
 
-def cells(
-    env: EnvSpec,
-    agent: str,
-    spec: SuiteSpec,
-    part: Part,
-    limits: Sequence[Limit],
-    seeds: Sequence[int],
-    explicit_offsets: bool,
-    settings: Settings,
-) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """(seed, goal offsets) of one agent in one environment, after the limits that no explicit choice lifts."""
-    chosen = tuple(seeds) or part.seeds or spec.seeds
-    offsets = settings.evaluate.goal_offset
+class Lifted(NamedTuple):
+    """What the command line asks for by name, so that no limit withholds it."""
+
+    agents: bool
+    seeds: bool
+    goal_offset: bool
+
+
+def concerns(limit: Limit, env: EnvSpec, agent: str) -> bool:
+    """Whether a limit is about this agent in this environment; one about ``dino-wm`` is about its variants too."""
+    agents = not limit.agents or agent in limit.agents or split_agent(agent)[0] in limit.agents
+    return agents and (not limit.envs or env.label in limit.envs)
+
+
+def allowed(
+    limits: Sequence[Limit], lifted: Lifted, seeds: tuple[int, ...], offsets: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The seeds and goal offsets that the limits leave of ``seeds`` and ``offsets``."""
     for limit in limits:
-        names = {agent, split_agent(agent)[0]}
-        if (limit.agents and not names & set(limit.agents)) or (limit.envs and env.label not in limit.envs):
-            continue
-        if limit.seeds is not None and not seeds:
-            chosen = tuple(s for s in chosen if s in limit.seeds)
-        if limit.goal_offset is not None and not explicit_offsets:
+        left_out = limit.seeds == ()
+        if limit.seeds is not None and not lifted.seeds and not (left_out and lifted.agents):
+            seeds = tuple(s for s in seeds if s in limit.seeds)
+        if limit.goal_offset is not None and not lifted.goal_offset:
             offsets = tuple(o for o in offsets if o in limit.goal_offset)
-    if offsets:
-        yield from ((seed, offsets) for seed in dict.fromkeys(chosen))
+    return seeds, offsets
 
 
 def select_envs(spec: SuiteSpec, wanted: Sequence[str]) -> tuple[EnvSpec, ...]:
     """The suite's environments, or those of them that were asked for."""
-    all_specs = [e if isinstance(e, EnvSpec) else EnvSpec(id=e) for e in spec.envs]
-    known = {e.label: e for e in all_specs}
+    known = {e.label: e for e in spec.envs}
     for name in wanted:
         if name not in known:
             raise unknown("environment of this suite", name, known)
-    return tuple(known[name] for name in dict.fromkeys(wanted)) if wanted else tuple(all_specs)
+    return tuple(known[name] for name in dict.fromkeys(wanted or known))
+
+
+def configure(agent: str, agent_settings: Mapping[str, dict[str, Any]]) -> AgentConfig:
+    """The checked config of ``agent``, variant included."""
+    base, variant = split_agent(agent)
+    family = agent_family(agent)
+    return checked(lambda: family.configure(agent_settings.get(base, {}), variant), base, family.Config)
 
 
 def check_agent(agent: str, agent_settings: Mapping[str, dict[str, Any]]) -> None:
     """Raise a UserError unless the agent exists and its settings are valid; a missing package is the cell's matter."""
-    base, variant = split_agent(agent)
     try:
-        family = agent_family(agent)
+        configure(agent, agent_settings)
     except NotRun:
         return
-    checked(lambda: family.configure(agent_settings.get(base, {}), variant), base)
 
 
 def split_settings(merged: Mapping[str, Any]) -> tuple[Settings, dict[str, dict[str, Any]]]:
     """Common settings and, for every agent named, its own; all checked."""
     common = {k: v for k, v in merged.items() if k in Settings.model_fields}
     rest = {k: v for k, v in merged.items() if k not in common}
+    check_keys(merged, "")
     names = agent_names()
     for key, value in rest.items():
         if key not in names and "." not in key:
             raise unknown("setting or agent", key, [*Settings.model_fields, *names])
         if not isinstance(value, dict):
-            raise UserError(f"the settings of agent {key!r} must be a mapping, got {value!r}")
+            raise UserError(f"{key} has settings of its own ({key}.KEY), got {value!r}")
         check_agent(key, rest)
-    return checked(lambda: Settings(**common), ""), rest
+    return checked(lambda: Settings.model_validate(common), "", Settings), rest
+
+
+def check_keys(settings: Mapping[Any, Any], where: str) -> None:
+    """Raise a UserError for a key that is not text, such as 5 or (YAML's) yes."""
+    for key, value in settings.items():
+        if not isinstance(key, str):
+            raise UserError(f"the keys of {where or 'settings'} must be text, got {key!r}")
+        if isinstance(value, Mapping):
+            check_keys(value, f"{where}.{key}" if where else key)
+
+
+def split_path(path: str) -> list[str]:
+    """``lewm.train.steps`` to its parts; dots of a ``their_pkg.agents:MINE`` in front belong to that name."""
+    module, colon, rest = path.rpartition(":")
+    first, *others = rest.split(".")
+    return [f"{module}{colon}{first}", *others]
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
@@ -253,13 +347,14 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for pair in pairs:
         path, equals, text = pair.partition("=")
-        if not equals or not all(path.split(".")):
+        path = path.strip()
+        if not equals or not all(split_path(path)):
             raise UserError(f"--set takes KEY=VALUE with a dotted key, for example cem.num_samples=64, got {pair!r}")
         try:
-            value = yaml.safe_load(text)
+            value = yaml.load(text, UniqueKeys)
         except yaml.YAMLError:
             raise UserError(f"--set {path}: cannot read the value {text!r}")
-        for key in reversed(path.split(".")):
+        for key in reversed(split_path(path)):
             value = {key: value}
         merged = deep_merge(merged, value)
     return merged
@@ -268,33 +363,49 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
 M = TypeVar("M", bound=BaseModel)
 
 
-def checked(make, where: str):
-    """``make()``, with a validation error turned into one line that names the setting and the nearest valid one."""
+def checked(make: Callable[[], M], where: str, model: type[BaseModel]) -> M:
+    """``make()``, which fills ``model``; a validation error becomes one line that names the setting.
+
+    ``where`` is the path of the model's own place, empty for the top.
+    """
     try:
         return make()
     except ValidationError as error:
-        first = error.errors()[0]
-        parts = [str(p) for p in first["loc"]]
-        path = ".".join([where, *parts]) if where else ".".join(parts)
-        if first["type"] == "extra_forbidden":
-            raise unknown("setting", path, _siblings(make, where, parts))
-        if first["type"] == "missing":
-            raise UserError(f"{path} is missing")
-        reason = first["msg"].removeprefix("Value error, ")
-        value = first["input"]
-        shown = "" if isinstance(value, (dict, BaseModel)) else f", got {value!r}"
-        raise UserError(f"{path}: {reason}{shown}" if path else reason)
+        first = min(
+            error.errors(), key=lambda e: e["type"] != "extra_forbidden"
+        )  # a misspelt key explains a missing one
+    parts = [str(p) for p in first["loc"]]
+    path = ".".join([where, *parts] if where else parts)
+    kind, value = first["type"], first["input"]
+    if kind == "extra_forbidden":
+        prefix = path[: len(path) - len(parts[-1])]
+        raise unknown("setting", path, [f"{prefix}{name}" for name in fields_at(model, parts[:-1])])
+    if kind == "missing":
+        raise UserError(f"{path} is missing")
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        raise UserError(f"{path} has settings of its own ({path}.KEY), got {value!r}")
+    reason = first["msg"].removeprefix("Value error, ")
+    if kind != "value_error":
+        reason = f"{reason.replace('Input should be', 'must be')}, got {value!r}"
+    if kind == "literal_error":
+        choices = [part for part in first["ctx"]["expected"].split("'") if part.isprintable()]
+        close = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
+        reason += f"; did you mean {close[0]!r}?" if close else ""
+    if kind == "tuple_type":
+        reason = f"must be a list, such as [25, 50], got {value!r}"
+    raise UserError(f"{path}: {reason}" if path else reason)
 
 
-def _siblings(make, where: str, parts: list[str]) -> list[str]:
-    """The valid settings beside a misspelt one, as dotted paths; empty if its place cannot be told."""
-    model: Any = Settings if not where else Benchmarks
-    if where in agent_names():
-        model = agent_family(where).Config
-    for part in parts[:-1]:
-        field = model.model_fields.get(part)
-        model = field.annotation if field is not None else None
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            return []
-    prefix = ".".join([where, *parts[:-1]] if where else parts[:-1])
-    return [f"{prefix}.{name}" if prefix else name for name in model.model_fields]
+def fields_at(model: Any, parts: Sequence[str]) -> list[str]:
+    """The settings of the model that lies at a path inside ``model``; what stands in brackets of a type is looked into."""
+    for part in parts:
+        inside = is_model(model) and part in model.model_fields
+        model = model.model_fields[part].annotation if inside else model
+        while not is_model(model) and (inner := [a for a in get_args(model) if is_model(a) or get_args(a)]):
+            model = inner[-1]
+    return list(model.model_fields) if is_model(model) else []
+
+
+def is_model(annotation: Any) -> bool:
+    """Whether a type is a pydantic model."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
