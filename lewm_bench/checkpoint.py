@@ -47,15 +47,18 @@ def load_card(folder: Path) -> dict[str, Any]:
     """The card of a checkpoint folder.
 
     Raises:
-        UserError: there is none, or it is not JSON.
+        UserError: there is none, or it is not a JSON object.
     """
     path = folder / CARD
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        card = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{folder} is not a checkpoint: it has no {CARD}")
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}); delete its folder and train again")
+    if not isinstance(card, dict):
+        raise UserError(f"{path} is damaged (not a JSON object); delete its folder and train again")
+    return card
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
