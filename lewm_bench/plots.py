@@ -299,7 +299,7 @@ def _cross(axes: Axes, row: pd.Series) -> Bbox:
 def training(summary: Summary) -> Figure | None:
     """Every logged quantity over the training steps: a row per quantity, a column per agent, a line per run."""
     logs = summary.training
-    logs = logs[logs["value"].notna()]
+    logs = logs[np.isfinite(logs["value"].to_numpy(float))]
     if logs.empty:
         return None
     agents = [a for a in dict.fromkeys(summary.table["agent"]) if a in set(logs["agent"])]

@@ -92,7 +92,7 @@ class Group:
     @property
     def machines(self) -> set[tuple[tuple[str, str], ...]]:
         """What the plans were timed on."""
-        named = ("device", "cpu", "cores", "threads")
+        named = ("device", "name", "cpu", "cores", "threads")
         return {tuple((k, c.hardware[k]) for k in named if k in c.hardware) for c, o in self.done if o.plan_seconds}
 
 

@@ -110,7 +110,7 @@ def short(env: str) -> str:
 
 def offset_name(offset: object) -> str:
     """What a goal offset is called in headings."""
-    return "goal offset unknown" if _missing(offset) else f"goal {offset} steps ahead"
+    return "nothing measured" if _missing(offset) else f"goal {offset} steps ahead"
 
 
 def _hit(row: pd.Series) -> str:
@@ -265,12 +265,13 @@ def timed_on(summary: Summary, row: pd.Series) -> str:
     return " and ".join(sorted(machines - {""}))
 
 
-_HARDWARE = ("device", "cpu", "cores", "threads", "memory", "os")
+_HARDWARE = ("device", "name", "cpu", "cores", "threads", "memory", "os")
 
 
 def hardware_line(hardware: Mapping[str, str]) -> str:
     """One machine in one line: ``device cpu, cpu Xeon, 2 cores, 1 threads, memory 8 GiB, os Linux``."""
-    names = sorted(hardware, key=lambda k: (_HARDWARE.index(k) if k in _HARDWARE else len(_HARDWARE), k))
+    shown = [k for k in hardware if k != "name" or hardware[k] != hardware.get("cpu")]
+    names = sorted(shown, key=lambda k: (_HARDWARE.index(k) if k in _HARDWARE else len(_HARDWARE), k))
     return ", ".join(f"{hardware[k]} {k}" if k in ("cores", "threads") else f"{k} {hardware[k]}" for k in names)
 
 

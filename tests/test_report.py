@@ -22,7 +22,6 @@ from lewm_bench.videos import video_name
 
 ENV = "lewm_bench/PointMaze-UMaze-v0"
 OTHER = "lewm_bench/Wall-v0"
-FILES = ("table.csv", "table.md", "table.tex", "episodes.csv", "report.html")
 HARDWARE = {"device": "cpu", "cpu": "Xeon", "cores": "2", "threads": "1"}
 KINDS = {"random": "floor", "noop": "floor", "oracle": "privileged", "gcbc": "policy"}
 
@@ -179,6 +178,9 @@ def test_no_ratio_between_machines_and_a_named_stand_in_for_dino_wm():
     slow = cell("dino-wm", DINO, seconds=[2.0], hardware=HARDWARE | {"cpu": "Atom"})
     found = row(report.build_tables([cell("lewm", LEWM, seconds=[0.5]), slow]), "lewm")
     assert pd.isna(found["speedup_vs_dino_wm"]) and "another machine" in found["note"]
+    gpu = cell("dino-wm", DINO, seconds=[2.0], hardware=HARDWARE | {"name": "another GPU"})
+    found = row(report.build_tables([cell("lewm", LEWM, seconds=[0.5]), gpu]), "lewm")
+    assert pd.isna(found["speedup_vs_dino_wm"])
     variant = cell("dino-wm:mae", DINO, seconds=[2.0])
     found = row(report.build_tables([cell("lewm", LEWM, seconds=[0.5]), variant]), "lewm")
     assert found["speedup_vs_dino_wm"] == 4 and "dino-wm:mae" in found["note"]
@@ -265,6 +267,15 @@ def test_the_order_of_the_cells_changes_no_byte(written, tmp_path):
     report.write_report(cells, tmp_path, "A small report")
     for path in sorted(written.iterdir()):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_when_a_cell_was_run_changes_no_table(written, tmp_path):
+    cells = [c.model_copy(update={"created": f"2026-12-{30 - i}"}) for i, c in enumerate(small())]
+    order = [(c.env, c.agent, c.seed) for c in report.summarise(cells, "t").cells]
+    assert order == sorted(order)  # the bootstrap draws from the rows in this order
+    report.write_report(cells, tmp_path, "A small report")
+    for name in ("table.csv", "table.md", "table.tex", "episodes.csv"):
+        assert (tmp_path / name).read_bytes() == (written / name).read_bytes(), name
 
 
 def test_the_newest_record_of_a_cell_wins():
@@ -401,7 +412,7 @@ def test_page_explains_itself(written):
         assert phrase in text, phrase
 
 
-EVIL = '<script>alert("x")</script></td>&|$\\frac{_[a](javascript:b)`%#~^'
+EVIL = '<script>alert("x")</script></td>&|$\\frac{_[a](javascript:b)`%#~^$'
 
 
 def test_names_and_reasons_of_strangers_are_shown_and_not_obeyed(tmp_path):
@@ -463,6 +474,12 @@ def test_suites_can_add_sections(tmp_path):
 )  # fmt: skip
 def test_seconds(value, shown):
     assert tables.seconds(value) == shown
+
+
+def test_hardware_line_names_the_processor_once():
+    known = {"name": "Xeon", "threads": "1", "cpu": "Xeon", "device": "cpu", "cores": "2"}
+    assert tables.hardware_line(known) == "device cpu, cpu Xeon, 2 cores, 1 threads"
+    assert tables.hardware_line({"name": "H100", "cpu": "Xeon"}) == "name H100, cpu Xeon"
 
 
 def test_percent_and_count():
