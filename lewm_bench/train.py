@@ -205,22 +205,24 @@ def _resume(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer, log
     """Restore the last saved step and return it; an unreadable state starts the training again, with a warning."""
     try:
         content = json.loads((state / "state.json").read_text())
-        folder = state / f"step-{content['step']}"
+        index, columns, seconds = content["step"], content["columns"], content["seconds"]
+        folder = state / f"step-{index}"
         tensors = load_tensors(folder / "model.safetensors")
-        moments = load_tensors(folder / "optimizer.safetensors")
+        moments = _moments(load_tensors(folder / "optimizer.safetensors"))
         load_strict(model, tensors, str(folder))
-        _restore(optimizer, moments)
-    except (FileNotFoundError, json.JSONDecodeError, KeyError, UserError) as error:
+    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         logger.warning("the saved training state in %s is unreadable (%s); training starts again", state, error)
         return 0
-    log.columns, log.seconds = content["columns"], content["seconds"]
-    logger.info("training goes on at step %d", content["step"])
-    return content["step"]
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    log.columns, log.seconds = columns, seconds
+    logger.info("training goes on at step %d", index)
+    return index
 
 
-def _restore(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
+def _moments(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The optimizer's state per parameter from the tensors that ``_save`` wrote."""
     entries: dict[int, dict[str, Tensor]] = {}
-    for name, value in moments.items():
+    for name, value in tensors.items():
         number, key = name.split(".", 1)
         entries.setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+    return entries
