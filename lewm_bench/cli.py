@@ -177,7 +177,10 @@ def list_(
 def _env_line(env_id: str) -> str:
     from lewm_bench.registry import make_env
 
-    env = make_env(env_id, 64)
+    try:
+        env = make_env(env_id, 64)
+    except UserError as error:
+        return f"unavailable: {error}"
     return f"action {env.action_space.shape[0]}-D, success within {env.threshold:g} {env.distance_unit}"
 
 
@@ -186,7 +189,7 @@ def _agent_line(name: str) -> str:
 
     try:
         family = agent_family(name)
-    except NotRun as error:
+    except (NotRun, UserError) as error:
         return f"unavailable: {error}"
     return f"{family.kind}{', trained' if family.trainable else ''}: {family.summary}"
 
@@ -233,19 +236,23 @@ def train(
     Example: lewm-bench train lewm --env lewm_bench/PointMaze-UMaze-v0 --seed 1 --out my-lewm
     """
     from lewm_bench.agent import Setting
+    from lewm_bench.files import disk_errors, make_folder
     from lewm_bench.registry import agent_family
     from lewm_bench.runner import checkpoint_of, dataset_of, setting_of
 
-    it = _prepare(suite, profile, agent, str(seed), env, overrides, device, cache, config, None, quiet)
-    job = it.suite.jobs[0]
-    setting: Setting = setting_of(it, job, *dataset_of(it, job.env))
     family = agent_family(agent)
     if not family.trainable:
         raise UserError(f"{agent} does not train; evaluate it right away: lewm-bench evaluate {agent}")
+    it = _prepare(suite, profile, agent, str(seed), env, overrides, device, cache, config, None, quiet)
+    if out is not None:
+        make_folder(out)
+    job = it.suite.jobs[0]
+    setting: Setting = setting_of(it, job, *dataset_of(it, job.env))
     family.requirements(setting)
     folder = checkpoint_of(setting, family)
     if out is not None:
-        shutil.copytree(folder, out, dirs_exist_ok=True)
+        with disk_errors(out):
+            shutil.copytree(folder, out, dirs_exist_ok=True)
         folder = out
     typer.echo(str(folder))
 
@@ -274,10 +281,16 @@ def evaluate(
     import dataclasses
     import tempfile
 
+    from lewm_bench.checkpoint import load_card
+    from lewm_bench.files import make_folder
     from lewm_bench.report import write_report
     from lewm_bench.runner import dataset_of, run_job
 
+    if checkpoint is not None:
+        load_card(checkpoint)  # a wrong folder is found out before data is collected
     it = _prepare(suite, profile, agent, str(seed), env, overrides, device, cache, config, out, quiet)
+    if out is not None:
+        make_folder(out)
     job = it.suite.jobs[0]
     with tempfile.TemporaryDirectory() as scratch:
         it = dataclasses.replace(it, out=out or Path(scratch))

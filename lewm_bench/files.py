@@ -30,10 +30,32 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, unless it is there; also find out that files can be written into it.
+
+    Raises:
+        StorageError: they cannot.
+    """
+    try:
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except (FileExistsError, NotADirectoryError):
+        raise StorageError(
+            f"cannot make the folder {folder}: a file is in its way; choose another with --out or --cache"
+        )
+    except FileNotFoundError as error:
+        raise StorageError(f"cannot make the folder {folder}: {error.strerror}; choose another with --out or --cache")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` atomically, making parent folders."""
+    if not path.parent.is_dir():
+        make_folder(path.parent)
+    if path.is_dir():
+        raise StorageError(f"cannot write {path}: a folder is in its way; choose another name")
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:

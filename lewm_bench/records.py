@@ -103,6 +103,29 @@ class CellRecord(Config):
         return path
 
 
+def load_cell(path: Path) -> CellRecord:
+    """The record in a file.
+
+    Raises:
+        UserError: it cannot be read, or is not a cell record of this schema.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        cell = CellRecord.model_validate(data)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}")
+    except ValidationError as error:
+        first = error.errors()[0]
+        detail = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
+    except ValueError as error:  # not JSON, not UTF-8
+        detail = str(error)
+    else:
+        if data.get("schema_version") == SCHEMA:
+            return cell
+        detail = f"its schema_version is {data.get('schema_version')}"
+    raise UserError(f"{path} is not a cell record of schema {SCHEMA} ({detail}); delete it and run again")
+
+
 def load_cells(folders: Iterable[Path]) -> list[CellRecord]:
     """All cell records of result folders, sorted; a later folder wins over an earlier one for the same cell.
 
@@ -115,10 +138,6 @@ def load_cells(folders: Iterable[Path]) -> list[CellRecord]:
         if not paths:
             raise UserError(f"no cells in {folder / 'cells'}; run `lewm-bench run --suite NAME` first")
         for path in paths:
-            try:
-                cell = CellRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
-            except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
-                detail = str(error).splitlines()[0]
-                raise UserError(f"{path} is not a cell record of schema {SCHEMA} ({detail}); delete it and run again")
+            cell = load_cell(path)
             cells[(cell.env, cell.agent, cell.seed, cell.profile, cell.protocol)] = cell
     return [cells[k] for k in sorted(cells)]

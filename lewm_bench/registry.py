@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from importlib.metadata import entry_points
 
 import gymnasium as gym
@@ -12,6 +13,8 @@ from lewm_bench.agents import AGENTS
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import NotRun, UserError, unknown
 
+logger = logging.getLogger(__name__)
+
 AGENT_GROUP, ENV_GROUP = "lewm_bench.agents", "lewm_bench.envs"
 
 
@@ -19,7 +22,10 @@ def load_plugins() -> None:
     """Import our environments and those that installed packages announce (entry points), so that they register."""
     importlib.import_module("lewm_bench.envs")
     for entry in entry_points(group=ENV_GROUP):
-        entry.load()
+        try:
+            entry.load()
+        except (ImportError, AttributeError) as error:  # somebody's broken package; ours must go on
+            logger.warning("the environments of %s cannot be imported: %s", entry.value, error)
 
 
 def environment_ids() -> list[str]:
@@ -59,7 +65,7 @@ def agent_family(name: str) -> Family:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        if base not in AGENTS:
+        if base not in agent_names():
             raise UserError(f"agent {base!r}: cannot import {error.name!r}; install the package that has it")
         raise NotRun(f"agent {base!r} needs the package {error.name!r}: pip install {error.name}")
     except AttributeError:
@@ -81,8 +87,9 @@ def make_env(env_id: str, image_size: int, kwargs: dict | None = None) -> GoalEn
         raise unknown("environment", env_id, known)
     try:
         env = gym.make(env_id, image_size=image_size, disable_env_checker=True, **(kwargs or {})).unwrapped
-    except ModuleNotFoundError as error:
-        raise UserError(f"environment {env_id!r}: cannot import {error.name!r}; install the package that has it")
+    except ModuleNotFoundError as error:  # Gymnasium raises another one, without a name, from the first
+        name = error.name or getattr(error.__cause__, "name", None) or env_id.partition(":")[0]
+        raise UserError(f"environment {env_id!r}: cannot import {name!r}; install the package that has it")
     except gym.error.Error as error:
         raise UserError(f"environment {env_id!r}: {error}")
     except (TypeError, ValueError) as error:

@@ -31,7 +31,7 @@ from lewm_bench.data import Dataset
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import NotRun, TrainingFailed, UserError
 from lewm_bench.evaluate import PairResult, distance_rank_correlation, evaluate, latent_oracle
-from lewm_bench.files import StorageError, checksum, write_text
+from lewm_bench.files import StorageError, checksum, make_folder, write_text
 from lewm_bench.protocol import Pairs, sample_pairs
 from lewm_bench.records import CellRecord, EpisodeRow, OffsetRecord
 from lewm_bench.registry import agent_family, make_env, split_agent
@@ -121,7 +121,7 @@ def checkpoint_of(setting: Setting, family: Family) -> Path | None:
 
 def evaluation_spec(run: Run, setting: Setting, family: Family, offset: int) -> dict[str, Any]:
     """What determines the episodes of one goal offset."""
-    common = {"num_pairs", "split", "budget", "batch"} | ({"latent_oracle_pairs", "correlation_frames"})
+    common = {"num_pairs", "split", "budget", "batch", "correlation_frames"}
     return {
         "schema": EVALUATION_SCHEMA,
         "model": model_spec(setting, family),
@@ -131,8 +131,15 @@ def evaluation_spec(run: Run, setting: Setting, family: Family, offset: int) -> 
         "evaluate": run.suite.settings.evaluate.model_dump(mode="json", include=common),
         "cem": setting.cem.model_dump(mode="json") if family.plans else None,
         "goal_offset": offset,
-        "first": offset == run.suite.settings.evaluate.goal_offset[0],
+        "latent_oracle_pairs": latent_oracle_pairs(run, setting, offset) if family.kind == "world model" else 0,
     }
+
+
+def latent_oracle_pairs(run: Run, setting: Setting, offset: int) -> int:
+    """Pairs for the latent oracle. It renders every candidate: only the run's first offset and lowest seed have any."""
+    config = run.suite.settings.evaluate
+    first = offset == config.goal_offset[0] and setting.seed == min(job.seed for job in run.suite.jobs)
+    return min(config.latent_oracle_pairs, config.num_pairs) if first else 0
 
 
 @dataclass(frozen=True)
@@ -192,12 +199,11 @@ def read_rows(path: Path) -> list[PairResult]:
 def extras(run: Run, setting: Setting, loaded: Loaded, pairs: Pairs, budget: int, offset: int) -> dict[str, Any]:
     """What is measured once per cell and offset beside the episodes, and where."""
     config = run.suite.settings.evaluate
-    # The latent oracle renders every candidate: once, for the first offset and seed.
-    count = min(config.latent_oracle_pairs, len(pairs)) if offset == config.goal_offset[0] else 0
+    count = latent_oracle_pairs(run, setting, offset)
     values: dict[str, Any] = {"latent_oracle_pairs": 0, "latent_oracle_hit": None, "rank_correlation": None}
     if loaded.model is not None:
         values["rank_correlation"] = distance_rank_correlation(loaded, setting, config.split, config.correlation_frames)
-        if count and setting.seed == min(job.seed for job in run.suite.jobs):
+        if count:
             values["latent_oracle_pairs"] = count
             values["latent_oracle_hit"] = latent_oracle(loaded, setting, pairs, budget, offset, count)
     return values | {
@@ -248,13 +254,22 @@ def check_card(folder: Path, setting: Setting) -> None:
     Raises:
         UserError: the first field that differs, and both values.
     """
-    card, own = load_card(folder), card_of(setting)
-    for name in ("agent", "config", "image_size", "action_dim"):
-        theirs, ours = card.get(name), own[name]
-        if name == "config":  # how it was trained does not matter for acting
-            theirs, ours = ({k: v for k, v in (c or {}).items() if k != "train"} for c in (theirs, ours))
-        if theirs != ours:
-            raise UserError(f"checkpoint {folder} was made with another {name}: {theirs}, here {ours}; set it alike")
+    card, own = flat_card(load_card(folder)), flat_card(card_of(setting))
+    for name in sorted({*card, *own}, key=lambda name: (name != "agent", name)):
+        if (theirs := card.get(name)) != (ours := own.get(name)):
+            raise UserError(
+                f"checkpoint {folder} was made with {name} {theirs!r}, but here it is {ours!r}; set it alike"
+            )
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder} is not a checkpoint: it has no {WEIGHTS}")
+
+
+def flat_card(card: Any) -> dict[str, Any]:
+    """What must agree between a checkpoint and its use; how it was trained does not matter for acting."""
+    flat = {name: card.get(name) for name in ("agent", "image_size", "action_dim")} if isinstance(card, dict) else {}
+    config = card.get("config") if flat else None
+    settings = config.items() if isinstance(config, dict) else ()
+    return flat | {f"{flat['agent']}.{key}": value for key, value in settings if key != "train"}
 
 
 def record(
@@ -373,6 +388,7 @@ def videos(run: Run, job: Job, setting: Setting, offset: int, measured: Measured
 
 def run_suite(run: Run) -> list[CellRecord]:
     """Run every job, save every record under ``out/cells`` as it is made, and return them all."""
+    make_folder(run.out)  # before hours of training, not after
     clear_cells(run.out)
     cells: list[CellRecord] = []
     shares = work_shares(run.suite)
