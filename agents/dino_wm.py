@@ -80,25 +80,28 @@ class TokenBlock(nn.Module):
             gates = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 1.0])
             self.modulation.bias.data.copy_(gates.repeat_interleave(width))
 
-    def forward(self, x: Tensor, condition: Tensor | None, mask: Tensor | None, last: int | None = None) -> Tensor:
-        """(B, T*P, W) to (B, T*P, W), or to the last ``last`` tokens. ``condition`` (B, T, W) is one per frame."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self._modulations(condition, x.shape[1])
+    def modulations(self, action: Tensor) -> Tensor | None:
+        """(B, T, W) action embeddings to (B, T, 6*W) shifts, scales and gates; None for ``concat``."""
+        return None if self.modulation is None else self.modulation(F.silu(action))
+
+    def forward(self, x: Tensor, modulations: Tensor | None, mask: Tensor | None, last_only: bool = False) -> Tensor:
+        """(B, T, P, W) to (B, T, P, W), or to (B, 1, P, W) where only the last frame is wanted."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = _per_frame(modulations)
         y = self.norm1(x) * (1 + scale1) + shift1
-        q, k, v = self.qkv(y).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if last is not None:
-            x, q, mask = x[:, -last:], q[:, :, -last:], None  # the last frame sees everything
-            if condition is not None:
-                gate1, shift2, scale2, gate2 = (t[:, -last:] for t in (gate1, shift2, scale2, gate2))
+        q, k, v = self.qkv(y).flatten(1, 2).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if last_only:
+            q, mask = q[:, :, -x.shape[2] :], None  # the last frame sees everything
+            x = x[:, -1:]
+            _, _, gate1, shift2, scale2, gate2 = _per_frame(None if modulations is None else modulations[:, -1:])
         p = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
-        x = x + gate1 * self.out(y.transpose(1, 2).flatten(2))
+        x = x + gate1 * self.out(y.transpose(1, 2).flatten(2)).view_as(x)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
-    def _modulations(self, condition: Tensor | None, tokens: int):
-        if self.modulation is None or condition is None:
-            return 0.0, 0.0, 1.0, 0.0, 0.0, 1.0
-        m = self.modulation(F.silu(condition))
-        return m.repeat_interleave(tokens // m.shape[1], 1).chunk(6, -1)
+
+def _per_frame(modulations: Tensor | None) -> tuple[Tensor | float, ...]:
+    """(B, T, 6*W) to six (B, T, 1, W) that broadcast over the tokens of a frame; neutral numbers for None."""
+    return (0.0, 0.0, 1.0, 0.0, 0.0, 1.0) if modulations is None else modulations[:, :, None].chunk(6, -1)
 
 
 class TokenPredictor(nn.Module):
@@ -124,14 +127,13 @@ class TokenPredictor(nn.Module):
         T, P = tokens.shape[1:3]
         action = self.action(actions)
         x = torch.cat([tokens, action[:, :, None].expand(-1, -1, P, -1)], -1) if self.concat else tokens
-        x = self.input(x).flatten(1, 2) + self.positions[:, : T * P]
-        condition = None if self.concat else action
-        mask = None if last_only and len(self.blocks) == 1 else frame_causal_mask(T, P, x.device)
+        x = self.input(x) + self.positions[:, : T * P].unflatten(1, (T, P))
+        mask = frame_causal_mask(T, P, x.device)
         *inner, final = self.blocks
         for block in inner:
-            x = block(x, condition, mask)
-        x = final(x, condition, mask, P if last_only else None)
-        change = self.output(self.norm(x)).unflatten(1, (-1, P))
+            x = block(x, block.modulations(action), mask)
+        x = final(x, final.modulations(action), mask, last_only)
+        change = self.output(self.norm(x))
         if self.concat:
             return change
         return (tokens[:, -1:] if last_only else tokens) + change
