@@ -145,7 +145,8 @@ def _episodes(
             after = env.simulate(states[:, -1], chosen)  # (B, k, X)
             states = np.concatenate([states, after], 1)
             actions = np.concatenate([actions, chosen.astype(np.float32)], 1)
-            frames = np.concatenate([frames, _render(env, after[:, agent.frame_skip - 1 :: agent.frame_skip])], 1)
+            if states.shape[1] <= budget:  # the last frames are shown to nobody
+                frames = np.concatenate([frames, _render(env, after[:, agent.frame_skip - 1 :: agent.frame_skip])], 1)
         env_watch += watch.seconds / len(members)
     for b, index in enumerate(members):
         yield _result(env, index, states[b], goal[b], encode_seconds, search_seconds, env_watch)

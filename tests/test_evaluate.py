@@ -1,0 +1,354 @@
+"""What an agent is shown, what is measured of it, and that neither depends on how episodes are batched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from toy_env import ToyEnv
+
+from lewm_bench.agent import AgentConfig, Loaded, PlanningAgent, Setting
+from lewm_bench.agents.lewm import LEWM, LeWMConfig
+from lewm_bench.agents.oracle import ORACLE, LatentOracle, simulation_of
+from lewm_bench.agents.scripted import NOOP, RANDOM
+from lewm_bench.collect import CollectConfig, collect
+from lewm_bench.errors import UserError
+from lewm_bench.evaluate import EvalConfig, PairResult, distance_rank_correlation, evaluate, latent_oracle
+from lewm_bench.planning import CEMConfig
+from lewm_bench.protocol import CLEAN_1, PAPER_V3, Pairs, sample_pairs
+from lewm_bench.rng import stream
+from lewm_bench.store import Store
+from lewm_bench.types import Goals, Past
+
+SKIP, OFFSET, BUDGET = 2, 8, 11
+EXACT = "tests/Exact-v0"
+CEM = CEMConfig(num_samples=24, num_iterations=4, num_elites=6, horizon=3, receding=2)
+
+
+class ExactEnv(ToyEnv):
+    """The toy environment whose frames hold the state to the last bit."""
+
+    def render_states(self, states: np.ndarray) -> np.ndarray:
+        frames = np.zeros((len(states), self.size, self.size, 3), np.uint8)
+        data = np.ascontiguousarray(states, np.float64).view(np.uint8).reshape(len(states), 16)
+        frames.reshape(len(states), -1)[:, :16] = data
+        return frames
+
+
+def positions(frames: Tensor) -> Tensor:
+    """(..., 3, h, w) frames of ``ExactEnv`` to (..., 2) float64."""
+    data = np.ascontiguousarray(np.moveaxis(frames.numpy(), -3, -1)).reshape(*frames.shape[:-3], -1)[..., :16]
+    return torch.from_numpy(np.ascontiguousarray(data).view(np.float64))
+
+
+class TrueModel:
+    """Its latent is the true position, and its prediction is the true dynamics."""
+
+    history, frame_skip, tokens_per_frame = 3, SKIP, 1
+
+    def __init__(self, transform=lambda z: z) -> None:
+        self._transform = transform
+
+    def encode(self, frames: Tensor) -> Tensor:
+        return self._transform(positions(frames))
+
+    def normalize_actions(self, actions: Tensor) -> Tensor:
+        return actions
+
+    def denormalize_actions(self, actions: Tensor) -> Tensor:
+        return actions
+
+    def predict_next(self, latents: Tensor, actions: Tensor) -> Tensor:
+        z = latents[:, -1]
+        for action in actions[:, -1].unflatten(-1, (SKIP, 2)).unbind(1):
+            z = (z + 0.1 * action.double().clamp(-1, 1)).clamp(-1, 1)
+        return z
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    if EXACT not in gym.registry:
+        gym.register(EXACT, entry_point=ExactEnv)
+    env = gym.make(EXACT).unwrapped
+    folder = tmp_path_factory.mktemp("evaluate")
+    config = CollectConfig(episodes=40, steps=20, policies={"jitter": 0.2, "drift": 0.8})
+    dataset = collect(env, config, 0, folder / "data", progress=False)
+    return Setting(
+        env, EXACT, "agent", dataset, "key", AgentConfig(frame_skip=SKIP), CEM, 0, torch.device("cpu"), Store(folder)
+    )
+
+
+@pytest.fixture(scope="module")
+def pairs(setting: Setting) -> Pairs:
+    found = sample_pairs(setting.dataset, setting.env, CLEAN_1, 14, OFFSET)
+    depth = found.start_row - setting.dataset.starts[found.episode]
+    assert (depth < SKIP).any() and (depth >= 2 * SKIP).any()  # pairs without and with a full history
+    return found
+
+
+def run(agent, setting: Setting, pairs: Pairs, **changes) -> dict[int, PairResult]:
+    options = {"budget": BUDGET, "goal_offset": OFFSET, "real_history": True, **changes}
+    results = list(evaluate(agent, setting, pairs, **options))
+    assert len({r.pair for r in results}) == len(results)
+    return {r.pair: r for r in results}
+
+
+def outcome(result: PairResult) -> tuple:
+    return result.hit, result.held, result.steps_to_hit, result.distance_start, result.distance_end, result.states
+
+
+@dataclass
+class Recorder:
+    """Executes what ``actions(number of the decision, B)`` says and keeps everything that it is shown."""
+
+    actions: object
+    history: int = 3
+    frame_skip: int = SKIP
+    shown: list[tuple[Goals, list[Past]]] = field(default_factory=list)
+
+    def start(self, goals: Goals, rngs) -> _Recording:
+        self.shown.append((goals, []))
+        return _Recording(self, rngs)
+
+
+class _Recording:
+    def __init__(self, agent: Recorder, rngs) -> None:
+        self._agent, self._rngs, self._pasts = agent, rngs, agent.shown[-1][1]
+
+    def encode(self, past: Past) -> int:
+        self._pasts.append(past)
+        return len(self._pasts) - 1
+
+    def search(self, number: int) -> np.ndarray:
+        return self._agent.actions(number, self._rngs)
+
+
+def wild(number: int, rngs) -> np.ndarray:
+    """Two blocks of actions, some of them out of bounds."""
+    return np.random.default_rng(number).normal(0, 1.5, (len(rngs), 2 * SKIP, 2)).astype(np.float32)
+
+
+def replayed(setting: Setting, pairs: Pairs, index: int, actions: np.ndarray) -> np.ndarray:
+    """The states of a pair's episode, one environment step at a time."""
+    start = setting.dataset.states[pairs.start_row[index]]
+    _, info = setting.env.reset(options={"start": start})
+    states = [info["state"]]
+    for action in actions:
+        states.append(setting.env.step(action)[4]["state"])
+    return np.array(states)
+
+
+@pytest.mark.parametrize("real_history", [True, False])
+def test_the_agent_sees_what_the_data_and_the_simulator_hold(setting: Setting, pairs: Pairs, real_history) -> None:
+    agent = Recorder(wild)
+    run(agent, setting, pairs, real_history=real_history)
+    dataset, env, shown = setting.dataset, setting.env, agent.shown[1:]  # the first one is the warm-up
+    executed = np.clip(np.concatenate([wild(n, [0])[0] for n in range(3)]), -1, 1)[:BUDGET]
+    assert len(shown) == len(pairs)
+    seen_pairs = set()
+    for goals, pasts in shown:
+        index = next(
+            i
+            for i in range(len(pairs))
+            if i not in seen_pairs
+            and (dataset.states[pairs.start_row[i]] == pasts[0].states[0]).all()
+            and (dataset.states[pairs.goal_row[i]] == goals.states[0]).all()
+        )
+        seen_pairs.add(index)
+        start = int(pairs.start_row[index])
+        goal = np.moveaxis(dataset.frames[pairs.goal_row[index]], -1, 0)
+        np.testing.assert_array_equal(goals.frames[0].numpy(), goal)
+        before = min(2, (start - int(dataset.starts[pairs.episode[index]])) // SKIP) if real_history else 0
+        # the whole episode as single steps: recorded ones, then executed ones
+        rows = np.arange(start - before * SKIP, start)
+        path = np.concatenate([dataset.states[rows], replayed(setting, pairs, index, executed)])
+        actions = np.concatenate([dataset.actions[rows], executed])
+        assert len(pasts) == 3  # 4 + 4 + 3 of 11 steps
+        for decision, past in enumerate(pasts):
+            now = before * SKIP + decision * 2 * SKIP
+            T = min(3, now // SKIP + 1)
+            steps = now - SKIP * np.arange(T)[::-1]
+            frames = np.moveaxis(env.render_states(path[steps]), -1, 1)
+            assert past.frames.dtype == torch.uint8
+            np.testing.assert_array_equal(past.frames[0].numpy(), frames)
+            np.testing.assert_array_equal(past.states[0], path[now])
+            blocks = [actions[s : s + SKIP].reshape(-1) for s in steps[:-1]]
+            np.testing.assert_array_equal(past.actions[0].numpy(), np.reshape(blocks, (T - 1, 2 * SKIP)))
+            assert past.actions.shape == (1, T - 1, 2 * SKIP) and past.actions.dtype == torch.float32
+    assert seen_pairs == set(range(len(pairs)))
+
+
+def test_outcomes_against_a_replay(setting: Setting, pairs: Pairs) -> None:
+    """hit: inside the radius at some step; held: at the last; the first such step; exactly the budget."""
+    straight = {}
+
+    def towards_the_goal_and_past_it(number: int, rngs) -> np.ndarray:
+        goal, past = agent.shown[-1][0].states, agent.shown[-1][1][-1].states
+        if number == 0:
+            straight[goal.tobytes()] = np.clip((goal - past) / 0.1 / (BUDGET - 4), -1, 1)
+        return np.repeat(straight[goal.tobytes()][:, None], 3 * SKIP, 1).astype(np.float32)
+
+    agent = Recorder(towards_the_goal_and_past_it)
+    results = run(agent, setting, pairs)
+    seen = set()
+    for index, result in results.items():
+        goal = setting.dataset.states[pairs.goal_row[index]]
+        action = straight[goal[None].tobytes()][0].astype(np.float32)
+        states = replayed(setting, pairs, index, np.repeat(action[None], BUDGET, 0))
+        assert np.shape(result.states) == (BUDGET + 1, 2)
+        np.testing.assert_array_equal(np.array(result.states), states)
+        inside = [bool(np.hypot(*(s - goal)) < 0.1) for s in states]
+        assert result.hit == any(inside) and result.held == inside[-1]
+        assert result.steps_to_hit == (inside.index(True) if any(inside) else None)
+        assert result.distance_start == pytest.approx(np.hypot(*(states[0] - goal)))
+        assert result.distance_end == pytest.approx(np.hypot(*(states[-1] - goal)))
+        assert len(result.encode_seconds) == len(result.search_seconds) == 2  # 6 + 5 steps
+        assert min(result.encode_seconds) > 0 and min(result.search_seconds) > 0 and result.env_seconds > 0
+        seen.add((result.hit, result.held))
+    assert {(True, False), (True, True)} <= seen
+
+
+def test_the_floor_stays_where_it_is(setting: Setting, pairs: Pairs) -> None:
+    agent = NOOP.load(setting, None).agent
+    for index, result in run(agent, setting, pairs).items():
+        assert set(result.states) == {tuple(setting.dataset.states[pairs.start_row[index]])}
+        assert not result.hit and result.steps_to_hit is None and result.distance_end == result.distance_start
+
+
+def test_a_start_inside_the_goal_is_hit_at_step_0(setting: Setting) -> None:
+    pairs = sample_pairs(setting.dataset, setting.env, PAPER_V3, 30, 2)
+    solved = setting.env.reached(setting.dataset.states[pairs.start_row], setting.dataset.states[pairs.goal_row])
+    assert 0 < solved.sum() < 30
+    results = run(NOOP.load(setting, None).agent, setting, pairs, real_history=False)
+    for index in range(30):
+        assert results[index].hit == results[index].held == solved[index]
+        assert results[index].steps_to_hit == (0 if solved[index] else None)
+
+
+@pytest.mark.parametrize("budget", [1, SKIP, 5, 12])
+def test_the_budget_is_spent_exactly(setting: Setting, pairs: Pairs, budget: int) -> None:
+    agent = Recorder(wild)
+    results = run(agent, setting, pairs, budget=budget, batch=4)
+    assert {np.shape(r.states) for r in results.values()} == {(budget + 1, 2)}
+    assert {len(r.search_seconds) for r in results.values()} == {-(-budget // 4)}
+
+
+def test_random_numbers_are_those_of_the_pair(setting: Setting, pairs: Pairs) -> None:
+    """Nothing else (a warm-up, a neighbour) draws from an episode's stream."""
+    results = run(RANDOM.load(setting, None).agent, setting, pairs)
+    for index in (0, 5, 13):
+        rng = stream(0, "plan", EXACT, "agent", OFFSET, index)
+        drawn = [rng.uniform(-np.ones(2), np.ones(2), (SKIP, 2)) for _ in range(6)]
+        actions = np.concatenate(drawn)[:BUDGET].astype(np.float32)
+        np.testing.assert_allclose(np.array(results[index].states), replayed(setting, pairs, index, actions), atol=1e-6)
+
+
+@pytest.mark.parametrize(("family", "budget"), [(RANDOM, 30), (ORACLE, 3)], ids=["random", "oracle"])
+def test_an_outcome_does_not_depend_on_the_batch(setting: Setting, pairs: Pairs, family, budget: int) -> None:
+    alone, four, together = (
+        run(family.load(setting, None).agent, setting, pairs, batch=b, budget=budget) for b in (1, 4, 14)
+    )
+    for index in range(len(pairs)):
+        assert outcome(alone[index]) == outcome(four[index]) == outcome(together[index])
+    assert {r.hit for r in alone.values()} == {True, False}
+
+
+def test_the_oracle_reaches_what_random_actions_do_not(setting: Setting, pairs: Pairs) -> None:
+    hits = [
+        np.mean([r.held for r in run(f.load(setting, None).agent, setting, pairs, budget=24).values()])
+        for f in (ORACLE, RANDOM)
+    ]
+    assert hits[0] > 0.8 and hits[1] < 0.4
+
+
+def small_lewm(setting: Setting) -> Setting:
+    config = LeWMConfig(
+        encoder="cnn", latent=8, projector_hidden=16, width=8, depth=1, heads=1, head_size=8, mlp_hidden=16,
+        frame_skip=SKIP,
+    )  # fmt: skip
+    return replace(setting, config=config, agent="lewm")
+
+
+@pytest.mark.parametrize("batch", [4, 14])
+def test_a_world_models_outcome_does_not_depend_on_the_batch(setting: Setting, pairs: Pairs, batch: int) -> None:
+    chosen = small_lewm(setting)
+    agents = [PlanningAgent(TrueModel(), CEM, chosen.device), LEWM.load(chosen, None).agent]
+    for agent in agents:
+        alone, together = run(agent, chosen, pairs), run(agent, chosen, pairs, batch=batch)
+        assert len(alone) == len(together) == len(pairs)
+        for index in range(len(pairs)):
+            a, b = alone[index], together[index]
+            assert (a.hit, a.held, a.steps_to_hit) == (b.hit, b.held, b.steps_to_hit)
+            np.testing.assert_allclose(np.array(a.states), np.array(b.states), atol=1e-3)
+
+
+def test_pairs_that_are_recorded_already_are_skipped(setting: Setting, pairs: Pairs) -> None:
+    agent = ORACLE.load(setting, None).agent
+    everything = run(agent, setting, pairs)
+    rest = run(agent, setting, pairs, skip=(0, 3, 4), batch=3)
+    assert set(rest) == set(range(14)) - {0, 3, 4}
+    assert all(outcome(rest[i]) == outcome(everything[i]) for i in rest)
+    assert run(agent, setting, pairs, skip=range(14)) == {}
+
+
+def test_the_seed_the_agent_and_the_offset_have_their_own_streams(setting: Setting, pairs: Pairs) -> None:
+    def path(s: Setting, offset: int = OFFSET):
+        return run(RANDOM.load(s, None).agent, s, pairs, goal_offset=offset)[0].states
+
+    paths = {path(setting), path(replace(setting, seed=1)), path(replace(setting, agent="b")), path(setting, 9)}
+    assert len(paths) == 4 and path(setting) in paths
+
+
+def test_the_latent_oracle_of_a_true_latent_is_the_oracle(setting: Setting, pairs: Pairs) -> None:
+    loaded = Loaded(PlanningAgent(TrueModel(), CEM, setting.device), "true", model=TrueModel())
+    true = run(ORACLE.load(setting, None).agent, setting, pairs, budget=3, real_history=False)
+    agent = LatentOracle(simulation_of(setting), CEM, TrueModel(), setting.device, chunk=50)
+    latent = run(agent, setting, pairs, budget=3, real_history=False)
+    for index in range(len(pairs)):
+        np.testing.assert_allclose(np.array(latent[index].states), np.array(true[index].states), atol=1e-6)
+    for n in (5, 14):
+        expected = np.mean([true[i].hit for i in range(n)])
+        assert latent_oracle(loaded, setting, pairs, 3, OFFSET, n) == expected
+    assert 0 < expected < 1
+
+
+def test_the_latent_oracle_tells_a_bad_latent(setting: Setting, pairs: Pairs) -> None:
+    blind = replace(Loaded(None, "blind"), model=TrueModel(lambda z: z * torch.tensor([1.0, 0.0])))
+    good = replace(Loaded(None, "true"), model=TrueModel())
+    assert latent_oracle(blind, setting, pairs, 24, OFFSET, 14) < latent_oracle(good, setting, pairs, 24, OFFSET, 14)
+
+
+def test_the_latent_oracle_needs_a_world_model(setting: Setting, pairs: Pairs) -> None:
+    with pytest.raises(UserError, match="agent is not a world model"):
+        latent_oracle(RANDOM.load(setting, None), setting, pairs, BUDGET, OFFSET, 3)
+
+
+@pytest.mark.parametrize(
+    ("transform", "low", "high"),
+    [
+        (lambda z: z, 1 - 1e-6, 1.0),
+        (lambda z: 7 * z.flip(-1), 1 - 1e-6, 1.0),
+        (lambda z: z + 100, 1 - 1e-4, 1.0),  # far from the origin the distances must not drown in rounding
+        (lambda z: z[..., None].expand(*z.shape, 3), 1 - 1e-6, 1.0),  # latents of any shape
+        (lambda z: z[..., :1], 0.4, 0.9),
+        (lambda z: (1e6 * z.sum(-1, keepdim=True)).sin(), -0.1, 0.1),
+    ],
+    ids=["true", "scaled and turned", "shifted", "(2, 3)", "half of it", "noise"],
+)
+def test_the_rank_correlation_of_latent_and_true_distance(setting: Setting, transform, low, high) -> None:
+    loaded = replace(Loaded(None, "model"), model=TrueModel(transform))
+    found = distance_rank_correlation(loaded, setting, "test", 100)
+    assert low <= found <= high + 1e-9
+    assert found == distance_rank_correlation(loaded, setting, "test", 100)
+
+
+def test_eval_config() -> None:
+    assert EvalConfig(goal_offset=25).goal_offset == (25,) and EvalConfig(goal_offset=[5, 7]).goal_offset == (5, 7)
+    assert EvalConfig().rules is CLEAN_1 and EvalConfig(protocol="paper-v3").rules is PAPER_V3
+    with pytest.raises(ValidationError, match="did you mean 'clean-1'"):
+        EvalConfig(protocol="clean1")
