@@ -392,7 +392,7 @@ def checked(make: Callable[[], M], where: str, model: type[BaseModel]) -> M:
         close = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
         reason += f"; did you mean {close[0]!r}?" if close else ""
     if kind == "tuple_type":
-        reason = f"must be a list, such as [25, 50], got {value!r}"
+        reason = f"must be a list, written in brackets, got {value!r}"
     raise UserError(f"{path}: {reason}" if path else reason)
 
 

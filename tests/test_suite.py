@@ -1,0 +1,442 @@
+"""Suites: where a setting comes from, what limits leave out, and what is said about a mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lewm_bench import suite as suites
+from lewm_bench.config import deep_merge
+from lewm_bench.errors import UserError
+from lewm_bench.registry import agent_family, agent_names, environment_ids
+from lewm_bench.suite import Settings, load, parse_overrides, resolve
+
+REPOSITORY = Path(__file__).parent.parent
+UMAZE, MEDIUM = "lewm_bench/PointMaze-UMaze-v0", "lewm_bench/PointMaze-Medium-v0"
+
+LAYERS = f"""
+profiles:
+  small:
+    cem: {{num_samples: 41, num_elites: 21, std: 0.1, horizon: 11}}
+    lewm: {{depth: 1, train: {{steps: 101, batch_size: 11}}}}
+  plain: {{}}
+suites:
+  layers:
+    title: Layers
+    envs: [{UMAZE}]
+    agents: [lewm]
+    seeds: [5, 6]
+    settings:
+      cem: {{num_elites: 22, std: 0.2, horizon: 12}}
+      lewm: {{depth: 2, train: {{batch_size: 12}}}}
+    profiles:
+      small:
+        seeds: [7]
+        settings: {{cem: {{std: 0.3, horizon: 13}}, lewm: {{train: {{warmup: 0.3}}}}}}
+"""
+
+
+def benchmarks(tmp_path: Path, text: str) -> suites.Benchmarks:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load(path)
+
+
+def suite_yaml(block: str, profiles: str = "profiles: {quick: {}}") -> str:
+    """A file with one suite ``s`` whose block is given."""
+    lines = "\n".join(f"    {line}" for line in block.strip().splitlines())
+    return f"{profiles}\nsuites:\n  s:\n    title: S\n{lines}\n"
+
+
+# Precedence.
+
+
+def test_every_layer_wins_over_the_one_before_it(tmp_path):
+    found = resolve(benchmarks(tmp_path, LAYERS), "layers", "small", overrides=["cem.horizon=14", "lewm.width=48"])
+    cem, lewm = found.settings.cem, found.agent_config("lewm")
+    assert cem.num_iterations == 30  # the class, as the paper says
+    assert cem.num_samples == 41  # the profile
+    assert cem.num_elites == 22  # the suite
+    assert cem.std == 0.3  # the suite's part for the profile
+    assert cem.horizon == 14  # --set
+    assert (lewm.heads, lewm.train.steps, lewm.train.batch_size) == (16, 101, 12)
+    assert (lewm.train.warmup, lewm.depth, lewm.width) == (0.3, 2, 48)
+
+
+def test_another_profile_does_not_get_the_part_that_is_not_its_own(tmp_path):
+    bench = benchmarks(tmp_path, LAYERS)
+    plain = resolve(bench, "layers", "plain")
+    assert (plain.settings.cem.std, plain.settings.cem.num_samples) == (0.2, 300)
+    assert [job.seed for job in plain.jobs] == [5, 6]
+    assert [job.seed for job in resolve(bench, "layers", "small").jobs] == [7]
+    assert [job.seed for job in resolve(bench, "layers", "small", seeds=[3, 1, 3]).jobs] == [3, 1]
+
+
+def test_the_last_of_two_equal_overrides_wins(tmp_path):
+    found = resolve(benchmarks(tmp_path, LAYERS), "layers", "plain", overrides=["cem.std=1", "cem.std=2"])
+    assert found.settings.cem.std == 2
+
+
+def test_a_variant_has_the_settings_of_its_agent_and_its_own_encoder():
+    found = resolve(load(REPOSITORY / "benchmarks.yaml"), "smoke", "quick", overrides=["dino-wm.depth=3"])
+    base, variant = found.agent_config("dino-wm"), found.agent_config("dino-wm:mae")
+    assert (base.encoder, variant.encoder, base.depth, variant.depth) == ("lowpass", "mae", 3, 3)
+    assert base.model_copy(update={"encoder": "mae"}) == variant
+
+
+def leaves(tree, path=()):
+    """(path, value) of everything in nested dictionaries."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def default_at(path):
+    """What the class says, as JSON; ``collect`` and so on are fields of Settings, other heads are agents."""
+    head, *rest = path
+    value = Settings() if head in Settings.model_fields else agent_family(head).Config()
+    for part in rest if head not in Settings.model_fields else path:
+        value = getattr(value, part)
+    return value
+
+
+def test_the_shipped_file_restates_no_default():
+    data = yaml.safe_load((REPOSITORY / "benchmarks.yaml").read_text(encoding="utf-8"))
+    blocks = list(data["profiles"].items())
+    for name, suite in data["suites"].items():
+        blocks.append((name, suite.get("settings", {})))
+        blocks += [
+            (f"{name}/{profile}", part.get("settings", {})) for profile, part in suite.get("profiles", {}).items()
+        ]
+    checked = [(where, path, value) for where, block in blocks for path, value in leaves(block)]
+    assert len(checked) > 30
+    for where, path, value in checked:
+        default = default_at(path)
+        value = tuple(value) if isinstance(value, list) else value
+        assert type(default)(value) != default if default is not None else value is not None, (where, path)
+
+
+def test_every_shipped_suite_resolves_in_every_profile_and_names_what_exists():
+    bench = load(REPOSITORY / "benchmarks.yaml")
+    assert {"pointmaze", "smoke"} <= set(bench.suites) and {"quick", "paper"} <= set(bench.profiles)
+    for name, spec in bench.suites.items():
+        for profile in bench.profiles:
+            found = resolve(bench, name, profile)
+            assert found.jobs, (name, profile)
+            assert {job.env.id for job in found.jobs} <= set(environment_ids())
+            assert {"random", "oracle"} <= set(spec.agents), f"{name} lacks its floor or its ceiling"
+
+
+# Limits.
+
+LIMITED = f"""
+envs: [{UMAZE}, {MEDIUM}]
+agents: [noop, lewm, dino-wm]
+seeds: [0, 1]
+profiles:
+  quick:
+    limits:
+      - {{agents: [noop], seeds: [0]}}
+      - {{envs: [{MEDIUM}], seeds: [1]}}
+      - {{agents: [dino-wm], goal_offset: [25]}}
+      - {{agents: [dino-wm], envs: [{MEDIUM}], seeds: []}}
+"""
+
+
+def cells(found) -> dict[tuple[str, str], dict[int, tuple[int, ...]]]:
+    out: dict = {}
+    for job in found.jobs:
+        out.setdefault((job.env.id.split("-")[1], job.agent), {})[job.seed] = job.goal_offset
+    return out
+
+
+BOTH, NEAR, FAR = (25, 50), (25,), (50,)
+WHOLE = {
+    ("UMaze", "noop"): {0: BOTH},
+    ("UMaze", "lewm"): {0: BOTH, 1: BOTH},
+    ("UMaze", "dino-wm"): {0: NEAR, 1: NEAR},
+    ("Medium", "lewm"): {1: BOTH},  # noop has seed 0 only and Medium seed 1 only
+}
+
+
+@pytest.mark.parametrize(
+    "asked, expected",
+    [
+        ({}, WHOLE),
+        ({"envs": [UMAZE]}, {k: v for k, v in WHOLE.items() if k[0] == "UMaze"}),
+        ({"envs": [MEDIUM]}, {("Medium", "lewm"): {1: BOTH}}),
+        # Naming an agent brings it back where it is left out, and changes neither its seeds nor its offsets.
+        ({"agents": ["dino-wm"]}, {("UMaze", "dino-wm"): {0: NEAR, 1: NEAR}, ("Medium", "dino-wm"): {1: NEAR}}),
+        (
+            {"agents": ["dino-wm:mae"]},
+            {("UMaze", "dino-wm:mae"): {0: NEAR, 1: NEAR}, ("Medium", "dino-wm:mae"): {1: NEAR}},
+        ),
+        ({"agents": ["noop"]}, {("UMaze", "noop"): {0: BOTH}}),
+        # Naming seeds lifts the limits on seeds and no limit on offsets.
+        (
+            {"seeds": [4]},
+            {
+                (env, agent): {4: NEAR if agent == "dino-wm" else BOTH}
+                for env in ("UMaze", "Medium")
+                for agent in ("noop", "lewm", "dino-wm")
+            },
+        ),
+        # Naming offsets lifts the limits on offsets and no limit on seeds.
+        (
+            {"overrides": ["evaluate.goal_offset=[50]"]},
+            {
+                ("UMaze", "noop"): {0: FAR},
+                ("UMaze", "lewm"): {0: FAR, 1: FAR},
+                ("UMaze", "dino-wm"): {0: FAR, 1: FAR},
+                ("Medium", "lewm"): {1: FAR},
+            },
+        ),
+        ({"overrides": ["evaluate.num_pairs=7"]}, WHOLE),
+        (
+            {"agents": ["dino-wm"], "seeds": [9], "overrides": ["evaluate.goal_offset=50"]},
+            {("UMaze", "dino-wm"): {9: FAR}, ("Medium", "dino-wm"): {9: FAR}},
+        ),
+    ],
+)
+def test_an_explicit_choice_lifts_the_limits_that_it_is_about(tmp_path, asked, expected):
+    assert cells(resolve(benchmarks(tmp_path, suite_yaml(LIMITED)), "s", "quick", **asked)) == expected
+
+
+def test_limits_are_those_of_the_profile_alone(tmp_path):
+    bench = benchmarks(tmp_path, suite_yaml(LIMITED, "profiles: {quick: {}, paper: {}}"))
+    assert len(resolve(bench, "s", "paper").jobs) == 2 * 3 * 2
+
+
+def test_offsets_that_a_limit_names_but_the_settings_do_not_are_not_run(tmp_path):
+    block = f"envs: [{UMAZE}]\nagents: [noop]\nseeds: [0]\nprofiles: {{quick: {{limits: [{{goal_offset: [75]}}]}}}}"
+    assert resolve(benchmarks(tmp_path, suite_yaml(block)), "s", "quick").jobs == ()
+
+
+# Mistakes. Each is one line, says where, and offers the nearest name.
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("layer", "small", {}), ["no suite named 'layer'", "did you mean 'layers'?"]),
+        (("layers", "smal", {}), ["no profile named 'smal'", "did you mean 'small'?"]),
+        (("layers", "small", {"agents": ["lewn"]}), ["no agent named 'lewn'", "did you mean 'lewm'?"]),
+        (("layers", "small", {"agents": ["dino-wm:mea"]}), ["'mea'", "did you mean 'mae'?"]),
+        (("layers", "small", {"agents": ["lewm:big"]}), ["no variants", "'big'"]),
+        (
+            ("layers", "small", {"envs": ["PointMaze-UMaze-v1"]}),
+            ["no environment of this suite", f"did you mean '{UMAZE}'?"],
+        ),
+        (("layers", "small", {"overrides": ["imag_size=64"]}), ["imag_size", "did you mean 'image_size'?"]),
+        (("layers", "small", {"overrides": ["lewn.depth=2"]}), ["lewn", "did you mean 'lewm'?"]),
+        (("layers", "small", {"overrides": ["cem.samples=3"]}), ["'cem.samples'", "did you mean 'cem.num_samples'?"]),
+        (("layers", "small", {"overrides": ["lewm.trian.steps=3"]}), ["'lewm.trian'", "did you mean 'lewm.train'?"]),
+        (
+            ("layers", "small", {"overrides": ["lewm.train.stpes=3"]}),
+            ["'lewm.train.stpes'", "did you mean 'lewm.train.steps'?"],
+        ),
+        (("layers", "small", {"overrides": ["dino-wm.local.wdith=3"]}), ["did you mean 'dino-wm.local.width'?"]),
+        (("layers", "small", {"overrides": ["lewm.encoder=stem-vti"]}), ["lewm.encoder", "did you mean 'stem-vit'?"]),
+        (("layers", "small", {"overrides": ["cem.objective=finale"]}), ["cem.objective", "did you mean 'final'?"]),
+        (
+            ("layers", "small", {"overrides": ["evaluate.protocol=cleen-1"]}),
+            ["evaluate.protocol", "did you mean 'clean-1'?"],
+        ),
+        (("layers", "small", {"overrides": ["evaluate.split=tset"]}), ["evaluate.split", "did you mean 'test'?"]),
+        (("layers", "small", {"overrides": ["cem.num_samples=many"]}), ["cem.num_samples", "integer", "'many'"]),
+        (("layers", "small", {"overrides": ["lewm.train.steps=1.5"]}), ["lewm.train.steps", "integer", "1.5"]),
+        (
+            ("layers", "small", {"overrides": ["lewm.train.steps=0"]}),
+            ["lewm.train.steps", "greater than or equal to 1"],
+        ),
+        (("layers", "small", {"overrides": ["cem=5"]}), ["cem has settings of its own"]),
+        (("layers", "small", {"overrides": ["lewm=5"]}), ["lewm has settings of its own"]),
+        (("layers", "small", {"overrides": ["lewm.train="]}), ["lewm.train has settings of its own"]),
+        (("layers", "small", {"overrides": ["lewm={5: 1}"]}), ["keys of lewm must be text, got 5"]),
+        (("layers", "small", {"overrides": ["cem.num_elites=500"]}), ["500 elites of 41 samples"]),
+        (("layers", "small", {"overrides": ["collect.train=0.9"]}), ["collect", "1.15"]),
+        (
+            ("layers", "small", {"overrides": ["evaluate.goal_offset=25,50"]}),
+            ["evaluate.goal_offset: must be a list, written in brackets", "25,50"],
+        ),
+        (("layers", "small", {"overrides": ["evaluate.goal_offset=[]"]}), ["evaluate.goal_offset", "at least one"]),
+        (
+            ("layers", "small", {"overrides": ["evaluate.goal_offset=0"]}),
+            ["evaluate.goal_offset", "from 1 to collect.steps"],
+        ),
+        (("layers", "small", {"overrides": ["evaluate.goal_offset=101"]}), ["collect.steps (100)"]),
+        (
+            ("layers", "small", {"overrides": ["collect.val=0", "collect.train=0.85", "evaluate.split=val"]}),
+            ["collect.val is 0"],
+        ),
+        (("layers", "small", {"overrides": ["cem.num_samples"]}), ["KEY=VALUE"]),
+        (("layers", "small", {"overrides": ["=3"]}), ["KEY=VALUE"]),
+        (("layers", "small", {"overrides": ["cem..std=3"]}), ["KEY=VALUE"]),
+        (("layers", "small", {"overrides": ["cem.std=["]}), ["--set cem.std", "'['"]),
+    ],
+    ids=lambda value: str(value[2]) if isinstance(value, tuple) else "",
+)
+def test_a_mistake_is_one_line_with_the_nearest_name(tmp_path, arguments, says):
+    name, profile, asked = arguments
+    with pytest.raises(UserError) as raised:
+        resolve(benchmarks(tmp_path, LAYERS), name, profile, **asked)
+    message = str(raised.value)
+    assert "\n" not in message and "pydantic" not in message
+    for words in says:
+        assert words in message, message
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("a: [1\nb: 2", ["not valid YAML", "line 2"]),
+        ("- 1", ["'profiles' and 'suites'"]),
+        ("", ["'profiles' and 'suites'"]),
+        ("suites: {}", ["profiles is missing"]),
+        ("profiles: {}\nsuites: {}\nsuits: {}", ["'suits'", "did you mean 'suites'?"]),
+        (
+            suite_yaml(f"titel: x\nenvs: [{UMAZE}]\nagents: [noop]"),
+            ["'suites.s.titel'", "did you mean 'suites.s.title'?"],
+        ),
+        (suite_yaml(f"envs: [{UMAZE}]\nagents: []"), ["suites.s.agents", "at least 1"]),
+        (
+            suite_yaml("envs: [{idd: x}]\nagents: [noop]"),
+            ["'suites.s.envs.0.idd'", "did you mean 'suites.s.envs.0.id'?"],
+        ),
+        (suite_yaml("envs: [5]\nagents: [noop]"), ["suites.s.envs.0 has settings of its own", "got 5"]),
+        (
+            suite_yaml(f"envs: [{UMAZE}]\nagents: noop"),
+            ["suites.s.agents: must be a list, written in brackets", "'noop'"],
+        ),
+        (
+            suite_yaml(f"envs: [{UMAZE}]\nagents: [noop]\nseeds: [-1]"),
+            ["suites.s.seeds.0", "greater than or equal to 0"],
+        ),
+        (suite_yaml(f"envs: [{UMAZE}]\nagents: [noop]\nseeds: []"), ["suites.s.seeds", "at least 1"]),
+        (suite_yaml(f"envs: [{UMAZE}]\nagents: [noop]\nprofiles: {{quik: {{}}}}"), ["'quik'", "did you mean 'quick'?"]),
+        (
+            suite_yaml(f"envs: [{UMAZE}]\nagents: [noop]\nprofiles: {{quick: {{limit: []}}}}"),
+            ["'suites.s.profiles.quick.limit'", "did you mean 'suites.s.profiles.quick.limits'?"],
+        ),
+        (
+            suite_yaml(f"envs: [{UMAZE}]\nagents: [lewm]\nprofiles: {{quick: {{limits: [{{agents: [lewn]}}]}}}}"),
+            ["'lewn'", "did you mean 'lewm'?"],
+        ),
+        (
+            suite_yaml(f"envs: [{UMAZE}]\nagents: [lewm]\nprofiles: {{quick: {{limits: [{{envs: [{MEDIUM}]}}]}}}}"),
+            [f"'{MEDIUM}'", f"did you mean '{UMAZE}'?"],
+        ),
+        (suite_yaml(f"envs: [{UMAZE}, {UMAZE}]\nagents: [noop]"), ["share their result files", "name"]),
+        (suite_yaml("envs: [a/Maze-v0, b/Maze-v0]\nagents: [noop]"), ["share their result files"]),
+        (suite_yaml(f"envs: [{UMAZE}]\nagents: [noop]\nagents: [lewm]"), ["'agents' is given twice", "line 7"]),
+    ],
+)
+def test_a_file_that_is_wrong_is_named_with_the_place(tmp_path, text, says):
+    with pytest.raises(UserError) as raised:
+        benchmarks(tmp_path, text)
+    message = str(raised.value)
+    assert message.count("\n") == 0 and "mine.yaml" in message
+    for words in says:
+        assert words in message, message
+
+
+def test_files_that_cannot_be_read(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="--config"):
+        suites.find_file(tmp_path / "absent.yaml")
+    with pytest.raises(UserError, match="cannot read"):
+        load(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"title: caf\xe9")
+    with pytest.raises(UserError, match="not UTF-8"):
+        load(tmp_path / "latin.yaml")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "benchmarks.yaml").write_text("here: 1")
+    assert suites.find_file(None) == tmp_path / "benchmarks.yaml"
+
+
+def test_without_a_file_in_the_working_folder_the_shipped_one_is_used(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert {"pointmaze", "smoke"} <= set(load(suites.find_file(None)).suites)
+
+
+def test_two_environments_of_one_id_are_told_apart_by_name(tmp_path):
+    block = f"envs: [{UMAZE}, {{id: {UMAZE}, name: Wide, kwargs: {{threshold: 0.9}}}}]\nagents: [noop]\nseeds: [0]"
+    found = resolve(benchmarks(tmp_path, suite_yaml(block)), "s", "quick")
+    assert [(e.id, e.label, e.kwargs) for e in found.envs] == [(UMAZE, UMAZE, {}), (UMAZE, "Wide", {"threshold": 0.9})]
+    assert [e.label for e in resolve(benchmarks(tmp_path, suite_yaml(block)), "s", "quick", envs=["Wide"]).envs] == [
+        "Wide"
+    ]
+
+
+# The two functions that everything above is made of.
+
+KEYS = st.text("abcdefghij_", min_size=1, max_size=6)
+VALUES = st.one_of(
+    st.integers(-1000, 1000),
+    st.booleans(),
+    st.none(),
+    st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 3)),
+    st.lists(st.integers(0, 99), max_size=3),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=8),
+)
+
+
+@given(st.lists(st.tuples(st.lists(KEYS, min_size=1, max_size=4), VALUES), max_size=6))
+def test_overrides_say_what_a_naive_walk_says(pairs):
+    expected: dict = {}
+    for path, value in pairs:  # a leaf where a branch was, or the other way round: the later one stands
+        node = expected
+        for key in path[:-1]:
+            if not isinstance(node.get(key), dict):
+                node[key] = {}
+            node = node[key]
+        node[path[-1]] = value
+    assert parse_overrides([f"{'.'.join(path)}={json.dumps(value)}" for path, value in pairs]) == expected
+
+
+def test_values_are_yaml_and_a_module_in_front_keeps_its_dots():
+    text = ["a.b=1e-3", "a.c=[1, 2]", "a.d=null", "a.e=x=y", "pkg.agents:MINE.train.steps=5", " f = true"]
+    assert parse_overrides(text) == {
+        "a": {"b": "1e-3", "c": [1, 2], "d": None, "e": "x=y"},
+        "pkg.agents:MINE": {"train": {"steps": 5}},
+        "f": True,
+    }
+
+
+def test_a_number_in_scientific_notation_is_a_number(tmp_path):
+    bench = benchmarks(tmp_path, LAYERS)  # YAML 1.1 reads 1e-3 as text
+    found = resolve(bench, "layers", "plain", overrides=["lewm.train.learning_rate=1e-3"])
+    assert found.agent_config("lewm").train.learning_rate == 0.001
+
+
+TREES = st.recursive(VALUES, lambda inner: st.dictionaries(KEYS, inner, max_size=3), max_leaves=10).filter(
+    lambda tree: isinstance(tree, dict)
+)
+
+
+@given(TREES, TREES, TREES)
+def test_deep_merge(a, b, c):
+    frozen = json.dumps([a, b])
+    merged = deep_merge(a, b)
+    assert json.dumps([a, b]) == frozen  # neither argument is written into
+    assert deep_merge(a, {}) == a == deep_merge({}, a) == deep_merge(a, a)
+    assert list(merged) == [*a, *(key for key in b if key not in a)]
+    for key, value in merged.items():
+        if key in a and key in b and isinstance(a[key], dict) and isinstance(b[key], dict):
+            assert value == deep_merge(a[key], b[key])
+        else:
+            assert value == (b[key] if key in b else a[key])
+    assert deep_merge(MappingProxyType(a), b) == merged
+
+
+def test_settings_of_agents_that_are_not_run_are_checked_too(tmp_path):
+    for name in agent_names():
+        with pytest.raises(UserError, match=f"{name}.trian"):
+            resolve(benchmarks(tmp_path, LAYERS), "layers", "plain", overrides=[f"{name}.trian=1"])
