@@ -30,7 +30,7 @@ from lewm_bench.agents.encoders import (
 from lewm_bench.agents.nets import ActionScale
 from lewm_bench.checkpoint import load_weights
 from lewm_bench.errors import unknown
-from lewm_bench.rng import stream
+from lewm_bench.rng import stream, torch_stream
 from lewm_bench.train import Step, TrainConfig, TrainingLog
 from lewm_bench.types import Clip
 
@@ -236,7 +236,8 @@ class DinoWMFamily(Family):
         return train_module(setting, build, batch, folder)
 
     def load(self, setting: Setting[DinoWMConfig], checkpoint: Path | None) -> Loaded:
-        model = DinoWM(setting.config, empty_encoder(setting), setting.action_dim)
+        with torch_stream(setting.seed, "init", "load"):
+            model = DinoWM(setting.config, empty_encoder(setting), setting.action_dim)
         if checkpoint is not None:
             load_weights(model, checkpoint)
         model.to(setting.device).eval().requires_grad_(False)
@@ -264,7 +265,8 @@ def empty_encoder(setting: Setting[DinoWMConfig]) -> LocalEncoder | Dinov2Encode
 
 def frozen_encoder(setting: Setting[DinoWMConfig]) -> LocalEncoder | Dinov2Encoder:
     """The encoder, pretrained (once per dataset, whatever the seed) if it is a local one."""
-    encoder = empty_encoder(setting)
+    with torch_stream(setting.seed, "init", "encoder"):
+        encoder = empty_encoder(setting)
     if isinstance(encoder, Dinov2Encoder):
         return encoder.to(setting.device).eval()
     spec = encoder_spec(setting)

@@ -24,7 +24,7 @@ from lewm_bench.agent import (
 )
 from lewm_bench.agents.nets import ActionScale, Normalize, StemViT
 from lewm_bench.checkpoint import load_weights
-from lewm_bench.rng import stream
+from lewm_bench.rng import stream, torch_stream
 from lewm_bench.train import Step, TrainingLog
 from lewm_bench.types import Goals, Past
 
@@ -122,7 +122,8 @@ class GCBCFamily(Family):
         return train_module(setting, build, hindsight_batches(setting), folder)
 
     def load(self, setting: Setting[GCBCConfig], checkpoint: Path | None) -> Loaded:
-        model = self.build(setting)
+        with torch_stream(setting.seed, "init", "load"):
+            model = self.build(setting)
         if checkpoint is not None:
             load_weights(model, checkpoint)
         model.to(setting.device).eval().requires_grad_(False)

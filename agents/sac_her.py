@@ -6,8 +6,10 @@ do without. It shows what the task allows a learned policy, not what can be lear
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,18 @@ class StateController:
         return actions[:, None]
 
 
+@contextmanager
+def _confined(setting: Setting) -> Iterator[None]:
+    """Restore the global generators, which stable-baselines3 seeds and draws from: torch's, numpy's and Python's."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch_stream(setting.seed, "sac-her", setting.env_id):
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+
 class SACHERFamily(Family):
     """``sac-her``."""
 
@@ -121,6 +135,7 @@ class SACHERFamily(Family):
             batch_size=config.train.batch_size,
             gamma=config.discount,
             learning_starts=10 * config.episode_steps,
+            buffer_size=min(config.train.steps, 1_000_000),  # all of it; larger ones take seconds to make
             replay_buffer_class=HerReplayBuffer,
             replay_buffer_kwargs={"n_sampled_goal": config.goals_per_step},
             policy_kwargs={"net_arch": list(config.hidden)},
@@ -143,21 +158,16 @@ class SACHERFamily(Family):
 
         log = TrainingLog()
         started = time.perf_counter()
-        # stable-baselines3 seeds and draws from the global generators; the block keeps that inside.
-        numpy_state = np.random.get_state()
-        with torch_stream(setting.seed, "sac-her", setting.env_id):
+        with _confined(setting):
             learner = self.build(setting)
             learner.learn(setting.config.train.steps, callback=Log(), progress_bar=False, log_interval=10**9)
-        np.random.set_state(numpy_state)
         log.seconds = time.perf_counter() - started
         save_checkpoint(folder, learner.policy, card_of(setting))
         return log
 
     def load(self, setting: Setting[SACHERConfig], checkpoint: Path | None) -> Loaded:
-        numpy_state = np.random.get_state()
-        with torch_stream(setting.seed, "sac-her", setting.env_id):
+        with _confined(setting):
             policy = self.build(setting).policy
-        np.random.set_state(numpy_state)
         if checkpoint is not None:
             load_weights(policy, checkpoint)
         policy.set_training_mode(False)
