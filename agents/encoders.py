@@ -160,14 +160,13 @@ def dinov2_folder(weights: str | None) -> Path:
         if missing:
             raise NotRun(f"weights unavailable: {folder} has no {' and no '.join(missing)}; mend dino-wm.weights")
         return folder
-    import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HTTPError  # of the client library of this version of the hub
 
     wanted = ["config.json", "model.safetensors"]
     try:
         return Path(snapshot_download(DINOV2, allow_patterns=wanted, etag_timeout=5))
-    except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         logger.debug("no DINOv2 weights", exc_info=error)
         raise NotRun(
             f"weights unavailable: do `hf download {DINOV2}` where there is internet, or copy that folder here and "
