@@ -1,0 +1,559 @@
+"""The runner: what it leaves behind, what it takes from the cache, and what a kill or a failure costs."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lewm_bench import files, runner
+from lewm_bench.agent import Family, Loaded
+from lewm_bench.agents.gcbc import GCBC, GCBCFamily
+from lewm_bench.device import resolve_device
+from lewm_bench.errors import NotRun
+from lewm_bench.files import StorageError
+from lewm_bench.records import EpisodeRow, load_cells
+from lewm_bench.report import COLUMNS, write_report
+from lewm_bench.runner import Run, run_suite
+from lewm_bench.store import Store
+from lewm_bench.suite import load, resolve
+
+UMAZE = "lewm_bench/PointMaze-UMaze-v0"
+TINY = f"""
+profiles:
+  quick: {{}}
+suites:
+  tiny:
+    title: Tiny
+    envs: [{UMAZE}]
+    agents: [noop, random, gcbc]
+    seeds: [0]
+    settings:
+      image_size: 32
+      collect: {{episodes: 20, steps: 20}}
+      cem: {{num_samples: 8, num_iterations: 1, num_elites: 3}}
+      evaluate: {{num_pairs: 3, goal_offset: [5], latent_oracle_pairs: 1, correlation_frames: 16}}
+      gcbc: {{width: 16, depth: 1, heads: 2, hidden: 16, train: {{steps: 6, batch_size: 8, save_every: 2}}}}
+      lewm:
+        encoder: cnn
+        latent: 8
+        projector_hidden: 16
+        width: 16
+        depth: 1
+        heads: 2
+        head_size: 8
+        mlp_hidden: 16
+        num_directions: 8
+        train: {{steps: 4, batch_size: 8}}
+"""
+# Written out once more: a column that moves is a new file format.
+EPISODE_COLUMNS = [
+    "suite",
+    "profile",
+    "protocol",
+    "env",
+    "agent",
+    "seed",
+    "goal_offset",
+    "pair",
+    "hit",
+    "held",
+    "steps_to_hit",
+    "distance_start",
+    "distance_end",
+    "plans",
+    "encode_seconds",
+    "search_seconds",
+    "env_seconds",
+    "device",
+    "weights",
+    "version",
+    "key",
+]
+TABLE_COLUMNS = [
+    "n_pairs",
+    "n_seeds",
+    "latent_oracle_hit",
+    "distance_rank_correlation",
+    "hit",
+    "hit_low",
+    "hit_high",
+    "held",
+    "held_low",
+    "held_high",
+    "normalised_hit",
+    "diff_to_lewm",
+    "diff_low",
+    "diff_high",
+    "distance_end_median",
+    "plan_seconds_median",
+    "plan_seconds_q25",
+    "plan_seconds_q75",
+    "speedup_vs_dino_wm",
+    "parameters",
+    "tokens_per_frame",
+    "train_seconds",
+    "note",
+]
+TIMES = {"encode_seconds", "search_seconds", "env_seconds"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(TINY, encoding="utf-8")
+    return path
+
+
+def make_run(config: Path, folder: Path, cache: Path | None = None, **asked) -> Run:
+    suite = resolve(load(config), "tiny", "quick", **asked)
+    lines: list[str] = []
+    return Run(suite, Store(cache or folder / "cache"), folder / "out", resolve_device("cpu"), False, lines.append)
+
+
+def execute(run: Run):
+    cells = run_suite(run)
+    write_report(cells, run.out, run.suite.title)
+    return cells
+
+
+def rows(out: Path, name: str = "episodes.csv") -> list[dict[str, str]]:
+    with (out / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def without_times(out: Path) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows(out)]
+
+
+@dataclass(frozen=True)
+class Finished:
+    run: Run
+    cells: list
+
+
+@pytest.fixture(scope="session")
+def finished(config, tmp_path_factory) -> Finished:
+    """One complete tiny run that the tests below look at and never change."""
+    run = make_run(config, tmp_path_factory.mktemp("finished"), agents=["noop", "random", "gcbc", "lewm"])
+    return Finished(run, execute(run))
+
+
+@pytest.fixture()
+def families(monkeypatch):
+    """A function that registers a family for the test and returns its name."""
+
+    def register(name: str, family: Family) -> str:
+        module = sys.modules[__name__]
+        monkeypatch.setattr(module, f"family_{name}", family, raising=False)
+        monkeypatch.setitem(runner_agents(), name, f"{__name__}:family_{name}")
+        return name
+
+    return register
+
+
+def runner_agents() -> dict[str, str]:
+    from lewm_bench.agents import AGENTS
+
+    return AGENTS
+
+
+# What a run leaves behind.
+
+
+def test_the_files_and_columns_of_a_results_folder(finished):
+    out = finished.run.out
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert {"table.csv", "table.md", "table.tex", "episodes.csv", "report.html"} <= names
+    assert {f"cells/PointMaze-UMaze-v0__{a}__seed0.json" for a in ("noop", "random", "gcbc", "lewm")} <= names
+    assert any(name.startswith("videos/") for name in names)
+    assert not any(Path(name).name.startswith(".") for name in names)  # no half-written file
+    assert list(rows(out)[0]) == EPISODE_COLUMNS == list(EpisodeRow.model_fields)
+    table = list(rows(out, "table.csv")[0])
+    assert table[:3] == ["env", "agent", "goal_offset"] and [c for c in table if c in TABLE_COLUMNS] == [
+        c for c in COLUMNS if c in TABLE_COLUMNS
+    ]
+    assert set(TABLE_COLUMNS) <= set(table)
+
+
+def test_every_pair_is_one_row_and_all_agents_have_the_same_pairs(finished):
+    found = rows(finished.run.out)
+    assert len(found) == 4 * 3
+    by_agent = {a: [r for r in found if r["agent"] == a] for a in ("noop", "random", "gcbc", "lewm")}
+    starts = {a: [(r["pair"], r["distance_start"]) for r in mine] for a, mine in by_agent.items()}
+    assert starts["noop"] == starts["random"] == starts["gcbc"] == starts["lewm"]
+    assert [pair for pair, _ in starts["noop"]] == ["0", "1", "2"]
+    for row in found:
+        assert (row["held"], row["hit"]) != ("True", "False")
+        assert (row["steps_to_hit"] == "") == (row["hit"] == "False")
+        assert row["plans"] == ("1" if row["agent"] == "lewm" else "2")  # 10 steps in blocks of 5, or a plan of 25
+    weights = {row["agent"]: row["weights"] for row in found}
+    assert weights == {"noop": "none", "random": "none", "gcbc": "trained", "lewm": "trained"}
+    assert all(float(row["distance_start"]) >= 0.45 for row in found)  # no pair that is solved at the start
+
+
+def test_cells_say_what_they_were_made_of(finished):
+    cells = {c.agent: c for c in load_cells([finished.run.out])}
+    lewm = cells["lewm"]
+    assert lewm.status == "done" and lewm.kind == "world model" and cells["noop"].kind == "floor"
+    assert lewm.config["agent"]["latent"] == 8 and lewm.config["image_size"] == 32
+    assert lewm.config["cem"]["num_samples"] == 8 and lewm.config["cem"]["horizon"] == 5  # defaults included
+    assert {c.dataset for c in cells.values()} == {lewm.dataset} and lewm.dataset
+    assert lewm.hardware["device"] == "cpu" and lewm.versions["torch"] == torch.__version__
+    assert lewm.training["step"][-1] == 3 and len(lewm.training["loss"]) == len(lewm.training["step"])
+    assert lewm.offsets[0].latent_oracle_pairs == 1 and lewm.offsets[0].distance_rank_correlation is not None
+    assert cells["noop"].offsets[0].latent_oracle_pairs == 0
+    assert all((finished.run.out / video).is_file() for o in lewm.offsets for video in o.videos)
+
+
+def test_the_second_run_takes_everything_from_the_cache(finished, config, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("built although it is in the cache")
+
+    for name in ("collect", "evaluate", "latent_oracle", "distance_rank_correlation"):
+        monkeypatch.setattr(runner, name, refuse)
+    monkeypatch.setattr(GCBCFamily, "train", refuse)
+    monkeypatch.setattr("lewm_bench.agent.train_module", refuse)
+    run = make_run(config, tmp_path, finished.run.store.root, agents=["noop", "random", "gcbc", "lewm"])
+    cells = execute(run)
+    assert [c.status for c in cells] == ["done"] * 4, [c.reason for c in cells]
+    for name in ("table.csv", "episodes.csv", "table.md", "table.tex"):
+        assert (run.out / name).read_bytes() == (finished.run.out / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    "override, rebuilt",
+    [
+        ("evaluate.num_pairs=2", {"evaluation"}),
+        ("cem.num_samples=9", {"evaluation"}),
+        ("lewm.dropout=0.2", {"model", "evaluation"}),
+        ("collect.episodes=21", {"dataset", "model", "evaluation"}),
+        ("lewm.train.log_every=2", set()),
+        ("collect.chunk=7", set()),
+    ],
+)
+def test_a_setting_rebuilds_what_depends_on_it_and_nothing_else(finished, config, tmp_path, override, rebuilt):
+    run = make_run(config, tmp_path, finished.run.store.root, agents=["lewm"], overrides=[override])
+    kinds = {p.parent.name for p in finished.run.store.root.glob("*/*/done.json")}
+    before = {p.parent for p in finished.run.store.root.glob("*/*/done.json")}
+    run_suite(run)
+    new = {p.parent for p in finished.run.store.root.glob("*/*/done.json")} - before
+    assert {p.parent.name for p in new} == rebuilt and kinds
+
+
+def test_what_an_earlier_run_had_in_the_cache_does_not_show_in_the_table(config, finished, tmp_path):
+    # Seed 1 alone is the lowest seed and has the latent oracle; beside seed 0 it has not, whatever is in the cache.
+    cache = tmp_path / "cache"
+    run_suite(make_run(config, tmp_path / "alone", cache, agents=["lewm"], seeds=[1]))
+    later = run_suite(make_run(config, tmp_path / "both", cache, agents=["lewm"], seeds=[0, 1]))
+    assert [c.offsets[0].latent_oracle_pairs for c in later] == [1, 0]
+
+
+def test_nothing_is_written_outside_out_and_cache(config, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    execute(make_run(config, tmp_path / "run", agents=["noop", "gcbc"]))
+    assert not list((tmp_path / "elsewhere").iterdir())
+    ours = [p for p in (tmp_path / "home").rglob("*") if "lewm" in p.name.lower()]
+    assert not ours and {p.name for p in (tmp_path / "run").iterdir()} == {"cache", "out"}
+
+
+def test_an_earlier_runs_cells_do_not_mix_with_this_ones(config, tmp_path):
+    execute(make_run(config, tmp_path, agents=["noop", "random"]))
+    execute(make_run(config, tmp_path, agents=["random"]))
+    assert [c.agent for c in load_cells([tmp_path / "out"])] == ["random"]
+    assert {r["agent"] for r in rows(tmp_path / "out")} == {"random"}
+
+
+# Failures.
+
+
+class Raising(GCBCFamily):
+    def train(self, setting, folder):
+        raise ZeroDivisionError("boom\nin two lines")
+
+
+class Missing(GCBCFamily):
+    def requirements(self, setting):
+        raise NotRun("its weights are not here; fetch them")
+
+
+class NaN(GCBC):
+    def loss(self, batch, step):
+        error, _ = super().loss(batch, step)
+        return error * float("nan"), {}
+
+
+class Diverging(GCBCFamily):
+    def build(self, setting):
+        return NaN(setting.config, setting.image_size, setting.action_dim)
+
+
+class Nowhere:
+    """Returns actions that are not numbers."""
+
+    history, frame_skip = 1, 5
+
+    def start(self, goals, rngs):
+        return self
+
+    def encode(self, past):
+        return past
+
+    def search(self, encoded):
+        return np.full((len(encoded.states), 5, 2), np.nan, np.float32)
+
+
+class Broken(Family):
+    kind = "policy"
+
+    def load(self, setting, checkpoint):
+        return Loaded(Nowhere(), "Broken")
+
+
+def test_a_cell_that_fails_says_why_and_the_others_are_reported(config, tmp_path, families):
+    names = [families("raising", Raising()), families("missing", Missing()), families("diverging", Diverging())]
+    run = make_run(config, tmp_path, agents=[*names, "random"])
+    cells = {c.agent: c for c in execute(run)}
+    assert {a: c.status for a, c in cells.items()} == {
+        "raising": "failed",
+        "missing": "not run",
+        "diverging": "failed",
+        "random": "done",
+    }
+    assert cells["raising"].reason.startswith("ZeroDivisionError: boom in two lines")
+    assert "errors/" in cells["raising"].reason
+    (trace,) = (run.out / "errors").glob("*.txt")
+    assert "Traceback" in trace.read_text() and trace.name in cells["raising"].reason
+    assert cells["missing"].reason == "its weights are not here; fetch them"
+    assert "not a finite number" in cells["diverging"].reason and "learning_rate" in cells["diverging"].reason
+    table = {r["agent"]: r for r in rows(run.out, "table.csv")}
+    assert table["random"]["n_pairs"] == "3"
+    assert "its weights are not here" in table["missing"]["note"] and "boom" in table["raising"]["note"]
+    assert {r["agent"] for r in rows(run.out)} == {"random"}
+    assert not list(run.store.root.glob("model/*/done.json"))
+
+
+def test_a_failed_cell_is_tried_again(config, tmp_path, families, monkeypatch):
+    name = families("raising", Raising())
+    asked = {"agents": [name], "overrides": ["raising={width: 16, depth: 1, train: {steps: 2, batch_size: 8}}"]}
+    assert [c.status for c in run_suite(make_run(config, tmp_path, **asked))] == ["failed"]
+    monkeypatch.setattr(Raising, "train", GCBCFamily.train)
+    assert [c.status for c in run_suite(make_run(config, tmp_path, **asked))] == ["done"]
+
+
+def test_an_agent_whose_actions_are_not_numbers_does_not_get_a_success_rate(config, tmp_path, families):
+    (cell,) = run_suite(make_run(config, tmp_path, agents=[families("broken", Broken())]))
+    assert cell.status == "failed", [e.distance_end for e in cell.episodes]
+
+
+def test_no_memory_says_what_to_lower(config, tmp_path, families, monkeypatch):
+    def train(self, setting, folder):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Raising, "train", train)
+    (cell,) = run_suite(make_run(config, tmp_path, agents=[families("raising", Raising())]))
+    assert cell.status == "failed" and "batch_size" in cell.reason
+
+
+def test_pairs_that_the_data_cannot_give_are_one_line(config, tmp_path):
+    (cell,) = run_suite(make_run(config, tmp_path, agents=["noop"], overrides=["evaluate.num_pairs=5000"]))
+    assert cell.status == "failed" and "lower num_pairs" in cell.reason and "\n" not in cell.reason
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+@pytest.mark.parametrize("where", ["cells", "videos", "training.json"])
+def test_a_full_disk_stops_the_run_with_one_line(config, tmp_path, monkeypatch, number, where):
+    if where == "training.json" and number != errno.ENOSPC:
+        pytest.skip("one kind is enough for the slower place")
+    real = files.os.replace
+
+    def replace(source, target):
+        if where in str(target):
+            raise OSError(number, os.strerror(number))
+        return real(source, target)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    agent = "gcbc" if where == "training.json" else "noop"
+    with pytest.raises(StorageError) as raised:
+        run_suite(make_run(config, tmp_path, agents=[agent]))
+    message = str(raised.value)
+    assert "\n" not in message and where in message
+    assert ("disk is full" in message) == (number in (errno.ENOSPC, errno.EDQUOT))
+    assert not [p for p in (tmp_path / "out").rglob(".*")]
+
+
+def test_the_results_folder_is_tried_before_anything_is_built(config, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(StorageError, match="file is in its way"):
+        run_suite(make_run(config, tmp_path, agents=["noop"]))
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    "kind, name", [("dataset", "frames.npy"), ("model", "model.safetensors"), ("evaluation", "episodes.jsonl")]
+)
+def test_a_damaged_stage_is_built_again_with_the_same_result(config, tmp_path, kind, name, caplog):
+    first = execute(make_run(config, tmp_path, agents=["gcbc"]))
+    before = without_times(tmp_path / "out")
+    (path,) = (tmp_path / "cache").glob(f"{kind}/*/**/{name}")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(bytes(data))
+    second = execute(make_run(config, tmp_path, agents=["gcbc"]))
+    assert [c.status for c in (*first, *second)] == ["done", "done"], second[0].reason
+    assert without_times(tmp_path / "out") == before
+    assert "is damaged" in caplog.text and name in caplog.text
+    assert len(list((tmp_path / "cache").glob(f"{kind}/*.corrupt-1"))) == 1
+
+
+# Checkpoints from elsewhere.
+
+
+def test_a_checkpoint_is_evaluated_only_with_the_settings_it_was_made_with(finished, config, tmp_path):
+    run = make_run(config, tmp_path, finished.run.store.root, agents=["gcbc"])
+    job = run.suite.jobs[0]
+    data = runner.dataset_of(run, job.env)
+    folder = runner.checkpoint_of(runner.setting_of(run, job, *data), runner.agent_family("gcbc"))
+    mine = {r.pair: r.distance_end for r in runner.run_job(run, job, *data, checkpoint=folder).episodes}
+    cached = {int(r["pair"]): float(r["distance_end"]) for r in rows(finished.run.out) if r["agent"] == "gcbc"}
+    assert mine == pytest.approx(cached)
+
+    def refused(reason, **asked):
+        other = make_run(config, tmp_path, finished.run.store.root, **asked)
+        job = other.suite.jobs[0]
+        with pytest.raises(runner.UserError, match=reason):
+            runner.run_job(other, job, *runner.dataset_of(other, job.env), checkpoint=folder)
+
+    refused(r"gcbc.hidden 16, but here it is 17", agents=["gcbc"], overrides=["gcbc.hidden=17"])
+    refused(r"agent 'gcbc', but here it is 'lewm'", agents=["lewm"])
+    other = runner.run_job(
+        make_run(config, tmp_path, finished.run.store.root, agents=["gcbc"], overrides=["gcbc.train.steps=9"]),
+        job, *data, checkpoint=folder,
+    )  # fmt: skip
+    assert {r.pair: r.distance_end for r in other.episodes} == pytest.approx(cached)
+
+
+def test_what_is_not_a_checkpoint_is_said_so(finished, config, tmp_path):
+    run = make_run(config, tmp_path, finished.run.store.root, agents=["gcbc"])
+    job, data = run.suite.jobs[0], runner.dataset_of(run, run.suite.jobs[0].env)
+    setting = runner.setting_of(run, job, *data)
+
+    def refused(reason):
+        with pytest.raises(runner.UserError, match=reason):
+            runner.run_job(run, job, *data, checkpoint=tmp_path)
+
+    refused("has no card.json")
+    (tmp_path / "card.json").write_text("[]")
+    refused("is damaged")
+    (tmp_path / "card.json").write_text(json.dumps(runner.card_of(setting)))
+    refused("has no model.safetensors")
+    (tmp_path / "model.safetensors").write_bytes(b"nonsense")
+    refused("is damaged")
+
+
+# Kills, and other processes.
+
+
+def command(config: Path, folder: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "lewm_bench", "run", "--suite", "tiny", "--config", str(config), "--device", "cpu",
+            "--cache", str(folder / "cache"), "--out", str(folder / "out"), *more]  # fmt: skip
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+def test_two_processes_with_their_own_caches_give_the_same_episodes(config, tmp_path):
+    for name in ("one", "two"):
+        subprocess.run(command(config, tmp_path / name), check=True, capture_output=True, env=ENVIRONMENT)
+    assert without_times(tmp_path / "one" / "out") == without_times(tmp_path / "two" / "out")
+    first, second = (load_cells([tmp_path / name / "out"]) for name in ("one", "two"))
+    assert [c.key for c in first] == [c.key for c in second] and [c.dataset for c in first] == [
+        c.dataset for c in second
+    ]
+    assert [c.training for c in first] == [c.training for c in second]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_kills_at_any_moment_leave_the_same_episodes(config, tmp_path, seed):
+    longer = ["--agents", "noop,gcbc", "--set", "gcbc.train.steps=150", "--set", "gcbc.train.save_every=10",
+              "--set", "evaluate.num_pairs=12"]  # fmt: skip
+    begin = time.monotonic()
+    subprocess.run(command(config, tmp_path / "whole", *longer), check=True, capture_output=True, env=ENVIRONMENT)
+    whole = time.monotonic() - begin
+    rng, kills = random.Random(seed), 0
+    for _ in range(12):
+        process = subprocess.Popen(
+            command(config, tmp_path / "killed", *longer),
+            env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            process.communicate(timeout=rng.uniform(0.3, 1.0) * whole)
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+    subprocess.run(command(config, tmp_path / "killed", *longer), check=True, capture_output=True, env=ENVIRONMENT)
+    assert kills >= 1
+    assert without_times(tmp_path / "killed" / "out") == without_times(tmp_path / "whole" / "out")
+    trained = [
+        next(c for c in load_cells([tmp_path / n / "out"]) if c.agent == "gcbc").training for n in ("killed", "whole")
+    ]
+    assert trained[0] == trained[1]
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_an_evaluation_goes_on_after_a_torn_line(config, tmp_path, finished, monkeypatch, after):
+    real = runner.evaluate
+
+    def dying(*args, **kwargs):
+        for number, result in enumerate(real(*args, **kwargs)):
+            if number == after:
+                raise KeyboardInterrupt
+            yield result
+
+    monkeypatch.setattr(runner, "evaluate", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run_suite(make_run(config, tmp_path, agents=["random"]))
+    (partial,) = (tmp_path / "cache").glob("evaluation/*.partial/episodes.jsonl")
+    lines = partial.read_text().splitlines()
+    assert len(lines) == after
+    with partial.open("a") as file:
+        file.write(lines[0][:40])
+    asked = []
+
+    def watched(*args, **kwargs):
+        asked.append(list(kwargs["skip"]))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(runner, "evaluate", watched)
+    execute(make_run(config, tmp_path, agents=["random"]))
+    assert asked == [list(range(after))]
+    expected = [r for r in without_times(finished.run.out) if r["agent"] == "random"]
+    assert without_times(tmp_path / "out") == expected
