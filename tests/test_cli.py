@@ -1,0 +1,233 @@
+"""The command line: help, one line for every mistake, and the paths that a newcomer takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_runner import TINY
+
+from lewm_bench import __version__, cli
+from lewm_bench.records import load_cells
+
+COMMANDS = ("run", "list", "collect", "train", "evaluate", "report", "check", "doctor")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture()
+def lewm_bench(monkeypatch, capsys, tmp_path):
+    """Run a command line in this process: (exit status, stdout, stderr). Raises what would be a traceback."""
+    monkeypatch.setenv("LEWM_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lewm-bench", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stopped.value.code or 0, out, err
+
+    return call
+
+
+TINY_RUN = ("--suite", "tiny", "--config", "tiny.yaml", "--device", "cpu")
+
+
+def test_every_command_has_help_with_an_example(lewm_bench):
+    _, everything, _ = lewm_bench()
+    for name in COMMANDS:
+        status, out, err = lewm_bench(name, "--help")
+        assert status == 0 and not err
+        assert re.search(rf"Example: lewm-bench {name}\b", out), name
+        assert re.search(rf"^  {name} ", everything, re.MULTILINE)
+    listed = re.findall(r"^  (\w+)  ", everything.split("Commands:")[1], re.MULTILINE)
+    assert set(COMMANDS) <= set(listed)
+    for name in set(listed) - set(COMMANDS):
+        assert "Example: lewm-bench" in lewm_bench(name, "--help")[1], name
+
+
+def test_the_examples_name_options_and_settings_that_exist(lewm_bench):
+    for name in COMMANDS:
+        _, out, _ = lewm_bench(name, "--help")
+        example = re.search(r"Example: lewm-bench (.*)", out).group(1)
+        for option in re.findall(r"--[\w-]+", example):
+            assert out.count(option) >= 2, (name, option)
+
+
+def test_alone_it_shows_its_help_and_its_version_when_asked(lewm_bench):
+    status, out, err = lewm_bench()
+    assert status == 0 and "Usage: lewm-bench" in out and not err
+    assert lewm_bench("--version") == (0, f"{__version__}\n", "")
+
+
+MISTAKES = [
+    (["rnu"], ["no command 'rnu'", "did you mean 'run'?"]),
+    (["--nosuch"], ["--nosuch", "lewm-bench --help"]),
+    (["run"], ["--suite", "lewm-bench run --help"]),
+    (["run", "--nosuch"], ["--nosuch", "lewm-bench run --help"]),
+    (["run", *TINY_RUN, "extra"], ["extra"]),
+    (["run", "--suite", "smok"], ["no suite named 'smok'", "did you mean 'smoke'?"]),
+    (["run", *TINY_RUN, "--profile", "quik"], ["no profile named 'quik'", "did you mean 'quick'?"]),
+    (["run", *TINY_RUN, "--agents", "lewn"], ["no agent named 'lewn'", "did you mean 'lewm'?"]),
+    (["run", *TINY_RUN, "--agents", ","], ["expected comma-separated names"]),
+    (["run", *TINY_RUN, "--envs", "nope"], ["no environment of this suite named 'nope'"]),
+    (["run", *TINY_RUN, "--seeds", "one"], ["--seeds takes comma-separated integers, got 'one'"]),
+    (["run", *TINY_RUN, "--seeds=-1"], ["--seeds takes integers from 0"]),
+    (["run", *TINY_RUN, "--seeds"], ["--seeds", "requires an argument"]),
+    (["run", *TINY_RUN, "--set", "cem.std"], ["KEY=VALUE"]),
+    (["run", *TINY_RUN, "--set", "cem.samples=3"], ["did you mean 'cem.num_samples'?"]),
+    (["run", *TINY_RUN, "--set", "collect.policies={walk: 1}"], ["walk"]),
+    (["run", *TINY_RUN, "--device", "gpu"], ["no device 'gpu'", "cuda"]),
+    (["run", *TINY_RUN, "--device", "cuda:99"], ["'cuda:99' is not available"]),
+    (["run", "--suite", "tiny", "--config", "absent.yaml"], ["absent.yaml", "--config"]),
+    (["run", "--suite", "tiny", "--config", "bad.yaml"], ["bad.yaml is not valid YAML in line 2"]),
+    (["run", *TINY_RUN, "--out", "tiny.yaml"], ["tiny.yaml", "file is in its way"]),
+    (["run", *TINY_RUN, "--cache", "tiny.yaml"], ["tiny.yaml", "--cache"]),
+    (["report"], ["lewm-bench report --help"]),
+    (["report", "nowhere"], ["no cells in nowhere"]),
+    (["report", "corrupt"], ["corrupt/cells/x.json is not a cell record"]),
+    (["list", "suits"], ["did you mean 'suites'?"]),
+    (["check", "PointMaze-UMaze"], ["no environment named", "did you mean"]),
+    (["check", "absent_package:X-v0"], ["cannot import 'absent_package'", "install"]),
+    (["check", "CartPole-v1"], ["CartPole-v1"]),
+    (["check", "lewm_bench/PointMaze-UMaze-v0", "--sheet", "corrupt"], ["corrupt", "folder is in its way"]),
+    (["train", "noop", *TINY_RUN], ["noop does not train"]),
+    (["train", "gcbc", *TINY_RUN, "--seed", "-1"], ["--seed"]),
+    (["train", "gcbc", *TINY_RUN, "--env", "nope"], ["no environment of this suite named 'nope'"]),
+    (["evaluate", "absent_package.agents:MINE", *TINY_RUN], ["cannot import 'absent_package'"]),
+    (["evaluate", "json.decoder:NOPE", *TINY_RUN], ["nothing called 'NOPE'"]),
+    (["evaluate", "json.decoder:JSONDecoder", *TINY_RUN], ["not a lewm_bench.agent.Family"]),
+    (["evaluate", "gcbc", *TINY_RUN, "--checkpoint", "corrupt"], ["corrupt is not a checkpoint"]),
+    (["evaluate", "gcbc", *TINY_RUN, "--checkpoint", "other"], ["gcbc.width 99, but here it is 16"]),
+]
+
+
+@pytest.mark.parametrize("arguments, says", MISTAKES, ids=lambda value: " ".join(value)[:60])
+def test_a_mistake_is_one_line_and_status_2(lewm_bench, tmp_path, arguments, says):
+    (tmp_path / "bad.yaml").write_text("a: [1\nb: 2")
+    (tmp_path / "corrupt" / "cells").mkdir(parents=True)
+    (tmp_path / "corrupt" / "cells" / "x.json").write_text("{half")
+    (tmp_path / "other").mkdir()
+    card = {"agent": "gcbc", "image_size": 32, "action_dim": 2, "config": gcbc_config() | {"width": 99}}
+    (tmp_path / "other" / "card.json").write_text(json.dumps(card))
+    status, out, err = lewm_bench(*arguments)
+    lines = [line for line in err.splitlines() if not line.startswith("suite tiny, ")]
+    assert status == 2 and len(lines) == 1 and lines[0].startswith("lewm-bench: "), err
+    assert not out and "Traceback" not in err and "pydantic" not in err
+    for words in says:
+        assert words in lines[0], lines[0]
+
+
+def gcbc_config() -> dict:
+    from lewm_bench.suite import load, resolve
+
+    return resolve(load(Path("tiny.yaml")), "tiny", "quick").agent_config("gcbc").model_dump(mode="json")
+
+
+def test_a_full_disk_is_one_line(lewm_bench, monkeypatch):
+    import errno
+
+    from lewm_bench import files
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    status, _, err = lewm_bench("run", *TINY_RUN, "--agents", "noop", "--out", "out", "--quiet")
+    assert status == 2 and err.splitlines()[-1].startswith("lewm-bench: the disk is full")
+    assert len(err.splitlines()) == 2  # and what the run was
+
+
+def test_list_has_its_sections(lewm_bench):
+    status, out, _ = lewm_bench("list", "--config", "tiny.yaml")
+    assert status == 0
+    heads = [line for line in out.splitlines() if line and not line.startswith(" ")]
+    assert heads == ["suites:", "envs:", "agents:", "profiles:", "protocols:"]
+    assert "lewm_bench/PointMaze-UMaze-v0" in out and "clean-1" in out and "  tiny " in out
+    _, only, _ = lewm_bench("list", "agents")
+    assert only.startswith("agents:") and only.count(":\n") == 1 and "dino-wm" in only
+
+
+def test_a_runs_path_from_collect_to_report(lewm_bench, tmp_path):
+    status, out, _ = lewm_bench("collect", *TINY_RUN[:4])
+    assert status == 0 and "20 episodes, 420 frames" in out and str(tmp_path / "cache") in out
+    status, out, _ = lewm_bench("train", "gcbc", *TINY_RUN, "--out", "mine")
+    assert (status, out) == (0, "mine\n")
+    assert {p.name for p in (tmp_path / "mine").iterdir()} >= {"model.safetensors", "card.json"}
+    status, out, err = lewm_bench("evaluate", "gcbc", *TINY_RUN, "--checkpoint", "mine", "--out", "one")
+    assert status == 0 and "GCBC" in out and "report: one/report.html" in out
+    status, out, err = lewm_bench("run", *TINY_RUN, "--agents", "random,noop")
+    assert status == 0 and "results/tiny/report.html" in out and "[2/2]" in err
+    assert "Random actions" in out
+    status, out, _ = lewm_bench("report", "one", "results/tiny", "--out", "both", "--title", "Both")
+    assert status == 0 and out.startswith("# Both")
+    assert (
+        {c.agent for c in load_cells([tmp_path / "both"])} == {"gcbc", "noop", "random"}
+        if (tmp_path / "both" / "cells").is_dir()
+        else {"Random", "GCBC"} <= set(re.findall(r"Random|GCBC", out))
+    )
+    assert {p.name for p in tmp_path.iterdir()} == {"cache", "tiny.yaml", "mine", "one", "results", "both"}
+
+
+def test_the_cache_option_wins_over_the_environment(lewm_bench, tmp_path):
+    lewm_bench("collect", *TINY_RUN[:4])
+    assert (tmp_path / "cache" / "dataset").is_dir()
+    lewm_bench("collect", *TINY_RUN[:4], "--cache", "another")
+    assert (tmp_path / "another" / "dataset").is_dir()
+
+
+def test_a_failed_cell_is_status_1_and_one_that_cannot_run_is_not(lewm_bench):
+    status, out, err = lewm_bench("run", *TINY_RUN, "--agents", "noop", "--set", "evaluate.num_pairs=5000")
+    assert status == 1 and "failed: lewm_bench/PointMaze-UMaze-v0 noop seed 0:" in err
+    status, out, err = lewm_bench(
+        "run", *TINY_RUN, "--agents", "noop,dino-wm", "--set", "dino-wm.weights=absent-folder"
+    )
+    assert status == 0 and "not run" in out and "not run" in err, err
+
+
+def test_check_is_status_0_for_ours(lewm_bench, tmp_path):
+    status, out, _ = lewm_bench("check", "lewm_bench/PointMaze-UMaze-v0", "--sheet", "sheet.png")
+    assert status == 0 and "MEND" not in out and (tmp_path / "sheet.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_interrupting_says_that_the_same_command_goes_on(lewm_bench, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lewm_bench.runner.run_job", interrupt)
+    status, _, err = lewm_bench("run", *TINY_RUN, "--agents", "noop", "--quiet")
+    assert status == 130 and err.splitlines()[-1].startswith("lewm-bench: interrupted; the same command goes on")
+
+
+# What only a process of its own shows.
+
+
+def test_a_reader_that_leaves_is_not_an_error(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lewm_bench", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    )
+    process.stdout.close()  # before anything is written, so that every write fails
+    err = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait() in (0, 1) and "Traceback" not in err and "Exception" not in err, err
+
+
+def test_the_module_and_its_one_line_without_a_traceback():
+    done = subprocess.run(
+        [sys.executable, "-m", "lewm_bench", "run"], capture_output=True, text=True, env=ENVIRONMENT, cwd="/"
+    )
+    assert done.returncode == 2 and done.stderr.startswith("lewm-bench: ") and done.stderr.count("\n") == 1
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; sys.argv = ['lewm-bench', '--help']\nfrom lewm_bench.cli import main\ntry: main()\n"
+    code += "except SystemExit: pass\nprint([m for m in ('torch', 'mujoco', 'matplotlib', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout[-300:]
