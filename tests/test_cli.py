@@ -13,7 +13,6 @@ import pytest
 from test_runner import TINY
 
 from lewm_bench import __version__, cli
-from lewm_bench.records import load_cells
 
 COMMANDS = ("run", "list", "collect", "train", "evaluate", "report", "check", "doctor")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -120,7 +119,7 @@ def test_a_mistake_is_one_line_and_status_2(lewm_bench, tmp_path, arguments, say
     status, out, err = lewm_bench(*arguments)
     lines = [line for line in err.splitlines() if not line.startswith("suite tiny, ")]
     assert status == 2 and len(lines) == 1 and lines[0].startswith("lewm-bench: "), err
-    assert not out and "Traceback" not in err and "pydantic" not in err
+    assert (not out or arguments[0] == "check") and "Traceback" not in err and "pydantic" not in err
     for words in says:
         assert words in lines[0], lines[0]
 
@@ -168,11 +167,7 @@ def test_a_runs_path_from_collect_to_report(lewm_bench, tmp_path):
     assert "Random actions" in out
     status, out, _ = lewm_bench("report", "one", "results/tiny", "--out", "both", "--title", "Both")
     assert status == 0 and out.startswith("# Both")
-    assert (
-        {c.agent for c in load_cells([tmp_path / "both"])} == {"gcbc", "noop", "random"}
-        if (tmp_path / "both" / "cells").is_dir()
-        else {"Random", "GCBC"} <= set(re.findall(r"Random|GCBC", out))
-    )
+    assert "GCBC" in out and "Random actions" in out and (tmp_path / "both" / "report.html").is_file()
     assert {p.name for p in tmp_path.iterdir()} == {"cache", "tiny.yaml", "mine", "one", "results", "both"}
 
 
@@ -221,7 +216,12 @@ def test_a_reader_that_leaves_is_not_an_error(tmp_path):
 
 def test_the_module_and_its_one_line_without_a_traceback():
     done = subprocess.run(
-        [sys.executable, "-m", "lewm_bench", "run"], capture_output=True, text=True, env=ENVIRONMENT, cwd="/"
+        [sys.executable, "-m", "lewm_bench", "run"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        cwd="/",
     )
     assert done.returncode == 2 and done.stderr.startswith("lewm-bench: ") and done.stderr.count("\n") == 1
 
@@ -229,5 +229,5 @@ def test_the_module_and_its_one_line_without_a_traceback():
 def test_help_imports_nothing_heavy():
     code = "import sys; sys.argv = ['lewm-bench', '--help']\nfrom lewm_bench.cli import main\ntry: main()\n"
     code += "except SystemExit: pass\nprint([m for m in ('torch', 'mujoco', 'matplotlib', 'transformers') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.stdout.splitlines()[-1] == "[]", done.stdout[-300:]

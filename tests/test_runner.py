@@ -498,33 +498,41 @@ def test_two_processes_with_their_own_caches_give_the_same_episodes(config, tmp_
     assert [c.training for c in first] == [c.training for c in second]
 
 
+def kill_when(process: subprocess.Popen, folder: Path, pattern: str, delay: float) -> bool:
+    """Kill a process ``delay`` seconds after it has written a file of the pattern; False if it ended before."""
+    begin = time.time()
+    while process.poll() is None:
+        try:
+            written = any(p.stat().st_size and p.stat().st_mtime > begin for p in folder.glob(pattern))
+        except FileNotFoundError:  # renamed or replaced between the two calls
+            written = False
+        if written:
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    return process.wait() == -signal.SIGKILL
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_kills_at_any_moment_leave_the_same_episodes(config, tmp_path, seed):
     longer = ["--agents", "noop,gcbc", "--set", "gcbc.train.steps=150", "--set", "gcbc.train.save_every=10",
               "--set", "evaluate.num_pairs=12"]  # fmt: skip
-    begin = time.monotonic()
     subprocess.run(command(config, tmp_path / "whole", *longer), check=True, capture_output=True, env=ENVIRONMENT)
-    whole = time.monotonic() - begin
-    rng, kills = random.Random(seed), 0
-    for _ in range(12):
-        process = subprocess.Popen(
-            command(config, tmp_path / "killed", *longer),
-            env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        try:
-            process.communicate(timeout=rng.uniform(0.3, 1.0) * whole)
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            kills += 1
+    rng, killed = random.Random(seed), {}
+    moments = [("dataset/*.partial/*", 0.01), ("model/*.partial/state/state.json", 0.3)]
+    moments += [("model/*.partial/state/state.json", 0.02), ("evaluation/*.partial/episodes.jsonl", 0.01)]
+    for pattern, delay in moments:
+        arguments = command(config, tmp_path / "killed", *longer)
+        process = subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        happened = kill_when(process, tmp_path / "killed" / "cache", pattern, rng.uniform(0, delay))
+        killed[pattern] = killed.get(pattern, False) or happened
     subprocess.run(command(config, tmp_path / "killed", *longer), check=True, capture_output=True, env=ENVIRONMENT)
-    assert kills >= 1
+    assert killed["model/*.partial/state/state.json"] and sum(killed.values()) >= 2, killed
     assert without_times(tmp_path / "killed" / "out") == without_times(tmp_path / "whole" / "out")
-    trained = [
-        next(c for c in load_cells([tmp_path / n / "out"]) if c.agent == "gcbc").training for n in ("killed", "whole")
-    ]
+    names = ("killed", "whole")
+    trained = [next(c for c in load_cells([tmp_path / n / "out"]) if c.agent == "gcbc").training for n in names]
     assert trained[0] == trained[1]
 
 

@@ -1,0 +1,98 @@
+"""Files: the old content or the new one, and one line when neither can be had."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import threading
+
+import pytest
+
+from lewm_bench import files
+from lewm_bench.errors import UserError
+from lewm_bench.files import StorageError, checksum, disk_errors, make_folder, write_bytes, write_text
+
+
+def test_bytes_and_text_arrive_with_their_folders(tmp_path):
+    write_bytes(tmp_path / "a" / "b" / "c.bin", b"\x00\xff")
+    write_text(tmp_path / "a" / "t.txt", "maß\n")
+    assert (tmp_path / "a/b/c.bin").read_bytes() == b"\x00\xff"
+    assert (tmp_path / "a/t.txt").read_bytes() == "maß\n".encode()
+    assert (tmp_path / "a/t.txt").stat().st_mode & 0o777 == 0o644
+    assert [p.name for p in (tmp_path / "a/b").iterdir()] == ["c.bin"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO])
+def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch, step, number):
+    path = tmp_path / "kept.txt"
+    write_text(path, "old")
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.os, step, fail)
+    with pytest.raises(OSError if number == errno.EIO else StorageError) as raised:
+        write_text(path, "new")
+    monkeypatch.undo()
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["kept.txt"]
+    if number != errno.EIO:  # a broken disk is nobody's mistake
+        assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+        assert ("free some space" in str(raised.value)) == (number in (errno.ENOSPC, errno.EDQUOT))
+        assert isinstance(raised.value, UserError)
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    path, sizes, stop = tmp_path / "shared", set(), threading.Event()
+    write_bytes(path, b"0" * 100_000)
+
+    def read():
+        while not stop.is_set():
+            data = path.read_bytes()
+            sizes.add((len(data), len(set(data))))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(1, 30):
+        write_bytes(path, bytes([48 + number]) * 100_000)
+    stop.set()
+    reader.join()
+    assert sizes == {(100_000, 1)}
+
+
+def test_what_is_in_the_way_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StorageError, match="a file is in its way"):
+            make_folder(folder)
+    with pytest.raises(StorageError, match="a file is in its way"):
+        write_text(tmp_path / "file" / "below.txt", "x")
+    with pytest.raises(StorageError, match="a folder is in its way"):
+        write_text(tmp_path / "folder", "x")
+    make_folder(tmp_path / "new" / "one")
+    make_folder(tmp_path / "new" / "one")
+    assert not list((tmp_path / "new" / "one").iterdir())
+
+
+def test_a_folder_that_takes_no_files_is_found_out(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", fail)
+    with pytest.raises(StorageError, match="choose another folder"):
+        make_folder(tmp_path)
+
+
+def test_other_errors_pass():
+    with pytest.raises(FileNotFoundError), disk_errors("x"):
+        open("a file that is not there")  # noqa: SIM115
+    with pytest.raises(ZeroDivisionError), disk_errors("x"):
+        1 / 0  # noqa: B018
+
+
+def test_checksum(tmp_path):
+    data = bytes(range(256)) * 5000  # more than one block
+    write_bytes(tmp_path / "x", data)
+    assert checksum(tmp_path / "x") == hashlib.sha256(data).hexdigest()
