@@ -14,7 +14,7 @@ from toy_env import TOY_ID, make_toy
 from lewm_bench.agent import Loaded, Setting
 from lewm_bench.agents import AGENTS
 from lewm_bench.agents.dino_wm import ENCODERS
-from lewm_bench.checkpoint import load_card
+from lewm_bench.checkpoint import load_card, load_tensors
 from lewm_bench.collect import CollectConfig, collect
 from lewm_bench.config import deep_merge
 from lewm_bench.errors import UserError
@@ -207,3 +207,23 @@ def test_a_world_model_has_what_planning_asks_for(base: Setting, name: str) -> N
     torch.testing.assert_close(model.denormalize_actions(model.normalize_actions(actions)), actions)
     assert (model.history, model.frame_skip) == (setting.config.history, SKIP)
     assert not any(p.requires_grad for p in model.parameters()) and not model.training
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if agent_family(n).trainable and n != "sac-her"])
+def test_actions_are_scaled_by_the_statistics_of_the_training_split(base: Setting, tmp_path: Path, name: str) -> None:
+    """And these are in the checkpoint, so that it acts without its dataset."""
+    setting = setting_of(base, name)
+    loaded = agent_family(name).load(setting, checkpoint_of(setting, tmp_path))
+    data = setting.dataset
+    rows = np.concatenate([np.arange(data.starts[e], data.ends[e] - 1) for e in data.splits["train"]])
+    mean, std = data.actions[rows].mean(0), data.actions[rows].std(0)
+    tensors = load_tensors(tmp_path / "model.safetensors")
+    np.testing.assert_allclose(tensors["action_scale.mean"].numpy(), mean, atol=1e-5)
+    np.testing.assert_allclose(tensors["action_scale.std"].numpy(), std, rtol=1e-4)
+    if agent_family(name).kind != "world model":
+        return
+    goals, past = situation(setting, 3, loaded.agent.history)
+    encoded = loaded.agent.start(goals, []).encode(past)
+    expected = (past.actions.numpy().reshape(3, -1, SKIP, 2) - mean) / std
+    np.testing.assert_allclose(encoded.actions.numpy().reshape(expected.shape), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(encoded.latents, loaded.model.encode(past.frames))
