@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import MappingProxyType
 
@@ -10,12 +11,19 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from lewm_bench import suite as suites
+from lewm_bench.agent import AgentConfig
+from lewm_bench.agents.encoders import LocalConfig
+from lewm_bench.collect import CollectConfig
 from lewm_bench.config import deep_merge
 from lewm_bench.errors import UserError
+from lewm_bench.evaluate import EvalConfig
+from lewm_bench.planning import CEMConfig
 from lewm_bench.registry import agent_family, agent_names, environment_ids
 from lewm_bench.suite import Settings, load, parse_overrides, resolve
+from lewm_bench.train import TrainConfig
 
 REPOSITORY = Path(__file__).parent.parent
 UMAZE, MEDIUM = "lewm_bench/PointMaze-UMaze-v0", "lewm_bench/PointMaze-Medium-v0"
@@ -440,3 +448,56 @@ def test_settings_of_agents_that_are_not_run_are_checked_too(tmp_path):
     for name in agent_names():
         with pytest.raises(UserError, match=f"{name}.trian"):
             resolve(benchmarks(tmp_path, LAYERS), "layers", "plain", overrides=[f"{name}.trian=1"])
+
+
+# The page that lists the settings.
+
+
+def documented(heading: str) -> dict[str, str]:
+    """Setting to default of the table under a heading of docs/configuration.md."""
+    text = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
+    section = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, re.DOTALL | re.MULTILINE).group(1)
+    rows = re.findall(r"^\| `(\w+)` \| (?:`(.*?)`)? ?\| (.*) \|$", section, re.MULTILINE)
+    assert len(rows) == section.count("\n| `"), heading
+    return {name: default for name, default, _ in rows}
+
+
+@pytest.mark.parametrize(
+    "heading, model, base",
+    [
+        ("Common settings", Settings, None),
+        ("collect", CollectConfig, None),
+        ("evaluate", EvalConfig, None),
+        ("cem", CEMConfig, None),
+        ("every agent", AgentConfig, None),
+        ("train", TrainConfig, None),
+        ("dino-wm.local", LocalConfig, None),
+        ("Suites", suites.SuiteSpec, None),
+        *((name, None, AgentConfig) for name in ("lewm", "dino-wm", "gcbc", "sac-her")),
+    ],
+)
+def test_every_setting_is_documented_with_its_default(heading, model, base):
+    model = model or agent_family(heading).Config
+    listed = documented(heading)
+    own = {n: f.get_default(call_default_factory=True) for n, f in model.model_fields.items()}
+    inherited = base().model_dump() if base else {}
+    for name, default in own.items():
+        dumped = default.model_dump(mode="json") if isinstance(default, BaseModel) else default
+        if base and name in inherited and name not in listed:
+            assert dumped == inherited[name], f"{heading}.{name} differs from what every agent has"
+            continue
+        assert name in listed, f"{heading}.{name} is not documented"
+        if listed[name] and isinstance(default, BaseModel):
+            assert type(default)(**yaml.safe_load(listed[name])) == default, name
+        elif listed[name]:
+            written = yaml.safe_load(listed[name])
+            assert (tuple(written) if isinstance(default, tuple) else written) == default, (name, default)
+        else:
+            assert model.model_fields[name].is_required() or default == type(default)(), name
+    assert set(listed) <= set(own)
+
+
+def test_the_page_names_every_trained_agent():
+    for name in agent_names():
+        if agent_family(name).trainable:
+            assert documented(name)
