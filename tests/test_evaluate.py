@@ -13,6 +13,7 @@ from torch import Tensor
 from toy_env import ToyEnv
 
 from lewm_bench.agent import AgentConfig, Loaded, PlanningAgent, Setting
+from lewm_bench.agents import oracle
 from lewm_bench.agents.lewm import LEWM, LeWMConfig
 from lewm_bench.agents.oracle import ORACLE, LatentOracle, simulation_of
 from lewm_bench.agents.scripted import NOOP, RANDOM
@@ -23,7 +24,7 @@ from lewm_bench.planning import CEMConfig
 from lewm_bench.protocol import CLEAN_1, PAPER_V3, Pairs, sample_pairs
 from lewm_bench.rng import stream
 from lewm_bench.store import Store
-from lewm_bench.types import Goals, Past
+from lewm_bench.types import Goals, Past, Plan
 
 SKIP, OFFSET, BUDGET = 2, 8, 11
 EXACT = "tests/Exact-v0"
@@ -302,6 +303,48 @@ def test_the_seed_the_agent_and_the_offset_have_their_own_streams(setting: Setti
 
     paths = {path(setting), path(replace(setting, seed=1)), path(replace(setting, agent="b")), path(setting, 9)}
     assert len(paths) == 4 and path(setting) in paths
+
+
+@pytest.mark.parametrize("objective", ["final", "sum"])
+def test_the_oracles_cost_is_the_true_distance_after_each_block(setting: Setting, monkeypatch, objective: str) -> None:
+    """Plans are z-scores: with mean m and deviation s, a plan of a means the actions m + s a."""
+    mean, std = np.float32([0.3, -0.2]), np.float32([0.5, 2.0])
+    config = CEM.model_copy(update={"objective": objective})
+    agent = oracle.SimulatorAgent(oracle.Simulation(setting.env, SKIP, mean, std), config)
+    plans = torch.randn(2, 4, 3, SKIP * 2, generator=torch.Generator().manual_seed(0))
+    seen = []
+    monkeypatch.setattr(
+        oracle, "cem", lambda cost, *_: seen.append(cost(plans)) or Plan(plans[:, 0], plans[:, 0, 0, 0])
+    )
+    states, goals = np.array([[0.1, 0.2], [-0.5, 0.4]]), np.array([[0.0, 0.0], [0.3, 0.3]])
+    controller = agent.start(Goals(torch.zeros(2), goals), [None, None])
+    actions = controller.search(states)
+    units = plans.numpy().reshape(2, 4, 3 * SKIP, 2) * std + mean
+    np.testing.assert_allclose(actions, units[:, 0, : 2 * SKIP], rtol=1e-5)  # the first two of three blocks
+    for b in range(2):
+        for s in range(4):
+            position, distances = states[b], []
+            for t, action in enumerate(units[b, s]):
+                position = np.clip(position + 0.1 * np.clip(action, -1, 1), -1, 1)
+                if t % SKIP == SKIP - 1:
+                    distances.append(np.hypot(*(position - goals[b])))
+            expected = distances[-1] if objective == "final" else sum(distances)
+            assert seen[0][b, s].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_plan_is_executed_in_the_environments_units(setting: Setting) -> None:
+    class Scaled(TrueModel):
+        def denormalize_actions(self, actions: Tensor) -> Tensor:
+            return 3 * actions + 1
+
+    frames = setting.dataset.frames[:3]
+    images = torch.from_numpy(np.moveaxis(frames, -1, 1).copy())
+    past = Past(images[:1, None], torch.zeros(1, 0, 4), setting.dataset.states[:1])
+    plain, scaled = (
+        PlanningAgent(model, CEM, setting.device).start(Goals(images[2:], np.zeros((1, 2))), [stream(0, "plan")])
+        for model in (TrueModel(), Scaled())
+    )
+    np.testing.assert_allclose(scaled.search(scaled.encode(past)), 3 * plain.search(plain.encode(past)) + 1, rtol=1e-6)
 
 
 def test_the_latent_oracle_of_a_true_latent_is_the_oracle(setting: Setting, pairs: Pairs) -> None:
