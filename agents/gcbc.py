@@ -41,34 +41,33 @@ class GCBCConfig(AgentConfig):
 
 
 class GCBC(nn.Module):
-    """(B, 3, h, w) frames and goals to z-scored action blocks (B, A)."""
+    """(B, 3, h, w) uint8 frames and goals to z-scored action blocks (B, A).
+
+    Frame and goal enter the encoder as one image of six channels, as in OGBench: with separate encoders some seeds
+    never leave the plateau of predicting the mean action.
+    """
 
     def __init__(self, config: GCBCConfig, image_size: int, action_dim: int) -> None:
         super().__init__()
         self.normalize = Normalize()
         self.action_scale = ActionScale(action_dim)
-        self.encoder = StemViT(image_size, config.width, config.depth, config.heads)
-        features = config.width * self.encoder.num_tokens
+        self.encoder = StemViT(image_size, config.width, config.depth, config.heads, channels=6)
         self.head = nn.Sequential(
-            nn.Linear(2 * features, config.hidden),
+            nn.Linear(config.width * self.encoder.num_tokens, config.hidden),
             nn.GELU(),
             nn.Linear(config.hidden, config.hidden),
             nn.GELU(),
             nn.Linear(config.hidden, config.frame_skip * action_dim),
         )
 
-    def features(self, frames: Tensor) -> Tensor:
-        """(B, 3, h, w) uint8 to (B, P*W)."""
-        return self.encoder(self.normalize(frames)).flatten(1)
-
-    def forward(self, features: Tensor, goal: Tensor) -> Tensor:
-        return self.head(torch.cat([features, goal], -1))
+    def forward(self, frames: Tensor, goals: Tensor) -> Tensor:
+        images = torch.cat([self.normalize(frames), self.normalize(goals)], 1)
+        return self.head(self.encoder(images).flatten(1))
 
     def loss(self, batch: tuple[Tensor, ...], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of z-scored actions."""
         frames, goals, actions = batch
-        now, goal = self.features(torch.cat([frames, goals])).chunk(2)
-        error = (self(now, goal) - self.action_scale.normalize(actions)).square().mean()
+        error = (self(frames, goals) - self.action_scale.normalize(actions)).square().mean()
         return error, {"action_error": error}
 
 
@@ -80,8 +79,7 @@ class GCBCAgent:
         self.history, self.frame_skip = config.history, config.frame_skip
 
     def start(self, goals: Goals, rngs: Sequence[np.random.Generator]) -> GCBCController:
-        with torch.inference_mode():
-            return GCBCController(self, self.model.features(goals.frames.to(self.device)))
+        return GCBCController(self, goals.frames.to(self.device))
 
 
 class GCBCController:
@@ -90,9 +88,8 @@ class GCBCController:
     def __init__(self, agent: GCBCAgent, goal: Tensor) -> None:
         self._agent, self._goal = agent, goal
 
-    @torch.inference_mode()
     def encode(self, past: Past) -> Tensor:
-        return self._agent.model.features(past.frames[:, -1].to(self._agent.device))
+        return past.frames[:, -1].to(self._agent.device)
 
     @torch.inference_mode()
     def search(self, encoded: Tensor) -> np.ndarray:
@@ -108,6 +105,7 @@ class GCBCFamily(Family):
     summary = "goal-conditioned behavioural cloning from pixels, no planning"
     step_cost = 0.03
     kind = "policy"
+    schema = 2
     trainable = True
 
     def build(self, setting: Setting[GCBCConfig]) -> GCBC:

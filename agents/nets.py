@@ -67,21 +67,21 @@ def sine_cosine_positions(side: int, width: int) -> Tensor:
 
 
 class StemViT(nn.Module):
-    """A small ViT whose patches come from a convolutional stem of stride 16: (N, 3, h, w) floats to (N, P, W).
+    """A small ViT whose patches come from a convolutional stem of stride 16: (N, channels, h, w) floats to (N, P, W).
 
     At a few minutes of CPU training a plain patch embedding learns too slowly; three strided convolutions do not.
     """
 
     patch = 16
 
-    def __init__(self, image_size: int, width: int = 64, depth: int = 2, heads: int = 4) -> None:
+    def __init__(self, image_size: int, width: int = 64, depth: int = 2, heads: int = 4, channels: int = 3) -> None:
         super().__init__()
         if image_size % self.patch:
             raise ValueError(f"image_size must be a multiple of {self.patch}, got {image_size}")
         self.num_tokens = (image_size // self.patch) ** 2
         self.width = width
         self.stem = nn.Sequential(
-            nn.Conv2d(3, width // 4, 4, 4),
+            nn.Conv2d(channels, width // 4, 4, 4),
             nn.ReLU(),
             nn.Conv2d(width // 4, width // 2, 3, 2, 1),
             nn.ReLU(),

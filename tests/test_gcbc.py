@@ -85,7 +85,7 @@ def test_the_loss_is_the_error_of_z_scored_actions(setting: Setting) -> None:
     step = Step(0, 10, torch.Generator(), False)
     with torch.no_grad():
         loss, parts = model.loss((frames, goals, actions), step)
-        predicted = model(model.features(frames), model.features(goals)).numpy()
+        predicted = model(frames, goals).numpy()
     wanted = (actions.numpy().reshape(64, 3, 2) - [0.5, -1]) / [2, 0.5]
     expected = ((predicted.reshape(64, 3, 2) - wanted) ** 2).mean()
     assert loss.item() == pytest.approx(expected, rel=1e-5) and parts["action_error"] is loss
@@ -101,7 +101,7 @@ def test_the_agent_executes_one_denormalised_block(setting: Setting) -> None:
     controller = GCBCAgent(model, CONFIG, CPU).start(Goals(goals, np.zeros((5, 2))), [])
     actions = controller.search(controller.encode(Past(frames, torch.zeros(5, 1, 6), np.zeros((5, 2)))))
     with torch.no_grad():
-        block = model(model.features(frames[:, -1]), model.features(goals)).numpy()
+        block = model(frames[:, -1], goals).numpy()
     np.testing.assert_allclose(actions, block.reshape(5, 3, 2) * [2, 0.5] + [0.5, -1], rtol=1e-5, atol=1e-5)
 
 
