@@ -8,6 +8,7 @@ Shapes: B clips, T frames, P tokens of a frame, C channels of a token, W predict
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -30,12 +31,14 @@ from lewm_bench.agents.encoders import (
 from lewm_bench.agents.nets import ActionScale
 from lewm_bench.checkpoint import load_weights
 from lewm_bench.errors import unknown
+from lewm_bench.files import write_text
 from lewm_bench.rng import stream, torch_stream
 from lewm_bench.train import Step, TrainConfig, TrainingLog
 from lewm_bench.types import Clip
 
 ENCODERS = ("dinov2-small", "lowpass", "mae")
-ENCODER_SCHEMA, TOKENS_SCHEMA = 1, 1
+ENCODER_SCHEMA, TOKENS_SCHEMA = 2, 1
+SECONDS = "pretraining_seconds.json"
 CHUNK_NUMBERS = 2**26  # activations per layer while planning: candidates are split so that memory never fails
 
 
@@ -204,6 +207,7 @@ class DinoWMFamily(Family):
     kind = "world model"
     trainable = True
     plans = True
+    schema = 2
 
     def configure(self, overrides: dict, variant: str | None) -> DinoWMConfig:
         if variant is not None:
@@ -233,7 +237,9 @@ class DinoWMFamily(Family):
             latents = torch.from_numpy(tokens[np.searchsorted(rows, wanted)])
             return Clip(latents, clips.action_blocks(chosen))
 
-        return train_module(setting, build, batch, folder)
+        log = train_module(setting, build, batch, folder)
+        log.seconds += pretraining_seconds(setting)  # whoever pretrains an encoder of their own pays for it
+        return log
 
     def load(self, setting: Setting[DinoWMConfig], checkpoint: Path | None) -> Loaded:
         with torch_stream(setting.seed, "init", "load"):
@@ -275,11 +281,17 @@ def frozen_encoder(setting: Setting[DinoWMConfig]) -> LocalEncoder | Dinov2Encod
     return encoder.to(setting.device).eval()
 
 
+def pretraining_seconds(setting: Setting[DinoWMConfig]) -> float:
+    """What the local encoder's pretraining took; 0 for an encoder that others have trained."""
+    folder = setting.store.find("encoder", encoder_spec(setting))
+    return 0.0 if folder is None else json.loads((folder / SECONDS).read_text(encoding="utf-8"))
+
+
 def encoder_spec(setting: Setting[DinoWMConfig]) -> dict:
     """What determines the tokens of a dataset."""
     spec = {"schema": ENCODER_SCHEMA, "dataset": setting.dataset_key, "encoder": setting.config.encoder}
     if setting.config.encoder != "dinov2-small":
-        spec["local"] = setting.config.local.model_dump(mode="json")
+        spec |= {"local": setting.config.local.model_dump(mode="json"), "device": setting.device.type}
     return spec
 
 
@@ -302,7 +314,8 @@ def pretrain(setting: Setting[DinoWMConfig], work: Path) -> None:
     def finish(encoder: LocalEncoder) -> None:
         encoder.fit(statistics.to(setting.device))
 
-    train_module(inner, build, batch, work, finish)
+    log = train_module(inner, build, batch, work, finish)
+    write_text(work / SECONDS, json.dumps(log.seconds))
 
 
 @torch.inference_mode()

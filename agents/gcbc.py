@@ -43,8 +43,8 @@ class GCBCConfig(AgentConfig):
 class GCBC(nn.Module):
     """(B, 3, h, w) uint8 frames and goals to z-scored action blocks (B, A).
 
-    Frame and goal enter the encoder as one image of six channels, as in OGBench: with separate encoders some seeds
-    never leave the plateau of predicting the mean action.
+    The frame and its difference to the goal enter the encoder as one image of six channels (OGBench stacks them too):
+    with separate encoders, or without the difference, some seeds never leave the plateau of the mean action.
     """
 
     def __init__(self, config: GCBCConfig, image_size: int, action_dim: int) -> None:
@@ -61,8 +61,8 @@ class GCBC(nn.Module):
         )
 
     def forward(self, frames: Tensor, goals: Tensor) -> Tensor:
-        images = torch.cat([self.normalize(frames), self.normalize(goals)], 1)
-        return self.head(self.encoder(images).flatten(1))
+        now, goal = self.normalize(frames), self.normalize(goals)
+        return self.head(self.encoder(torch.cat([now, goal - now], 1)).flatten(1))
 
     def loss(self, batch: tuple[Tensor, ...], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of z-scored actions."""
@@ -105,7 +105,7 @@ class GCBCFamily(Family):
     summary = "goal-conditioned behavioural cloning from pixels, no planning"
     step_cost = 0.03
     kind = "policy"
-    schema = 2
+    schema = 3
     trainable = True
 
     def build(self, setting: Setting[GCBCConfig]) -> GCBC:

@@ -129,11 +129,11 @@ def run(
     """
     from lewm_bench.report import write_report
     from lewm_bench.runner import run_suite
+    from lewm_bench.tables import terminal
 
     it = _prepare(suite, profile, agents, seeds, envs, overrides, device, cache, config, out, quiet)
     cells = run_suite(it)
-    write_report(cells, it.out, it.suite.title)
-    typer.echo((it.out / "table.md").read_text(encoding="utf-8"))
+    typer.echo(terminal(write_report(cells, it.out, it.suite.title)))
     typer.echo(f"report: {it.out / 'report.html'}")
     failed = [c for c in cells if c.status == "failed"]
     for cell in failed:
@@ -286,6 +286,7 @@ def evaluate(
     from lewm_bench.files import make_folder
     from lewm_bench.report import write_report
     from lewm_bench.runner import dataset_of, run_job
+    from lewm_bench.tables import terminal
 
     if checkpoint is not None:
         load_card(checkpoint)  # a wrong folder is found out before data is collected
@@ -297,8 +298,8 @@ def evaluate(
         it = dataclasses.replace(it, out=out or Path(scratch))
         cell = run_job(it, job, *dataset_of(it, job.env), checkpoint=checkpoint)
         cell.save(it.out / "cells")
-        write_report([cell], it.out, f"{agent} on {job.env.label}")
-        typer.echo((it.out / "table.md").read_text(encoding="utf-8"))
+        summary = write_report([cell], it.out, f"{agent} on {job.env.label}")
+        typer.echo(terminal(summary))
     if out is not None:
         typer.echo(f"report: {out / 'report.html'}")
 
@@ -315,14 +316,15 @@ def report(
     """
     from lewm_bench.records import load_cells
     from lewm_bench.report import write_report
+    from lewm_bench.tables import terminal
 
     cells = load_cells(folders)
     target = out or folders[0]
     for folder in folders:
         if out is not None and (folder / "videos").is_dir():
             shutil.copytree(folder / "videos", target / "videos", dirs_exist_ok=True)
-    write_report(cells, target, title or f"Suite {cells[0].suite}")
-    typer.echo((target / "table.md").read_text(encoding="utf-8"))
+    summary = write_report(cells, target, title or f"Suite {cells[0].suite}")
+    typer.echo(terminal(summary))
     typer.echo(f"report: {target / 'report.html'}")
 
 

@@ -147,8 +147,10 @@ def summarise(cells: Iterable[CellRecord], title: str) -> Summary:
     )
 
 
-def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: Sequence[page.Section] = ()) -> None:
-    """Write tables, episodes, figures and ``report.html`` into ``folder``; ``extra`` are further parts of the page.
+def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: Sequence[page.Section] = ()) -> Summary:
+    """Write tables, episodes, figures and ``report.html`` into ``folder`` and return their numbers.
+
+    ``extra`` are further parts of the page.
 
     Raises:
         UserError: there are no cells.
@@ -167,6 +169,7 @@ def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: S
     for name, png in figures.items():
         write_bytes(folder / name, png)
     write_text(folder / "report.html", page.render(summary, figures, folder, extra))
+    return summary
 
 
 def _distinct(cells: Iterable[CellRecord]) -> list[CellRecord]:

@@ -313,6 +313,23 @@ def markdown(summary: Summary) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def terminal(summary: Summary) -> str:
+    """The results in 100 columns of plain text."""
+    lines = []
+    for (env, offset), part in summary.table.groupby(["env", "goal_offset"], sort=False, dropna=False):
+        protocol, profile = part.iloc[0][["protocol", "profile"]]
+        lines += ["", f"{short(env)}, {offset_name(offset)} ({protocol}, {profile}; % with 95 % intervals)"]
+        lines.append(f"  {'agent':<22}{'reached':>20}{'still there':>20}{'plan time':>12}{'pairs':>7}{'seeds':>7}")
+        for _, row in part.iterrows():
+            plan = seconds(row["plan_seconds_median"])
+            held = percent(row["held"], row["held_low"], row["held_high"])
+            pairs, seeds = (number(row[name], "d") for name in ("n_pairs", "n_seeds"))
+            lines.append(f"  {row['agent']:<22}{_hit(row):>20}{held:>20}{plan:>12}{pairs:>7}{seeds:>7}")
+            if row["status"] in ("not run", "failed"):
+                lines.append(f"      {row['note']}")
+    return "\n".join([*lines[1:], ""])
+
+
 def _protocols(summary: Summary) -> list[str]:
     names = sorted({c.protocol for c in summary.cells})
     return [PROTOCOLS.get(name, f"Protocol {_md(name)}.") for name in names]

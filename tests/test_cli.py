@@ -161,13 +161,13 @@ def test_a_runs_path_from_collect_to_report(lewm_bench, tmp_path):
     assert (status, out) == (0, "mine\n")
     assert {p.name for p in (tmp_path / "mine").iterdir()} >= {"model.safetensors", "card.json"}
     status, out, err = lewm_bench("evaluate", "gcbc", *TINY_RUN, "--checkpoint", "mine", "--out", "one")
-    assert status == 0 and "GCBC" in out and "report: one/report.html" in out
+    assert status == 0 and "  gcbc  " in out and "report: one/report.html" in out
     status, out, err = lewm_bench("run", *TINY_RUN, "--agents", "random,noop")
     assert status == 0 and "results/tiny/report.html" in out and "[2/2]" in err
-    assert "Random actions" in out
+    assert "  random  " in out and "PointMaze-UMaze-v0, goal" in out and max(map(len, out.splitlines())) <= 100
     status, out, _ = lewm_bench("report", "one", "results/tiny", "--out", "both", "--title", "Both")
-    assert status == 0 and out.startswith("# Both")
-    assert "GCBC" in out and "Random actions" in out and (tmp_path / "both" / "report.html").is_file()
+    assert status == 0 and (tmp_path / "both" / "table.md").read_text().startswith("# Both")
+    assert "  gcbc  " in out and "  random  " in out and (tmp_path / "both" / "report.html").is_file()
     assert {p.name for p in tmp_path.iterdir()} == {"cache", "tiny.yaml", "mine", "one", "results", "both"}
 
 

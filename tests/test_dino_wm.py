@@ -37,7 +37,7 @@ from lewm_bench.collect import CollectConfig, collect
 from lewm_bench.errors import NotRun, UserError
 from lewm_bench.planning import CEMConfig
 from lewm_bench.store import Store
-from lewm_bench.train import Step, TrainConfig
+from lewm_bench.train import Step, TrainConfig, TrainingLog
 from lewm_bench.types import Clip
 
 CPU = torch.device("cpu")
@@ -353,6 +353,7 @@ def test_training_batches_are_the_tokens_of_the_clips(setting: Setting, tmp_path
 
     def capture(setting, build, batch, folder):
         captured["batch"] = batch
+        return TrainingLog(seconds=1.0)
 
     monkeypatch.setattr(dino_wm, "train_module", capture)
     encoder = LocalEncoder(LOCAL, "lowpass", 32)
@@ -459,3 +460,12 @@ def test_variants_choose_the_encoder() -> None:
     assert DINO_WM.configure({"encoder": "mae"}, None).encoder == "mae"
     with pytest.raises(UserError, match="did you mean 'lowpass'"):
         DINO_WM.configure({}, "low-pass")
+
+
+def test_training_time_includes_the_pretraining_of_a_local_encoder(setting: Setting, tmp_path: Path) -> None:
+    chosen = replace(setting, store=Store(tmp_path / "cache"))
+    log = DINO_WM.train(chosen, tmp_path)
+    seconds = dino_wm.pretraining_seconds(chosen)
+    assert 0 < seconds < log.seconds
+    again = DINO_WM.train(replace(chosen, seed=1), tmp_path / "again")  # the encoder comes from the cache
+    assert again.seconds > seconds == dino_wm.pretraining_seconds(chosen)
