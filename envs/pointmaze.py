@@ -7,9 +7,10 @@ import math
 import os
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from xml.etree.ElementTree import Element, SubElement, tostring
 
 import gymnasium as gym
 import mujoco
@@ -163,41 +164,38 @@ class PointMaze(GoalEnv):
 
 def physics_xml(walls: np.ndarray, dynamics: Dynamics) -> str:
     """The MJCF of the simulation. Whatever the ball cannot feel is left out or disabled, which halves the time."""
-    root = _mjcf_root()
-    root.option.timestep = dynamics.timestep
-    root.option.jacobian = "dense"
-    root.option.iterations = 20
-    flag = root.option.flag
-    # Without warm start the state determines the future to the last bit.
-    flag.warmstart = "disable"
+    root = Element("mujoco", model="pointmaze")
+    option = _add(root, "option", timestep=dynamics.timestep, jacobian="dense", iterations=20)
     unused = ("gravity", "island", "midphase", "sensor", "limit", "equality", "spring", "frictionloss")
-    flag.set_attributes(**dict.fromkeys(unused, "disable"))
-    root.default.geom.condim = 1
-    root.default.geom.margin = CONTACT_MARGIN
-    _add_boxes(root, walls.shape, wall_boxes(walls))
-    ball = root.worldbody.add("body", name="ball")
-    ball.add("geom", type="sphere", size=[BALL_RADIUS], mass=dynamics.mass, contype=0, conaffinity=1)
-    for name, axis in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
-        joint = ball.add("joint", name=name, type="slide", axis=axis, damping=dynamics.damping)
-        root.actuator.add("motor", name=name, joint=joint, gear=[dynamics.force])
-    return root.to_xml_string()
+    # Without warm start the state determines the future to the last bit.
+    _add(option, "flag", **dict.fromkeys(("warmstart", *unused), "disable"))
+    _add(_add(root, "default"), "geom", condim=1, margin=CONTACT_MARGIN)
+    world = _add(root, "worldbody")
+    _add_boxes(world, walls.shape, wall_boxes(walls))
+    ball = _add(world, "body", name="ball")
+    _add(ball, "geom", type="sphere", size=BALL_RADIUS, mass=dynamics.mass, contype=0, conaffinity=1)
+    actuator = _add(root, "actuator")
+    for name, axis in (("x", (1, 0, 0)), ("y", (0, 1, 0))):
+        _add(ball, "joint", name=name, type="slide", axis=axis, damping=dynamics.damping)
+        _add(actuator, "motor", name=name, joint=name, gear=dynamics.force)
+    return tostring(root, encoding="unicode")
 
 
-def _add_boxes(root: Any, shape: tuple[int, int], boxes: Iterable[Box], **look: Any) -> None:
+def _add(parent: Element, tag: str, **attributes: str | float | Sequence[float]) -> Element:
+    """A new MJCF element; numbers are written so that they are read back to the last bit."""
+    texts = {}
+    for name, value in attributes.items():
+        numbers = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        texts[name] = " ".join(str(v) if isinstance(v, (str, int)) else repr(float(v)) for v in numbers)
+    return SubElement(parent, tag, texts)
+
+
+def _add_boxes(world: Element, shape: tuple[int, int], boxes: Iterable[Box], **look: Sequence[float]) -> None:
     rows, columns = shape
     for top, left, bottom, right in boxes:
-        center = [(left + right - columns) / 2, (rows - top - bottom) / 2, 0]
-        size = [(right - left) / 2, (bottom - top) / 2, 0.2]
-        root.worldbody.add("geom", type="box", pos=center, size=size, contype=1, conaffinity=0, **look)
-
-
-def _mjcf_root() -> Any:
-    with warnings.catch_warnings():
-        # dm_control looks for a display when imported; this model is never shown on one.
-        warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
-        from dm_control import mjcf
-
-    return mjcf.RootElement(model="pointmaze")
+        center = ((left + right - columns) / 2, (rows - top - bottom) / 2, 0)
+        size = ((right - left) / 2, (bottom - top) / 2, 0.2)
+        _add(world, "geom", type="box", pos=center, size=size, contype=1, conaffinity=0, **look)
 
 
 class _GLCamera:
@@ -206,19 +204,21 @@ class _GLCamera:
     def __init__(self, walls: np.ndarray, image_size: int, ball_radius: float) -> None:
         rows, columns = walls.shape
         wall, floor, ball = ([*(channel / 255 for channel in color), 1.0] for color in (WALL, FLOOR, BALL))
-        root = _mjcf_root()
-        root.visual.headlight.set_attributes(ambient=[0.65] * 3, diffuse=[0.35] * 3, specular=[0, 0, 0])
-        getattr(root.visual, "global").set_attributes(offwidth=image_size, offheight=image_size)
+        root = Element("mujoco", model="pointmaze")
+        visual = _add(root, "visual")
+        _add(visual, "headlight", ambient=(0.65,) * 3, diffuse=(0.35,) * 3, specular=(0, 0, 0))
+        _add(visual, "global", offwidth=image_size, offheight=image_size)
+        world = _add(root, "worldbody")
         cells = [(row, column, row + 1, column + 1) for row, column in np.argwhere(walls)]
-        _add_boxes(root, walls.shape, cells, rgba=wall)
-        root.worldbody.add("geom", type="plane", size=[columns / 2, rows / 2, 1], rgba=floor)
+        _add_boxes(world, walls.shape, cells, rgba=wall)
+        _add(world, "geom", type="plane", size=(columns / 2, rows / 2, 1), rgba=floor)
         # A maze that is not square leaves room beside it.
-        root.worldbody.add("geom", type="plane", pos=[0, 0, -0.01], size=[rows + columns, rows + columns, 1], rgba=wall)
-        body = root.worldbody.add("body", name="ball", mocap=True)
-        body.add("geom", type="sphere", size=[ball_radius], rgba=ball)
+        _add(world, "geom", type="plane", pos=(0, 0, -0.01), size=(rows + columns, rows + columns, 1), rgba=wall)
+        body = _add(world, "body", name="ball", mocap="true")
+        _add(body, "geom", type="sphere", size=ball_radius, rgba=ball)
         view = max(rows, columns) - 1
-        root.worldbody.add("camera", name="top", pos=[0, 0, 5], projection="orthographic", fovy=view)
-        self._model = mujoco.MjModel.from_xml_string(root.to_xml_string())
+        _add(world, "camera", name="top", pos=(0, 0, 5), projection="orthographic", fovy=view)
+        self._model = mujoco.MjModel.from_xml_string(tostring(root, encoding="unicode"))
         self._data = mujoco.MjData(self._model)
         self._size = image_size
         self._scene = mujoco.MjvScene(self._model, maxgeom=len(cells) + 10)

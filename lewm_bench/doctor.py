@@ -41,12 +41,7 @@ with mujoco.Renderer(model, 8, 8) as renderer:
 """
 FAMILIES = {  # what a family needs, and how to get it
     "point maze": (("mujoco", "gymnasium_robotics"), "pip install --upgrade lewm-bench"),
-    "reacher": (("dm_control",), "pip install --upgrade lewm-bench"),
     "sac-her": (("stable_baselines3",), "pip install --upgrade lewm-bench"),
-    "pusht": (("gym_pusht",), 'pip install "lewm-bench[pusht]"'),
-    "cube": (("ogbench",), 'pip install "lewm-bench[cube]"'),
-    "ray": (("ray",), 'pip install "lewm-bench[ray]"'),
-    "data": (("h5py", "hdf5plugin", "minari"), 'pip install "lewm-bench[data]"'),
 }
 DINOV2 = "facebook/dinov2-small"
 DINOV2_FILES = ("config.json", "model.safetensors")

@@ -23,7 +23,7 @@ def test_the_diagnosis_is_complete_and_well_formed(quick, tmp_path: Path) -> Non
     checks = doctor.diagnose(tmp_path / "cache", tmp_path / "results")
     names = [check.name for check in checks]
     assert names[:6] == ["python", "torch", "memory", "disk: cache", "disk: results", "cache"]
-    assert {"rendering", "dinov2", "packages: pusht", "packages: cube", "packages: ray", "packages: data"} <= set(names)
+    assert {"rendering", "dinov2", "packages: point maze", "packages: sac-her"} <= set(names)
     for check in checks:
         assert check.status in ("ok", "warn", "fail") and check.detail and "\n" not in check.detail + check.remedy
     assert not (tmp_path / "cache").exists()  # looking changes nothing

@@ -19,7 +19,7 @@ import lewm_bench.envs
 from lewm_bench.check import CHECKS, check_goal_env
 from lewm_bench.env import GoalEnv
 from lewm_bench.envs.maze import cell_of, center_of, clearance, parse_maze, wall_boxes, wall_faces
-from lewm_bench.envs.pointmaze import INERTIAL, PointMaze
+from lewm_bench.envs.pointmaze import DAMPED, INERTIAL, PointMaze, physics_xml
 from lewm_bench.envs.raster import BALL, FLOOR, WALL, Raster
 from lewm_bench.errors import UserError
 from lewm_bench.rng import stream
@@ -504,3 +504,21 @@ def test_without_opengl_the_error_says_what_to_do() -> None:
     )
     assert "libegl1" in done.stdout and "MUJOCO_GL=egl" in done.stdout and done.stdout.count("\n") == 1
     assert done.stderr == ""
+
+
+@pytest.mark.filterwarnings("ignore:.*DISPLAY environment variable is missing")
+@pytest.mark.parametrize("maze", ["UMaze", "Medium"])
+def test_the_physics_is_that_of_dm_control(maze: str) -> None:
+    """dm_control reads our model (its own parser is strict about the schema) and steps it with its own loop."""
+    mjcf = pytest.importorskip("dm_control.mjcf", reason="dm-control is not available for this Python")
+    env = PointMaze(maze=maze)
+    physics = mjcf.Physics.from_mjcf_model(mjcf.from_xml_string(physics_xml(env.walls, DAMPED)))
+    rng = np.random.default_rng(0)
+    state, actions = env.sample_state(rng), rng.uniform(-1, 1, (60, 2)).astype(np.float32)
+    physics.data.qpos[:], physics.data.qvel[:] = state[:2], state[2:]
+    theirs = []
+    for action in actions:
+        physics.data.ctrl[:] = action
+        physics.step(DAMPED.substeps)
+        theirs.append(np.concatenate([physics.data.qpos, physics.data.qvel]))
+    np.testing.assert_allclose(env.simulate(state[None], actions[None])[0], theirs, rtol=0, atol=1e-10)

@@ -67,4 +67,4 @@ def test_an_installed_wheel_runs_from_an_empty_folder(wheel, tmp_path):
     listed = call("-m", "lewm_bench", "list")
     assert "lewm_bench/PointMaze-UMaze-v0" in listed and "dino-wm" in listed and str(place) in listed
     out = call("-m", "lewm_bench", "run", "--suite", "smoke", "--agents", "noop,gcbc", "--device", "cpu", "--quiet")
-    assert "GCBC" in out and (empty / "results" / "smoke" / "report.html").is_file()
+    assert "  gcbc  " in out and (empty / "results" / "smoke" / "report.html").is_file()
