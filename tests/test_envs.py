@@ -515,7 +515,8 @@ def test_the_physics_is_that_of_dm_control(maze: str) -> None:
     physics = mjcf.Physics.from_mjcf_model(mjcf.from_xml_string(physics_xml(env.walls, DAMPED)))
     rng = np.random.default_rng(0)
     state, actions = env.sample_state(rng), rng.uniform(-1, 1, (60, 2)).astype(np.float32)
-    physics.data.qpos[:], physics.data.qvel[:] = state[:2], state[2:]
+    with physics.reset_context():
+        physics.data.qpos[:], physics.data.qvel[:] = state[:2], state[2:]
     theirs = []
     for action in actions:
         physics.data.ctrl[:] = action
