@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 DATA_SCHEMA, MODEL_SCHEMA, EVALUATION_SCHEMA = 1, 1, 1
 DATA_SEED = 0  # all training seeds share one dataset
-PACKAGES = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "dm-control", "transformers")
+PACKAGES = ("numpy", "gymnasium", "gymnasium-robotics", "mujoco", "stable-baselines3", "transformers")
 
 
 @dataclass(frozen=True)
@@ -478,7 +478,8 @@ def outcome(cell: CellRecord) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of what the numbers depend on."""
-    found = {"python": platform.python_version(), "lewm-bench": lewm_bench.__version__}
+    # torch says which build it is, its metadata need not.
+    found = {"python": platform.python_version(), "lewm-bench": lewm_bench.__version__, "torch": torch.__version__}
     for name in PACKAGES:
         try:
             found[name] = version(name)
