@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lewm_bench.agent import AgentConfig, Family, Loaded, PlanningAgent, Setting, train_module
+from lewm_bench.agent import AgentConfig, Family, Loaded, PlanningAgent, Setting, ready_to_act, train_module
 from lewm_bench.agents.encoders import (
     STATISTICS_FRAMES,
     Dinov2Encoder,
@@ -244,9 +244,7 @@ class DinoWMFamily(Family):
     def load(self, setting: Setting[DinoWMConfig], checkpoint: Path | None) -> Loaded:
         with torch_stream(setting.seed, "init", "load"):
             model = DinoWM(setting.config, empty_encoder(setting), setting.action_dim)
-        if checkpoint is not None:
-            load_weights(model, checkpoint)
-        model.to(setting.device).eval().requires_grad_(False)
+        ready_to_act(model, setting, checkpoint)
         model.encoder.to(setting.device).eval()
         names = {"dinov2-small": "DINOv2 ViT-S/14", "lowpass": "frozen low-pass ViT", "mae": "frozen MAE ViT"}
         counted = sum(p.numel() for module in {model, model.encoder} for p in module.parameters())

@@ -20,10 +20,10 @@ from lewm_bench.agent import (
     Loaded,
     Setting,
     primitive_actions,
+    ready_to_act,
     train_module,
 )
 from lewm_bench.agents.nets import ActionScale, Normalize, StemViT
-from lewm_bench.checkpoint import load_weights
 from lewm_bench.rng import stream, torch_stream
 from lewm_bench.train import Step, TrainingLog
 from lewm_bench.types import Goals, Past
@@ -122,9 +122,7 @@ class GCBCFamily(Family):
     def load(self, setting: Setting[GCBCConfig], checkpoint: Path | None) -> Loaded:
         with torch_stream(setting.seed, "init", "load"):
             model = self.build(setting)
-        if checkpoint is not None:
-            load_weights(model, checkpoint)
-        model.to(setting.device).eval().requires_grad_(False)
+        ready_to_act(model, setting, checkpoint)
         return Loaded(
             GCBCAgent(model, setting.config, setting.device),
             "GCBC (behavioural cloning from pixels)",

@@ -166,6 +166,13 @@ def clip_batches(setting: Setting, frames: int, frame_skip: int):
     return batch
 
 
+def ready_to_act(model: nn.Module, setting: Setting, checkpoint: Path | None) -> None:
+    """Fill ``model`` from its checkpoint if it has one, put it on the device and switch training off."""
+    if checkpoint is not None:
+        load_weights(model, checkpoint)
+    model.to(setting.device).eval().requires_grad_(False)
+
+
 class TrainedWorldModel(Family):
     """A family whose agent is a module that plans in its own latent space."""
 
@@ -193,9 +200,7 @@ class TrainedWorldModel(Family):
     def load(self, setting: Setting, checkpoint: Path | None) -> Loaded:
         with torch_stream(setting.seed, "init", "load"):
             model = self.build(setting)
-        if checkpoint is not None:
-            load_weights(model, checkpoint)
-        model.to(setting.device).eval().requires_grad_(False)
+        ready_to_act(model, setting, checkpoint)
         return Loaded(
             PlanningAgent(model, setting.cem, setting.device),
             self.label(setting),
