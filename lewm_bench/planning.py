@@ -5,7 +5,7 @@ Shapes: B episodes planned together, S sampled plans, H blocks of a plan, A numb
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from lewm_bench.config import Config
 from lewm_bench.types import Cost, Plan, WorldModel
+
+Arithmetic = Literal["float32", "tf32", "bfloat16", "int8"]
 
 
 class CEMConfig(Config):
@@ -28,6 +30,8 @@ class CEMConfig(Config):
     receding: int = 5  # blocks executed before planning again
     warm_start: bool = False  # start the next search from what is left of the last plan
     objective: Literal["final", "sum"] = "final"  # distance of the last latent, or of all of them
+    rollout: Literal["fast", "reference"] = "fast"  # same costs up to rounding; ``reference`` is the plain loop
+    arithmetic: Arithmetic = "float32"  # of the fast rollout; what is not float32 is named in the tables
 
     @model_validator(mode="after")
     def _consistent(self) -> CEMConfig:
@@ -88,20 +92,36 @@ def goal_distance(latents: Tensor, goal: Tensor) -> Tensor:
     return (latents - goal).square().flatten(1 + extra).mean(-1)
 
 
-def latent_cost(model: WorldModel, latents: Tensor, past_actions: Tensor, goal: Tensor, config: CEMConfig) -> Cost:
-    """The cost of plans in latent space (paper, section 3.3): distance of imagined latents to the goal's.
+Score = Callable[[Tensor, slice], Tensor]
+"""Imagined latents (b, S, H, *L) of a slice of the episodes to scores (b, S)."""
 
-    Args:
-        latents: (B, T, *L) encoded context; past_actions: (B, T-1, A) z-scored; goal: (B, *L).
-    """
+Imagination = Callable[[Tensor, Score], Tensor]
+"""Plans (B, S, H, A), z-scored, to the scores (B, S) of what a model imagines from one context. How many candidates are
+imagined at a time is its own affair: the latents of all of them would not fit into memory."""
 
-    def cost(plans: Tensor) -> Tensor:
-        imagined = rollout(model, latents, past_actions, plans)
+Imagine = Callable[[Tensor, Tensor], Imagination]
+"""Begin a search from latents (B, T, *L) and z-scored past actions (B, T-1, A)."""
+
+
+def plain(model: WorldModel) -> Imagine:
+    """Imagination by ``rollout``: for every model, and what faster ones are held against."""
+
+    def imagine(latents: Tensor, past_actions: Tensor) -> Imagination:
+        everything = slice(0, len(latents))
+        return lambda plans, score: score(rollout(model, latents, past_actions, plans), everything)
+
+    return imagine
+
+
+def latent_cost(imagination: Imagination, goal: Tensor, config: CEMConfig) -> Cost:
+    """The cost of plans in latent space (paper, section 3.3): distance of imagined latents to the goal's (B, *L)."""
+
+    def score(imagined: Tensor, episodes: slice) -> Tensor:
         if config.objective == "final":
-            return goal_distance(imagined[:, :, -1], goal)
-        return goal_distance(imagined, goal).sum(-1)
+            return goal_distance(imagined[:, :, -1], goal[episodes])
+        return goal_distance(imagined, goal[episodes]).sum(-1)
 
-    return cost
+    return lambda plans: imagination(plans, score)
 
 
 def next_mean(config: CEMConfig, last: Tensor | None, batch: int, block: int, device: torch.device) -> Tensor:
