@@ -28,10 +28,12 @@ from lewm_bench.agents.encoders import (
     dinov2_folder,
     sample_frames,
 )
+from lewm_bench.agents.imagination import PackedDinoWM
 from lewm_bench.agents.nets import ActionScale
 from lewm_bench.checkpoint import load_weights
 from lewm_bench.errors import unknown
 from lewm_bench.files import write_text
+from lewm_bench.planning import plain
 from lewm_bench.rng import stream, torch_stream
 from lewm_bench.train import Step, TrainConfig, TrainingLog
 from lewm_bench.types import Clip
@@ -249,8 +251,10 @@ class DinoWMFamily(Family):
         names = {"dinov2-small": "DINOv2 ViT-S/14", "lowpass": "frozen low-pass ViT", "mae": "frozen MAE ViT"}
         counted = sum(p.numel() for module in {model, model.encoder} for p in module.parameters())
         inside = sum(p.numel() for p in model.encoder.parameters()) if model.encoder in model.modules() else 0
+        fast = setting.cem.rollout == "fast"
+        imagine = PackedDinoWM(model, setting.cem.arithmetic, setting.cem.compile) if fast else plain(model)
         return Loaded(
-            PlanningAgent(model, setting.cem, setting.device),
+            PlanningAgent(model, setting.cem, setting.device, imagine),
             f"DINO-WM ({names[setting.config.encoder]}, {model.tokens_per_frame} tokens)",
             "random" if checkpoint is None else "trained",
             counted - inside,

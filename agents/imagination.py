@@ -1,35 +1,169 @@
-"""Imagined futures of candidate plans, several times faster than calling a world model step by step.
+"""Imagined futures of candidate plans, from far less work than calling a world model step by step.
 
-The same numbers as ``planning.rollout`` up to rounding, from less work:
+The same numbers as ``planning.rollout`` up to rounding:
 
-- the action embeddings of all candidates, and what the blocks make of them, are computed once per call;
-- while the window grows, keys and values of its earlier frames are kept (once it slides, positions shift and they
-  are computed anew); those of the real past, which all candidates share, are computed once per search;
-- in the last layer only the last frame has a query, an output and an MLP; the first frame of a window sees only
-  itself, so it needs no query, and its value and output projections are one matrix;
-- affine LayerNorms, the scale of the attention and BatchNorm are folded into the linear layers next to them.
+- a frame enters the predictor once, at every position that it will hold in a window: with its keys and values kept,
+  nothing is computed twice, and what its action does to the blocks is computed once for all of these positions;
+- frames of the real past, which all candidates share, enter once per search;
+- in the last block only the newest frame has queries, an output and an MLP;
+- a LeWM frame at the first position of a window sees only itself: it needs no query, and its value and output
+  projections are one matrix;
+- LeWM's affine LayerNorms, the scale of its attention and its BatchNorm are folded into the linear layers beside them.
 
-Shapes: B episodes, S candidates, N = B*S rows, T real frames, H blocks of a plan, A numbers of a block, D latent size,
-W width, I inner width = heads x head size, n new frames of a window. New frames lie in the first axis, (n, N, W).
+Candidates are computed in pieces of a fixed size, so that memory never fails and an episode's plans do not depend on
+the episodes beside it.
+
+Shapes: B episodes, b of them at a time, S candidates (1 for what they share), T real frames, H blocks of a plan,
+A numbers of a block, D latent size, P tokens and C channels of a token latent, W width, n positions of a frame.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from lewm_bench.agents.linears import Layer, Ranges, has_onednn, linear, mlp, require
-from lewm_bench.planning import Arithmetic, Score
+from lewm_bench.agents.linears import Layer, Linears, Ranges
+from lewm_bench.device import tf32
+from lewm_bench.planning import Arithmetic, Imagination, Score
 
 if TYPE_CHECKING:
+    from lewm_bench.agents.dino_wm import DinoWM, TokenBlock
     from lewm_bench.agents.lewm import LeWM, PredictorBlock
     from lewm_bench.agents.nets import Projector
 
-Keys = list[tuple[Tensor, Tensor]]  # keys and values (B, S or 1, heads, head size) of the frames of a window
+CHUNK_NUMBERS = {"cpu": 2**22, "cuda": 2**28}
+"""Activations of the widest layer that are computed together. On a CPU more is not faster: they leave its caches."""
+
+Known = dict[int, list[tuple[Tensor, Tensor]]]
+"""Keys and values of the frames of windows, by the window's first frame; (b, S or 1, heads, head size) each, with the
+tokens behind S where a frame has several."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is computed when a frame has become known: it enters all windows that will hold it."""
+
+    frame: int
+    firsts: tuple[int, ...]  # first frames of these windows; the earliest is the one whose prediction is due
+    over: bool  # no later frame enters that one
+
+    @property
+    def positions(self) -> list[int]:
+        """Where the frame stands in the windows."""
+        return [self.frame - first for first in self.firsts]
+
+
+def entries(real: int, horizon: int, history: int) -> list[Entry]:
+    """The frames of a rollout from ``real`` frames over ``horizon`` blocks, in the order in which they become known.
+
+    The last ``horizon`` of them lead to the next latent and differ between candidates; those before are shared.
+    """
+    firsts = [max(0, real + step - history) for step in range(horizon)]  # of the window of each step
+    found = []
+    for frame in range(firsts[0], real - 1 + horizon):
+        step = frame - (real - 1)  # negative for the shared frames, from which nothing is predicted
+        windows = sorted({first for first in firsts[max(step, 0) :] if first <= frame})
+        found.append(Entry(frame, tuple(windows), step >= 0 and windows[0] not in firsts[step + 1 :]))
+    return found
+
+
+class PackedModel(ABC):
+    """A predictor packed for inference; called with a context it begins a search."""
+
+    depth: int  # blocks
+
+    def __init__(self, history: int, arithmetic: Arithmetic, compiled: bool, device: torch.device, numbers: int):
+        """``numbers``: activations of the widest layer for one frame of one candidate."""
+        self.history, self.arithmetic = history, arithmetic
+        self.linears = Linears(arithmetic, device, compiled)
+        self.candidates = max(1, CHUNK_NUMBERS.get(device.type, 2**28) // (history * numbers))
+        # With oneDNN a row's numbers do not depend on how many rows there are, so episodes can share a call. Other
+        # libraries choose their kernels by size, and 8-bit ranges belong to one episode.
+        self.together = self.linears.onednn and arithmetic == "float32"
+        self.compiled = None
+        if compiled:
+            options = {"mode": "reduce-overhead"} if device.type == "cuda" else {"options": {"freezing": True}}
+            self.compiled = torch.compile(self._from_scratch, dynamic=False, **options)
+
+    def __call__(self, latents: Tensor, past_actions: Tensor) -> Imagination:
+        """Begin a search from latents (B, T, *L) and z-scored actions (B, T-1, A)."""
+        return _Search(self, latents, past_actions)
+
+    @abstractmethod
+    def condition(self, actions: Tensor, ranges: Ranges) -> Tensor:
+        """Z-scored blocks (..., A) to what the predictor reads of them, (..., K)."""
+
+    @abstractmethod
+    def advance(self, latent: Tensor, condition: Tensor, entry: Entry, known: list[Known], ranges: Ranges) -> Tensor:
+        """A frame's latent (b, S, *L) and condition (b, S, K) to the next latent; ``known``, per block, takes it in."""
+
+    def remember(self, latents: Tensor, past_actions: Tensor, horizon: int, ranges: Ranges) -> list[Known]:
+        """Per block, what is known of the real frames (b, T, *L) but the last: what all candidates share."""
+        known: list[Known] = [{} for _ in range(self.depth)]
+        conditions = self.condition(past_actions, ranges)  # (b, T-1, K)
+        for entry in entries(latents.shape[1], horizon, self.history)[:-horizon]:
+            now = slice(entry.frame, entry.frame + 1)
+            self.advance(latents[:, now], conditions[:, now], entry, known, ranges)
+        return known
+
+    def imagine(self, latents: Tensor, known: list[Known], plans: Tensor, ranges: Ranges) -> Tensor:
+        """Plans (b, S, H, A) from real frames (b, T, *L), and what is known of them, to latents (b, S, H, *L)."""
+        _, S, H, _ = plans.shape
+        known = [{first: list(pairs) for first, pairs in block.items()} for block in known]
+        conditions = self.condition(plans.movedim(2, 0).contiguous(), ranges)  # (H, b, S, K)
+        latent = latents[:, -1:].expand(-1, S, *latents.shape[2:])
+        imagined = []
+        for condition, entry in zip(conditions, entries(latents.shape[1], H, self.history)[-H:], strict=True):
+            latent = self.advance(latent, condition, entry, known, ranges)
+            imagined.append(latent)
+        return torch.stack(imagined, 2)
+
+    def _from_scratch(self, latents: Tensor, past_actions: Tensor, plans: Tensor) -> Tensor:
+        """Both of the above, in tensors only."""
+        known = self.remember(latents, past_actions, plans.shape[2], Ranges())
+        return self.imagine(latents, known, plans, Ranges())
+
+
+class _Search:
+    """Imagination from one context. 8-bit ranges are those of the first candidates of each piece."""
+
+    def __init__(self, packed: PackedModel, latents: Tensor, past_actions: Tensor) -> None:
+        self._packed = packed
+        self._latents, self._past = latents.float(), past_actions.float()
+        self._ranges: dict[tuple[int, int], Ranges] = {}
+        self._known: dict[int, list[Known]] = {}
+
+    def __call__(self, plans: Tensor, score: Score) -> Tensor:
+        """Scores (B, S) of plans (B, S, H, A)."""
+        B, S = plans.shape[:2]
+        pieces = -(-S // self._packed.candidates)
+        size = -(-S // pieces)
+        episodes = max(1, self._packed.candidates // S) if self._packed.together else 1
+        rows = []
+        with tf32(self._packed.arithmetic == "tf32"):
+            for begin in range(0, B, episodes):
+                chosen = slice(begin, min(begin + episodes, B))
+                parts = plans[chosen].split(size, 1)
+                scores = [score(self._imagine(part, chosen, number), chosen) for number, part in enumerate(parts)]
+                rows.append(torch.cat(scores, 1))
+        return torch.cat(rows)
+
+    def _imagine(self, plans: Tensor, episodes: slice, piece: int) -> Tensor:
+        """(b, S, H, A) to (b, S, H, *L)."""
+        packed, latents, past = self._packed, self._latents[episodes], self._past[episodes]
+        if packed.compiled is not None:
+            return packed.compiled(latents, past, plans)
+        ranges = self._ranges.setdefault((episodes.start, piece), Ranges())
+        if episodes.start not in self._known:
+            self._known[episodes.start] = packed.remember(latents, past, plans.shape[2], ranges)
+        imagined = packed.imagine(latents, self._known[episodes.start], plans, ranges)
+        ranges.watching = False
+        return imagined
 
 
 def fold_norm(norm: torch.nn.LayerNorm, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -46,36 +180,10 @@ def fold_projector(projector: Projector) -> tuple[Tensor, Tensor, Tensor, Tensor
     return first.weight * scale[:, None], bias, second.weight, second.bias
 
 
-@dataclass(frozen=True)
-class Window:
-    """What one step of a rollout computes: frames ``start`` to ``stop`` at positions from ``start - first``."""
+class _LeWMBlock:
+    """One block of LeWM's predictor, packed."""
 
-    first: int  # frame at position 0
-    start: int  # first frame whose keys are not there yet
-    stop: int  # one behind the newest frame
-    kept: bool  # keys of the window before go on; otherwise those of the shared frames ``first`` to ``start``
-    grows: bool  # the next window begins with the same frame
-
-
-def windows(real: int, horizon: int, history: int) -> list[Window]:
-    """The windows of a rollout from ``real`` frames over ``horizon`` blocks.
-
-    The last real frame is the first whose action differs between candidates; the frames before it are shared.
-    """
-    firsts = [max(0, real + step - history) for step in range(horizon)]
-    found = []
-    for step, first in enumerate(firsts):
-        kept = step > 0 and firsts[step - 1] == first
-        grows = step + 1 < horizon and firsts[step + 1] == first
-        newest = real - 1 + step
-        found.append(Window(first, newest if kept else max(first, real - 1), newest + 1, kept, grows))
-    return found
-
-
-class _Block:
-    """One predictor block, packed."""
-
-    def __init__(self, block: PredictorBlock, arithmetic: Arithmetic) -> None:
+    def __init__(self, block: PredictorBlock, linears: Linears) -> None:
         self.heads = block.heads
         self.eps1, self.eps2 = block.norm1.eps, block.norm2.eps
         norm, qkv, out = block.attn["norm"], block.attn["to_qkv"], block.attn["to_out"][0]
@@ -83,158 +191,191 @@ class _Block:
         weight, bias = fold_norm(norm, qkv.weight, qkv.bias)
         inner = len(weight) // 3
         scale = (inner // block.heads) ** -0.5
-        self.query = linear(weight[:inner] * scale, bias[:inner] * scale, arithmetic)
-        self.key_value = linear(weight[inner:], bias[inner:], arithmetic)
-        self.out = linear(out.weight, out.bias, arithmetic)
+        self.query = linears.linear(weight[:inner] * scale, bias[:inner] * scale)
+        self.key_value = linears.linear(weight[inner:], bias[inner:])
+        self.out = linears.linear(out.weight, out.bias)
         value, value_bias = weight[2 * inner :], bias[2 * inner :]
-        self.alone = linear(out.weight @ value, out.weight @ value_bias + out.bias, arithmetic)
+        self.alone = linears.linear(out.weight @ value, out.weight @ value_bias + out.bias)
         norm, first, second = block.mlp["net"][0], block.mlp["net"][1], block.mlp["net"][4]
         self.mlp_eps = norm.eps
-        self.mlp = mlp(*fold_norm(norm, first.weight, first.bias), second.weight, second.bias, arithmetic)
+        self.mlp = linears.mlp(*fold_norm(norm, first.weight, first.bias), second.weight, second.bias)
         modulation = block.adaLN_modulation[1]
         bias = modulation.bias.unflatten(0, (6, -1)).clone()
         bias[[1, 4]] += 1  # x * (1 + scale) + shift
-        self.modulation = linear(modulation.weight, bias.flatten(), arithmetic)
+        self.modulation = linears.linear(modulation.weight, bias.flatten())
 
     def __call__(
-        self, x: Tensor, modulations: Tensor, keys: Keys, episodes: int, keep: bool, last: bool, ranges: Ranges
-    ) -> Tensor:
-        """(n, N, W) new frames to the same, or to the last of them, (1, N, W); ``keys`` grows by the new frames'.
+        self, x: Tensor, modulations: Tensor, entry: Entry, known: Known, last: bool, ranges: Ranges
+    ) -> Tensor | None:
+        """A frame at its positions (n, b, S, W), overwritten, to the same; to the first position (1, b, S, W) if ``last``.
 
         Args:
-            modulations: (n, N, 6*W).
-            keep: whether keys of a lone first frame will be asked for.
-            last: whether only the last frame is wanted.
+            modulations: (b, S, 6*W) of the frame's action.
+            known: of the frames before; this one's are added.
+            last: whether this is the last block, so that nothing else is asked of the later windows.
         """
         W = x.shape[-1]
         shift1, scale1, gate1, shift2, scale2, gate2 = modulations.chunk(6, -1)
         y = torch.addcmul(shift1, F.layer_norm(x, (W,), eps=self.eps1), scale1)
         y = F.layer_norm(y, (W,), eps=self.attention_eps)
-        alone = not keys  # the first new frame has position 0 and sees only itself
-        if keep or not alone or len(x) > 1:
-            key, value = self.key_value(y, ranges).chunk(2, -1)
-            key, value = (t.unflatten(-1, (self.heads, -1)).unflatten(1, (episodes, -1)) for t in (key, value))
-            keys += list(zip(key, value, strict=True))
-        wanted = len(x) - 1 if last else 0
+        lone = entry.firsts[-1] == entry.frame  # the first frame of a window sees only itself
+        if not (lone and len(x) == 1 and entry.over):
+            key_value = self.key_value(y, ranges).unflatten(-1, (2, self.heads, -1))  # (n, b, S, 2, heads, size)
+            for first, new in zip(entry.firsts, key_value, strict=True):
+                known.setdefault(first, []).append(tuple(new.unbind(-3)))
         if last:
-            x, gate1, shift2, scale2, gate2 = (t[-1:] for t in (x, gate1, shift2, scale2, gate2))
-        parts = []
-        if alone and wanted == 0:
-            parts.append(self.alone(y[:1], ranges))
-        begin = max(wanted, int(alone))
-        if begin < len(y):
-            query = self.query(y[begin:], ranges).unflatten(-1, (self.heads, -1)).unflatten(1, (episodes, -1))
-            seen = len(keys) - len(y) + 1 + begin  # frames that the first of these queries sees
-            attended = [_attend(q, keys[: seen + i]) for i, q in enumerate(query)]
-            parts.append(self.out(torch.stack(attended) if len(attended) > 1 else attended[0][None], ranges))
-        y = torch.cat(parts) if len(parts) > 1 else parts[0]
-        x = torch.addcmul(x, gate1, y)
+            x, y = x[:1], y[:1]
+            lone = lone and len(entry.firsts) == 1
+        seeing = len(x) - lone
+        if seeing:
+            queries = self.query(y[:seeing], ranges).unflatten(-1, (self.heads, -1))
+            attended = torch.stack([_attend(q, known[f]) for q, f in zip(queries, entry.firsts, strict=False)])
+            x[:seeing].addcmul_(gate1, self.out(attended.flatten(3), ranges))
+        if lone:
+            x[seeing:].addcmul_(gate1, self.alone(y[seeing:], ranges))
+        if entry.over:
+            known.pop(entry.firsts[0], None)
         y = torch.addcmul(shift2, F.layer_norm(x, (W,), eps=self.eps2), scale2)
-        return torch.addcmul(x, gate2, self.mlp(F.layer_norm(y, (W,), eps=self.mlp_eps), ranges))
+        return x.addcmul_(gate2, self.mlp(F.layer_norm(y, (W,), eps=self.mlp_eps), ranges))
 
 
-def _attend(query: Tensor, keys: Keys) -> Tensor:
-    """One query (B, S, heads, size) over few keys to (N, I). For three keys a fused kernel costs more than this."""
-    scores = torch.stack([torch.linalg.vecdot(query, key) for key, _ in keys])
+def _attend(query: Tensor, known: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """One query (b, S, heads, size) over a few frames to the same. For three of them a fused kernel takes longer."""
+    scores = torch.stack([torch.linalg.vecdot(query, key) for key, _ in known])
     weights = scores.softmax(0).unsqueeze(-1)
-    out = weights[0] * keys[0][1]
-    for weight, (_, value) in zip(weights[1:], keys[1:], strict=True):
-        out = torch.addcmul(out, weight, value)
-    return out.flatten(2).flatten(0, 1)
+    out = weights[0] * known[0][1]
+    for weight, (_, value) in zip(weights[1:], known[1:], strict=True):
+        out.addcmul_(weight, value)
+    return out
 
 
-CHUNK_NUMBERS = 2**22
-"""Activations of the widest layer that are computed together. More does not run faster on a CPU, and caches are small."""
+class PackedLeWM(PackedModel):
+    """LeWM's predictor, with the projector behind it."""
 
-
-class LeWMImagination:
-    """A LeWM's predictor, packed; called with a context it begins a search."""
-
-    def __init__(self, model: LeWM, arithmetic: Arithmetic = "float32") -> None:
-        config, predictor = model.config, model.predictor
+    def __init__(self, model: LeWM, arithmetic: Arithmetic = "float32", compiled: bool = False) -> None:
+        config, predictor, encoder = model.config, model.predictor, model.action_encoder
         device = predictor.pos_embedding.device
-        require(arithmetic, device)
-        self.history = config.history
-        self.arithmetic = arithmetic
-        self.position = predictor.pos_embedding[0, :, None].float()  # (history, 1, W)
-        self.enter: Layer = lambda x, _: x
+        numbers = max(config.mlp_hidden, 3 * config.heads * config.head_size)
+        super().__init__(config.history, arithmetic, compiled, device, numbers)
+        self.positions = predictor.pos_embedding[0, :, None, None].float()  # (history, 1, 1, W)
+        self.embed_latent: Layer = lambda x, _: x
         if config.latent != config.width:
-            self.enter = linear(*_parameters(predictor.input_proj), "float32")
-        self.blocks = [_Block(block, arithmetic) for block in predictor.transformer["layers"]]
+            self.embed_latent = self.linears.exact(predictor.input_proj.weight, predictor.input_proj.bias)
+        self.blocks = [_LeWMBlock(block, self.linears) for block in predictor.transformer["layers"]]
+        self.depth = len(self.blocks)
         norm, projection = predictor.transformer["norm"], fold_projector(model.pred_proj)
         self.eps = norm.eps
-        self.leave = mlp(*fold_norm(norm, *projection[:2]), *projection[2:], arithmetic)
-        encoder = model.action_encoder
-        self.bottleneck = linear(encoder.patch_embed.weight[:, :, 0], encoder.patch_embed.bias, "float32")
-        self.embed = [linear(*_parameters(encoder.embed[i]), "float32") for i in (0, 2)]
-        # With oneDNN a row's numbers do not depend on how many rows there are, so episodes can share a call.
-        shared = device.type == "cpu" and arithmetic == "float32" and has_onednn()
-        self.rows = CHUNK_NUMBERS // (config.history * config.mlp_hidden) if shared else 1
+        self.leave = self.linears.mlp(*fold_norm(norm, *projection[:2]), *projection[2:])
+        self.bottleneck = self.linears.exact(encoder.patch_embed.weight[:, :, 0], encoder.patch_embed.bias)
+        self.embed1 = self.linears.exact(encoder.embed[0].weight, encoder.embed[0].bias)
+        self.embed2 = self.linears.exact(encoder.embed[2].weight, encoder.embed[2].bias)
 
-    def __call__(self, latents: Tensor, past_actions: Tensor) -> _Search:
-        """Begin a search from latents (B, T, D) and z-scored actions (B, T-1, A)."""
-        return _Search(self, latents, past_actions)
+    def condition(self, actions: Tensor, ranges: Ranges) -> Tensor:
+        y = self.embed1(self.bottleneck(actions, ranges), ranges)
+        return F.silu(self.embed2(F.silu(y), ranges))
 
-    def modulations(self, actions: Tensor, ranges: Ranges) -> list[Tensor]:
-        """(n, N, A) z-scored blocks to what each block takes from them, (n, N, 6*W) each."""
-        y = self.embed[0](self.bottleneck(actions, ranges), ranges)
-        y = F.silu(self.embed[1](F.silu(y), ranges))
-        return [block.modulation(y, ranges) for block in self.blocks]
+    def advance(self, latent: Tensor, condition: Tensor, entry: Entry, known: list[Known], ranges: Ranges) -> Tensor:
+        x = self.embed_latent(latent, ranges) + self.positions[entry.positions]  # (n, b, S, W)
+        for block, keys in zip(self.blocks, known, strict=True):
+            x = block(x, block.modulation(condition, ranges), entry, keys, block is self.blocks[-1], ranges)
+        return self.leave(F.layer_norm(x[0], x.shape[-1:], eps=self.eps), ranges)
 
 
-def _parameters(layer: torch.nn.Linear) -> tuple[Tensor, Tensor]:
-    return layer.weight, layer.bias
+class _TokenBlock:
+    """One block of DINO-WM's predictor, packed."""
+
+    def __init__(self, block: TokenBlock, linears: Linears) -> None:
+        self.heads = block.heads
+        self.norms = [(norm.normalized_shape, norm.weight, norm.bias, norm.eps) for norm in (block.norm1, block.norm2)]
+        inner = len(block.qkv.weight) // 3
+        self.query = linears.linear(block.qkv.weight[:inner], None)
+        self.key_value = linears.linear(block.qkv.weight[inner:], None)
+        self.out = linears.linear(block.out[0].weight, block.out[0].bias)
+        first, second = block.mlp[0], block.mlp[3]
+        self.mlp = linears.mlp(first.weight, first.bias, second.weight, second.bias)
+        self.modulation: Layer | None = None
+        if block.modulation is not None:
+            bias = block.modulation.bias.unflatten(0, (6, -1)).clone()
+            bias[[1, 4]] += 1  # x * (1 + scale) + shift
+            self.modulation = linears.linear(block.modulation.weight, bias.flatten())
+
+    def __call__(self, x: Tensor, condition: Tensor, entry: Entry, known: Known, last: bool, ranges: Ranges) -> Tensor:
+        """A frame's tokens at its positions (n, b, S, P, W), overwritten, to the same; to the first if ``last``.
+
+        Args:
+            condition: (b, S, K) of the frame's action.
+            known: of the frames before; this one's are added.
+        """
+        shift1, scale1, gate1, shift2, scale2, gate2 = [None] * 6
+        if self.modulation is not None:
+            modulations = self.modulation(condition, ranges)[:, :, None]  # (b, S, 1, 6*W)
+            shift1, scale1, gate1, shift2, scale2, gate2 = modulations.chunk(6, -1)
+        y = _modulate(F.layer_norm(x, *self.norms[0]), shift1, scale1)
+        key_value = self.key_value(y, ranges).unflatten(-1, (2, self.heads, -1))  # (n, b, S, P, 2, heads, size)
+        for first, new in zip(entry.firsts, key_value, strict=True):
+            known.setdefault(first, []).append(tuple(new.unbind(-3)))
+        if last:
+            x, y = x[:1], y[:1]
+        queries = self.query(y, ranges).unflatten(-1, (self.heads, -1))
+        attended = [_attend_tokens(q, known[first]) for q, first in zip(queries, entry.firsts, strict=False)]
+        _add(x, gate1, self.out(torch.stack(attended), ranges))
+        if entry.over:
+            known.pop(entry.firsts[0])
+        y = _modulate(F.layer_norm(x, *self.norms[1]), shift2, scale2)
+        return _add(x, gate2, self.mlp(y, ranges))
 
 
-class _Search:
-    """Imagination from one context. Its ranges (of 8-bit arithmetic) are those of each episode's first candidates."""
+def _modulate(x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
+    return x if shift is None else torch.addcmul(shift, x, scale)
 
-    def __init__(self, packed: LeWMImagination, latents: Tensor, past_actions: Tensor) -> None:
-        self._packed, self._real = packed, latents.shape[1]
-        self._latents, self._past = latents.float(), past_actions.float()
-        self._ranges: dict[int, Ranges] = {}
-        self._shared: dict[tuple[int, int], list[Keys]] = {}
 
-    def __call__(self, plans: Tensor, score: Score) -> Tensor:
-        """Scores (B, S) of candidates (B, S, H, A)."""
-        B, S = plans.shape[:2]
-        size = max(1, self._packed.rows // S)
-        chunks = [slice(begin, min(begin + size, B)) for begin in range(0, B, size)]
-        return torch.cat([score(self._imagine(plans[episodes], episodes), episodes) for episodes in chunks])
+def _add(x: Tensor, gate: Tensor | None, y: Tensor) -> Tensor:
+    return x.add_(y) if gate is None else x.addcmul_(gate, y)
 
-    def _imagine(self, plans: Tensor, episodes: slice) -> Tensor:
-        """(b, S, H, A) to (b, S, H, D)."""
-        packed, now = self._packed, self._real - 1
-        b, S, H, _ = plans.shape
-        ranges = self._ranges.setdefault(episodes.start, Ranges())
-        modulations = packed.modulations(plans.flatten(0, 1).transpose(0, 1).contiguous(), ranges)
-        latent = self._latents[episodes, -1:].expand(-1, S, -1).flatten(0, 1)  # (N, D)
-        frames = latent.new_empty(H, b * S, packed.position.shape[-1])  # the last real frame and the imagined ones
-        imagined = []
-        for step, window in enumerate(windows(self._real, H, packed.history)):
-            frames[step] = packed.enter(latent, ranges)
-            if not window.kept:
-                keys = [list(known) for known in self._shared_keys(window, episodes, ranges)]
-            new, place = slice(window.start - now, window.stop - now), window.start - window.first
-            x = frames[new] + packed.position[place : place + window.stop - window.start]
-            for block, modulation, known in zip(packed.blocks, modulations, keys, strict=True):
-                x = block(x, modulation[new], known, b, window.grows, block is packed.blocks[-1], ranges)
-            latent = packed.leave(F.layer_norm(x[0], x.shape[-1:], eps=packed.eps), ranges)
-            imagined.append(latent)
-        ranges.watching = False
-        return torch.stack(imagined, 1).unflatten(0, (b, S))
 
-    def _shared_keys(self, window: Window, episodes: slice, ranges: Ranges) -> list[Keys]:
-        """Per block, keys and values of the real frames that all candidates share, (b, 1, heads, size) each."""
-        key = episodes.start, window.first
-        if key not in self._shared:
-            packed, frames = self._packed, slice(window.first, window.start)
-            keys: list[Keys] = [[] for _ in packed.blocks]
-            if window.first < window.start:
-                x = packed.enter(self._latents[episodes, frames].transpose(0, 1).contiguous(), ranges)
-                x = x + packed.position[: len(x)]
-                modulations = packed.modulations(self._past[episodes, frames].transpose(0, 1).contiguous(), ranges)
-                for block, modulation, known in zip(packed.blocks, modulations, keys, strict=True):
-                    x = block(x, modulation, known, x.shape[1], True, False, ranges)
-            self._shared[key] = keys
-        return self._shared[key]
+def _attend_tokens(query: Tensor, known: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Queries of a frame (b, S, P, heads, size) over all tokens of its window to (b, S, P, heads * size)."""
+    b, S = query.shape[:2]
+    keys, values = (
+        torch.cat([frame.expand(b, S, -1, -1, -1) for frame in frames], 2).flatten(0, 1).transpose(1, 2)
+        for frames in zip(*known, strict=True)
+    )  # (b*S, heads, tokens, size)
+    out = F.scaled_dot_product_attention(query.flatten(0, 1).transpose(1, 2), keys, values)
+    return out.transpose(1, 2).flatten(2).unflatten(0, (b, S))
+
+
+class PackedDinoWM(PackedModel):
+    """DINO-WM's predictor of all tokens of the next frame."""
+
+    def __init__(self, model: DinoWM, arithmetic: Arithmetic = "float32", compiled: bool = False) -> None:
+        predictor = model.predictor
+        device, blocks = predictor.positions.device, predictor.blocks
+        hidden = blocks[0].mlp[0].out_features
+        numbers = predictor.num_tokens * max(hidden, blocks[0].qkv.out_features)
+        super().__init__(model.history, arithmetic, compiled, device, numbers)
+        self.concat = predictor.concat
+        positions = predictor.positions[0].unflatten(0, (model.history, predictor.num_tokens))
+        self.positions = positions[:, None, None].float()  # (history, 1, 1, P, W)
+        self.action = self.linears.exact(predictor.action.weight, predictor.action.bias)
+        self.input: Layer = lambda x, _: x
+        if isinstance(predictor.input, nn.Linear):
+            self.input = self.linears.exact(predictor.input.weight, predictor.input.bias)
+        self.blocks = [_TokenBlock(block, self.linears) for block in blocks]
+        self.depth = len(self.blocks)
+        norm = predictor.norm
+        self.norm = norm.normalized_shape, norm.weight, norm.bias, norm.eps
+        self.output = self.linears.exact(predictor.output.weight, predictor.output.bias)
+
+    def condition(self, actions: Tensor, ranges: Ranges) -> Tensor:
+        y = self.action(actions, ranges)
+        return y if self.concat else F.silu(y)
+
+    def advance(self, latent: Tensor, condition: Tensor, entry: Entry, known: list[Known], ranges: Ranges) -> Tensor:
+        x = latent
+        if self.concat:
+            x = torch.cat([x, condition[:, :, None].expand(-1, -1, x.shape[2], -1)], -1)
+        x = self.input(x, ranges) + self.positions[entry.positions]  # (n, b, S, P, W)
+        for block, keys in zip(self.blocks, known, strict=True):
+            x = block(x, condition, entry, keys, block is self.blocks[-1], ranges)
+        change = self.output(F.layer_norm(x[0], *self.norm), ranges)
+        return change if self.concat else latent + change

@@ -17,9 +17,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lewm_bench.agent import AgentConfig, Setting, TrainedWorldModel
+from lewm_bench.agents.imagination import PackedLeWM
 from lewm_bench.agents.nets import CNN, ActionEncoder, ActionScale, Normalize, Projector, StemViT, ViT
 from lewm_bench.agents.sigreg import directions, sigreg
 from lewm_bench.diagnostics import effective_rank, straightness
+from lewm_bench.planning import CEMConfig, Imagine, plain
 from lewm_bench.train import Step
 from lewm_bench.types import Clip
 
@@ -201,6 +203,11 @@ class LeWMFamily(TrainedWorldModel):
 
     def build(self, setting: Setting) -> LeWM:
         return LeWM(setting.config, setting.image_size, setting.action_dim)
+
+    def imagine(self, model: LeWM, config: CEMConfig) -> Imagine:
+        if config.rollout == "reference":
+            return plain(model)
+        return PackedLeWM(model, config.arithmetic, config.compile)
 
     def label(self, setting: Setting) -> str:
         names = {

@@ -36,6 +36,8 @@ class Ranges:
         return scale, round(-low / scale)
 
 
+ROWS = 1024  # for which oneDNN lays weights out; a layout for one row is up to a fifth slower at hundreds
+
 Layer = Callable[[Tensor, Ranges], Tensor]
 
 
@@ -58,7 +60,7 @@ def has_int8() -> bool:
     """Whether this torch has oneDNN's 8-bit linear layers, and large numbers do not overflow in them."""
     x, weight = torch.ones(4, 512), torch.ones(16, 512)
     try:
-        layer, ranges = linear(weight, None, "int8"), Ranges()
+        layer, ranges = _Int8([(weight, None)]), Ranges()
         layer(x, ranges)
         ranges.watching = False
         y = layer(x, ranges)
@@ -79,35 +81,49 @@ def require(arithmetic: Arithmetic, device: torch.device) -> None:
         raise UserError(f"cem.arithmetic=tf32 is for CUDA, this is {device.type}; use float32")
 
 
-def linear(weight: Tensor, bias: Tensor | None, arithmetic: Arithmetic) -> Layer:
-    """x @ weight.T + bias, (..., inputs) to (..., outputs)."""
-    if arithmetic == "int8":
-        return _Int8([(weight, bias)])
-    if arithmetic == "bfloat16":
-        weight, bias = weight.bfloat16(), None if bias is None else bias.bfloat16()
-        return lambda x, _: F.linear(x.bfloat16(), weight, bias).float()
-    if weight.device.type == "cpu" and has_onednn():
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 1)
-        return lambda x, _: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-    return lambda x, _: F.linear(x, weight, bias)
+class Linears:
+    """Makes the linear layers of one predictor.
 
+    ``compiled``: for ``torch.compile``, which packs weights itself and cannot look into packed ones.
+    """
 
-def mlp(weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, arithmetic: Arithmetic) -> Layer:
-    """Linear, GELU, linear: (..., inputs) to (..., outputs)."""
-    if arithmetic == "int8":
-        return _Int8([(weight1, bias1), (weight2, bias2)])
-    if arithmetic == "bfloat16":
-        weight1, bias1, weight2, bias2 = (t.bfloat16() for t in (weight1, bias1, weight2, bias2))
-        return lambda x, _: F.linear(F.gelu(F.linear(x.bfloat16(), weight1, bias1)), weight2, bias2).float()
-    if weight1.device.type == "cpu" and has_onednn():
-        first, second = (torch.ops.mkldnn._reorder_linear_weight(w.contiguous(), 1) for w in (weight1, weight2))
+    def __init__(self, arithmetic: Arithmetic, device: torch.device, compiled: bool = False) -> None:
+        require(arithmetic, device)
+        if compiled and arithmetic == "int8":
+            raise UserError("cem.compile does not go with cem.arithmetic=int8; choose one of them")
+        self.arithmetic = arithmetic
+        self.onednn = device.type == "cpu" and not compiled and has_onednn()
 
-        def packed(x: Tensor, _: Ranges) -> Tensor:
-            hidden = torch.ops.mkldnn._linear_pointwise(x, first, bias1, "gelu", [], "none")
-            return torch.ops.mkldnn._linear_pointwise(hidden, second, bias2, "none", [], "")
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Layer:
+        """x @ weight.T + bias, (..., inputs) to (..., outputs)."""
+        if self.arithmetic == "int8":
+            return _Int8([(weight, bias)])
+        if self.arithmetic == "bfloat16":
+            weight, bias = weight.bfloat16(), None if bias is None else bias.bfloat16()
+            return lambda x, _: F.linear(x.bfloat16(), weight, bias).float()
+        return self.exact(weight, bias)
 
-        return packed
-    return lambda x, _: F.linear(F.gelu(F.linear(x, weight1, bias1)), weight2, bias2)
+    def exact(self, weight: Tensor, bias: Tensor | None) -> Layer:
+        """In float32 whatever the arithmetic: for layers that cost little."""
+        weight, bias = weight.float(), None if bias is None else bias.float()
+        if self.onednn:
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
+            return lambda x, _: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+        return lambda x, _: F.linear(x, weight, bias)
+
+    def mlp(self, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Layer:
+        """Linear, GELU, linear: (..., inputs) to (..., outputs)."""
+        if self.arithmetic == "int8":
+            return _Int8([(weight1, bias1), (weight2, bias2)])
+        if self.arithmetic == "bfloat16":
+            weight1, bias1, weight2, bias2 = (t.bfloat16() for t in (weight1, bias1, weight2, bias2))
+            return lambda x, _: F.linear(F.gelu(F.linear(x.bfloat16(), weight1, bias1)), weight2, bias2).float()
+        second = self.exact(weight2, bias2)
+        if self.onednn:
+            first = torch.ops.mkldnn._reorder_linear_weight(weight1.contiguous(), ROWS)
+            arguments = first, bias1, "gelu", [], "none"
+            return lambda x, ranges: second(torch.ops.mkldnn._linear_pointwise(x, *arguments), ranges)
+        return lambda x, ranges: second(F.gelu(F.linear(x, weight1, bias1)), ranges)
 
 
 class _Int8:

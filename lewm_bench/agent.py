@@ -22,7 +22,7 @@ from lewm_bench.config import Config, deep_merge
 from lewm_bench.data import Dataset
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError
-from lewm_bench.planning import CEMConfig, cem, latent_cost, next_mean
+from lewm_bench.planning import CEMConfig, Imagine, cem, latent_cost, next_mean, plain
 from lewm_bench.rng import stream, torch_stream
 from lewm_bench.store import Store
 from lewm_bench.train import TrainConfig, TrainingLog, train
@@ -188,6 +188,14 @@ class TrainedWorldModel(Family):
     def label(self, setting: Setting) -> str:
         """Its name for people, with every substitute named."""
 
+    def imagine(self, model: nn.Module, config: CEMConfig) -> Imagine:
+        """How ``model`` imagines while planning; families with a faster way than the plain loop override this.
+
+        Raises:
+            UserError: ``config`` asks for what only a faster way has.
+        """
+        return imagine_plainly(model, config)
+
     def train(self, setting: Setting, folder: Path) -> TrainingLog:
         def build() -> nn.Module:
             model = self.build(setting)
@@ -202,13 +210,24 @@ class TrainedWorldModel(Family):
             model = self.build(setting)
         ready_to_act(model, setting, checkpoint)
         return Loaded(
-            PlanningAgent(model, setting.cem, setting.device),
+            PlanningAgent(model, setting.cem, setting.device, self.imagine(model, setting.cem)),
             self.label(setting),
             "random" if checkpoint is None else "trained",
             sum(p.numel() for p in model.parameters()),
             model.tokens_per_frame,
             model,
         )
+
+
+def imagine_plainly(model: WorldModel, config: CEMConfig) -> Imagine:
+    """The plain loop, for models that have nothing faster.
+
+    Raises:
+        UserError: ``config`` asks for more.
+    """
+    if config.arithmetic != "float32" or config.compile:
+        raise UserError("this world model plans in plain float32 only; leave cem.arithmetic and cem.compile alone")
+    return plain(model)
 
 
 class Encoded(NamedTuple):
@@ -221,8 +240,12 @@ class Encoded(NamedTuple):
 class PlanningAgent:
     """Plans with a world model: encode context and goal once, search in latent space, execute, plan again."""
 
-    def __init__(self, model: WorldModel, config: CEMConfig, device: torch.device) -> None:
+    def __init__(
+        self, model: WorldModel, config: CEMConfig, device: torch.device, imagine: Imagine | None = None
+    ) -> None:
+        """``imagine``: how the model's futures are computed; the plain loop if left out."""
         self.model, self.config, self.device = model, config, device
+        self.imagine = imagine or imagine_plainly(model, config)
         self.history, self.frame_skip = model.history, model.frame_skip
 
     def start(self, goals: Goals, rngs: Sequence[np.random.Generator]) -> Controller:
@@ -246,7 +269,7 @@ class LatentController:
     @torch.inference_mode()
     def search(self, encoded: Encoded) -> np.ndarray:
         model, config = self._agent.model, self._agent.config
-        cost = latent_cost(model, encoded.latents, encoded.actions, self._goal, config)
+        cost = latent_cost(self._agent.imagine(encoded.latents, encoded.actions), self._goal, config)
         start = next_mean(config, self._last, len(self._rngs), encoded.actions.shape[-1], self._agent.device)
         self._last = cem(cost, start, config, self._rngs).actions
         return primitive_actions(model.denormalize_actions(self._last[:, : config.receding]), model.frame_skip)

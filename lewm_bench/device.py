@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -38,6 +42,37 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+@contextmanager
+def tf32(on: bool) -> Iterator[None]:
+    """Matrix products of float32 on CUDA's tensor cores, with 10 bits of mantissa, inside this context only."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = on
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def share_cores() -> None:
+    """Use this process's share of the cores: what affinity and the container grant, divided among local ranks.
+
+    torch sees the affinity but not a container's quota; with more threads than cores they wait for each other.
+    ``OMP_NUM_THREADS`` wins.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, int(min(torch.get_num_threads(), quota()) / ranks)))
+
+
+def quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> float:
+    """Cores that the container may use; infinite without a limit."""
+    try:
+        limit, period = path.read_text(encoding="ascii").split()
+        return float("inf") if limit == "max" else int(limit) / int(period)
+    except (OSError, ValueError):
+        return float("inf")
 
 
 class Stopwatch:

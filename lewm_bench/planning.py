@@ -31,7 +31,8 @@ class CEMConfig(Config):
     warm_start: bool = False  # start the next search from what is left of the last plan
     objective: Literal["final", "sum"] = "final"  # distance of the last latent, or of all of them
     rollout: Literal["fast", "reference"] = "fast"  # same costs up to rounding; ``reference`` is the plain loop
-    arithmetic: Arithmetic = "float32"  # of the fast rollout; what is not float32 is named in the tables
+    arithmetic: Arithmetic = "float32"  # of the fast rollout; int8 on CPU, tf32 on CUDA, bfloat16 on both
+    compile: bool = False  # the fast rollout by torch.compile: a minute at first, for many plans; wants a C++ compiler
 
     @model_validator(mode="after")
     def _consistent(self) -> CEMConfig:
@@ -43,6 +44,8 @@ class CEMConfig(Config):
             raise ValueError(f"need 1 <= receding <= horizon, got receding {self.receding}, horizon {self.horizon}")
         if self.num_iterations < 1 or self.std <= 0:
             raise ValueError("need num_iterations >= 1 and std > 0")
+        if self.rollout == "reference" and (self.arithmetic != "float32" or self.compile):
+            raise ValueError("arithmetic and compile belong to rollout fast; the reference is plain float32")
         return self
 
 
@@ -57,10 +60,12 @@ def cem(cost: Cost, mean: Tensor, config: CEMConfig, rngs: Sequence[np.random.Ge
         The last mean (B, H, A) and the mean cost of the last elites (B,).
     """
     std = torch.full_like(mean, config.std)
-    for _ in range(config.num_iterations):
-        noise = np.stack([rng.standard_normal((config.num_samples, *mean.shape[1:]), np.float32) for rng in rngs])
-        noise[:, 0] = 0.0
-        plans = torch.from_numpy(noise).to(mean).mul_(std[:, None]).add_(mean[:, None])  # (B, S, H, A)
+    shape = (config.num_iterations, config.num_samples, *mean.shape[1:])
+    noise = np.stack([rng.standard_normal(shape, np.float32) for rng in rngs], 1)  # (iterations, B, S, H, A)
+    noise[:, :, 0] = 0.0
+    # In one copy: a device that has to wait for the host in every iteration stands still.
+    for standard in torch.from_numpy(noise).to(mean):
+        plans = standard.mul_(std[:, None]).add_(mean[:, None])  # (B, S, H, A)
         elite_costs, index = cost(plans).topk(config.num_elites, dim=1, largest=False)  # (B, E)
         elites = plans.gather(1, index[:, :, None, None].expand(-1, -1, *mean.shape[1:]))
         std, mean = torch.std_mean(elites, dim=1)
