@@ -133,12 +133,17 @@ class LocalEncoder(nn.Module):
 class Dinov2Encoder(nn.Module):
     """DINOv2 ViT-S/14 patch tokens (Oquab et al., 2023): (N, 3, h, w) uint8 to (N, 196, 384)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
+        """From a folder with its weights; without one, untrained at the published size, which is enough for timing."""
         super().__init__()
-        from transformers import Dinov2Model
+        from transformers import Dinov2Config, Dinov2Model
 
         self.normalize = Normalize()
-        self.model = Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        if folder is None:
+            size = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
+            self.model = Dinov2Model(Dinov2Config(**size, patch_size=14, image_size=518))
+        else:
+            self.model = Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         self.num_tokens = (DINOV2_IMAGE // self.model.config.patch_size) ** 2
         self.size = self.model.config.hidden_size
 

@@ -22,7 +22,7 @@ from lewm_bench.config import Config, deep_merge
 from lewm_bench.data import Dataset
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError
-from lewm_bench.planning import CEMConfig, Imagine, cem, latent_cost, next_mean, plain
+from lewm_bench.planning import CEMConfig, Imagination, Imagine, cem, latent_cost, next_mean, plain
 from lewm_bench.rng import stream, torch_stream
 from lewm_bench.store import Store
 from lewm_bench.train import TrainConfig, TrainingLog, train
@@ -266,10 +266,14 @@ class LatentController:
         model, device = self._agent.model, self._agent.device
         return Encoded(model.encode(past.frames.to(device)), model.normalize_actions(past.actions.to(device)))
 
+    def imagination(self, encoded: Encoded) -> Imagination:
+        """How candidates are imagined from here."""
+        return self._agent.imagine(encoded.latents, encoded.actions)
+
     @torch.inference_mode()
     def search(self, encoded: Encoded) -> np.ndarray:
         model, config = self._agent.model, self._agent.config
-        cost = latent_cost(self._agent.imagine(encoded.latents, encoded.actions), self._goal, config)
+        cost = latent_cost(self.imagination(encoded), self._goal, config)
         start = next_mean(config, self._last, len(self._rngs), encoded.actions.shape[-1], self._agent.device)
         self._last = cem(cost, start, config, self._rngs).actions
         return primitive_actions(model.denormalize_actions(self._last[:, : config.receding]), model.frame_skip)

@@ -97,6 +97,8 @@ def _prepare(
         envs=_names(envs),
         overrides=overrides or (),
     )
+    if resolved.speed:
+        raise UserError(f"the suite {suite} times planning and has no environments; `lewm-bench run --suite {suite}`")
     if not resolved.jobs:
         raise UserError("the suite's limits leave nothing to run; name --seeds or --set evaluate.goal_offset=[25]")
     run = Run(
@@ -133,6 +135,10 @@ def run(
     from lewm_bench.runner import run_suite
     from lewm_bench.tables import terminal
 
+    if _is_speed(suite, config):
+        if agents or seeds or envs:
+            raise UserError(f"the suite {suite} times planning and has no agents, seeds or environments to choose")
+        return _speed(suite, profile, overrides or [], device, out, config, quiet, None)
     it = _prepare(suite, profile, agents, seeds, envs, overrides, device, cache, config, out, quiet)
     cells = run_suite(it)
     typer.echo(terminal(write_report(cells, it.out, it.suite.title)))
@@ -160,7 +166,7 @@ def list_(
     path = find_file(config)
     bench = load(path)
     sections = {
-        "suites": {n: f"{s.title} ({len(s.envs)} envs, agents {', '.join(s.agents)})" for n, s in bench.suites.items()},
+        "suites": {n: f"{s.title}{_contents(s)}" for n, s in bench.suites.items()},
         "envs": {i: _env_line(i) for i in environment_ids()},
         "agents": {n: _agent_line(n) for n in agent_names()},
         "profiles": dict.fromkeys(bench.profiles, f"from {path}"),
@@ -175,6 +181,10 @@ def list_(
         if what in ("", name):
             width = max(map(len, entries), default=0)
             typer.echo("\n".join([f"{name}:", *(f"  {k:<{width}}  {v}" for k, v in entries.items()), ""]))
+
+
+def _contents(suite) -> str:
+    return "" if suite.speed else f" ({len(suite.envs)} envs, agents {', '.join(suite.agents)})"
 
 
 def _env_line(env_id: str) -> str:
@@ -306,6 +316,110 @@ def evaluate(
         typer.echo(f"report: {out / 'report.html'}")
 
 
+def _is_speed(suite: str, config: Path | None) -> bool:
+    from lewm_bench import suite as suites
+
+    spec = suites.load(suites.find_file(config)).suites.get(suite)
+    return spec is not None and spec.speed
+
+
+def _speed(
+    suite: str, profile: str, overrides: list[str], device: str, out: Path | None, config: Path | None, quiet: bool,
+    checkpoint: Path | None,
+) -> None:  # fmt: skip
+    """Time planning and write the speed report."""
+    from lewm_bench import suite as suites
+    from lewm_bench.device import resolve_device, share_cores
+    from lewm_bench.files import make_folder
+    from lewm_bench.speed import measure
+    from lewm_bench.speed_report import terminal, write_speed_report
+
+    share_cores()
+    path = suites.find_file(config)
+    resolved = suites.resolve(suites.load(path), suite, profile, overrides=overrides)
+    where, folder = resolve_device(device), out or Path("results") / suite
+    make_folder(folder)
+    _say(f"suite {suite}, profile {profile}, on {where}, settings from {path}")
+    rows = measure(
+        resolved.settings,
+        resolved.agent_settings,
+        profile,
+        where,
+        checkpoint,
+        progress=not quiet and sys.stderr.isatty(),
+    )
+    typer.echo(terminal(write_speed_report(rows, folder, resolved.title)))
+    typer.echo(f"report: {folder / 'report.html'}")
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in _names(text))
+    except ValueError:
+        raise UserError(f"{option} takes comma-separated integers, got {text!r}")
+    return numbers
+
+
+@app.command()
+def speed(
+    profile: ProfileOption = "quick",
+    methods: Annotated[str, typer.Option("--methods", help="Comma-separated: lewm,pldm,dino-wm,dino-wm:reencode.")] = "",
+    solver: Annotated[str, typer.Option("--solver", help="The planner's algorithm; cem.")] = "cem",
+    samples: Annotated[str, typer.Option("--samples", help="Candidates; several are swept: 300,600,1200.")] = "",
+    iterations: Annotated[int, typer.Option("--iterations", help="Of the planner; 30 if left out.")] = 0,
+    horizon: Annotated[str, typer.Option("--horizon", help="Blocks planned ahead; several are swept: 5,10.")] = "",
+    batch: Annotated[str, typer.Option("--batch", help="Episodes planned together; several are swept: 1,10.")] = "",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Comma-separated: float32,tf32,bfloat16,int8,reference (the plain loop).")
+    ] = "",
+    compiled: Annotated[bool, typer.Option("--compile", help="Also time torch.compile; a minute or more at first.")] = False,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="A trained LeWM (`lewm-bench train --out`) instead of random weights.")
+    ] = None,
+    overrides: SetOption = None,
+    device: DeviceOption = "auto",
+    out: Annotated[Path | None, typer.Option("--out", help="Default: results/speedup.")] = None,
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
+) -> None:  # fmt: skip
+    """Time one plan of LeWM, PLDM and DINO-WM, side by side and without training, at a profile's sizes.
+
+    Example: lewm-bench speed --profile paper --dtype float32,int8 --samples 300,900
+    """
+    from lewm_bench.planning import CEMConfig
+    from lewm_bench.speed import modes_of
+
+    if solver != "cem":
+        raise unknown("solver", solver, ("cem",))
+    chosen: list[str] = []
+    for option, text, main, swept in (
+        ("--samples", samples, "cem.num_samples", "speed.samples"),
+        ("--horizon", horizon, "cem.horizon", "speed.horizons"),
+        ("--batch", batch, "speed.batch", "speed.batches"),
+    ):
+        numbers = _numbers(option, text)
+        if numbers:
+            chosen.append(f"{main}={numbers[0]}")
+        if len(numbers) > 1:
+            chosen.append(f"{swept}={list(numbers)}")
+        if numbers and option == "--samples":
+            chosen.append(f"cem.num_elites={min(numbers[0], CEMConfig().num_elites)}")
+        if numbers and option == "--horizon":
+            chosen.append(f"cem.receding={min(numbers[0], CEMConfig().receding)}")
+    if iterations:
+        chosen.append(f"cem.num_iterations={iterations}")
+    if methods:
+        chosen.append(f"speed.methods={list(_names(methods))}")
+    modes = list(_names(dtype))
+    if compiled:
+        from lewm_bench.device import resolve_device
+
+        modes = [*(modes or modes_of(resolve_device(device))), "compile"]
+    if modes:
+        chosen.append(f"speed.modes={modes}")
+    _speed("speedup", profile, [*chosen, *(overrides or [])], device, out, config, quiet, checkpoint)
+
+
 @app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Result folders, for example of several machines.")],
@@ -316,10 +430,18 @@ def report(
 
     Example: lewm-bench report results/pointmaze other-machine/pointmaze --out results/both
     """
-    from lewm_bench.records import load_cells
+    from lewm_bench.records import SPEED_FILE, load_cells, load_speed
     from lewm_bench.report import write_report
+    from lewm_bench.speed_report import terminal as terminal_speed
+    from lewm_bench.speed_report import write_speed_report
     from lewm_bench.tables import terminal
 
+    if all((folder / SPEED_FILE).is_file() for folder in folders):
+        rows = [row for folder in folders for row in load_speed(folder)]
+        target = out or folders[0]
+        typer.echo(terminal_speed(write_speed_report(rows, target, title or "Planning time")))
+        typer.echo(f"report: {target / 'report.html'}")
+        return
     cells = load_cells(folders)
     target = out or folders[0]
     for folder in folders:

@@ -86,10 +86,19 @@ def render(summary: Summary, figures: Mapping[str, bytes], folder: Path, extra: 
         "What was not run": _not_run(summary),
         "Reproduce": _reproduce(summary),
     }
+    return _page(summary.title, sections)
+
+
+def assemble(title: str, sections: Sequence[Section], end: Mapping[str, str]) -> str:
+    """A page of plain sections; ``end`` holds further ones as HTML."""
+    return _page(title, {**{section.title: _section(section) for section in sections}, **end})
+
+
+def _page(title: str, sections: Mapping[str, str]) -> str:
     sections = {name: html for name, html in sections.items() if html}
     template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     return template.substitute(
-        title=escape(summary.title),
+        title=escape(title),
         navigation=" ".join(f'<a href="#{_anchor(name)}">{escape(name)}</a>' for name in sections),
         body="".join(f'<h2 id="{_anchor(n)}">{escape(n)}</h2>{html}' for n, html in sections.items()),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
@@ -67,12 +67,12 @@ def marker(agent: str) -> str:
 def draw_all(summary: Summary) -> dict[str, bytes]:
     """File name to PNG of every figure that has data."""
     drawn = {name: draw(summary) for name, draw in FIGURES.items()}
-    return {name: _png(figure) for name, figure in drawn.items() if figure is not None}
+    return {name: png(figure) for name, figure in drawn.items() if figure is not None}
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The file; without a version stamp it is the same for the same data."""
     buffer = io.BytesIO()
-    # Without its version stamp the file is the same for the same data.
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
@@ -156,16 +156,29 @@ def _success_panel(axes: Axes, part: pd.DataFrame) -> None:
     axes.set_axisbelow(True)
 
 
-def _second_ticks(axes: Axes) -> None:
+def second_ticks(axes: Axes, vertical: bool = False) -> None:
+    """A log axis of times with units at its ticks."""
+
     def name(value: float, _: int) -> str:
         number, unit = seconds(value).split()
         return f"{float(number):g} {unit}"
 
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(name))
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-    axes.grid(axis="x", color="#e5e5e5")
+    (axes.set_yscale if vertical else axes.set_xscale)("log")
+    axis = axes.yaxis if vertical else axes.xaxis
+    axis.set_major_formatter(FuncFormatter(name))
+    axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    axes.grid(axis="y" if vertical else "x", color="#e5e5e5")
     axes.set_axisbelow(True)
+
+
+def panels(count: int, height: float, widths: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """A row of axes with these relative widths."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, count, squeeze=False, width_ratios=widths).ravel()
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes)
 
 
 def _timed(summary: Summary) -> pd.DataFrame:
@@ -205,7 +218,7 @@ def _plan_time_panel(axes: Axes, part: pd.DataFrame, summary: Summary) -> None:
             seconds(row["plan_seconds_median"]), (row["plan_seconds_median"], y), (0, 10),
             textcoords="offset points", ha="center", fontsize=9,
         )  # fmt: skip
-    _second_ticks(axes)
+    second_ticks(axes)
     axes.set_yticks(range(len(part)), [_plain(_clip(a)) for a in part["agent"]])
     axes.set_ylim(len(part) - 0.5, -0.75)
     axes.set_xlabel("time for one plan, log scale", fontsize=10)
@@ -223,7 +236,7 @@ def success_vs_time(summary: Summary) -> Figure | None:
         for _, row in part.iterrows():
             _success_vs_time_point(axes, row)
         _floor_line(axes, summary.table, part.iloc[0])
-        _second_ticks(axes)
+        second_ticks(axes)
         axes.set_xlim(times.min() / 5, times.max() * 12)
         axes.set_ylim(-4, 108)
         axes.set_yticks(range(0, 101, 20))

@@ -103,6 +103,76 @@ class CellRecord(Config):
         return path
 
 
+class SpeedRow(Config):
+    """One row of the speed table: a method in a mode, and how long its plans took."""
+
+    method: str
+    label: str
+    mode: str  # float32, tf32, bfloat16, int8, compile: of the fast path; reference: the plain loop in float32
+    profile: str
+    image_size: int  # pixels
+    tokens_per_frame: int
+    parameters: int
+    batch: int  # episodes planned together
+    context: int  # frames
+    num_samples: int
+    num_iterations: int
+    horizon: int  # blocks
+    timed_samples: int  # fewer than num_samples or num_iterations: the search time is extrapolated
+    timed_iterations: int
+    encode_seconds: tuple[float, ...]  # of each plan of the whole batch
+    search_seconds: tuple[float, ...]
+    encode_flops: int | None  # None where torch cannot count
+    search_flops: int | None
+    peak_flops: float  # per second, of large matrix products on the same machine in the same arithmetic
+    weights: str  # random or trained
+    sweep: str = ""  # what was varied for the figure; empty for the table's rows
+    versions: dict[str, str] = Field(default_factory=dict)
+    hardware: dict[str, str] = Field(default_factory=dict)
+    commit: str = ""
+
+    @property
+    def extrapolated(self) -> bool:
+        """Whether less than a whole search was timed."""
+        return self.timed_samples < self.num_samples or self.timed_iterations < self.num_iterations
+
+    @property
+    def plan_seconds(self) -> list[float]:
+        """Encoding and searching, of each plan."""
+        return [e + s for e, s in zip(self.encode_seconds, self.search_seconds, strict=True)]
+
+
+SPEED_FILE = "speed.json"
+
+
+def save_speed(rows: Iterable[SpeedRow], folder: Path) -> None:
+    """Write the rows into ``folder``, atomically."""
+    data = {"schema_version": SCHEMA, "rows": [row.model_dump(mode="json") for row in rows]}
+    write_text(folder / SPEED_FILE, json.dumps(data, indent=1))
+
+
+def load_speed(folder: Path) -> list[SpeedRow]:
+    """The rows of a result folder of ``lewm-bench speed``.
+
+    Raises:
+        UserError: the file cannot be read or is of another schema.
+    """
+    path = folder / SPEED_FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["schema_version"] == SCHEMA:
+            return [SpeedRow.model_validate(row) for row in data["rows"]]
+        detail = f"its schema_version is {data['schema_version']}"
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}")
+    except ValidationError as error:
+        first = error.errors()[0]
+        detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (ValueError, KeyError, TypeError) as error:
+        detail = str(error)
+    raise UserError(f"{path} is not a speed record of schema {SCHEMA} ({detail}); run `lewm-bench speed` again")
+
+
 def load_cell(path: Path) -> CellRecord:
     """The record in a file.
 

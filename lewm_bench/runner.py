@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
-import subprocess
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +30,7 @@ from lewm_bench.errors import NotRun, TrainingFailed, UserError
 from lewm_bench.evaluate import PairResult, distance_rank_correlation, evaluate, latent_oracle
 from lewm_bench.files import StorageError, checksum, make_folder, write_text
 from lewm_bench.protocol import Pairs, sample_pairs
+from lewm_bench.provenance import commit, hardware, versions
 from lewm_bench.records import CellRecord, EpisodeRow, OffsetRecord
 from lewm_bench.registry import agent_family, make_env, split_agent
 from lewm_bench.store import Store, stage_key
@@ -43,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 DATA_SCHEMA, MODEL_SCHEMA, EVALUATION_SCHEMA = 1, 1, 1
 DATA_SEED = 0  # all training seeds share one dataset
-PACKAGES = ("numpy", "gymnasium", "gymnasium-robotics", "mujoco", "stable-baselines3", "transformers")
 
 
 @dataclass(frozen=True)
@@ -474,55 +471,3 @@ def outcome(cell: CellRecord) -> str:
         hit, held = (100 * np.mean([getattr(r, k) for r in rows]) for k in ("hit", "held"))
         parts.append(f"offset {offset.goal_offset} hit {hit:.0f} % held {held:.0f} % (n {len(rows)})")
     return f"{name}: {', '.join(parts)}, plan {np.median(cell.offsets[0].plan_seconds):.3g} s"
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of what the numbers depend on."""
-    # torch says which build it is, its metadata need not.
-    found = {"python": platform.python_version(), "lewm-bench": lewm_bench.__version__, "torch": torch.__version__}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def hardware(device: torch.device) -> dict[str, str]:
-    """What the times were measured on."""
-    import os
-
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    return {
-        "device": device.type,
-        "name": name,
-        "cpu": cpu_name(),
-        "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-        "os": platform.platform(terse=True),
-    }
-
-
-def cpu_name() -> str:
-    """The processor's marketing name where the system tells it."""
-    path = Path("/proc/cpuinfo")
-    lines: Iterable[str] = path.read_text().splitlines() if path.is_file() else ()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def commit() -> str:
-    """The commit of the checkout this runs from, with ``+`` if it has changes; empty for an installed wheel."""
-    folder = Path(lewm_bench.__file__).parent.parent
-    if not (folder / ".git").exists():
-        return ""
-    try:
-        head = _git(folder, "rev-parse", "HEAD")
-        dirty = _git(folder, "diff", "--quiet", "HEAD")
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return head.stdout.strip() + ("+" if dirty.returncode else "") if head.returncode == 0 else ""
-
-
-def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=False)

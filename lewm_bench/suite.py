@@ -22,6 +22,7 @@ from lewm_bench.errors import NotRun, UserError, unknown
 from lewm_bench.evaluate import EvalConfig
 from lewm_bench.planning import CEMConfig
 from lewm_bench.registry import agent_family, agent_names, split_agent
+from lewm_bench.speed import SpeedConfig
 
 FILE = "benchmarks.yaml"
 
@@ -33,6 +34,7 @@ class Settings(Config):
     collect: CollectConfig = CollectConfig()
     evaluate: EvalConfig = EvalConfig()
     cem: CEMConfig = CEMConfig()
+    speed: SpeedConfig = SpeedConfig()
 
     @model_validator(mode="after")
     def _pairs_exist(self) -> Settings:
@@ -96,8 +98,9 @@ class SuiteSpec(Config):
     """One block of ``suites``."""
 
     title: str
-    envs: tuple[Annotated[EnvSpec, BeforeValidator(_spec)], ...] = Field(min_length=1)
-    agents: tuple[str, ...] = Field(min_length=1)
+    envs: tuple[Annotated[EnvSpec, BeforeValidator(_spec)], ...] = ()
+    agents: tuple[str, ...] = ()
+    speed: bool = False  # times planning instead of evaluating agents in environments
     seeds: Seeds = Field((0, 1, 2), min_length=1)
     settings: dict[str, Any] = Field(default_factory=dict)
     profiles: dict[str, Part] = Field(default_factory=dict)
@@ -105,6 +108,9 @@ class SuiteSpec(Config):
     @model_validator(mode="after")
     def _names(self) -> SuiteSpec:
         """Results are filed under the last part of an environment's name; limits must be about something."""
+        for name, there in (("envs", self.envs), ("agents", self.agents)):
+            if bool(there) == self.speed:
+                raise ValueError(f"{name}: {'a suite that times planning has none' if there else 'needs at least one'}")
         known = [env.label for env in self.envs]
         files = [label.split("/")[-1] for label in known]
         if twice := [label for label, file in zip(known, files, strict=True) if files.count(file) > 1]:
@@ -152,6 +158,7 @@ class Suite(Config):
     settings: Settings
     agent_settings: dict[str, dict[str, Any]]
     jobs: tuple[Job, ...]
+    speed: bool = False
 
     @property
     def envs(self) -> tuple[EnvSpec, ...]:
@@ -257,6 +264,7 @@ def resolve(
         settings=settings,
         agent_settings=agent_settings,
         jobs=tuple(jobs),
+        speed=spec.speed,
     )
 
 
