@@ -8,6 +8,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from lewm_bench.agent import PlanningAgent, imagine_plainly
+from lewm_bench.errors import UserError
 from lewm_bench.planning import CEMConfig, cem, goal_distance, latent_cost, next_mean, plain, rollout
 from lewm_bench.rng import stream
 
@@ -149,6 +151,7 @@ def test_the_defaults_are_the_papers() -> None:
     config = CEMConfig()
     assert (config.num_samples, config.num_iterations, config.num_elites) == (300, 30, 30)
     assert (config.horizon, config.receding, config.std, config.warm_start) == (5, 5, 1.0, False)
+    assert (config.rollout, config.arithmetic, config.compile) == ("fast", "float32", False)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +165,10 @@ def test_the_defaults_are_the_papers() -> None:
         ({"std": 0.0}, "std > 0"),
         ({"elites": 3}, "elites"),
         ({"objective": "mean"}, "objective"),
+        ({"rollout": "slow"}, "rollout"),
+        ({"arithmetic": "float16"}, "arithmetic"),
+        ({"rollout": "reference", "arithmetic": "int8"}, "belong to rollout fast"),
+        ({"rollout": "reference", "compile": True}, "belong to rollout fast"),
     ],
 )
 def test_impossible_settings_are_refused(change: dict, message: str) -> None:
@@ -249,6 +256,44 @@ def test_the_cost_is_the_distance_of_the_last_latent_or_of_all(objective: str) -
     expected = distances[:, :, -1] if objective == "final" else distances.sum(-1)
     actual = latent_cost(plain(model)(z, past), goal, config)(plans)
     np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-5)
+
+
+def test_a_score_sees_all_latents_and_its_episodes() -> None:
+    model, g = Linear(2, [0.5, 0.1], [1.0, 0.2]), torch.Generator().manual_seed(0)
+    z, past, plans = (torch.randn(3, *shape, generator=g) for shape in ((2, 4), (1, 2), (6, 5, 2)))
+
+    def score(imagined: Tensor, episodes: slice) -> Tensor:
+        assert torch.equal(imagined, rollout(model, z, past, plans)) and episodes == slice(0, 3)
+        return imagined.sum((-1, -2))
+
+    assert plain(model)(z, past)(plans, score).shape == (3, 6)
+
+
+def test_a_cost_takes_the_goals_of_its_episodes() -> None:
+    """An imagination that computes one episode at a time."""
+    model, g = Linear(1, [0.5], [1.0]), torch.Generator().manual_seed(0)
+    z, plans, goal = (torch.randn(3, *shape, generator=g) for shape in ((1, 4), (6, 5, 2), (4,)))
+    past = torch.zeros(3, 0, 2)
+
+    def one_by_one(plans: Tensor, score) -> Tensor:
+        parts = [slice(e, e + 1) for e in range(3)]
+        return torch.cat([score(rollout(model, z[at], past[at], plans[at]), at) for at in parts])
+
+    for objective in ("final", "sum"):
+        config = CEMConfig(objective=objective)
+        expected = latent_cost(plain(model)(z, past), goal, config)(plans)
+        torch.testing.assert_close(latent_cost(one_by_one, goal, config)(plans), expected)
+
+
+@pytest.mark.parametrize("change", [{"arithmetic": "int8"}, {"arithmetic": "bfloat16"}, {"compile": True}])
+def test_a_model_without_a_faster_way_refuses_other_arithmetic(change: dict) -> None:
+    model, cpu = Linear(1, [1.0], [0.5]), torch.device("cpu")
+    for make in (imagine_plainly, lambda model, config: PlanningAgent(model, config, cpu)):
+        with pytest.raises(UserError, match=r"plain float32 only; leave cem\.arithmetic and cem\.compile alone"):
+            make(model, CEMConfig(**change))
+        make(model, CEMConfig()), make(model, CEMConfig(rollout="reference"))
+    own = plain(model)
+    assert PlanningAgent(model, CEMConfig(**change), cpu, own).imagine is own
 
 
 def test_planning_through_a_model_reaches_the_goal() -> None:
