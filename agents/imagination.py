@@ -6,8 +6,9 @@ The same numbers as ``planning.rollout`` up to rounding:
   nothing is computed twice, and what its action does to the blocks is computed once for all of these positions;
 - frames of the real past, which all candidates share, enter once per search;
 - in the last block only the newest frame has queries, an output and an MLP;
-- a LeWM frame at the first position of a window sees only itself: it needs no query, and its value and output
-  projections are one matrix;
+- a LeWM frame at the first position of a window sees only itself, so its value and output projections are one matrix;
+  the later frames attend relative to it: softmax knows differences of keys only, and weights that sum to one make
+  sum_j w_j v_j = v_0 + sum_j w_j (v_j - v_0), so the first frame needs no query, key or value at all;
 - LeWM's affine LayerNorms, the scale of its attention and its BatchNorm are folded into the linear layers beside them.
 
 Candidates are computed in pieces of a fixed size, so that memory never fails and an episode's plans do not depend on
@@ -41,7 +42,8 @@ CHUNK_NUMBERS = {"cpu": 2**22, "cuda": 2**28}
 
 Known = dict[int, list[tuple[Tensor, Tensor]]]
 """Keys and values of the frames of windows, by the window's first frame; (b, S or 1, heads, head size) each, with the
-tokens behind S where a frame has several."""
+tokens behind S where a frame has several. LeWM keeps of the first frame what it attends from and to, (b, S or 1, W)
+each, and of the later ones keys and values minus those of the first."""
 
 
 @dataclass(frozen=True)
@@ -192,8 +194,8 @@ class _LeWMBlock:
         inner = len(weight) // 3
         scale = (inner // block.heads) ** -0.5
         self.query = linears.linear(weight[:inner] * scale, bias[:inner] * scale)
-        self.key_value = linears.linear(weight[inner:], bias[inner:])
-        self.out = linears.linear(out.weight, out.bias)
+        self.key_value = linears.linear(weight[inner:], None)  # of differences, from which the bias falls out
+        self.out = linears.linear(out.weight, None)
         value, value_bias = weight[2 * inner :], bias[2 * inner :]
         self.alone = linears.linear(out.weight @ value, out.weight @ value_bias + out.bias)
         norm, first, second = block.mlp["net"][0], block.mlp["net"][1], block.mlp["net"][4]
@@ -218,33 +220,45 @@ class _LeWMBlock:
         shift1, scale1, gate1, shift2, scale2, gate2 = modulations.chunk(6, -1)
         y = torch.addcmul(shift1, F.layer_norm(x, (W,), eps=self.eps1), scale1)
         y = F.layer_norm(y, (W,), eps=self.attention_eps)
-        lone = entry.firsts[-1] == entry.frame  # the first frame of a window sees only itself
-        if not (lone and len(x) == 1 and entry.over):
-            key_value = self.key_value(y, ranges).unflatten(-1, (2, self.heads, -1))  # (n, b, S, 2, heads, size)
-            for first, new in zip(entry.firsts, key_value, strict=True):
-                known.setdefault(first, []).append(tuple(new.unbind(-3)))
+        seeing = len(x) - (entry.firsts[-1] == entry.frame)  # the others stand first in their window and see themselves
+        if seeing < len(x):
+            known[entry.frame] = [(y[-1], self.alone(y[-1], ranges))]
+        if seeing:
+            windows = [known[first] for first in entry.firsts[:seeing]]
+            change = torch.stack([here - window[0][0] for here, window in zip(y, windows, strict=False)])
+            key_value = self.key_value(change, ranges).unflatten(-1, (2, self.heads, -1))
+            for window, new in zip(windows, key_value, strict=True):
+                window.append(tuple(new.unbind(-3)))
         if last:
-            x, y = x[:1], y[:1]
-            lone = lone and len(entry.firsts) == 1
-        seeing = len(x) - lone
+            x, seeing = x[:1], min(seeing, 1)
         if seeing:
             queries = self.query(y[:seeing], ranges).unflatten(-1, (self.heads, -1))
-            attended = torch.stack([_attend(q, known[f]) for q, f in zip(queries, entry.firsts, strict=False)])
-            x[:seeing].addcmul_(gate1, self.out(attended.flatten(3), ranges))
-        if lone:
-            x[seeing:].addcmul_(gate1, self.alone(y[seeing:], ranges))
+            attended = [_attend(q, window[1:]) for q, window in zip(queries, windows, strict=False)]
+            out = self.out(torch.stack(attended).flatten(3), ranges)
+            for each, window in zip(out, windows, strict=False):
+                each += window[0][1]
+            x[:seeing].addcmul_(gate1, out)
+        if seeing < len(x):
+            x[-1].addcmul_(gate1, known[entry.frame][0][1])
         if entry.over:
-            known.pop(entry.firsts[0], None)
+            known.pop(entry.firsts[0])
         y = torch.addcmul(shift2, F.layer_norm(x, (W,), eps=self.eps2), scale2)
         return x.addcmul_(gate2, self.mlp(F.layer_norm(y, (W,), eps=self.mlp_eps), ranges))
 
 
-def _attend(query: Tensor, known: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """One query (b, S, heads, size) over a few frames to the same. For three of them a fused kernel takes longer."""
-    scores = torch.stack([torch.linalg.vecdot(query, key) for key, _ in known])
-    weights = scores.softmax(0).unsqueeze(-1)
-    out = weights[0] * known[0][1]
-    for weight, (_, value) in zip(weights[1:], known[1:], strict=True):
+def _attend(query: Tensor, changes: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """What a query (b, S, heads, size) adds to the first frame's value, from keys and values minus the first frame's.
+
+    For so few frames a fused attention kernel takes longer.
+    """
+    scores = [torch.linalg.vecdot(query, key) for key, _ in changes]
+    if len(scores) == 1:
+        weights = scores[0].sigmoid()[None]
+    else:
+        weights = torch.stack([torch.zeros_like(scores[0]), *scores]).softmax(0)[1:]
+    weights = weights.unsqueeze(-1)
+    out = weights[0] * changes[0][1]
+    for weight, (_, value) in zip(weights[1:], changes[1:], strict=True):
         out.addcmul_(weight, value)
     return out
 

@@ -135,6 +135,7 @@ class ReencodingController(LatentController):
 
 
 ENCODED_TOGETHER = 32
+FEWEST = 6  # candidates of a partly timed plan
 
 
 def build(method: str, settings: Mapping[str, Any], image_size: int, device: torch.device) -> nn.Module:
@@ -282,8 +283,8 @@ def share(case: Case, config: SpeedConfig) -> Share:
     """All of it where ``config.seconds`` allow at least three plans; else fewer iterations, then fewer candidates."""
     whole = case.cem
     one = whole.model_copy(update={"num_iterations": 1})
-    samples = max(whole.num_elites, whole.num_samples // 10)
-    probe = one.model_copy(update={"num_samples": samples})
+    samples = max(FEWEST, whole.num_samples // 50)
+    probe = one.model_copy(update={"num_samples": samples, "num_elites": 2})
     plan_once(case, 0, probe)
     encode, search = plan_once(case, 0, probe)
     guess = search * whole.num_samples / samples  # of one iteration, from above where calls cost more than arithmetic
@@ -296,8 +297,8 @@ def share(case: Case, config: SpeedConfig) -> Share:
     iterations = int((config.seconds - least) / (4 * guess))
     if iterations >= 1:
         return Share(whole.model_copy(update={"num_iterations": min(iterations, whole.num_iterations)}), 3)
-    samples = max(whole.num_elites, int(whole.num_samples * max(config.seconds - least, 0.0) / (4 * guess)))
-    return Share(one.model_copy(update={"num_samples": min(samples, whole.num_samples)}), 3)
+    samples = max(FEWEST, int(whole.num_samples * max(config.seconds - least, 0.0) / (4 * guess)))
+    return Share(one.model_copy(update={"num_samples": min(samples, whole.num_samples), "num_elites": 2}), 3)
 
 
 def cases(settings: Any, networks: Mapping[str, Any], device: torch.device, checkpoint: Path | None) -> Iterator[Case]:
