@@ -355,10 +355,11 @@ def test_bfloat16_ranks_candidates_as_float32_does(model: str) -> None:
 
 
 @pytest.mark.parametrize("arithmetic", [pytest.param("int8", marks=needs_int8), "bfloat16"])
-def test_low_precision_plans_do_not_depend_on_the_episodes_beside_them(arithmetic: str) -> None:
+@pytest.mark.parametrize("candidates", [128, 5000])
+def test_low_precision_plans_do_not_depend_on_the_episodes_beside_them(arithmetic: str, candidates: int) -> None:
     model = lewm(LEWM_QUICK)
     packed = PackedLeWM(model, arithmetic)
-    packed.candidates = 128  # several pieces, each with ranges of its own
+    packed.candidates = candidates  # several pieces, each with ranges of its own, or room for all episodes
     problem = Problem(model, 3, 2)
     problem.z[0] *= 5  # an episode with other ranges
     together = problem.plan(packed, QUICK, 0, 1, 2)
