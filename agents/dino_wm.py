@@ -19,7 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lewm_bench.agent import AgentConfig, Family, Loaded, PlanningAgent, Setting, ready_to_act, train_module
+from lewm_bench.agent import (
+    AgentConfig,
+    Family,
+    Loaded,
+    PlanningAgent,
+    Setting,
+    arithmetic_note,
+    ready_to_act,
+    train_module,
+)
 from lewm_bench.agents.encoders import (
     STATISTICS_FRAMES,
     Dinov2Encoder,
@@ -251,6 +260,7 @@ class DinoWMFamily(Family):
         names = {"dinov2-small": "DINOv2 ViT-S/14", "lowpass": "frozen low-pass ViT", "mae": "frozen MAE ViT"}
         counted = sum(p.numel() for module in {model, model.encoder} for p in module.parameters())
         inside = sum(p.numel() for p in model.encoder.parameters()) if model.encoder in model.modules() else 0
+        substitute = "" if setting.config.encoder == "dinov2-small" else "local encoder, not DINOv2"
         fast = setting.cem.rollout == "fast"
         imagine = PackedDinoWM(model, setting.cem.arithmetic, setting.cem.compile) if fast else plain(model)
         return Loaded(
@@ -260,7 +270,7 @@ class DinoWMFamily(Family):
             counted - inside,
             model.tokens_per_frame,
             model,
-            note="" if setting.config.encoder == "dinov2-small" else "local encoder, not DINOv2",
+            note="; ".join(filter(None, (substitute, arithmetic_note(setting.cem)))),
         )
 
 

@@ -216,7 +216,13 @@ class TrainedWorldModel(Family):
             sum(p.numel() for p in model.parameters()),
             model.tokens_per_frame,
             model,
+            arithmetic_note(setting.cem),
         )
+
+
+def arithmetic_note(config: CEMConfig) -> str:
+    """What a table says beside a model that does not plan in float32."""
+    return "" if config.arithmetic == "float32" else f"plans in {config.arithmetic}"
 
 
 def imagine_plainly(model: WorldModel, config: CEMConfig) -> Imagine:
