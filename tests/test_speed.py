@@ -307,6 +307,12 @@ def test_every_row_is_measured(small_peak):
     assert dino.parameters == sum(p.numel() for p in build("dino-wm", networks, 32, CPU).parameters())
 
 
+def test_every_rows_planner_is_valid():
+    it = resolved("speed.modes=[float32, reference]", "speed.horizons=[1, 5]", "speed.samples=[2, 9]")
+    for c in speed.cases(it.settings, it.agent_settings, CPU, None):
+        assert CEMConfig(**c.cem.model_dump()) == c.cem and c.agent.config == c.cem
+
+
 def test_rows_take_turns(monkeypatch, small_peak):
     order: list[tuple] = []
     fake = timing(0.001, 0.0, 0.01)  # 0.12 seconds for a plan of the table
