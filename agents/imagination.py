@@ -74,6 +74,12 @@ def entries(real: int, horizon: int, history: int) -> list[Entry]:
     return found
 
 
+def silu(x: Tensor) -> Tensor:
+    """As in torch, whose own computes the last numbers of a thread's part in another way than the rest: with it a
+    candidate's cost would depend on its place among the others. ``sigmoid`` and ``softmax(0)`` are the same."""
+    return x / (1 + torch.exp(-x))
+
+
 class PackedModel(ABC):
     """A predictor packed for inference; called with a context it begins a search."""
 
@@ -137,8 +143,8 @@ class _Search:
     def __init__(self, packed: PackedModel, latents: Tensor, past_actions: Tensor) -> None:
         self._packed = packed
         self._latents, self._past = latents.float(), past_actions.float()
-        self._ranges: dict[tuple[int, int], Ranges] = {}
-        self._known: dict[int, list[Known]] = {}
+        self._ranges: dict[tuple[int, ...], Ranges] = {}
+        self._known: dict[tuple[int, ...], list[Known]] = {}
 
     def __call__(self, plans: Tensor, score: Score) -> Tensor:
         """Scores (B, S) of plans (B, S, H, A)."""
@@ -160,10 +166,11 @@ class _Search:
         packed, latents, past = self._packed, self._latents[episodes], self._past[episodes]
         if packed.compiled is not None:
             return packed.compiled(latents, past, plans)
-        ranges = self._ranges.setdefault((episodes.start, piece), Ranges())
-        if episodes.start not in self._known:
-            self._known[episodes.start] = packed.remember(latents, past, plans.shape[2], ranges)
-        imagined = packed.imagine(latents, self._known[episodes.start], plans, ranges)
+        ranges = self._ranges.setdefault((episodes.start, piece, *plans.shape[1:3]), Ranges())
+        key = episodes.start, episodes.stop, plans.shape[2]
+        if key not in self._known:
+            self._known[key] = packed.remember(latents, past, plans.shape[2], ranges)
+        imagined = packed.imagine(latents, self._known[key], plans, ranges)
         ranges.watching = False
         return imagined
 
@@ -252,11 +259,8 @@ def _attend(query: Tensor, changes: list[tuple[Tensor, Tensor]]) -> Tensor:
     For so few frames a fused attention kernel takes longer.
     """
     scores = [torch.linalg.vecdot(query, key) for key, _ in changes]
-    if len(scores) == 1:
-        weights = scores[0].sigmoid()[None]
-    else:
-        weights = torch.stack([torch.zeros_like(scores[0]), *scores]).softmax(0)[1:]
-    weights = weights.unsqueeze(-1)
+    scores = torch.stack([torch.zeros_like(scores[0]), *scores], -1)  # (b, S, heads, frames)
+    weights = scores.softmax(-1)[..., 1:, None].unbind(-2)
     out = weights[0] * changes[0][1]
     for weight, (_, value) in zip(weights[1:], changes[1:], strict=True):
         out.addcmul_(weight, value)
@@ -286,7 +290,7 @@ class PackedLeWM(PackedModel):
 
     def condition(self, actions: Tensor, ranges: Ranges) -> Tensor:
         y = self.embed1(self.bottleneck(actions, ranges), ranges)
-        return F.silu(self.embed2(F.silu(y), ranges))
+        return silu(self.embed2(silu(y), ranges))
 
     def advance(self, latent: Tensor, condition: Tensor, entry: Entry, known: list[Known], ranges: Ranges) -> Tensor:
         x = self.embed_latent(latent, ranges) + self.positions[entry.positions]  # (n, b, S, W)
@@ -382,7 +386,7 @@ class PackedDinoWM(PackedModel):
 
     def condition(self, actions: Tensor, ranges: Ranges) -> Tensor:
         y = self.action(actions, ranges)
-        return y if self.concat else F.silu(y)
+        return y if self.concat else silu(y)
 
     def advance(self, latent: Tensor, condition: Tensor, entry: Entry, known: list[Known], ranges: Ranges) -> Tensor:
         x = latent

@@ -272,7 +272,6 @@ def test_a_plan_does_not_depend_on_the_episodes_beside_it(
     assert torch.equal(some.actions, together.actions[[4, 1]])
 
 
-@pytest.mark.xfail(reason="silu, sigmoid and softmax compute what does not fill a vector in another way")
 @pytest.mark.parametrize(("S", "T"), [(300, 1), (300, 2), (300, 3), (33, 2)])
 def test_costs_do_not_depend_on_the_episodes_beside_them(S: int, T: int) -> None:
     model, config = lewm(LEWM_QUICK), CEMConfig()
@@ -284,7 +283,6 @@ def test_costs_do_not_depend_on_the_episodes_beside_them(S: int, T: int) -> None
         assert torch.equal(alone(problem.plans[at])[0], together[e])
 
 
-@pytest.mark.xfail(reason="what is known of the past is kept for the first call's episodes and windows only")
 @pytest.mark.parametrize(("first", "second"), [((40, 5), (10, 5)), ((10, 5), (40, 5)), ((10, 1), (10, 5))])
 def test_a_search_takes_plans_of_any_number_and_length(first: tuple[int, int], second: tuple[int, int]) -> None:
     model, packed = pair("lewm projected")
