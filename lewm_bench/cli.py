@@ -439,7 +439,9 @@ def report(
     if all((folder / SPEED_FILE).is_file() for folder in folders):
         rows = [row for folder in folders for row in load_speed(folder)]
         target = out or folders[0]
-        typer.echo(terminal_speed(write_speed_report(rows, target, title or "Planning time")))
+        typer.echo(
+            terminal_speed(write_speed_report(rows, target, title or "Planning time", records=target not in folders))
+        )
         typer.echo(f"report: {target / 'report.html'}")
         return
     cells = load_cells(folders)

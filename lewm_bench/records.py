@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from lewm_bench.config import Config
 from lewm_bench.errors import UserError
@@ -113,23 +113,29 @@ class SpeedRow(Config):
     image_size: int  # pixels
     tokens_per_frame: int
     parameters: int
-    batch: int  # episodes planned together
+    batch: int = Field(ge=1)  # episodes planned together
     context: int  # frames
-    num_samples: int
-    num_iterations: int
-    horizon: int  # blocks
+    num_samples: int = Field(ge=1)
+    num_iterations: int = Field(ge=1)
+    horizon: int = Field(ge=1)  # blocks
     timed_samples: int  # fewer than num_samples or num_iterations: the search time is extrapolated
     timed_iterations: int
     encode_seconds: tuple[float, ...]  # of each plan of the whole batch
     search_seconds: tuple[float, ...]
     encode_flops: int | None  # None where torch cannot count
     search_flops: int | None
-    peak_flops: float  # per second, of large matrix products on the same machine in the same arithmetic
+    peak_flops: float = Field(gt=0)  # per second, of large matrix products on the same machine in the same arithmetic
     weights: str  # random or trained
     sweep: str = ""  # what was varied for the figure; empty for the table's rows
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: dict[str, str] = Field(default_factory=dict)
     commit: str = ""
+
+    @model_validator(mode="after")
+    def _two_times_per_plan(self) -> SpeedRow:
+        if len(self.encode_seconds) != len(self.search_seconds):
+            raise ValueError("encode_seconds and search_seconds must have one entry per plan each")
+        return self
 
     @property
     def extrapolated(self) -> bool:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -60,9 +61,14 @@ class SpeedConfig(Config):
     context: int = Field(1, ge=1)  # frames of context; an episode begins with one
     batch: int = Field(1, ge=1)  # episodes planned together
     image_sizes: tuple[int, ...] = ()  # more of them: DINO-WM's tokens grow with the image
-    samples: tuple[int, ...] = (75, 150, 300, 600)  # swept for the second figure, each with the rest as it is
-    horizons: tuple[int, ...] = (1, 3, 5, 8)
-    batches: tuple[int, ...] = (1, 2, 5, 10)
+    samples: tuple[Annotated[int, Field(ge=2)], ...] = (
+        75,
+        150,
+        300,
+        600,
+    )  # swept for the second figure, each with the rest as it is
+    horizons: tuple[Annotated[int, Field(ge=1)], ...] = (1, 3, 5, 8)
+    batches: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 5, 10)
 
     @field_validator("methods")
     @classmethod
@@ -138,9 +144,17 @@ ENCODED_TOGETHER = 32
 FEWEST = 6  # candidates of a partly timed plan
 
 
+@contextmanager
+def _as_user_error(setting: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{setting}: {error}")
+
+
 def build(method: str, settings: Mapping[str, Any], image_size: int, device: torch.device) -> nn.Module:
     """An untrained model of the profile's size, from the stream (0, "init", method)."""
-    with torch_stream(0, "init", method):
+    with torch_stream(0, "init", method), _as_user_error(f"image_size={image_size}"):
         if method in ("lewm", "pldm"):
             model = LeWM(LeWMConfig(**settings.get("lewm", {})), image_size, ACTION_DIM)
         else:
@@ -170,9 +184,12 @@ def trained(checkpoint: Path, device: torch.device) -> tuple[nn.Module, int]:
         UserError: it is not LeWM's.
     """
     card = load_card(checkpoint)
-    if card["agent"].partition(":")[0] != "lewm":
-        raise UserError(f"--checkpoint takes a LeWM, {checkpoint} holds {card['agent']}")
-    model = LeWM(LeWMConfig(**card["config"]), card["image_size"], card["action_dim"])
+    try:
+        if card["agent"].partition(":")[0] != "lewm":
+            raise UserError(f"--checkpoint takes a LeWM, {checkpoint} holds {card['agent']}")
+        model = LeWM(LeWMConfig(**card["config"]), card["image_size"], card["action_dim"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{checkpoint} is not a checkpoint of this version of LeWM ({error!r}); train it again")
     load_weights(model, checkpoint)
     return model.to(device).eval().requires_grad_(False), card["image_size"]
 
@@ -206,12 +223,14 @@ def plan_once(case: Case, number: int, cem: CEMConfig | None = None) -> tuple[fl
 def count_flops(case: Case) -> tuple[int, int]:
     """Floating-point operations of encoding and of one search, counted by torch while they run.
 
-    A search is counted on one iteration of two numbers of candidates; it is linear in candidates and iterations.
+    A search is counted on few candidates and iterations; beyond what it does once it is linear in both.
     """
-    few = {"num_iterations": 1, "num_elites": 2, "horizon": case.cem.horizon, "receding": 1}
+    if case.mode == "int8":  # the same operations, which torch's counter does not know in 8 bits
+        case = replace(case, agent=agent_of(case.model, case.method, "float32", case.cem, case.agent.device))
+    few = {"num_elites": 2, "receding": 1}
     counted = []
-    for samples in (2, 4):
-        small = case.cem.model_copy(update={**few, "num_samples": samples})
+    for samples, iterations in ((2, 1), (4, 1), (2, 2)):
+        small = case.cem.model_copy(update={**few, "num_samples": samples, "num_iterations": iterations})
         agent = type(case.agent)(case.agent.model, small, case.agent.device, case.agent.imagine)
         goals, past = situation(agent.model, case)
         with FlopCounterMode(display=False, custom_mapping=FLOPS) as encode:
@@ -220,10 +239,11 @@ def count_flops(case: Case) -> tuple[int, int]:
         with FlopCounterMode(display=False, custom_mapping=FLOPS) as search:
             controller.search(encoded)
         counted.append(search.get_total_flops())
-    each = (counted[1] - counted[0]) / 2
-    return encode.get_total_flops(), round(
-        (counted[0] - 2 * each + each * case.cem.num_samples) * case.cem.num_iterations
-    )
+    candidate = (counted[1] - counted[0]) // 2
+    iteration = counted[2] - counted[0]  # of two candidates
+    once = counted[0] - iteration
+    searched = once + case.cem.num_iterations * (iteration + candidate * (case.cem.num_samples - 2))
+    return encode.get_total_flops(), searched
 
 
 def _linear_flops(x: tuple[int, ...], weight: Any, *_: Any, out_shape: tuple[int, ...] = (), **__: Any) -> int:
@@ -284,6 +304,8 @@ def share(case: Case, config: SpeedConfig) -> Share:
     whole = case.cem
     one = whole.model_copy(update={"num_iterations": 1})
     samples = max(FEWEST, whole.num_samples // 50)
+    if case.mode == "compile":  # every number of candidates is compiled anew
+        samples = whole.num_samples
     probe = one.model_copy(update={"num_samples": samples, "num_elites": 2})
     plan_once(case, 0, probe)
     encode, search = plan_once(case, 0, probe)
@@ -307,6 +329,8 @@ def cases(settings: Any, networks: Mapping[str, Any], device: torch.device, chec
     modes = config.modes or modes_of(device)
     sizes = tuple(dict.fromkeys([settings.image_size, *config.image_sizes]))
     ready = None if checkpoint is None else trained(checkpoint, device)
+    if ready is not None and (ready[1] not in sizes or "lewm" not in config.methods):
+        raise UserError(f"no row can use the checkpoint: time lewm at its image size, --set image_size={ready[1]}")
     for size in sizes:
         for method in config.methods:
             extra = size != settings.image_size  # for the curve over tokens: the fast path of the two that it compares
@@ -349,7 +373,11 @@ def measure(
     shares, flops = [], []
     bar = tqdm(todo, "prepare", disable=not progress, leave=False)
     for case in bar:
-        budget = config if not case.sweep else config.model_copy(update={"seconds": config.seconds / 4, "plans": 10})
+        budget = (
+            config
+            if not case.sweep
+            else config.model_copy(update={"seconds": config.seconds / 4, "plans": min(config.plans, 10)})
+        )
         shares.append(share(case, budget))
         flops.append(count_flops(case) if case.mode != "compile" else (None, None))
     arithmetics = dict.fromkeys(case.arithmetic for case in todo)

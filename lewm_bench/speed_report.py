@@ -40,7 +40,7 @@ MODES = {
 }
 EXPLAINED = (
     "Every row runs what evaluation runs: encode the context and the goal image, search with the cross-entropy method, "
-    "with the same numbers of candidates, iterations and blocks. One plan is discarded first; the rows then take turns, "
+    "with the same numbers of candidates, iterations and blocks. Every row is warmed up first; the rows then take turns, "
     "so that a machine that becomes slower does so for all of them. Times are per plan of one batch of episodes. "
     "The speed-up is the median plan time of DINO-WM (encoded once) over the row's, in the same arithmetic, image size "
     "and batch. GFLOP are counted by torch while a search runs. The share of the peak is that of the search, against the "
@@ -75,7 +75,7 @@ def _machine(row: SpeedRow) -> str:
 
 def _line(row: SpeedRow, base: float | None) -> dict[str, object]:
     plan, search = quartiles(row.plan_seconds), quartiles(row.search_seconds)
-    counted = row.search_flops is not None
+    counted = None not in (row.encode_flops, row.search_flops) and search.value > 0
     steps = row.num_samples * row.num_iterations * row.horizon * row.batch
     return {
         **{name: getattr(row, name) for name in COLUMNS if name in SpeedRow.model_fields},
@@ -88,7 +88,7 @@ def _line(row: SpeedRow, base: float | None) -> dict[str, object]:
         "plan_seconds_q75": plan.high,
         "n": len(row.plan_seconds),
         "candidate_step_microseconds": search.value / steps * 1e6,
-        "speedup_vs_dino_wm": base / plan.value if base else np.nan,
+        "speedup_vs_dino_wm": base / plan.value if base and plan.value else np.nan,
         "peak_share": row.search_flops / search.value / row.peak_flops if counted else np.nan,
         "extrapolated": extrapolation(row),
     }
@@ -109,7 +109,7 @@ def reader_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
     return [
         (
             label(r["method"]),
-            MODES[r["mode"]],
+            MODES.get(r["mode"], r["mode"]),
             tables.count(r["tokens_per_frame"]),
             tables.count(r["parameters"]),
             f"{r['gflop_per_plan']:,.3g}" if r["gflop_per_plan"] < 1000 else tables.number(r["gflop_per_plan"], ",.0f"),
@@ -164,8 +164,8 @@ def _many(count: int, thing: str) -> str:
     return f"{count} {thing}" + ("s" if count != 1 else "")
 
 
-def write_speed_report(rows: Sequence[SpeedRow], folder: Path, title: str) -> pd.DataFrame:
-    """Write records, tables, figures and ``report.html`` into ``folder`` and return the numbers.
+def write_speed_report(rows: Sequence[SpeedRow], folder: Path, title: str, records: bool = True) -> pd.DataFrame:
+    """Write tables, figures, ``report.html`` and, if asked, ``records`` into ``folder``; return the numbers.
 
     Raises:
         UserError: there are no rows.
@@ -173,10 +173,12 @@ def write_speed_report(rows: Sequence[SpeedRow], folder: Path, title: str) -> pd
     if not rows:
         raise UserError("there is nothing to report; run `lewm-bench speed` first")
     table = build_table(rows)
-    save_speed(rows, folder)
+    if records:
+        save_speed(rows, folder)
     write_text(folder / "table.csv", table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
     write_text(folder / "table.md", markdown(table, rows, title))
-    figures = {name: plots.png(draw(table)) for name, draw in DRAWN.items()}
+    whole = table[table["sweep"] == ""]
+    figures = {name: plots.png(draw(table)) for name, draw in DRAWN.items() if len(whole) or draw is scaling}
     for name, data in figures.items():
         write_bytes(folder / name, data)
     write_text(folder / "report.html", html(table, rows, figures, title))
@@ -194,11 +196,11 @@ def about(rows: Sequence[SpeedRow]) -> list[str]:
 
 def markdown(table: pd.DataFrame, rows: Sequence[SpeedRow], title: str) -> str:
     """``table.md``."""
-    parts = [f"# {title}", "\n".join(f"- {line}" for line in about(rows))]
+    parts = [f"# {tables.md(title)}", "\n".join(f"- {tables.md(line)}" for line in about(rows))]
     for heading, part in groups(table):
         lines = [" | ".join(HEADER), " | ".join(["---"] + ["---:"] * (len(HEADER) - 1))]
-        lines += [" | ".join(cells) for cells in (*reader_rows(part), *PUBLISHED)]
-        parts += [f"## {heading}", "\n".join(f"| {line} |" for line in lines)]
+        lines += [" | ".join(map(tables.md, cells)) for cells in (*reader_rows(part), *PUBLISHED)]
+        parts += [f"## {tables.md(heading)}", "\n".join(f"| {line} |" for line in lines)]
     return "\n\n".join([*parts, EXPLAINED, tables.PUBLISHED_NOTE]) + "\n"
 
 
@@ -245,7 +247,9 @@ def speedup(table: pd.DataFrame) -> Figure:
             tables.seconds(r["plan_seconds_median"]), (r["plan_seconds_median"], y), (9, 0),
             textcoords="offset points", va="center", fontsize=9,
         )  # fmt: skip
-    left.set_yticks(range(len(main)), [f"{label(r['method'])}\n{MODES[r['mode']]}" for _, r in main.iterrows()])
+    left.set_yticks(
+        range(len(main)), [f"{label(r['method'])}\n{MODES.get(r['mode'], r['mode'])}" for _, r in main.iterrows()]
+    )
     left.tick_params(axis="y", labelsize=8)
     left.set_ylim(len(main) - 0.5, -0.6)
     plots.second_ticks(left)
@@ -254,7 +258,9 @@ def speedup(table: pd.DataFrame) -> Figure:
     left.set_xlabel("time for one plan, log scale", fontsize=10)
     first = main.iloc[0]
     left.set_title(f"{first['profile']}, {first['image_size']} px", fontsize=11, loc="left")
-    _curve(right, table[(table["sweep"] == "") & (table["machine"] == first["machine"])])
+    same = ["machine", "profile", "num_samples", "num_iterations", "horizon", "batch", "context", "sweep"]
+    curve = table[(table[same] == first[same]).all(axis=1)]
+    _curve(right, curve.drop_duplicates(["method", "mode", "image_size"], keep="last"))
     return figure
 
 
@@ -270,7 +276,7 @@ def _curve(axes, table: pd.DataFrame) -> None:
         tokens = theirs["tokens_per_frame"].to_numpy()
         style = plots.MARKERS[drawn % len(plots.MARKERS)]
         (line,) = axes.plot(
-            tokens, ratio, "-", marker=style, label=f"{profile}, {MODES[mode]}", markerfacecolor="white"
+            tokens, ratio, "-", marker=style, label=f"{profile}, {MODES.get(mode, mode)}", markerfacecolor="white"
         )
         for x, y, partly in zip(tokens, ratio, theirs["extrapolated"], strict=True):
             if not partly:

@@ -295,14 +295,14 @@ def caption(summary: Summary) -> list[str]:
 
 def markdown(summary: Summary) -> str:
     """``table.md``."""
-    parts = [f"# {_md(summary.title)}", "\n".join(f"- {_md(line)}" for line in caption(summary))]
+    parts = [f"# {md(summary.title)}", "\n".join(f"- {md(line)}" for line in caption(summary))]
     for view in views(summary):
-        parts += [f"## {_md(view.heading)}", _md(view.setting.capitalize()) + "."]
+        parts += [f"## {md(view.heading)}", md(view.setting.capitalize()) + "."]
         parts.append(_md_table(("Agent", *view.header), view.groups))
         if view.detail_header and view.detail_groups:
             parts.append(_md_table(("Agent", *view.detail_header), view.detail_groups))
         if view.notes:
-            parts.append("\n".join(f"- **{_md(agent)}**: {_md(note)}" for agent, note in view.notes))
+            parts.append("\n".join(f"- **{md(agent)}**: {md(note)}" for agent, note in view.notes))
     if rows := across_rows(summary):
         parts += ["## Across environments", "Interquartile mean with stratified bootstrap."]
         parts.append(_md_table(rows[0], (("", tuple(Line(r[0], r[1:]) for r in rows[1:])),)))
@@ -332,14 +332,14 @@ def terminal(summary: Summary) -> str:
 
 def _protocols(summary: Summary) -> list[str]:
     names = sorted({c.protocol for c in summary.cells})
-    return [PROTOCOLS.get(name, f"Protocol {_md(name)}.") for name in names]
+    return [PROTOCOLS.get(name, f"Protocol {md(name)}.") for name in names]
 
 
 # What Markdown would act on. A bracket matters only before a link's target, an underscore only at a word's edge.
 _MARKDOWN = re.compile(r"[\\`*|~$]|\](?=\()|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
-def _md(text: str) -> str:
+def md(text: str) -> str:
     """Text that Markdown shows as it is, inside a table too."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKDOWN.sub(lambda found: "\\" + found[0], text)
@@ -347,11 +347,11 @@ def _md(text: str) -> str:
 
 def _md_table(header: Sequence[str], groups: Sequence[tuple[str, Sequence[Line]]]) -> str:
     rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
-    lines = ["| " + " | ".join(_md(c) if i == 0 else c for c in row) + " |" for i, row in enumerate(rows)]
+    lines = ["| " + " | ".join(md(c) if i == 0 else c for c in row) + " |" for i, row in enumerate(rows)]
     for name, members in groups:
         if name:
-            lines.append(f"| **{_md(name)}** |" + " |" * (len(header) - 1))
-        lines += ["| " + " | ".join(_md(c) for c in (line.agent, *line.cells)) + " |" for line in members]
+            lines.append(f"| **{md(name)}** |" + " |" * (len(header) - 1))
+        lines += ["| " + " | ".join(md(c) for c in (line.agent, *line.cells)) + " |" for line in members]
     return "\n".join(lines)
 
 

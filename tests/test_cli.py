@@ -271,20 +271,12 @@ def test_list_names_the_speed_suite(lewm_bench):
     assert line.endswith("Planning time: LeWM, PLDM and DINO-WM with the same planner")  # no envs, no agents
 
 
-NOT_YET = "swept numbers and image sizes are not checked before the networks are built: a traceback"
-
-
-@pytest.mark.xfail(strict=True, raises=(IndexError, RuntimeError, TypeError, ValueError), reason=NOT_YET)
 @pytest.mark.parametrize("wrong", ["speed.samples=[8, 0]", "speed.batches=[0]", "speed.horizons=[0]", "image_size=40"])
 def test_wrong_numbers_of_speed_are_one_line(lewm_bench, fast_speed, wrong):
     status, _, err = lewm_bench("speed", *TINY_SPEED, "--samples", "8", "--methods", "lewm", "--set", wrong)
-    if (status, err.count("\n")) != (2, 2):
-        raise ValueError(err)
+    assert status == 2 and err.count("\n") <= 2 and "Traceback" not in err
 
 
-@pytest.mark.xfail(
-    strict=True, reason="`report A B` writes the rows of both over A's speed.json; again, B is there twice"
-)
 def test_a_report_of_two_folders_leaves_their_records_alone(lewm_bench, tmp_path):
     from test_speed_report import row
 
