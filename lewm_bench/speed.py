@@ -142,6 +142,7 @@ class ReencodingController(LatentController):
 
 ENCODED_TOGETHER = 32
 FEWEST = 6  # candidates of a partly timed plan
+LEAST_INT8 = 10  # iterations: the first of a search runs in float32, so fewer would not tell what 8 bits take
 
 
 @contextmanager
@@ -369,16 +370,14 @@ def measure(
 ) -> list[SpeedRow]:
     """Time everything, in turns: a machine that becomes slower becomes slower for every row."""
     config: SpeedConfig = settings.speed
-    todo = list(cases(settings, networks, device, checkpoint))
-    shares, flops = [], []
-    bar = tqdm(todo, "prepare", disable=not progress, leave=False)
-    for case in bar:
-        budget = (
-            config
-            if not case.sweep
-            else config.model_copy(update={"seconds": config.seconds / 4, "plans": min(config.plans, 10)})
-        )
-        shares.append(share(case, budget))
+    short = config.model_copy(update={"seconds": config.seconds / 4, "plans": min(config.plans, 10)})
+    todo, shares, flops = [], [], []
+    for case in tqdm(list(cases(settings, networks, device, checkpoint)), "prepare", disable=not progress, leave=False):
+        part = share(case, short if case.sweep else config)
+        if case.mode == "int8" and part.cem.num_iterations < LEAST_INT8 <= case.cem.num_iterations:
+            continue
+        todo.append(case)
+        shares.append(part)
         flops.append(count_flops(case) if case.mode != "compile" else (None, None))
     arithmetics = dict.fromkeys(case.arithmetic for case in todo)
     peaks = {arithmetic: gemm_peak(arithmetic, device) for arithmetic in arithmetics}
