@@ -103,6 +103,15 @@ class CellRecord(Config):
         return path
 
 
+METHODS = {
+    "lewm": "LeWM",
+    "pldm": "PLDM (LeWM's networks)",
+    "dino-wm": "DINO-WM, encoded once",
+    "dino-wm:reencode": "DINO-WM, re-encodes in every iteration",
+}
+"""What the speed table compares, with names for people."""
+
+
 class SpeedRow(Config):
     """One row of the speed table: a method in a mode, and how long its plans took."""
 

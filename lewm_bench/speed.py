@@ -34,19 +34,13 @@ from lewm_bench.device import Stopwatch, synchronize, tf32
 from lewm_bench.errors import UserError, unknown
 from lewm_bench.planning import Arithmetic, CEMConfig, Imagination, plain
 from lewm_bench.provenance import commit, hardware, versions
-from lewm_bench.records import SpeedRow
+from lewm_bench.records import METHODS, SpeedRow
 from lewm_bench.rng import stream, torch_stream
 from lewm_bench.types import Goals, Past
 
 logger = logging.getLogger(__name__)
 
 Mode = Literal["float32", "tf32", "bfloat16", "int8", "compile", "reference"]
-METHODS = {
-    "lewm": "LeWM",
-    "pldm": "PLDM (the same networks)",
-    "dino-wm": "DINO-WM, encoded once",
-    "dino-wm:reencode": "DINO-WM, encodes every candidate's start again in every iteration",
-}
 ACTION_DIM = 2
 SWEPT = ("num_samples", "horizon", "batch")
 

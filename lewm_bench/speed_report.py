@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from lewm_bench import page, plots, tables
 from lewm_bench.errors import UserError
 from lewm_bench.files import write_bytes, write_text
-from lewm_bench.records import SpeedRow, save_speed
+from lewm_bench.records import METHODS, SpeedRow, save_speed
 from lewm_bench.statistics import quartiles
 
 BASE = "dino-wm"  # speed-ups are over this method in the same mode
@@ -136,13 +136,7 @@ PUBLISHED = (
 
 def label(method: str) -> str:
     """The name of a method in this table."""
-    names = {
-        "lewm": "LeWM",
-        "pldm": "PLDM (LeWM's networks)",
-        "dino-wm": "DINO-WM, encoded once",
-        "dino-wm:reencode": "DINO-WM, re-encodes in every iteration",
-    }
-    return names.get(method, method)
+    return METHODS.get(method, method)
 
 
 def groups(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
