@@ -215,7 +215,7 @@ class _LeWMBlock:
 
     def __call__(
         self, x: Tensor, modulations: Tensor, entry: Entry, known: Known, last: bool, ranges: Ranges
-    ) -> Tensor | None:
+    ) -> Tensor:
         """A frame at its positions (n, b, S, W), overwritten, to the same; to the first position (1, b, S, W) if ``last``.
 
         Args:

@@ -257,6 +257,10 @@ class PlanningAgent:
     def start(self, goals: Goals, rngs: Sequence[np.random.Generator]) -> Controller:
         with torch.inference_mode():
             goal = self.model.encode(goals.frames[:, None].to(self.device))[:, 0]
+        return self.controller(goal, rngs)
+
+    def controller(self, goal: Tensor, rngs: Sequence[np.random.Generator]) -> LatentController:
+        """What steers to encoded goals (B, *L)."""
         return LatentController(self, goal, rngs)
 
 

@@ -422,7 +422,9 @@ def attempt(run: Run, job: Job, data: tuple[GoalEnv, Dataset, str]) -> CellRecor
     except (torch.OutOfMemoryError, MemoryError):
         reason = "out of memory; lower train.batch_size, evaluate.batch or cem.num_samples with --set"
         return CellRecord(**base(run, job, "failed"), reason=reason, kind=agent_kind(job.agent))
-    except Exception as error:  # the one broad catch: a broken cell must not cost the others their results
+    # The one broad catch. Agents and environments may be anyone's, so what they raise cannot be named, and hours of
+    # other cells must not be lost to it. Nothing is hidden: the cell is failed, its traceback is kept, the exit code is 1.
+    except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         cell = CellRecord(**base(run, job, "failed"), reason=reason, kind=agent_kind(job.agent))
         path = run.out / "errors" / cell.file_name.replace(".json", ".txt")

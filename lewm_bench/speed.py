@@ -7,13 +7,12 @@ Shapes: B episodes planned together, S candidates, T frames of context, H blocks
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -38,7 +37,8 @@ from lewm_bench.records import METHODS, SpeedRow
 from lewm_bench.rng import stream, torch_stream
 from lewm_bench.types import Goals, Past
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from lewm_bench.suite import Settings
 
 Mode = Literal["float32", "tf32", "bfloat16", "int8", "compile", "reference"]
 ACTION_DIM = 2
@@ -80,6 +80,11 @@ def modes_of(device: torch.device) -> tuple[Mode, ...]:
     return ("float32", "int8", "reference") if device.type == "cpu" and has_int8() else ("float32", "reference")
 
 
+def arithmetic_of(mode: Mode) -> Arithmetic:
+    """The arithmetic of a mode's matrix products."""
+    return mode if mode in get_args(Arithmetic) else "float32"
+
+
 @dataclass(frozen=True)
 class Case:
     """One row to be."""
@@ -98,15 +103,13 @@ class Case:
     @property
     def arithmetic(self) -> Arithmetic:
         """Of the matrix products."""
-        return self.mode if self.mode in get_args(Arithmetic) else "float32"
+        return arithmetic_of(self.mode)
 
 
 class ReencodingAgent(PlanningAgent):
     """DINO-WM as its authors' planner runs it: every iteration encodes the start of every candidate again."""
 
-    def start(self, goals: Goals, rngs: Sequence[np.random.Generator]) -> ReencodingController:
-        with torch.inference_mode():
-            goal = self.model.encode(goals.frames[:, None].to(self.device))[:, 0]
+    def controller(self, goal: Tensor, rngs: Sequence[np.random.Generator]) -> ReencodingController:
         return ReencodingController(self, goal, rngs)
 
 
@@ -166,8 +169,7 @@ def agent_of(model: nn.Module, method: str, mode: Mode, cem: CEMConfig, device: 
         imagine = plain(model)
     else:
         packed = PackedLeWM if isinstance(model, LeWM) else PackedDinoWM
-        arithmetic = mode if mode in get_args(Arithmetic) else "float32"
-        imagine = packed(model, arithmetic, mode == "compile")
+        imagine = packed(model, arithmetic_of(mode), mode == "compile")
     kind = ReencodingAgent if method.endswith(":reencode") else PlanningAgent
     return kind(model, cem, device, imagine)
 
@@ -310,7 +312,7 @@ def share(case: Case, config: SpeedConfig) -> Share:
     least = 4 * encode
     if (whole.num_iterations * guess + encode) * 4 <= config.seconds:
         plans = int(config.seconds / (whole.num_iterations * guess + encode))
-        return Share(whole, min(config.plans, max(3, plans)))
+        return Share(whole, min(config.plans, plans))
     iterations = int((config.seconds - least) / (4 * guess))
     if iterations >= 1:
         return Share(whole.model_copy(update={"num_iterations": min(iterations, whole.num_iterations)}), 3)
@@ -318,7 +320,9 @@ def share(case: Case, config: SpeedConfig) -> Share:
     return Share(one.model_copy(update={"num_samples": min(samples, whole.num_samples), "num_elites": 2}), 3)
 
 
-def cases(settings: Any, networks: Mapping[str, Any], device: torch.device, checkpoint: Path | None) -> Iterator[Case]:
+def cases(
+    settings: Settings, networks: Mapping[str, Any], device: torch.device, checkpoint: Path | None
+) -> Iterator[Case]:
     """Every row: the table's, then those of the sweeps."""
     config, cem = settings.speed, settings.cem
     modes = config.modes or modes_of(device)
@@ -355,7 +359,7 @@ def cases(settings: Any, networks: Mapping[str, Any], device: torch.device, chec
 
 
 def measure(
-    settings: Any,
+    settings: Settings,
     networks: Mapping[str, Any],
     profile: str,
     device: torch.device,
