@@ -50,6 +50,7 @@ EXPLAINED = (
     "'Plain loop' computes the same without any of the shortcuts (docs/speed.md). 8 bits round the numbers; that the "
     "ranking of candidates survives is measured there too. Success rates never come from untrained weights."
 )
+PUBLISHED_NOTE = tables.PUBLISHED_NOTE.replace("The last row is quoted", "The last two rows of a table are quoted")
 FIGURES = {
     "speedup.png": "How long one plan takes (median and quartiles, log scale), and how DINO-WM's time over LeWM's grows "
     "with the tokens that it has per frame. Hollow: extrapolated.",
@@ -172,8 +173,11 @@ def write_speed_report(rows: Sequence[SpeedRow], folder: Path, title: str, recor
         save_speed(rows, folder)
     write_text(folder / "table.csv", table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
     write_text(folder / "table.md", markdown(table, rows, title))
-    whole = table[table["sweep"] == ""]
-    figures = {name: plots.png(draw(table)) for name, draw in DRAWN.items() if len(whole) or draw is scaling}
+    swept = table["sweep"] != ""
+    there = {"speedup.png": (~swept).any(), "scaling.png": swept.any()}
+    figures = {name: plots.png(draw(table)) for name, draw in DRAWN.items() if there[name]}
+    for name in DRAWN.keys() - figures.keys():  # a figure of an earlier report that no longer has data would deceive
+        (folder / name).unlink(missing_ok=True)
     for name, data in figures.items():
         write_bytes(folder / name, data)
     write_text(folder / "report.html", html(table, rows, figures, title))
@@ -196,7 +200,7 @@ def markdown(table: pd.DataFrame, rows: Sequence[SpeedRow], title: str) -> str:
         lines = [" | ".join(HEADER), " | ".join(["---"] + ["---:"] * (len(HEADER) - 1))]
         lines += [" | ".join(map(tables.md, cells)) for cells in (*reader_rows(part), *PUBLISHED)]
         parts += [f"## {tables.md(heading)}", "\n".join(f"| {line} |" for line in lines)]
-    return "\n\n".join([*parts, EXPLAINED, tables.PUBLISHED_NOTE]) + "\n"
+    return "\n\n".join([*parts, EXPLAINED, PUBLISHED_NOTE]) + "\n"
 
 
 def terminal(table: pd.DataFrame) -> str:
@@ -218,7 +222,7 @@ def html(table: pd.DataFrame, rows: Sequence[SpeedRow], figures: dict[str, bytes
         first = part.iloc[0]
         name = f"{number}. {first['profile']}, {first['image_size']} px"
         sections.append(page.Section(name, heading, rows=(HEADER, *reader_rows(part), *PUBLISHED)))
-    sections.append(page.Section("How it was measured", f"{EXPLAINED} {tables.PUBLISHED_NOTE}"))
+    sections.append(page.Section("How it was measured", f"{EXPLAINED} {PUBLISHED_NOTE}"))
     sections.append(page.Section("Figures", figures=tuple((data, FIGURES[name]) for name, data in figures.items())))
     commands = "\n".join(f"lewm-bench speed --profile {name}" for name in dict.fromkeys(r.profile for r in rows))
     items = "".join(f"<li>{escape(line)}</li>" for line in about(rows))

@@ -265,8 +265,9 @@ def test_what_is_extrapolated_is_drawn_hollow():
     ids=lambda rows: rows[0].method,
 )  # fmt: skip
 def test_a_report_of_one_row(tmp_path, rows):
+    (tmp_path / "scaling.png").write_bytes(b"of an earlier report")
     write_speed_report(rows, tmp_path, "T")
-    assert {p.name for p in tmp_path.iterdir()} == FILES
+    assert {p.name for p in tmp_path.iterdir()} == FILES - {"scaling.png"}  # nothing was swept
 
 
 def test_a_report_of_nothing_is_refused(tmp_path):
@@ -370,7 +371,7 @@ def test_a_rows_plan_seconds_are_sums():
 def test_folders_of_one_machine_can_be_joined(tmp_path, change):
     rows = [row(), row("dino-wm"), row(image_size=128), row("dino-wm", image_size=128, tokens_per_frame=64)]
     write_speed_report([*rows, *(r.model_copy(update=change) for r in rows)], tmp_path, "T")
-    assert {p.name for p in tmp_path.iterdir()} == FILES
+    assert {p.name for p in tmp_path.iterdir()} == FILES - {"scaling.png"}
 
 
 @pytest.mark.parametrize(
