@@ -2,10 +2,13 @@
 
 import gymnasium as _gym
 
+
+def _register(name: str, entry_point: str, **kwargs: object) -> None:
+    env_id = f"lewm_bench/{name}-v0"
+    if env_id not in _gym.registry:  # a reload must not warn that it overrides
+        _gym.register(env_id, f"lewm_bench.envs.{entry_point}", kwargs={**kwargs, "image_size": 64})
+
+
 for _maze in ("UMaze", "Medium", "Large"):
     for _suffix, _damped in (("", True), ("Inertial", False)):
-        _id = f"lewm_bench/PointMaze-{_maze}{_suffix}-v0"
-        if _id not in _gym.registry:  # a reload must not warn that it overrides
-            _gym.register(
-                _id, "lewm_bench.envs.pointmaze:PointMaze", kwargs={"maze": _maze, "damped": _damped, "image_size": 64}
-            )
+        _register(f"PointMaze-{_maze}{_suffix}", "pointmaze:PointMaze", maze=_maze, damped=_damped)

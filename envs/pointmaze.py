@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import math
 import os
-import warnings
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 import gymnasium as gym
@@ -57,6 +54,7 @@ class PointMaze(GoalEnv):
     """
 
     distance_unit = "maze cells"
+    exploration: ClassVar[Mapping[str, float]] = {"ornstein_uhlenbeck": 0.5, "waypoints": 0.5}
 
     def __init__(
         self,
@@ -202,12 +200,13 @@ class _GLCamera:
     """The same view drawn by MuJoCo's own renderer."""
 
     def __init__(self, walls: np.ndarray, image_size: int, ball_radius: float) -> None:
+        from lewm_bench.gl import Camera
+
         rows, columns = walls.shape
         wall, floor, ball = ([*(channel / 255 for channel in color), 1.0] for color in (WALL, FLOOR, BALL))
         root = Element("mujoco", model="pointmaze")
         visual = _add(root, "visual")
         _add(visual, "headlight", ambient=(0.65,) * 3, diffuse=(0.35,) * 3, specular=(0, 0, 0))
-        _add(visual, "global", offwidth=image_size, offheight=image_size)
         world = _add(root, "worldbody")
         cells = [(row, column, row + 1, column + 1) for row, column in np.argwhere(walls)]
         _add_boxes(world, walls.shape, cells, rgba=wall)
@@ -220,50 +219,16 @@ class _GLCamera:
         _add(world, "camera", name="top", pos=(0, 0, 5), projection="orthographic", fovy=view)
         self._model = mujoco.MjModel.from_xml_string(tostring(root, encoding="unicode"))
         self._data = mujoco.MjData(self._model)
-        self._size = image_size
-        self._scene = mujoco.MjvScene(self._model, maxgeom=len(cells) + 10)
-        self._view = mujoco.MjvCamera()
-        self._view.type, self._view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
-        self._option = mujoco.MjvOption()
-        self._context, self._buffers = _open_gl(self._model, image_size)
-        # Called when this object goes, or at exit, but then before MuJoCo shuts OpenGL down.
-        self.close = weakref.finalize(self, _free_gl, self._context, self._buffers)
-        atexit.register(self.close)
+        self._camera = Camera(self._model, image_size, "top")
 
     def draw(self, positions: np.ndarray) -> np.ndarray:
         """(N, 2) x, y of the ball to (N, size, size, 3) uint8 frames."""
-        frames = np.empty((len(positions), self._size, self._size, 3), np.uint8)
-        area = mujoco.MjrRect(0, 0, self._size, self._size)
-        self._context.make_current()
+        frames = np.empty((len(positions), self._camera.image_size, self._camera.image_size, 3), np.uint8)
         for position, frame in zip(positions, frames, strict=True):
             self._data.mocap_pos[0] = *position, 1.0  # above the walls, so that they hide no part of it
             mujoco.mj_forward(self._model, self._data)
-            everything = mujoco.mjtCatBit.mjCAT_ALL
-            mujoco.mjv_updateScene(self._model, self._data, self._option, None, self._view, everything, self._scene)
-            mujoco.mjr_render(area, self._scene, self._buffers)
-            mujoco.mjr_readPixels(frame, None, area, self._buffers)
-        return frames[:, ::-1].copy()  # OpenGL counts rows from below
+            frame[:] = self._camera.frame(self._data)
+        return frames
 
-
-def _open_gl(model: mujoco.MjModel, image_size: int) -> tuple[Any, mujoco.MjrContext]:
-    with warnings.catch_warnings():
-        expected = "DISPLAY environment variable is missing|GLFW library is not init"
-        warnings.filterwarnings("ignore", message=f".*({expected})")
-        try:
-            context = mujoco.GLContext(image_size, image_size)
-            context.make_current()
-            buffers = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        except (mujoco.FatalError, RuntimeError, AttributeError, ImportError) as error:  # depends on what is missing
-            raise UserError(
-                "MuJoCo finds no OpenGL to draw with; without a display install libegl1 and set MUJOCO_GL=egl before"
-                f" starting, or use renderer='raster' ({str(error).splitlines()[0]})"
-            ) from error
-    mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, buffers)
-    return context, buffers
-
-
-def _free_gl(context: Any, buffers: mujoco.MjrContext) -> None:
-    # mujoco.Renderer frees its buffers in whichever context is current, which destroys those of another environment.
-    context.make_current()
-    buffers.free()
-    context.free()
+    def close(self) -> None:
+        self._camera.close()

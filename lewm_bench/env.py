@@ -35,6 +35,8 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
     """A state closer to the goal than this is a success, in the unit of ``distance``."""
     distance_unit: str
     """What one unit of ``distance`` is, for axis labels."""
+    exploration: ClassVar[Mapping[str, float]] = {"ornstein_uhlenbeck": 1.0}
+    """The policies that collect its data unless a suite says otherwise, and the fraction of episodes of each."""
     action_space: gym.spaces.Box
     observation_space: gym.spaces.Box
 
@@ -98,6 +100,22 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
     def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
         """Named physical quantities of (N, X) states, each (N, k): what a probe should find in a latent."""
         return {"state": states}
+
+    def recolored(self, states: np.ndarray) -> np.ndarray:
+        """(N, X) states to frames in which what moves has another colour.
+
+        A change of looks without a change of the world, for tests of violated expectations (LeWM, appendix F.3).
+        The default rotates the colour channels of the whole frame.
+        """
+        return np.roll(self.render_states(states), 1, axis=-1)
+
+    def teleported(self, states: np.ndarray, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+        """(N, X) states to as many valid ones in which what moves has been put elsewhere, by a generator per state.
+
+        What no dynamics does, for the same tests. The default draws a state; override it to keep what should be kept.
+        """
+        del states
+        return np.stack([self.sample_state(rng) for rng in rngs])
 
     def policies(self) -> Mapping[str, PolicyFactory]:
         """Exploratory policies by name, for collecting data; every environment has the generic ones."""

@@ -1,0 +1,34 @@
+"""Packages that only one family needs, and how to get them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+
+from lewm_bench.errors import NotRun
+
+EXTRAS = {"gym_pusht": "pusht", "pymunk": "pusht", "cv2": "pusht", "pygame": "pusht", "ogbench": "cube"}
+"""Importable module to the extra of pyproject.toml that installs it."""
+
+
+def require(module: str, what: str) -> ModuleType:
+    """The imported module; ``what`` needs it and is named in the error.
+
+    Raises:
+        NotRun: it is not installed; says the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or module).partition(".")[0]
+        raise NotRun(f"{what} needs the package {missing!r}: {remedy(missing)}")
+
+
+def remedy(package: str) -> str:
+    """The command that installs a package, or why there is none."""
+    if package in EXTRAS:
+        return f"pip install 'lewm-bench[{EXTRAS[package]}]'"
+    if package in ("dm_control", "labmaze") and sys.version_info >= (3, 13):
+        return "dm-control cannot be installed on Python 3.13 (labmaze has no release for it); use Python 3.10 to 3.12"
+    return f"pip install {package.replace('_', '-')}"
