@@ -12,3 +12,7 @@ def _register(name: str, entry_point: str, **kwargs: object) -> None:
 for _maze in ("UMaze", "Medium", "Large"):
     for _suffix, _damped in (("", True), ("Inertial", False)):
         _register(f"PointMaze-{_maze}{_suffix}", "pointmaze:PointMaze", maze=_maze, damped=_damped)
+_register("TwoRoom", "tworoom:TwoRoom")
+_register("Wall", "wall:Wall")
+_register("Cube", "cube:Cube")
+_register("Reacher", "reacher:Reacher")
