@@ -1,0 +1,223 @@
+"""Cube: a robot arm, a table and one cube. Scene, controller and oracle are OGBench's cube-single, physics by MuJoCo."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+
+from lewm_bench.env import GoalEnv, PolicyFactory
+from lewm_bench.errors import UserError, unknown
+from lewm_bench.extras import require
+from lewm_bench.gl import Camera
+from lewm_bench.policies import generic_policies
+
+# Where a state keeps what; see Cube.
+QPOS, QVEL, WARMSTART = slice(0, 21), slice(21, 41), slice(41, 61)
+EFFECTOR_POSITION, EFFECTOR_ROTATION, GRIPPER_CONTACT = slice(61, 64), slice(64, 73), 73
+STATE_SIZE = 74
+JOINTS, GRIPPER_JOINT, CUBE_POSITION, CUBE_QUATERNION = slice(0, 6), 6, slice(14, 17), slice(17, 21)
+CUBE_VELOCITY = slice(QVEL.start + 14, QVEL.stop)
+
+SUBSTEPS = 25  # of 2 ms: 0.05 s of one environment step
+GRIPPER_RANGE = 0.8  # radians of the gripper's joint from open to closed
+CONTACT_FORCE = 50.0  # newtons on a finger that count as a contact of 1
+CUBE_HEIGHT = 0.02  # metres of its centre above the table on which it lies
+TELEPORT = 0.1  # metres: the least that a cube is moved
+CLEAR = 0.12  # metres from the axis of the gripper, within which its fingers could touch a cube on the table
+
+SHADOW_SIZE = 512  # texels of the shadow map's side
+SUPERSAMPLING = 2
+NEW_COLOR = (0.35, 0.55, 0.91)  # OGBench's blue
+
+
+class Cube(GoalEnv):
+    """A UR5e arm with a two-finger gripper that moves one cube on a table.
+
+    An action is the wanted change of the effector's x, y, z (5 cm at 1), of its yaw (0.3 rad) and of the gripper (1
+    closes it), held for 0.05 s; inverse kinematics turns it into joint targets. A success is a cube whose centre is
+    within 4 cm of where it is in the goal; its orientation and the arm do not count.
+
+    The state is 74 numbers: qpos (21: six joints of the arm, eight of the gripper, the cube's position and quaternion),
+    qvel (20), the warm start of MuJoCo's solver (20), and what the controller and the oracle read: the effector's
+    position (3) and rotation (9), which MuJoCo leaves one physics step old, and the gripper's contact (1).
+
+    Frames are those of OGBench's camera "front_pixels" with its opaque arm and without the target. Concessions to
+    drawing in software: the mean of 2 x 2 pixels replaces multisampling by four, and the shadow map is 512 wide
+    instead of 4096; at 64 pixels that changes a colour by less than one step of 255 in the mean.
+
+    Source: Park et al., OGBench, 2025; the task and its threshold as in LeWM.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+    threshold = 0.04
+    distance_unit = "metres"
+    exploration: ClassVar[Mapping[str, float]] = {"markov_oracle": 1.0}
+
+    def __init__(self, image_size: int = 64, render_mode: str = "rgb_array") -> None:
+        if image_size < 16:
+            raise UserError(f"image_size must be at least 16, got {image_size}")
+        if render_mode != "rgb_array":
+            raise unknown("render_mode", str(render_mode), ("rgb_array",))
+        self.image_size = image_size
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (5,), np.float32)
+        self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self._build()
+
+    def _build(self) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
+            scene = require("ogbench.manipspace.envs.cube_env", "Cube")
+        # In this mode a reset randomises the scene, and no success changes a colour.
+        options = {"mode": "data_collection", "visualize_info": False, "terminate_at_goal": False}
+        self._world = scene.CubeEnv("single", ob_type="states", **options)
+        self._world.np_random = np.random.default_rng(0)
+        self._world.reset()
+        self._model, self._data = self._world.model, self._world.data
+        self._drawn = mujoco.MjData(self._model)
+        self._camera: Camera | None = None
+        self._pinch, self._finger = (
+            self._model.site("ur5e/robotiq/pinch").id,
+            self._model.body("ur5e/robotiq/right_pad").id,
+        )
+        self._contact = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        rebuilt = ("_world", "_model", "_data", "_drawn", "_camera")
+        return {**{k: v for k, v in self.__dict__.items() if k not in rebuilt}, "state": self.get_state()}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        kept = dict(kept)
+        state = kept.pop("state")
+        self.__dict__.update(kept)
+        self._build()
+        self.set_state(state)
+
+    # State.
+
+    def sample_state(self, rng: np.random.Generator) -> np.ndarray:
+        before = self.get_state()
+        self._world.np_random = rng
+        self._world.reset()
+        self._contact = 0.0
+        state = self.get_state()
+        self.set_state(before)
+        return state
+
+    def get_state(self) -> np.ndarray:
+        data = self._data
+        effector = data.site_xpos[self._pinch], data.site_xmat[self._pinch]
+        return np.concatenate([data.qpos, data.qvel, data.qacc_warmstart, *effector, [self._contact]])
+
+    def set_state(self, state: np.ndarray) -> None:
+        state, data = np.asarray(state, np.float64), self._data
+        if state.shape != (STATE_SIZE,) or not np.isfinite(state).all():
+            raise ValueError(f"a state is {STATE_SIZE} finite numbers, got {state}")
+        data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = state[QPOS], state[QVEL], state[WARMSTART]
+        data.site_xpos[self._pinch], data.site_xmat[self._pinch] = state[EFFECTOR_POSITION], state[EFFECTOR_ROTATION]
+        self._contact = float(state[GRIPPER_CONTACT])
+
+    def distance(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(np.asarray(states)[..., CUBE_POSITION] - np.asarray(goals)[..., CUBE_POSITION], axis=-1)
+
+    def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Metres and (cos, sin) pairs. The gripper's opening is OGBench's: 0 is open, 1 is closed.
+
+        The cube looks the same after a quarter turn, so its yaw can be seen in a frame only up to that:
+        ``cube_yaw_quarter`` is the (cos, sin) of four times the yaw.
+        """
+        states = np.asarray(states, np.float64)
+        joints, rotation = states[:, JOINTS], states[:, EFFECTOR_ROTATION]
+        w, x, y, z = states[:, CUBE_QUATERNION].T
+        cube_yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        return {
+            "effector_position": states[:, EFFECTOR_POSITION],
+            "effector_yaw": _pairs(np.arctan2(rotation[:, 3], rotation[:, 0])),
+            "gripper_opening": np.clip(states[:, [GRIPPER_JOINT]] / GRIPPER_RANGE, 0, 1),
+            "joint_angles": np.concatenate([_pairs(angle) for angle in joints.T], axis=1),
+            "cube_position": states[:, CUBE_POSITION],
+            "cube_yaw": _pairs(cube_yaw),
+            "cube_yaw_quarter": _pairs(4 * cube_yaw),
+        }
+
+    def teleported(self, states: np.ndarray, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+        """The cube lies still elsewhere on the table, at least 10 cm away and not under the gripper."""
+        out = np.array(states, np.float64)
+        low, high = self._world._object_sampling_bounds
+        for state, rng in zip(out, rngs, strict=True):
+            away = (state[CUBE_POSITION][:2].copy(), TELEPORT), (state[EFFECTOR_POSITION][:2], CLEAR)
+            while True:
+                place = rng.uniform(low, high)
+                if all(np.linalg.norm(place - point) > least for point, least in away):
+                    break
+            yaw = rng.uniform(0, 2 * np.pi)
+            state[CUBE_POSITION] = *place, CUBE_HEIGHT
+            state[CUBE_QUATERNION] = np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
+            state[CUBE_VELOCITY] = 0
+        return out
+
+    # Dynamics.
+
+    def advance(self, action: np.ndarray) -> None:
+        action = np.asarray(action, np.float64)
+        if not np.isfinite(action).all():
+            raise ValueError("an action is not a finite number")
+        self._world.set_control(np.clip(action, -1.0, 1.0))
+        mujoco.mj_step(self._model, self._data, SUBSTEPS)
+        mujoco.mj_rnePostConstraint(self._model, self._data)  # for the force on the finger
+        force = np.linalg.norm(self._data.cfrc_ext[self._finger])
+        self._contact = float(np.clip(force / CONTACT_FORCE, 0, 1))
+
+    # Frames.
+
+    def render(self) -> np.ndarray:
+        return self._draw(self._data.qpos)
+
+    def render_states(self, states: np.ndarray) -> np.ndarray:
+        out = np.empty((len(states), *self.observation_space.shape), np.uint8)
+        for frame, state in zip(out, np.asarray(states, np.float64), strict=True):
+            frame[:] = self._draw(state[QPOS])
+        return out
+
+    def recolored(self, states: np.ndarray) -> np.ndarray:
+        """The cube is blue."""
+        color = self._model.geom("object_0").rgba
+        before = color.copy()
+        color[:3] = NEW_COLOR
+        try:
+            return self.render_states(states)
+        finally:
+            color[:] = before
+
+    def _draw(self, qpos: np.ndarray) -> np.ndarray:
+        if self._camera is None:
+            self._model.vis.quality.shadowsize, self._model.vis.quality.offsamples = SHADOW_SIZE, 0
+            self._camera = Camera(self._model, SUPERSAMPLING * self.image_size, "front_pixels")
+        self._drawn.qpos[:] = qpos
+        mujoco.mj_kinematics(self._model, self._drawn)  # all that a drawing needs of mj_forward
+        mujoco.mj_camlight(self._model, self._drawn)
+        fine = self._camera.frame(self._drawn).reshape(
+            self.image_size, SUPERSAMPLING, self.image_size, SUPERSAMPLING, 3
+        )
+        return ((fine.sum((1, 3), np.uint16) + SUPERSAMPLING**2 // 2) // SUPERSAMPLING**2).astype(np.uint8)
+
+    def close(self) -> None:
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
+
+    # Exploration.
+
+    def policies(self) -> Mapping[str, PolicyFactory]:
+        from lewm_bench.envs.cube_policies import markov_oracle
+
+        return {**generic_policies(self.action_space), "markov_oracle": markov_oracle(self._world)}
+
+
+def _pairs(angles: np.ndarray) -> np.ndarray:
+    """(N,) radians to (N, 2) cosines and sines."""
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
