@@ -18,6 +18,7 @@ from lewm_bench.errors import UserError, unknown
 from lewm_bench.policies import generic_policies
 
 GAP = 1e-3  # pixels between the agent and a wall that it touches: far more than rounding, far less than is seen
+ROUNDING = 1e-9  # cosine of the angle to a wall below which a motion is along it
 CONTACTS = 5  # per step: two walls of a corner or an edge and what lies behind it; motion left after that is dropped
 _CHUNK = 128  # frames whose patches are blended together; larger spills the cache
 
@@ -136,7 +137,8 @@ class Slide:
         b = (offset * move[:, None]).sum(-1)
         c = (offset**2).sum(-1) - self._reach**2
         root = b**2 - a * c
-        hit = (b < 0) & (root > 0)
+        # What is left of a motion after a contact is tangential but for rounding, and must not count as a new contact.
+        hit = (b < -ROUNDING * self._reach * np.sqrt(a)) & (root > 0)
         # c / (-b + sqrt) is (-b - sqrt) / a without cancellation where the disk is already close.
         time = np.maximum(c, 0.0) / np.where(hit, np.sqrt(np.maximum(root, 0.0)) - b, 1.0)
         return np.where(hit, time, np.inf)
