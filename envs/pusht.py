@@ -1,0 +1,345 @@
+"""PushT: a round pusher moves a T-shaped block about a square table. Physics, shapes and look are those of gym-pusht."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+
+from lewm_bench.env import GoalEnv, PolicyFactory
+from lewm_bench.envs.pusht_policies import AGENT_HIGH, AGENT_LOW, AGENT_RADIUS, corners, gap, pusht_policies
+from lewm_bench.errors import UserError, unknown
+from lewm_bench.extras import require
+from lewm_bench.policies import generic_policies
+
+WORLD = 512  # pixels, also the unit of length
+ACTION_SCALE = 100.0  # px that action 1 asks for
+SUBSTEPS, TIMESTEP = 10, 0.01  # of one environment step, which lasts 0.1 s
+K_P, K_V = 100.0, 20.0
+POSITION_TOLERANCE = 20.0  # px, of agent and block together
+ANGLE_TOLERANCE = math.pi / 9
+TARGET_POSE = (256.0, 256.0, math.pi / 4)
+WALLS = (((5, 506), (5, 5)), ((5, 5), (506, 5)), ((506, 5), (506, 506)), ((5, 506), (506, 506)))
+WALL_RADIUS = 2
+BORDER = 10  # px at the edge of the scene, where walls are drawn
+INNER_LOW, INNER_HIGH = 7.0, 504.0  # the faces of the walls
+START_MARGIN = 35.0  # px between the block and a wall in sampled states: the agent fits in between
+START_GAP = 5.0  # px between agent and block
+TELEPORT = 60.0  # px that agent and block are moved at least
+BLOCK_REACH, BLOCK_MIDDLE = 75.7, 45.9375  # the smallest circle around the T, its centre on the T's axis
+RECOLORED = "Orange"
+
+
+class PushT(GoalEnv):
+    """A disc, the agent, pushes a T-shaped block; lengths are pixels of a 512 x 512 scene, y points down.
+
+    The action is where the agent should go, in units of 100 px from where it is; a spring-damper follows that target
+    for 0.1 s. The state is (agent x, y, block x, y, angle, agent vx, vy, block vx, vy, angular velocity): the seven
+    published numbers, then what the block does in the next physics step. Success asks agent and block back.
+
+    Different from stable-worldmodel's PushT: actions are clipped to [-1, 1] (there only declared), the agent cannot
+    leave the walls (there it passes through them), the state is set without a physics step, and contacts are forgotten
+    between environment steps, because a state cannot hold them.
+
+    ``target`` is "fixed" (the green T of the released data, at its default pose whatever the goal is) or "none".
+    """
+
+    threshold = 1.0
+    distance_unit = "tolerances (20 px, 20 degrees)"
+    exploration: ClassVar[Mapping[str, float]] = {"block_biased": 1.0}
+
+    def __init__(self, image_size: int = 64, target: str = "fixed", render_mode: str = "rgb_array") -> None:
+        if image_size < 16:
+            raise UserError(f"image_size must be at least 16, got {image_size}")
+        if target not in ("fixed", "none"):
+            raise unknown("target", str(target), ("fixed", "none"))
+        if render_mode != "rgb_array":
+            raise unknown("render_mode", str(render_mode), ("rgb_array",))
+        self.image_size, self.target = image_size, target
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self._state = np.array([256, 400, 256, 300, 0, 0, 0, 0, 0, 0], np.float64)
+        self._open()
+
+    def _open(self) -> None:
+        packages = _packages()
+        self._physics, self._scene = _Physics(packages), _Scene(packages, self.image_size, self.target)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_physics", "_scene")}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        vars(self).update(kept)
+        self._open()
+
+    # State.
+
+    def sample_state(self, rng: np.random.Generator) -> np.ndarray:
+        low, high = INNER_LOW + START_MARGIN, INNER_HIGH - START_MARGIN
+        while True:
+            pose = rng.uniform((low, low, 0), (high, high, 2 * math.pi))
+            points = corners(pose)
+            if points.min() < low or points.max() > high:
+                continue
+            agent = rng.uniform(AGENT_LOW + START_GAP, AGENT_HIGH - START_GAP, 2)
+            if gap(agent, pose) > AGENT_RADIUS + START_GAP:
+                return np.concatenate([agent, pose, np.zeros(5)])
+
+    def get_state(self) -> np.ndarray:
+        return self._state.copy()
+
+    def set_state(self, state: np.ndarray) -> None:
+        state = np.array(state, np.float64)
+        if state.shape != (10,) or not np.isfinite(state).all():
+            raise ValueError(f"a state is ten finite numbers, got {state}")
+        self._state = state
+
+    def distance(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """(...) the larger of position error / 20 px and angle error / 20 degrees: below 1 both are met."""
+        error = np.asarray(states, np.float64)[..., :5] - np.asarray(goals, np.float64)[..., :5]
+        turn = np.abs((error[..., 4] + math.pi) % (2 * math.pi) - math.pi)
+        return np.maximum(np.linalg.norm(error[..., :4], axis=-1) / POSITION_TOLERANCE, turn / ANGLE_TOLERANCE)
+
+    def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Positions in px, velocity in px/s, the angle as (cos, sin)."""
+        angle = states[:, 4]
+        return {
+            "agent_position": states[:, 0:2],
+            "agent_velocity": states[:, 5:7],
+            "block_position": states[:, 2:4],
+            "block_angle": np.stack([np.cos(angle), np.sin(angle)], axis=-1),
+        }
+
+    # Dynamics.
+
+    def advance(self, action: np.ndarray) -> None:
+        self._state = self.simulate(self._state[None], np.asarray(action)[None, None])[0, 0]
+
+    def simulate(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        states, actions = np.asarray(states, np.float64), np.asarray(actions, np.float64)
+        if not np.isfinite(actions).all():
+            raise ValueError("an action is not a finite number")
+        out = np.empty((*actions.shape[:2], 10))
+        velocities = agent_path(states, np.clip(actions, -1.0, 1.0), out)
+        starts = np.concatenate([states[:, None, :2], out[:, :-1, :2]], axis=1)[:, : out.shape[1]]
+        ways = np.linalg.norm(velocities, axis=-1).sum(-1) * TIMESTEP  # (N, T) length of the agent's path
+        moves = zip(starts.tolist(), ways.tolist(), velocities.tolist(), states[:, 2:].tolist(), out, strict=True)
+        for positions, lengths, pushes, (x, y, angle, _, _, *motion), row in moves:
+            block = (x, y, angle, *motion)
+            blocks = []
+            for position, length, push in zip(positions, lengths, pushes, strict=True):
+                if not _out_of_reach(position, length, block):
+                    block = self._physics.push(position, push, block)
+                blocks.append(block)
+            row[:, [2, 3, 4, 7, 8, 9]] = np.reshape(blocks, (-1, 6))
+        return out
+
+    # Frames.
+
+    def render(self) -> np.ndarray:
+        return self._scene.draw(self._state)
+
+    def render_states(self, states: np.ndarray) -> np.ndarray:
+        return self._draw_all(states)
+
+    def recolored(self, states: np.ndarray) -> np.ndarray:
+        """(N, X) states to frames with an orange block."""
+        return self._draw_all(states, RECOLORED)
+
+    def _draw_all(self, states: np.ndarray, *color: str) -> np.ndarray:
+        frames = np.empty((len(states), *self.observation_space.shape), np.uint8)
+        for state, frame in zip(np.asarray(states, np.float64), frames, strict=True):
+            frame[:] = self._scene.draw(state, *color)
+        return frames
+
+    def teleported(self, states: np.ndarray, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+        """(N, X) states to as many with agent and block elsewhere, at least 60 px away, and at rest."""
+        return np.stack([self._elsewhere(state, rng) for state, rng in zip(states, rngs, strict=True)])
+
+    def _elsewhere(self, state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        while True:
+            other = self.sample_state(rng)
+            if np.linalg.norm((other - state)[:4].reshape(2, 2), axis=-1).min() > TELEPORT:
+                return other
+
+    # Exploration.
+
+    def policies(self) -> Mapping[str, PolicyFactory]:
+        return {**generic_policies(self.action_space), **pusht_policies(self.sample_state)}
+
+
+def agent_path(states: np.ndarray, actions: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """(N, X) states and (N, T, 2) actions to (N, T, 10, 2) velocities of the agent in each physics step.
+
+    Its positions and velocities after each environment step are written into (N, T, X) ``out``. Nothing can stop the
+    agent but a wall, so its path does not depend on the block. The order of operations is gym-pusht's, to the last bit.
+    """
+    position, velocity = states[:, :2], states[:, 5:7]
+    velocities = np.empty((*actions.shape[:2], SUBSTEPS, 2))
+    low, high = np.minimum(AGENT_LOW, position), np.maximum(AGENT_HIGH, position)  # who is beyond goes no further
+    for t in range(actions.shape[1]):
+        target = position + actions[:, t] * ACTION_SCALE
+        for k in range(SUBSTEPS):
+            velocity = velocity + (K_P * (target - position) + K_V * (0 - velocity)) * TIMESTEP
+            # gym-pusht's agent is kinematic and passes through walls; ours arrives at them and stops.
+            velocity = np.clip(velocity, (low - position) / TIMESTEP, (high - position) / TIMESTEP)
+            position = position + velocity * TIMESTEP
+            velocities[:, t, k] = velocity
+        out[:, t, :2], out[:, t, 5:7] = position, velocity
+    return velocities
+
+
+def _out_of_reach(agent: Sequence[float], way: float, block: Sequence[float]) -> bool:
+    """Whether a resting block cannot touch an agent that goes ``way`` px, nor a wall."""
+    x, y, angle, *motion = block
+    if any(motion):
+        return False
+    x, y = x - BLOCK_MIDDLE * math.sin(angle), y + BLOCK_MIDDLE * math.cos(angle)
+    room = min(x - INNER_LOW, y - INNER_LOW, INNER_HIGH - x, INNER_HIGH - y)
+    # One pixel of slack covers the solver's bounding boxes and rounding.
+    return room > BLOCK_REACH + 1 and math.hypot(x - agent[0], y - agent[1]) > BLOCK_REACH + AGENT_RADIUS + 1 + way
+
+
+class _Physics:
+    """One pymunk space that is put into a state, stepped, and read, any number of times.
+
+    It talks to Chipmunk below pymunk's Python layer, which costs five times as much as the physics itself.
+    """
+
+    def __init__(self, packages: SimpleNamespace) -> None:
+        self._lib, pusht = packages.lib, packages.PushTEnv
+        self._space = space = packages.pymunk.Space()
+        space.gravity, space.damping = (0, 0), 0.0
+        space.add(*(pusht.add_segment(space, *wall, WALL_RADIUS) for wall in WALLS))
+        self._agent = pusht.add_circle(space, (256, 400), AGENT_RADIUS)
+        self._block, tee = pusht.add_tee(space, (256, 300), 0)
+        self._shapes = [shape._shape for shape in (*self._agent.shapes, *tee)]
+
+    def push(self, agent: Sequence[float], velocities: Sequence[Sequence[float]], block: Sequence[float]) -> tuple:
+        """(x, y) of the agent, its velocity in each physics step, (x, y, angle, vx, vy, w) of the block to the same.
+
+        A function of its arguments to the last bit: nothing is left of what happened before.
+        """
+        lib, space, body, pusher = self._lib, self._space._space, self._block._body, self._agent._body
+        x, y, angle, vx, vy, spin = block
+        lib.cpBodySetPosition(pusher, agent)
+        lib.cpBodySetVelocity(pusher, velocities[0])
+        lib.cpBodySetAngle(body, angle)  # first: it turns the block about its centre of gravity
+        lib.cpBodySetPosition(body, (x, y))
+        lib.cpBodySetVelocity(body, (vx, vy))
+        lib.cpBodySetAngularVelocity(body, spin)
+        self._forget()
+        before = lib.cpBodyGetPosition(body)
+        for velocity in velocities:
+            lib.cpBodySetVelocity(pusher, velocity)
+            lib.cpSpaceStep(space, TIMESTEP)
+        after, turned = lib.cpBodyGetPosition(body), lib.cpBodyGetAngle(body) - angle
+        # Added as differences, so that a block that nothing touches keeps its pose to the last bit.
+        x, y, angle = x + (after.x - before.x), y + (after.y - before.y), (angle + turned) % (2 * math.pi)
+        return (x, y, angle, *self._motion())
+
+    def _forget(self) -> None:
+        """Drop cached contacts and the order of the shapes in the collision tree: they carry the past."""
+        for shape in self._shapes:
+            self._lib.cpSpaceRemoveShape(self._space._space, shape)
+        for shape in self._shapes:
+            self._lib.cpSpaceAddShape(self._space._space, shape)
+
+    def _motion(self) -> tuple[float, float, float]:
+        """The block's velocities, plus those by which the solver is about to push it out of what it overlaps.
+
+        Chipmunk keeps the latter to itself, applies them once and clears them; here the velocities are good for no
+        more than the next physics step either, because damping 0 stops the block at once.
+        """
+        lib, body = self._lib, self._block._body
+        velocity, spin = lib.cpBodyGetVelocity(body), lib.cpBodyGetAngularVelocity(body)
+        center = lib.cpBodyGetCenterOfGravity(body)
+        before, angle = lib.cpBodyLocalToWorld(body, center), lib.cpBodyGetAngle(body)
+        lib.cpBodySetVelocity(body, (0.0, 0.0))
+        lib.cpBodySetAngularVelocity(body, 0.0)
+        lib.cpBodyUpdatePosition(body, 1.0)
+        after = lib.cpBodyLocalToWorld(body, center)
+        spin += lib.cpBodyGetAngle(body) - angle
+        return velocity.x + (after.x - before.x), velocity.y + (after.y - before.y), spin
+
+
+class _Scene:
+    """Draws a state as gym-pusht does, but keeps what never changes and shrinks only what did."""
+
+    def __init__(self, packages: SimpleNamespace, image_size: int, target: str) -> None:
+        self._pygame, self._cv2, self._debug_color = packages.pygame, packages.cv2, packages.SpaceDebugColor
+        self._size = image_size
+        # Parts that begin and end on this grid of screen pixels are shrunk to whole pixels of the frame.
+        self._grid = WORLD // math.gcd(WORLD, image_size) if image_size <= WORLD else WORLD
+        self._screen = packages.pygame.Surface((WORLD, WORLD), depth=32)
+        self._draw = packages.DrawOptions(self._screen)
+        self._screen.fill((255, 255, 255))
+        if target == "fixed":
+            for part in corners(np.array(TARGET_POSE)).round().reshape(2, 4, 2).tolist():
+                packages.pygame.draw.polygon(self._screen, packages.pygame.Color("LightGreen"), part)
+        self._draw_walls()
+        # A view of the surface's memory, whatever the order of its channels there.
+        self._pixels = np.frombuffer(self._screen.get_buffer(), np.uint8).reshape(WORLD, WORLD, 4)
+        self._channels = [shift // 8 for shift in self._screen.get_shifts()[:3]]
+        self._background = self._pixels.copy()
+        self._small = self._shrunk(0, WORLD, 0, WORLD)
+
+    def draw(self, state: np.ndarray, block: str = "LightSlateGray") -> np.ndarray:
+        """(X,) to a fresh (size, size, 3) uint8 frame."""
+        agent, parts = state[:2], corners(state[2:5])
+        self._draw.draw_circle(agent.tolist(), 0.0, AGENT_RADIUS, None, self._color("RoyalBlue"))
+        for part in parts.reshape(2, 4, 2).tolist():
+            self._draw.draw_polygon(part, 0.0, None, self._color(block))
+        changed = [self._box(agent, agent, AGENT_RADIUS + 2), self._box(parts.min(0), parts.max(0), 4)]
+        if any(min(box) < BORDER or max(box) > WORLD - BORDER for box in changed):
+            self._draw_walls()  # they are drawn over everything
+        frame = self._small.copy()
+        for top, bottom, left, right in changed:
+            if top < bottom and left < right:
+                to = [edge * self._size // WORLD for edge in (top, bottom, left, right)]
+                frame[to[0] : to[1], to[2] : to[3]] = self._shrunk(top, bottom, left, right)
+        for top, bottom, left, right in changed:
+            self._pixels[top:bottom, left:right] = self._background[top:bottom, left:right]
+        return frame
+
+    def _color(self, name: str) -> Any:
+        return self._debug_color(*self._pygame.Color(name))
+
+    def _draw_walls(self) -> None:
+        for wall in WALLS:
+            self._draw.draw_fat_segment(*wall, WALL_RADIUS, None, self._color("LightGray"))
+
+    def _box(self, low: np.ndarray, high: np.ndarray, margin: float) -> tuple[int, int, int, int]:
+        """Top, bottom, left, right of what lies between two points (2,) x, y, on multiples of the grid."""
+        edges = [(value - margin) // self._grid for value in low.tolist()]
+        edges += [-((-value - margin) // self._grid) for value in high.tolist()]
+        left, top, right, bottom = (int(min(max(edge * self._grid, 0), WORLD)) for edge in edges)
+        return top, bottom, left, right
+
+    def _shrunk(self, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+        """That part of the screen, (h, w, 3) uint8 in the frame's scale."""
+        size = (right - left) * self._size // WORLD, (bottom - top) * self._size // WORLD
+        way = self._cv2.INTER_AREA if self._size < WORLD else self._cv2.INTER_LINEAR
+        return self._cv2.resize(self._pixels[top:bottom, left:right], size, interpolation=way)[..., self._channels]
+
+
+def _packages() -> SimpleNamespace:
+    what = "PushT"
+    with contextlib.redirect_stdout(io.StringIO()):  # pygame greets on import
+        pygame = require("pygame", what)
+        pusht = require("gym_pusht.envs.pusht", what)
+    return SimpleNamespace(
+        pygame=pygame,
+        PushTEnv=pusht.PushTEnv,
+        DrawOptions=require("gym_pusht.envs.pymunk_override", what).DrawOptions,
+        pymunk=require("pymunk", what),
+        lib=require("pymunk._chipmunk_cffi", what).lib,
+        SpaceDebugColor=require("pymunk.space_debug_draw_options", what).SpaceDebugColor,
+        cv2=require("cv2", what),
+    )
