@@ -165,18 +165,23 @@ def physics_model() -> mujoco.MjModel:
     spec = reacher_spec()
     # Without warm start the state determines the future to the last bit.
     spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_WARMSTART
-    skybox = spec.texture("skybox")
-    skybox.width = skybox.height = 1  # 11 MB that are never drawn from here
+    _shrink_textures(spec)
     return spec.compile()
+
+
+def _shrink_textures(spec: mujoco.MjSpec) -> None:
+    """For a model that shows none of them: 12 MB less, and 0.2 s less to open OpenGL."""
+    for texture in spec.textures:
+        texture.width = texture.height = 1
 
 
 class _Painter:
     """dm_control's picture from two: the room, drawn once as dm_control does, and the arm alone for each state.
 
-    Drawing the whole scene takes ten times longer in software: a shadow map of 2048 pixels square, a reflecting floor,
-    four samples per pixel, and three passes over finely cut cylinders. What is given up is small, because the camera
-    and the light are both straight above: the shadow of the arm and its reflection in the floor. The arm's cylinders
-    have 12 sides instead of 28, and edges are smoothed by averaging 3 x 3 pixels instead of 4 samples.
+    Drawing the whole scene takes twenty times longer in software: a shadow map of 2048 pixels square, a reflecting
+    floor, four samples per pixel, and three passes over finely cut cylinders. What is given up is small, because the
+    camera and the light are both straight above: the shadow of the arm and its reflection in the floor. The arm's
+    cylinders have 12 sides instead of 28, and edges are smoothed by averaging 3 x 3 pixels instead of 4 samples.
     """
 
     def __init__(self, image_size: int) -> None:
@@ -189,6 +194,7 @@ class _Painter:
         spec.lights[0].castshadow = False
         spec.visual.quality.numslices = spec.visual.quality.numstacks = ARM_SLICES
         spec.visual.quality.offsamples = 0
+        _shrink_textures(spec)
         self._model = spec.compile()
         self._data = mujoco.MjData(self._model)
         self._colors = self._model.mat_rgba.copy()
@@ -224,7 +230,7 @@ class _Painter:
     def _over_room(self, arm: np.ndarray) -> np.ndarray:
         """The arm on black, (k size, k size, 3), averaged down and put over the room: (size, size, 3)."""
         frame, k = self._room.copy(), SUPERSAMPLING
-        seen = arm.any(-1)
+        seen = arm[..., 0] > 0  # ambient light leaves some red on every part
         rows, columns = (np.flatnonzero(seen.any(axis)) // k for axis in (1, 0))
         box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
         fine = tuple(slice(k * side.start, k * side.stop) for side in box)
