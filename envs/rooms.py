@@ -267,6 +267,7 @@ def _length(vectors: np.ndarray) -> np.ndarray:
 class RoomsEnv(GoalEnv):
     """What TwoRoom and Wall share. The state is the position (x, y), an action the displacement in units of ``speed``.
 
+    Any state may be set; an agent that overlaps a wall is put beside it by its next step, before it moves.
     ``legacy`` exchanges the exact collision for the original's, each as its own class describes.
     """
 

@@ -54,7 +54,7 @@ class TwoRoom(RoomsEnv):
     """
 
     threshold = 16.0
-    distance_unit = "pixels of 224"
+    distance_unit = "canvas pixels"
     exploration: ClassVar[Mapping[str, float]] = {"door_expert": 1.0}
     rooms = ROOMS
     legacy_step = staticmethod(legacy_step)

@@ -112,8 +112,8 @@ class Wall(RoomsEnv):
     """
 
     threshold = 4.5
-    distance_unit = "pixels of 65"
-    exploration: ClassVar[Mapping[str, float]] = {"ornstein_uhlenbeck": 0.5, "waypoints": 0.5}
+    distance_unit = "canvas pixels"
+    exploration: ClassVar[Mapping[str, float]] = {"ornstein_uhlenbeck": 0.25, "waypoints": 0.75}
     rooms = ROOMS
     legacy_step = staticmethod(legacy_step)
 
