@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 import warnings
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils.env_checker import check_env
+from PIL import Image, ImageDraw
 
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError
@@ -248,6 +250,31 @@ def _success(env: GoalEnv) -> str:
     return f"{100 * solved.mean():.0f} % of sampled pairs are solved before they begin"
 
 
+def _perturbations(env: GoalEnv) -> str:
+    states = _states(env, "perturbations")
+    before = env.get_state()
+    frames, recolored = env.render_states(states), env.recolored(states)
+    _require(
+        recolored.shape == frames.shape and recolored.dtype == np.uint8,
+        f"recolored must return {frames.shape} uint8, got {recolored.shape} {recolored.dtype}",
+    )
+    _require((recolored != frames).any((1, 2, 3)).all(), "recolored must look different from render_states")
+    _require(np.array_equal(env.render_states(states), frames), "recolored must leave no trace in later frames")
+
+    def moved() -> np.ndarray:
+        return env.teleported(states, [stream(0, "check", "teleport", n) for n in range(len(states))])
+
+    elsewhere = moved()
+    _require(elsewhere.shape == states.shape, f"teleported must return {states.shape}, got {elsewhere.shape}")
+    _require(np.array_equal(elsewhere, moved()), "teleported must draw from the generators that it is given")
+    _require(not (elsewhere == states).all(-1).any(), "teleported must change the state")
+    for state in elsewhere:
+        env.set_state(state)
+        _require(np.array_equal(env.get_state(), state), "teleported must return states that can be set exactly")
+    env.set_state(before)
+    return "recoloured frames and teleported states differ, and teleported ones are valid"
+
+
 def _policies(env: GoalEnv) -> str:
     space, starts = env.action_space, _states(env, "policies", 3)
     for name, factory in env.policies().items():
@@ -287,6 +314,26 @@ def _speed(env: GoalEnv) -> str:
     return f"{drawn:,.0f} frames per second at {size} px, {stepped:,.0f} simulated steps per second"
 
 
+def contact_sheet(env: GoalEnv, pairs: int = 12, pixels: int = 144) -> bytes:
+    """A PNG of sampled starts (upper rows) and, below each, the goal image of the same episode."""
+    starts, goals = [], []
+    for seed in range(pairs):
+        frame, info = env.reset(seed=seed)
+        starts.append(frame)
+        goals.append(info["goal"])
+    half = -(-pairs // 2)
+    sheet = Image.new("RGB", (half * (pixels + 4) + 4, 4 * (pixels + 18)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for n, (start, goal) in enumerate(zip(starts, goals, strict=True)):
+        for line, (name, frame) in enumerate((("start", start), ("goal", goal))):
+            left, top = 4 + n % half * (pixels + 4), (2 * (n // half) + line) * (pixels + 18)
+            draw.text((left, top + 2), f"{name} of seed {n}", fill="black")
+            sheet.paste(Image.fromarray(frame).resize((pixels, pixels), Image.Resampling.NEAREST), (left, top + 16))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def _per_second(work: Callable[[np.ndarray], object], states: np.ndarray) -> float:
     """States that ``work`` handles per second, in the larger of the batches that fit into ``SPEED_SECONDS``."""
     while True:
@@ -309,6 +356,7 @@ CHECKS: dict[str, Callable[[GoalEnv], str]] = {
     "simulate": _simulate,
     "render_states": _render_states,
     "success": _success,
+    "perturbations": _perturbations,
     "policies": _policies,
     "speed": _speed,
 }

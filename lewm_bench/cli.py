@@ -82,7 +82,7 @@ def _prepare(
 ):
     """The run that the common options describe."""
     from lewm_bench import suite as suites
-    from lewm_bench.device import resolve_device, share_cores
+    from lewm_bench.device import cores, resolve_device, share_cores
     from lewm_bench.runner import Run
     from lewm_bench.store import Store, default_cache
 
@@ -108,6 +108,7 @@ def _prepare(
         device=resolve_device(device),
         progress=not quiet and sys.stderr.isatty(),
         say=_say,
+        workers=cores(),
     )
     _say(f"suite {suite}, profile {profile}, {len(resolved.jobs)} cells on {run.device}, settings from {path}")
     return run
@@ -188,13 +189,18 @@ def _contents(suite) -> str:
 
 
 def _env_line(env_id: str) -> str:
-    from lewm_bench.registry import make_env
+    from lewm_bench.registry import make_env, origin
 
     try:
         env = make_env(env_id, 64)
-    except UserError as error:
+    except (UserError, NotRun) as error:
         return f"unavailable: {error}"
-    return f"action {env.action_space.shape[0]}-D, success within {env.threshold:g} {env.distance_unit}"
+    space, size = env.action_space, "x".join(map(str, env.observation_space.shape))
+    low, high = float(space.low.min()), float(space.high.max())
+    return (
+        f"actions {space.shape[0]} in [{low:g}, {high:g}], image {size}, success within {env.threshold:g} "
+        f"{env.distance_unit}, {origin(env_id)}"
+    )
 
 
 def _agent_line(name: str) -> str:
@@ -456,44 +462,43 @@ def report(
 
 @app.command()
 def check(
-    env: Annotated[str, typer.Argument(help="A Gymnasium id, also `their_package:TheirMaze-v0`.")],
-    sheet: Annotated[Path | None, typer.Option("--sheet", help="Write a PNG of sampled states here.")] = None,
+    env: Annotated[
+        str, typer.Argument(help="A Gymnasium id, also `their_package:TheirMaze-v0`, or an environment of --config.")
+    ],
+    sheet: Annotated[
+        Path | None,
+        typer.Option("--sheet", help="The PNG of starts and goals; ENV.png in the working folder if left out."),
+    ] = None,
+    image_size: Annotated[int, typer.Option("--image-size", min=16, help="Pixels.")] = 64,
+    config: ConfigOption = None,
 ) -> None:
-    """Hold an environment to the contract of the benchmark and say what to mend.
+    """Hold an environment to the contract of the benchmark, say what to mend, and draw starts and goals.
 
-    Example: lewm-bench check lewm_bench/PointMaze-UMaze-v0 --sheet states.png
+    Example: lewm-bench check lewm_bench/PointMaze-UMaze-v0
     """
-    from lewm_bench.check import check_goal_env
+    from lewm_bench.check import check_goal_env, contact_sheet
+    from lewm_bench.files import write_bytes
     from lewm_bench.registry import make_env
 
-    made = make_env(env, 64)
+    spec = _spec_of(env, config)
+    made = make_env(spec.id, image_size, spec.kwargs, spec.adapt)
     findings = check_goal_env(made)
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.ok else 'MEND'}  {finding.name}: {finding.detail}")
-    if sheet is not None:
-        _contact_sheet(made, sheet)
-        typer.echo(f"sampled states: {sheet}")
+    path = sheet or Path(f"{spec.label.split('/')[-1].split(':')[-1]}.png")
+    write_bytes(path, contact_sheet(made))
+    typer.echo(f"starts and their goals: {path}")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
 
-def _contact_sheet(env, path: Path) -> None:
-    """A 4 x 6 grid of sampled states, enlarged."""
-    import io
+def _spec_of(env: str, config: Path | None):
+    """The environment of that id or, in the suites of the file, of that name."""
+    from lewm_bench.suite import EnvSpec, find_file, load
 
-    import numpy as np
-    from PIL import Image
-
-    from lewm_bench.files import write_bytes
-    from lewm_bench.rng import stream
-
-    rng = stream(0, "contact sheet")
-    frames = env.render_states(np.stack([env.sample_state(rng) for _ in range(24)]))
-    rows = [np.concatenate(list(frames[i : i + 6]), 1) for i in range(0, 24, 6)]
-    image = Image.fromarray(np.concatenate(rows)).resize((6 * 160, 4 * 160), Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
+    suites = load(find_file(config)).suites.values()
+    named = {spec.label: spec for suite in suites for spec in suite.envs}
+    return named.get(env, EnvSpec(id=env))
 
 
 @app.command()

@@ -8,11 +8,19 @@ already holds the wanted dataset is left as it is.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from pydantic import Field, model_validator
@@ -20,10 +28,15 @@ from tqdm import tqdm
 
 from lewm_bench.config import Config
 from lewm_bench.data import Dataset, DatasetWriter, apportion, split_episodes
-from lewm_bench.env import GoalEnv
+from lewm_bench.env import GoalEnv, PolicyFactory
 from lewm_bench.errors import UserError, unknown
 from lewm_bench.rng import stream
 from lewm_bench.types import Episode
+
+LEARNED = "sac"
+"""The policy that is trained before it collects, for any environment."""
+_CHUNK_BYTES = 2**26  # of frames that are in memory before they are written, per process
+_WORTH_PROCESSES = 10.0  # seconds of work left; starting processes costs a few
 
 Progress = Callable[[int, int], None]
 """Called with the episodes collected so far and their total."""
@@ -34,7 +47,7 @@ class CollectConfig(Config):
 
     episodes: int = Field(400, ge=1)
     steps: int = Field(100, ge=1)  # actions per episode; one more frame
-    policies: dict[str, float] = Field(default={"ornstein_uhlenbeck": 0.5, "waypoints": 0.5}, min_length=1)
+    policies: dict[str, float] = Field(default_factory=dict)  # empty: the environment's own exploration
     train: float = Field(0.75, ge=0)
     val: float = Field(0.10, ge=0)
     test: float = Field(0.15, ge=0)
@@ -44,33 +57,53 @@ class CollectConfig(Config):
     def _check(self) -> CollectConfig:
         if abs(self.train + self.val + self.test - 1) > 1e-6:
             raise ValueError(f"train, val and test add up to {self.train + self.val + self.test}, not to 1")
-        if min(self.policies.values()) < 0 or abs(sum(self.policies.values()) - 1) > 1e-6:
+        if self.policies and (min(self.policies.values()) < 0 or abs(sum(self.policies.values()) - 1) > 1e-6):
             raise ValueError(f"the fractions of policies must add up to 1, got {self.policies}")
         return self
 
+    def of(self, env: GoalEnv) -> CollectConfig:
+        """With the environment's own policies where none are given."""
+        return self if self.policies else self.model_copy(update={"policies": dict(env.exploration)})
 
-def collect(env: GoalEnv, config: CollectConfig, seed: int, folder: Path, progress: bool | Progress = True) -> Dataset:
+
+def collect(
+    env: GoalEnv,
+    config: CollectConfig,
+    seed: int,
+    folder: Path,
+    progress: bool | Progress = True,
+    workers: int = 1,
+    learned: Path | None = None,
+) -> Dataset:
     """The dataset in ``folder``, collected first where it is not there yet.
 
-    ``env`` comes from ``gymnasium.make``, which records how to make it again.
+    ``env`` comes from ``gymnasium.make``, which records how to make it again. With ``workers`` above 1 processes share
+    what takes long; then the main module must be one that can be imported again. ``learned`` is the folder of the
+    policy "sac" (``sac_policy.py``).
 
     Raises:
         UserError: the folder holds another dataset, or a policy is not known.
     """
-    folder, env_id = Path(folder), _spec(env).id
+    folder, env_id, config = Path(folder), _spec(env).id, config.of(env)
     recipe = {**_description(env), "seed": seed, "config": config.model_dump(mode="json", exclude={"chunk"})}
     if (folder / "meta.json").exists() and (dataset := Dataset.open(folder)).meta.recipe == recipe:
         return dataset
-    policies = episode_policies(env, config, stream(seed, "collect", env_id, "policies"))
+    names = episode_policies(
+        [*env.policies(), *([LEARNED] if learned else [])], config, stream(seed, "collect", env_id, "policies")
+    )
     fractions = {"train": config.train, "val": config.val, "test": config.test}
     with DatasetWriter(folder, recipe) as writer, _reporter(config, progress) as report:
-        for begin in range(len(writer.ends), config.episodes, config.chunk):
-            numbers = range(begin, min(begin + config.chunk, config.episodes))
-            states, actions = _roll(env, policies[begin : numbers.stop], _streams(seed, env_id, numbers), config.steps)
-            for n in numbers:
-                episode = Episode(env.render_states(states[n - begin]), states[n - begin], actions[n - begin])
-                writer.add(episode, policies[n])
-                report(n + 1, config.episodes)
+        done = len(writer.ends)
+        parts = [
+            Part(tuple(range(begin, min(begin + size, config.episodes))), tuple(names[begin : begin + size]), seed)
+            for size in (min(config.chunk, max(1, _CHUNK_BYTES // _episode_bytes(env, config))),)
+            for begin in range(done, config.episodes, size)
+        ]
+        rolled = _roll_parts(env, config.steps, learned, parts, workers)
+        for part, (frames, states, actions) in zip(parts, rolled, strict=True):
+            for i, (number, name) in enumerate(zip(part.numbers, part.policies, strict=True)):
+                writer.add(Episode(frames[i], states[i], actions[i]), name)
+                report(number + 1, config.episodes)
             writer.checkpoint()
         return writer.finish(
             **_description(env),
@@ -79,6 +112,84 @@ def collect(env: GoalEnv, config: CollectConfig, seed: int, folder: Path, progre
             seed=seed,
             splits=split_episodes(config.episodes, fractions, stream(seed, "collect", env_id, "splits")),
         )
+
+
+def _episode_bytes(env: GoalEnv, config: CollectConfig) -> int:
+    return int(np.prod(env.observation_space.shape)) * (config.steps + 1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Episodes that are rolled in lock step: their numbers and policies, and the seed of all."""
+
+    numbers: tuple[int, ...]
+    policies: tuple[str, ...]
+    seed: int
+
+
+Rolled = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Frames (N, steps+1, h, w, 3) uint8, states (N, steps+1, X) float64 and actions (N, steps, action_dim) float32."""
+
+
+def _roll_parts(
+    env: GoalEnv, steps: int, learned: Path | None, parts: Sequence[Part], workers: int
+) -> Iterator[Rolled]:
+    """The parts in order. The first is rolled here; if the rest would take long, by ``workers`` processes."""
+    if not parts:
+        return
+    policies = _policies(env, learned)
+    begin = time.perf_counter()
+    yield _roll(env, steps, policies, parts[0])
+    left = (time.perf_counter() - begin) * (len(parts) - 1)
+    rest = parts[1:]
+    # An environment whose class is not found by name is known to this process only.
+    if workers < 2 or left < _WORTH_PROCESSES or not isinstance(_spec(env).entry_point, str):
+        yield from (_roll(env, steps, policies, part) for part in rest)
+        return
+    processes = ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=_start_worker, initargs=(_spec(env), steps, learned)
+    )
+    try:
+        waiting = deque(processes.submit(_roll_in_worker, part) for part in rest[: 2 * workers])
+        for part in [*rest[2 * workers :], *[None] * len(waiting)]:
+            yield waiting.popleft().result()
+            if part is not None:
+                waiting.append(processes.submit(_roll_in_worker, part))
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that collects was ended from outside, probably for its memory; the same command goes on where "
+            "it stopped, with --set collect.chunk=1 it needs less"
+        )
+    finally:
+        processes.shutdown(cancel_futures=True)
+
+
+_order: tuple[EnvSpec, int, Path | None] | None = None
+_made: list[GoalEnv] = []
+"""In a process of the pool: what to do, and the environment once it is made."""
+
+
+def _start_worker(spec: EnvSpec, steps: int, learned: Path | None) -> None:
+    global _order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
+    _order = spec, steps, learned
+
+
+def _roll_in_worker(part: Part) -> Rolled:
+    assert _order is not None
+    spec, steps, learned = _order
+    if not _made:  # not at the start of the process, where an error could not say what it is
+        _made.append(gym.make(spec, disable_env_checker=True).unwrapped)
+    return _roll(_made[0], steps, _policies(_made[0], learned), part)
+
+
+def _policies(env: GoalEnv, learned: Path | None) -> Mapping[str, PolicyFactory]:
+    """The environment's policies and the learned one."""
+    if learned is None:
+        return env.policies()
+    from lewm_bench.sac_policy import load_sac_policy
+
+    return {**env.policies(), LEARNED: load_sac_policy(env, learned)}
 
 
 def _spec(env: GoalEnv) -> EnvSpec:
@@ -96,9 +207,8 @@ def _description(env: GoalEnv) -> dict[str, Any]:
         raise UserError(f"the arguments of {spec.id} are stored as JSON, so use plain numbers and strings ({error})")
 
 
-def episode_policies(env: GoalEnv, config: CollectConfig, rng: np.random.Generator) -> list[str]:
+def episode_policies(known: Collection[str], config: CollectConfig, rng: np.random.Generator) -> list[str]:
     """The policy of each episode, in random order, with the counts that the fractions ask for."""
-    known = env.policies()
     for name in config.policies:
         if name not in known:
             raise unknown("policy", name, known)
@@ -107,27 +217,25 @@ def episode_policies(env: GoalEnv, config: CollectConfig, rng: np.random.Generat
     return [names[i] for i in rng.permutation(len(names))]
 
 
-Streams = dict[str, list[np.random.Generator]]
+def _roll(env: GoalEnv, steps: int, factories: Mapping[str, PolicyFactory], part: Part) -> Rolled:
+    """The episodes of a part, in lock step."""
 
+    def streams(purpose: str) -> list[np.random.Generator]:
+        return [stream(part.seed, "collect", _spec(env).id, purpose, number) for number in part.numbers]
 
-def _streams(seed: int, env_id: str, episodes: Sequence[int]) -> Streams:
-    return {purpose: [stream(seed, "collect", env_id, purpose, e) for e in episodes] for purpose in ("start", "policy")}
-
-
-def _roll(env: GoalEnv, names: Sequence[str], streams: Streams, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """States (N, steps+1, X) float64 and actions (N, steps, action_dim) float32 of N parallel episodes."""
-    factories, low, high = env.policies(), env.action_space.low, env.action_space.high
-    groups = {name: np.flatnonzero(np.asarray(names) == name) for name in sorted(set(names))}
-    acts = {name: factories[name]([streams["policy"][n] for n in group]) for name, group in groups.items()}
-    start = np.stack([env.sample_state(rng) for rng in streams["start"]])
-    states = np.empty((len(names), steps + 1, start.shape[1]))
-    actions = np.empty((len(names), steps, *env.action_space.shape), np.float32)
+    low, high = env.action_space.low, env.action_space.high
+    of_policy, chosen = streams("policy"), np.asarray(part.policies)
+    groups = {name: np.flatnonzero(chosen == name) for name in sorted(set(part.policies))}
+    acts = {name: factories[name]([of_policy[n] for n in group]) for name, group in groups.items()}
+    start = np.stack([env.sample_state(rng) for rng in streams("start")])
+    states = np.empty((len(chosen), steps + 1, start.shape[1]))
+    actions = np.empty((len(chosen), steps, *env.action_space.shape), np.float32)
     states[:, 0] = start
     for t in range(steps):
         for name, group in groups.items():
             actions[group, t] = np.clip(acts[name](states[group, t]), low, high)  # what is stored is what was executed
         states[:, t + 1] = env.simulate(states[:, t], actions[:, t, None])[:, 0]
-    return states, actions
+    return np.stack([env.render_states(episode) for episode in states]), states, actions
 
 
 @contextmanager

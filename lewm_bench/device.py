@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +65,12 @@ def share_cores() -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, int(min(torch.get_num_threads(), quota()) / ranks)))
+
+
+def cores() -> int:
+    """Whole cores that this process may use: what affinity and the container grant."""
+    granted = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, int(min(granted, quota())))
 
 
 def quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> float:

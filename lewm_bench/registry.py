@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Mapping
 from importlib.metadata import entry_points
+from typing import Any
 
 import gymnasium as gym
 
+from lewm_bench.adapt import Adapt, is_adapted, register_env
 from lewm_bench.agent import Family
 from lewm_bench.agents import AGENTS
 from lewm_bench.env import GoalEnv
@@ -31,9 +34,21 @@ def load_plugins() -> None:
 def environment_ids() -> list[str]:
     """The ids of all goal environments that are registered here."""
     load_plugins()
-    announced = {entry.value.split(":")[0].split(".")[0] for entry in entry_points(group=ENV_GROUP)}
-    spaces = {"lewm_bench", *announced}
-    return sorted(i for i, spec in gym.registry.items() if spec.namespace in spaces)
+    return sorted(i for i, spec in gym.registry.items() if spec.namespace in announced() or is_adapted(spec))
+
+
+def announced() -> dict[str, str]:
+    """Namespaces of ids that are goal environments, and the package that each comes from."""
+    names = {entry.value.split(":")[0].split(".")[0]: entry for entry in entry_points(group=ENV_GROUP)}
+    return {"lewm_bench": "lewm-bench", **{n: e.dist.name if e.dist else n for n, e in names.items()}}
+
+
+def origin(env_id: str) -> str:
+    """Where a registered environment comes from, for a list."""
+    spec = gym.registry[env_id]
+    if is_adapted(spec):
+        return f"adapted from {spec.kwargs['source']}"
+    return f"from {announced().get(spec.namespace or '', spec.namespace)}"
 
 
 def agent_names() -> list[str]:
@@ -75,13 +90,24 @@ def agent_family(name: str) -> Family:
     return found
 
 
-def make_env(env_id: str, image_size: int, kwargs: dict | None = None) -> GoalEnv:
+def make_env(
+    env_id: str, image_size: int, kwargs: Mapping[str, Any] | None = None, adapt: Adapt | None = None
+) -> GoalEnv:
     """The environment of an id; ``their_package:TheirMaze-v0`` imports the package first.
+
+    With ``adapt`` the id may be any Gymnasium environment's; ``kwargs`` are then its own.
 
     Raises:
         UserError: no such id, wrong arguments, or not a ``GoalEnv``.
+        NotRun: it needs a package that is not installed.
     """
     load_plugins()
+    if adapt is not None:
+        if ":" not in env_id and env_id not in gym.registry:
+            raise unknown("environment", env_id, gym.registry)
+        source, env_id = env_id, f"adapted/{env_id.split(':')[-1].split('/')[-1]}"
+        register_env(env_id, source, make=kwargs, **adapt.model_dump())
+        kwargs = {}
     known = environment_ids()
     if ":" not in env_id and env_id not in gym.registry:
         raise unknown("environment", env_id, known)
@@ -90,10 +116,14 @@ def make_env(env_id: str, image_size: int, kwargs: dict | None = None) -> GoalEn
     except ModuleNotFoundError as error:  # Gymnasium raises another one, without a name, from the first
         name = error.name or getattr(error.__cause__, "name", None) or env_id.partition(":")[0]
         raise UserError(f"environment {env_id!r}: cannot import {name!r}; install the package that has it")
+    except gym.error.DependencyNotInstalled as error:
+        raise NotRun(f"environment {env_id!r}: {error}")
     except gym.error.Error as error:
         raise UserError(f"environment {env_id!r}: {error}")
     except (TypeError, ValueError) as error:
         raise UserError(f"environment {env_id!r} does not accept these arguments: {error}")
     if not isinstance(env, GoalEnv):
-        raise UserError(f"environment {env_id!r} is not a lewm_bench.env.GoalEnv; see docs/environments.md")
+        raise UserError(
+            f"environment {env_id!r} is not a lewm_bench.env.GoalEnv; adapt it with a success rule (docs/tutorial.md)"
+        )
     return env

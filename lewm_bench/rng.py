@@ -7,6 +7,7 @@ addresses are independent, and a stream does not depend on batch sizes, worker o
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,3 +42,18 @@ def torch_stream(seed: int, purpose: str, *address: int | str) -> Iterator[None]
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(torch_seed(seed, purpose, *address))
         yield
+
+
+@contextmanager
+def confined(seed: int, purpose: str, *address: int | str) -> Iterator[None]:
+    """``torch_stream``, with numpy's and Python's global generators restored too.
+
+    For libraries that seed all three and draw from them, as stable-baselines3 does.
+    """
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch_stream(seed, purpose, *address):
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

@@ -53,21 +53,27 @@ class Run:
     device: torch.device
     progress: bool = True
     say: Callable[[str], None] = logger.info  # one line per finished cell
+    workers: int = 1  # processes that collect; more than 1 needs a main module that can be imported again
 
 
 def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
     """The environment, its dataset (collected if it is not in the cache) and the dataset's key."""
-    settings = run.suite.settings
-    env = make_env(spec.id, settings.image_size, spec.kwargs)
+    settings = run.suite.of(spec).settings
+    env = make_env(spec.id, settings.image_size, spec.kwargs, spec.adapt)
+    config = settings.collect.of(env)
     key = {
         "schema": DATA_SCHEMA,
         "env": spec.id,
         "kwargs": spec.kwargs,
         "image_size": settings.image_size,
-        "collect": settings.collect.model_dump(mode="json", exclude={"chunk"}),
+        "collect": config.model_dump(mode="json", exclude={"chunk"}),
         "seed": DATA_SEED,
     }
-    folder = run.store.stage("dataset", key, lambda work: collect(env, settings.collect, DATA_SEED, work, run.progress))
+    if spec.adapt is not None:
+        key["adapt"] = spec.adapt.model_dump(mode="json")
+    folder = run.store.stage(
+        "dataset", key, lambda work: collect(env, config, DATA_SEED, work, run.progress, run.workers)
+    )
     return env, Dataset.open(folder), stage_key("dataset", key)
 
 
@@ -79,8 +85,8 @@ def setting_of(run: Run, job: Job, env: GoalEnv, dataset: Dataset, dataset_key: 
         agent=job.agent,
         dataset=dataset,
         dataset_key=dataset_key,
-        config=run.suite.agent_config(job.agent),
-        cem=run.suite.settings.cem,
+        config=run.suite.of(job.env).agent_config(job.agent),
+        cem=run.suite.of(job.env).settings.cem,
         seed=job.seed,
         device=run.device,
         store=run.store,
@@ -116,26 +122,27 @@ def checkpoint_of(setting: Setting, family: Family) -> Path | None:
     return setting.store.stage("model", model_spec(setting, family), build)
 
 
-def evaluation_spec(run: Run, setting: Setting, family: Family, offset: int) -> dict[str, Any]:
+def evaluation_spec(run: Run, job: Job, setting: Setting, family: Family, offset: int) -> dict[str, Any]:
     """What determines the episodes of one goal offset."""
+    config = run.suite.of(job.env).settings.evaluate
     common = {"num_pairs", "split", "budget", "batch", "correlation_frames"}
     return {
         "schema": EVALUATION_SCHEMA,
         "model": model_spec(setting, family),
         "name": setting.agent,
         "env": setting.env_id,
-        "protocol": run.suite.settings.evaluate.protocol,
-        "evaluate": run.suite.settings.evaluate.model_dump(mode="json", include=common),
+        "protocol": config.protocol,
+        "evaluate": config.model_dump(mode="json", include=common),
         "cem": setting.cem.model_dump(mode="json") if family.plans else None,
         "goal_offset": offset,
-        "latent_oracle_pairs": latent_oracle_pairs(run, setting, offset) if family.kind == "world model" else 0,
+        "latent_oracle_pairs": latent_oracle_pairs(run, job, offset) if family.kind == "world model" else 0,
     }
 
 
-def latent_oracle_pairs(run: Run, setting: Setting, offset: int) -> int:
+def latent_oracle_pairs(run: Run, job: Job, offset: int) -> int:
     """Pairs for the latent oracle. It renders every candidate: only the run's first offset and lowest seed have any."""
-    config = run.suite.settings.evaluate
-    first = offset == config.goal_offset[0] and setting.seed == min(job.seed for job in run.suite.jobs)
+    config = run.suite.of(job.env).settings.evaluate
+    first = offset == config.goal_offset[0] and job.seed == min(job.seed for job in run.suite.jobs)
     return min(config.latent_oracle_pairs, config.num_pairs) if first else 0
 
 
@@ -149,12 +156,14 @@ class Measured:
     key: str
 
 
-def measure(run: Run, setting: Setting, family: Family, loaded: Callable[[], Loaded], offset: int) -> Measured:
+def measure(
+    run: Run, job: Job, setting: Setting, family: Family, loaded: Callable[[], Loaded], offset: int
+) -> Measured:
     """The episodes of one goal offset, from the cache as far as they are there."""
-    config = run.suite.settings.evaluate
+    config = run.suite.of(job.env).settings.evaluate
     pairs = sample_pairs(setting.dataset, setting.env, config.rules, config.num_pairs, offset, config.split)
     budget = config.budget or config.rules.budget(offset)
-    spec = evaluation_spec(run, setting, family, offset)
+    spec = evaluation_spec(run, job, setting, family, offset)
 
     def build(work: Path) -> None:
         agent = loaded()
@@ -177,7 +186,7 @@ def measure(run: Run, setting: Setting, family: Family, loaded: Callable[[], Loa
             for result in tqdm(todo, name, len(pairs), initial=len(done), disable=not run.progress, leave=False):
                 file.write(result.model_dump_json() + "\n")
                 file.flush()
-        write_text(work / "extras.json", json.dumps(extras(run, setting, agent, pairs, budget, offset)))
+        write_text(work / "extras.json", json.dumps(extras(run, job, setting, agent, pairs, budget, offset)))
 
     folder = run.store.stage("evaluation", spec, build)
     results = sorted(read_rows(folder / "episodes.jsonl"), key=lambda r: r.pair)
@@ -193,10 +202,12 @@ def read_rows(path: Path) -> list[PairResult]:
     return [PairResult.model_validate_json(line) for line in lines[:-1]]
 
 
-def extras(run: Run, setting: Setting, loaded: Loaded, pairs: Pairs, budget: int, offset: int) -> dict[str, Any]:
+def extras(
+    run: Run, job: Job, setting: Setting, loaded: Loaded, pairs: Pairs, budget: int, offset: int
+) -> dict[str, Any]:
     """What is measured once per cell and offset beside the episodes, and where."""
-    config = run.suite.settings.evaluate
-    count = latent_oracle_pairs(run, setting, offset)
+    config = run.suite.of(job.env).settings.evaluate
+    count = latent_oracle_pairs(run, job, offset)
     values: dict[str, Any] = {"latent_oracle_pairs": 0, "latent_oracle_hit": None, "rank_correlation": None}
     if loaded.model is not None:
         values["rank_correlation"] = distance_rank_correlation(loaded, setting, config.split, config.correlation_frames)
@@ -239,7 +250,7 @@ def run_job(
             cache.append(family.load(setting, folder))
         return cache[0]
 
-    measured = {offset: measure(run, setting, family, loaded, offset) for offset in job.goal_offset}
+    measured = {offset: measure(run, job, setting, family, loaded, offset) for offset in job.goal_offset}
     log = folder / "training.json" if folder else None
     training = json.loads(log.read_text(encoding="utf-8")) if log and log.is_file() else {}
     return record(run, job, setting, family, measured, training)
@@ -316,7 +327,7 @@ def record(
 
 def config_of(run: Run, job: Job, setting: Setting, family: Family) -> dict[str, Any]:
     """Everything that a reader needs to repeat the cell, defaults included."""
-    settings = run.suite.settings.model_dump(mode="json")
+    settings = run.suite.of(job.env).settings.model_dump(mode="json")
     settings["env"] = job.env.model_dump(mode="json")
     settings["agent"] = setting.config.model_dump(mode="json") if family.trainable else {}
     return settings
@@ -328,7 +339,7 @@ def base(run: Run, job: Job, status: str) -> dict[str, Any]:
         "status": status,
         "suite": run.suite.name,
         "profile": run.suite.profile,
-        "protocol": run.suite.settings.evaluate.protocol,
+        "protocol": run.suite.of(job.env).settings.evaluate.protocol,
         "env": job.env.label,
         "agent": job.agent,
         "seed": job.seed,
@@ -397,7 +408,7 @@ def run_suite(run: Run) -> list[CellRecord]:
     )
     with bar:
         for spec in run.suite.envs:
-            data = dataset_of(run, spec)
+            data = obtain(run, spec)
             for number, job in enumerate(run.suite.jobs, 1):
                 if job.env != spec:
                     continue
@@ -409,9 +420,24 @@ def run_suite(run: Run) -> list[CellRecord]:
     return cells
 
 
-def attempt(run: Run, job: Job, data: tuple[GoalEnv, Dataset, str]) -> CellRecord:
+Data = tuple[GoalEnv, Dataset, str]
+
+
+def obtain(run: Run, spec: EnvSpec) -> Data | NotRun:
+    """The data of an environment, or why there is none here; that ends a suite only if it has no other environment."""
+    try:
+        return dataset_of(run, spec)
+    except NotRun as error:
+        if len(run.suite.envs) == 1:
+            raise
+        return error
+
+
+def attempt(run: Run, job: Job, data: Data | NotRun) -> CellRecord:
     """The record of a job, whatever happens to it short of a full disk or an interrupt."""
     try:
+        if isinstance(data, NotRun):
+            raise data
         return run_job(run, job, *data)
     except NotRun as error:
         return CellRecord(**base(run, job, "not run"), reason=str(error), kind=agent_kind(job.agent))
@@ -452,11 +478,11 @@ def work_shares(suite: Suite) -> list[float]:
     costs = []
     for job in suite.jobs:
         try:
-            family, config = agent_family(job.agent), suite.agent_config(job.agent)
+            family, config = agent_family(job.agent), suite.of(job.env).agent_config(job.agent)
         except NotRun:
             costs.append(0.01)
             continue
-        plans = sum(suite.settings.evaluate.num_pairs * o / 25 for o in job.goal_offset)
+        plans = sum(suite.of(job.env).settings.evaluate.num_pairs * o / 25 for o in job.goal_offset)
         training = config.train.steps * family.step_cost if family.trainable else 0.0
         costs.append(0.5 + training + plans * family.decision_cost)
     return [c / sum(costs) for c in costs]

@@ -1,7 +1,8 @@
 """benchmarks.yaml to a resolved suite: which environments, agents, seeds and goal offsets, with which settings.
 
 One syntax for a deviation everywhere: nested keys in YAML, the same path with dots in ``--set lewm.train.steps=500``.
-Precedence, last wins: class defaults, the profile, the suite, the suite's part for the profile, ``--set``.
+Precedence, last wins: class defaults, the profile, the environment's own block and its part for the profile, the suite,
+the suite's part for the profile, what the suite says of the environment, ``--set``.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 import lewm_bench
+from lewm_bench.adapt import Adapt
 from lewm_bench.agent import AgentConfig
 from lewm_bench.collect import CollectConfig
 from lewm_bench.config import Config, deep_merge
 from lewm_bench.errors import NotRun, UserError, unknown
 from lewm_bench.evaluate import EvalConfig
 from lewm_bench.planning import CEMConfig
-from lewm_bench.registry import agent_family, agent_names, split_agent
+from lewm_bench.registry import agent_family, agent_names, environment_ids, split_agent
 from lewm_bench.speed import SpeedConfig
 
 FILE = "benchmarks.yaml"
@@ -59,6 +61,8 @@ class EnvSpec(Config):
     id: str
     name: str = ""
     kwargs: dict[str, Any] = Field(default_factory=dict)
+    adapt: Adapt | None = None  # any Gymnasium id as a goal environment
+    settings: dict[str, Any] = Field(default_factory=dict)  # of this environment in this suite
 
     @property
     def label(self) -> str:
@@ -126,17 +130,27 @@ class SuiteSpec(Config):
         return self
 
 
+class Recipe(Config):
+    """What an environment needs in every suite: data, training and planner that fit it."""
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+    profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)  # by profile
+
+
 class Benchmarks(Config):
     """The whole file."""
 
     profiles: dict[str, dict[str, Any]]
+    environments: dict[str, Recipe] = Field(default_factory=dict)  # by id
     suites: dict[str, SuiteSpec]
 
     @model_validator(mode="after")
     def _profiles_exist(self) -> Benchmarks:
-        for name, suite in self.suites.items():
-            if missing := [profile for profile in suite.profiles if profile not in self.profiles]:
-                raise ValueError(f"suites.{name}.profiles: {unknown('profile', missing[0], self.profiles)}")
+        named = {f"suites.{name}": suite.profiles for name, suite in self.suites.items()}
+        named |= {f"environments.{name}": recipe.profiles for name, recipe in self.environments.items()}
+        for place, profiles in named.items():
+            if missing := [profile for profile in profiles if profile not in self.profiles]:
+                raise ValueError(f"{place}.profiles: {unknown('profile', missing[0], self.profiles)}")
         return self
 
 
@@ -149,25 +163,35 @@ class Job(Config):
     goal_offset: tuple[int, ...]
 
 
-class Suite(Config):
-    """A suite with everything resolved."""
+class Resolved(Config):
+    """Settings after all layers."""
+
+    settings: Settings
+    agent_settings: dict[str, dict[str, Any]]
+
+    def agent_config(self, agent: str) -> AgentConfig:
+        """The resolved config of ``agent``, variant included."""
+        return configure(agent, self.agent_settings)
+
+
+class Suite(Resolved):
+    """A suite with everything resolved. Its own settings are those without an environment; see ``of``."""
 
     name: str
     title: str
     profile: str
-    settings: Settings
-    agent_settings: dict[str, dict[str, Any]]
     jobs: tuple[Job, ...]
+    by_env: dict[str, Resolved]
     speed: bool = False
+
+    def of(self, env: EnvSpec) -> Resolved:
+        """What holds in an environment."""
+        return self.by_env[env.label]
 
     @property
     def envs(self) -> tuple[EnvSpec, ...]:
         """Its environments, in order."""
         return tuple({job.env.label: job.env for job in self.jobs}.values())
-
-    def agent_config(self, agent: str):
-        """The resolved config of ``agent``, variant included."""
-        return configure(agent, self.agent_settings)
 
 
 def find_file(config: Path | None) -> Path:
@@ -240,32 +264,52 @@ def resolve(
         raise unknown("profile", profile, bench.profiles)
     spec = bench.suites[suite]
     part = spec.profiles.get(profile, Part())
+    check_recipes(bench)
     command_line = parse_overrides(overrides)
-    merged: dict[str, Any] = {}
-    for layer in (bench.profiles[profile], spec.settings, part.settings, command_line):
-        merged = deep_merge(merged, layer)
-    settings, agent_settings = split_settings(merged)
     chosen_agents = tuple(dict.fromkeys(agents or spec.agents))
-    for agent in chosen_agents:
-        check_agent(agent, agent_settings)
+
+    def resolved(env: EnvSpec | None) -> Resolved:
+        recipe = bench.environments.get(env.id, Recipe()) if env else Recipe()
+        own = (recipe.settings, recipe.profiles.get(profile, {}))
+        merged: dict[str, Any] = {}
+        for layer in (bench.profiles[profile], *own, spec.settings, part.settings, env.settings if env else {}):
+            merged = deep_merge(merged, layer)
+        settings, agent_settings = split_settings(deep_merge(merged, command_line))
+        for agent in chosen_agents:
+            check_agent(agent, agent_settings)
+        return Resolved(settings=settings, agent_settings=agent_settings)
+
+    envs_of = select_envs(spec, envs)
+    by_env = {env.label: resolved(env) for env in envs_of}
     chosen_seeds = tuple(dict.fromkeys(seeds or part.seeds or spec.seeds))
     lifted = Lifted(bool(agents), bool(seeds), "goal_offset" in (command_line.get("evaluate") or {}))
     jobs = []
-    for env in select_envs(spec, envs):
+    for env in envs_of:
         for agent in chosen_agents:
             limits = [limit for limit in part.limits if concerns(limit, env, agent)]
-            allowed_seeds, offsets = allowed(limits, lifted, chosen_seeds, settings.evaluate.goal_offset)
+            wanted = by_env[env.label].settings.evaluate.goal_offset
+            allowed_seeds, offsets = allowed(limits, lifted, chosen_seeds, wanted)
             if offsets:
                 jobs += [Job(env=env, agent=agent, seed=seed, goal_offset=offsets) for seed in allowed_seeds]
+    base = resolved(None)
     return Suite(
         name=suite,
         title=spec.title,
         profile=profile,
-        settings=settings,
-        agent_settings=agent_settings,
+        settings=base.settings,
+        agent_settings=base.agent_settings,
         jobs=tuple(jobs),
+        by_env=by_env,
         speed=spec.speed,
     )
+
+
+def check_recipes(bench: Benchmarks) -> None:
+    """Raise a UserError for a block of settings that no environment would ever read."""
+    used = {env.id for suite in bench.suites.values() for env in suite.envs}
+    for env_id in bench.environments:
+        if env_id not in used and ":" not in env_id and env_id not in environment_ids():
+            raise UserError(f"environments: {unknown('environment', env_id, [*used, *environment_ids()])}")
 
 
 class Lifted(NamedTuple):

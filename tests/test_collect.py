@@ -146,7 +146,6 @@ def test_an_unknown_policy_is_answered_with_the_known_ones(tmp_path: Path) -> No
         ({"train": 0.9}, "add up to 1.15"),
         ({"policies": {"jitter": 0.5}}, "must add up to 1"),
         ({"policies": {"jitter": 1.5, "drift": -0.5}}, "must add up to 1"),
-        ({"policies": {}}, "at least 1"),
         ({"episodes": 0}, "greater than or equal to 1"),
         ({"epsiodes": 3}, "epsiodes"),
     ],

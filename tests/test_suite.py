@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from lewm_bench import suite as suites
+from lewm_bench.adapt import Adapt
 from lewm_bench.agent import AgentConfig
 from lewm_bench.agents.encoders import LocalConfig
 from lewm_bench.collect import CollectConfig
@@ -477,6 +478,8 @@ def documented(heading: str) -> dict[str, str]:
         ("train", TrainConfig, None),
         ("dino-wm.local", LocalConfig, None),
         ("Suites", suites.SuiteSpec, None),
+        ("An environment of a suite", suites.EnvSpec, None),
+        ("adapt", Adapt, None),
         *((name, None, AgentConfig) for name in ("lewm", "dino-wm", "gcbc", "sac-her")),
     ],
 )

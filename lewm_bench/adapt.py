@@ -1,0 +1,397 @@
+"""Other people's Gymnasium environments as goal environments, without a subclass.
+
+Two ways to put an environment that has no setter into a state:
+
+- ``state: qpos`` for environments on Gymnasium's ``MujocoEnv``: the state is (qpos, qvel), set in MuJoCo itself;
+- ``state: replay`` for any deterministic one: the state is (reset seed, actions since), restored by doing it again.
+
+``register_env`` makes an id of either; in YAML the block ``adapt`` of an environment does the same.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import weakref
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from operator import methodcaller
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from PIL import Image
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from lewm_bench.config import Config
+from lewm_bench.env import GoalEnv
+from lewm_bench.errors import UserError
+
+LIVE = 64  # environments that a replayed one keeps at hand: those of one chunk of collected episodes
+MOST_NUMBERS = 1000  # of an observation; more are pixels, which do not belong into a state
+
+Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Frame = Callable[[gym.Env], np.ndarray]
+
+
+class Adapt(Config):
+    """What Gymnasium does not say about an environment: when a goal is reached, and what a state is."""
+
+    threshold: float = Field(gt=0)  # a state closer to the goal than this is a success
+    compare: tuple[int, ...] = ()  # entries of the vector whose Euclidean distance counts; all of them if empty
+    angles: tuple[int, ...] = ()  # those of them that are angles in radians, compared around the circle
+    distance: str = ""  # "module:function" of (..., K) vectors and goals, in place of compare
+    unit: str = "units of the state"
+    state: Literal["auto", "qpos", "replay"] = "auto"  # the vector: (qpos, qvel), or the observation if replayed
+    frame: str = ""  # "module:function" of the environment to an (h, w, 3) uint8 picture; render() if empty
+    exploration: dict[str, float] = Field(default={"ornstein_uhlenbeck": 1.0}, min_length=1)
+    warmup: int = Field(20, ge=0)  # a sampled state is up to this many random actions after a reset
+    max_steps: int = Field(300, ge=1)  # of a replayed episode: warm-up, data and budget; its state holds all actions
+
+    @field_validator("distance", "frame", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        return f"{value.__module__}:{value.__qualname__}" if callable(value) else value
+
+    @model_validator(mode="after")
+    def _one_distance(self) -> Adapt:
+        if self.distance and (self.compare or self.angles):
+            raise ValueError("give either a distance or the entries to compare")
+        if self.compare and not set(self.angles) <= set(self.compare):
+            raise ValueError(f"angles {list(self.angles)} must be among compare {list(self.compare)}")
+        return self
+
+
+def register_env(env_id: str, source: str, *, make: Mapping[str, Any] | None = None, **fields: Any) -> None:
+    """Register ``source``, any Gymnasium id, as the goal environment ``env_id``.
+
+    ``fields`` are those of ``Adapt``; ``threshold`` is needed. ``make`` are arguments for ``gymnasium.make(source)``.
+    A function given as ``distance`` or ``frame`` is stored by name, so it must stand at the top of a module.
+
+    Raises:
+        UserError: a field is misspelt or has no sensible value.
+    """
+    try:
+        adapt = Adapt(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "register_env"
+        raise UserError(f"{env_id}: {place}: {first['msg'].removeprefix('Value error, ')}")
+    kwargs = {"source": source, "make": dict(make or {}), "adapt": adapt.model_dump(mode="json"), "image_size": 64}
+    gym.registry.pop(env_id, None)  # registered again, perhaps with another threshold
+    gym.register(env_id, "lewm_bench.adapt:make_adapted", kwargs=kwargs)
+
+
+def is_adapted(spec: gym.envs.registration.EnvSpec) -> bool:
+    """Whether an id was made by ``register_env``."""
+    return spec.entry_point == "lewm_bench.adapt:make_adapted"
+
+
+def make_adapted(source: str, make: Mapping[str, Any], adapt: Mapping[str, Any], image_size: int) -> AdaptedEnv:
+    """The entry point of adapted ids."""
+    from gymnasium.envs.mujoco import MujocoEnv
+
+    settings = Adapt.model_validate(adapt)
+    arguments = {"render_mode": "rgb_array", **make}
+    inner = _make(source, arguments)
+    on_mujoco = isinstance(inner, MujocoEnv)
+    if settings.state == "qpos" and not on_mujoco:
+        raise UserError(f"{source} is not on Gymnasium's MujocoEnv, so it has no qpos to set; use state: replay")
+    if on_mujoco and not settings.frame and not {"width", "height"} & set(arguments):
+        arguments |= {"width": image_size, "height": image_size}  # drawn at once as large as it is wanted
+        inner.close()
+        inner = _make(source, arguments)
+    kind = ReplayEnv if settings.state == "replay" or not on_mujoco else MujocoStateEnv
+    return kind(source, arguments, settings, image_size, inner)
+
+
+def _make(source: str, arguments: Mapping[str, Any]) -> gym.Env:
+    # Without Gymnasium's wrappers: a time limit or a checker of calls would be a part of the state.
+    return gym.make(source, disable_env_checker=True, **arguments).unwrapped
+
+
+def named(path: str) -> Any:
+    """The object at ``module:attribute``.
+
+    Raises:
+        UserError: there is none.
+    """
+    module, _, attribute = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{path!r} is not a function at the top of a module ({error}); write module:function")
+    return found
+
+
+class AdaptedEnv(GoalEnv):
+    """What both ways share: actions, pictures and success."""
+
+    def __init__(
+        self, source: str, arguments: Mapping[str, Any], settings: Adapt, image_size: int, inner: gym.Env
+    ) -> None:
+        self.source, self.settings, self.image_size = source, settings, image_size
+        self.threshold, self.distance_unit = settings.threshold, settings.unit
+        self.exploration = settings.exploration
+        self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self._arguments = dict(arguments)
+        self._actions = Actions(inner.action_space, source)
+        self.action_space = self._actions.space
+        self._frame: Frame = named(settings.frame) if settings.frame else methodcaller("render")
+        self._distance: Distance = named(settings.distance) if settings.distance else self._compare
+
+    @abstractmethod
+    def vector(self, states: np.ndarray) -> np.ndarray:
+        """(..., X) states to the (..., K) numbers that ``distance`` is about."""
+
+    def distance(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        return self._distance(self.vector(np.asarray(states)), self.vector(np.asarray(goals)))
+
+    def _compare(self, vectors: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        difference = vectors - goals
+        angles = list(self.settings.angles)
+        difference[..., angles] = (difference[..., angles] + np.pi) % (2 * np.pi) - np.pi
+        chosen = difference[..., list(self.settings.compare)] if self.settings.compare else difference
+        return np.linalg.norm(chosen, axis=-1)
+
+    def _check_indices(self, size: int, what: str) -> None:
+        wrong = [i for i in (*self.settings.compare, *self.settings.angles) if not 0 <= i < size]
+        if wrong:
+            raise UserError(f"{self.source}: compare names entry {wrong[0]}, but the {what} has 0 to {size - 1}")
+
+    def _picture(self, inner: gym.Env) -> np.ndarray:
+        """The frame of an environment at our size, (s, s, 3) uint8."""
+        frame = np.asarray(self._frame(inner))
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+            raise UserError(
+                f"{self.source} draws {frame.dtype} {frame.shape}, wanted uint8 (h, w, 3); name a frame function"
+            )
+        if frame.shape[:2] == (self.image_size, self.image_size):
+            return frame.copy()
+        return np.asarray(Image.fromarray(frame).resize((self.image_size,) * 2, Image.Resampling.BOX))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"source": self.source, "make": self._arguments, "adapt": self.settings.model_dump(mode="json")} | {
+            "image_size": self.image_size,
+            "state": self.get_state(),
+            "spec": self.spec,
+        }
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        settings, inner = Adapt.model_validate(kept["adapt"]), _make(kept["source"], kept["make"])
+        self.__init__(kept["source"], kept["make"], settings, kept["image_size"], inner)
+        self.spec = kept["spec"]
+        self.set_state(kept["state"])
+
+
+class MujocoStateEnv(AdaptedEnv):
+    """An environment on Gymnasium's ``MujocoEnv``; its state is (qpos, qvel)."""
+
+    def __init__(self, source, arguments, settings: Adapt, image_size: int, inner: gym.Env) -> None:
+        import mujoco
+
+        super().__init__(source, arguments, settings, image_size, inner)
+        self._inner = inner
+        self._closing: weakref.finalize | None = None
+        if inner.model.na:
+            raise UserError(f"{source} has muscles or other actuators with a state of their own; use state: replay")
+        # Without warm start (qpos, qvel) determines the future to the last bit.
+        inner.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_WARMSTART
+        inner.reset(seed=0)
+        self._check_indices(inner.model.nq + inner.model.nv, "state (qpos, qvel)")
+
+    def vector(self, states: np.ndarray) -> np.ndarray:
+        return states if self.settings.compare or self.settings.distance else states[..., : self._inner.model.nq]
+
+    def sample_state(self, rng: np.random.Generator) -> np.ndarray:
+        before = self.get_state()
+        self._inner.reset(seed=int(rng.integers(2**31)))
+        for action in warmup(rng, self.settings.warmup, self.action_space):
+            self.advance(action)
+        state = self.get_state()
+        self.set_state(before)
+        return state
+
+    def get_state(self) -> np.ndarray:
+        return np.concatenate([self._inner.data.qpos, self._inner.data.qvel])
+
+    def set_state(self, state: np.ndarray) -> None:
+        state, size = np.asarray(state, np.float64), self._inner.model.nq
+        if state.shape != (size + self._inner.model.nv,) or not np.isfinite(state).all():
+            raise ValueError(f"a state is {size} positions and {self._inner.model.nv} velocities, got {state}")
+        self._inner.set_state(state[:size], state[size:])
+
+    def advance(self, action: np.ndarray) -> None:
+        self._inner.step(self._actions(action))
+
+    def render(self) -> np.ndarray:
+        import mujoco
+
+        from lewm_bench.gl import chosen_backend
+
+        mujoco.mj_forward(self._inner.model, self._inner.data)  # a step leaves the bodies where its last substep began
+        with chosen_backend() if not self.settings.frame else nullcontext():
+            picture = self._picture(self._inner)
+        if self._closing is None:
+            # Gymnasium's viewer frees itself at exit, after EGL is gone, unless it is closed before.
+            self._closing = weakref.finalize(self, self._inner.close)
+            atexit.register(self._closing)
+        return picture
+
+    def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
+        size = self._inner.model.nq
+        return {"qpos": states[:, :size], "qvel": states[:, size:]}
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+@dataclass
+class _Live:
+    """An environment somewhere in an episode."""
+
+    env: gym.Env
+    observation: np.ndarray
+    over: bool = False  # it has terminated; whatever is done then changes nothing
+
+
+class ReplayEnv(AdaptedEnv):
+    """Any deterministic environment; its state is [seed, n, observation, n actions, zeros].
+
+    An episode that terminates stays as it is. Live environments are kept by the actions that led to them, so that a
+    state that follows another one costs one step and not a replay.
+    """
+
+    def __init__(self, source, arguments, settings: Adapt, image_size: int, inner: gym.Env) -> None:
+        super().__init__(source, arguments, settings, image_size, inner)
+        if settings.warmup >= settings.max_steps:
+            raise UserError(f"{source}: max_steps must be larger than warmup, got {settings.max_steps}")
+        self._space = inner.observation_space
+        self._observed = int(gym.spaces.flatdim(self._space))
+        if self._observed > MOST_NUMBERS:
+            raise UserError(
+                f"{source} observes {self._observed} numbers, more than {MOST_NUMBERS}; give it a low-dimensional "
+                "observation (make: {...}) or subclass GoalEnv"
+            )
+        self._check_indices(self._observed, "observation")
+        self._size = self.action_space.shape[0]
+        self._pool: OrderedDict[tuple[int, bytes], _Live] = OrderedDict()
+        self._seed, self._done = 0, np.zeros((0, self._size))
+        self._live = self._begin(inner, 0)
+
+    def vector(self, states: np.ndarray) -> np.ndarray:
+        return states[..., 2 : 2 + self._observed]
+
+    def sample_state(self, rng: np.random.Generator) -> np.ndarray:
+        before = self.get_state()
+        seed = int(rng.integers(2**31))
+        self._go(seed, warmup(rng, self.settings.warmup, self.action_space))
+        state = self.get_state()
+        self.set_state(before)
+        return state
+
+    def get_state(self) -> np.ndarray:
+        state = np.zeros(2 + self._observed + self.settings.max_steps * self._size)
+        state[:2] = self._seed, len(self._done)
+        state[2 : 2 + self._observed] = self._live.observation
+        state[2 + self._observed :][: self._done.size] = self._done.ravel()
+        return state
+
+    def set_state(self, state: np.ndarray) -> None:
+        state = np.asarray(state, np.float64)
+        if state.shape != (2 + self._observed + self.settings.max_steps * self._size,) or not np.isfinite(state).all():
+            raise ValueError(f"not a state of {self.source}: a seed, a number of steps, an observation and the actions")
+        steps = int(state[1])
+        self._go(int(state[0]), state[2 + self._observed :][: steps * self._size].reshape(steps, self._size))
+
+    def advance(self, action: np.ndarray) -> None:
+        if len(self._done) == self.settings.max_steps:
+            raise UserError(
+                f"{self.source}: an episode is longer than max_steps {self.settings.max_steps}; raise it: warm-up, "
+                "collect.steps and the budget of an evaluation must fit"
+            )
+        action = np.clip(np.asarray(action, np.float64), self.action_space.low, self.action_space.high)
+        self._done = np.concatenate([self._done, action[None]])
+        self._step(self._live, action)
+
+    def render(self) -> np.ndarray:
+        from gymnasium.envs.mujoco import MujocoEnv
+
+        from lewm_bench.gl import chosen_backend
+
+        on_mujoco = isinstance(self._live.env, MujocoEnv)
+        with chosen_backend() if on_mujoco and not self.settings.frame else nullcontext():
+            return self._picture(self._live.env)
+
+    def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
+        return {"observation": self.vector(states)}
+
+    def close(self) -> None:
+        for live in (self._live, *self._pool.values()):
+            live.env.close()
+        self._pool.clear()
+
+    def _go(self, seed: int, actions: np.ndarray) -> None:
+        """Make the state of ``actions`` after a reset with ``seed`` the current one."""
+        self._pool[self._seed, self._done.tobytes()] = self._live
+        for known in range(len(actions), -1, -1):
+            live = self._pool.pop((seed, actions[:known].tobytes()), None)
+            if live is not None:
+                break
+        else:
+            known = 0
+            spare = self._pool.popitem(last=False)[1].env if len(self._pool) > LIVE else None
+            live = self._begin(spare or _make(self.source, self._arguments), seed)
+        for action in actions[known:]:
+            self._step(live, action)
+        self._live, self._seed, self._done = live, seed, np.array(actions, np.float64)
+
+    def _begin(self, env: gym.Env, seed: int) -> _Live:
+        observation, _ = env.reset(seed=seed)
+        return _Live(env, self._flat(observation))
+
+    def _step(self, live: _Live, action: np.ndarray) -> None:
+        if not live.over:
+            observation, _, live.over, _, _ = live.env.step(self._actions(action))
+            live.observation = self._flat(observation)
+
+    def _flat(self, observation: Any) -> np.ndarray:
+        return np.asarray(gym.spaces.flatten(self._space, observation), np.float64)
+
+
+def warmup(rng: np.random.Generator, most: int, space: gym.spaces.Box) -> np.ndarray:
+    """Up to ``most`` actions (n, A): one random action, held."""
+    steps = int(rng.integers(most + 1))
+    low, high = np.maximum(space.low, -1e3), np.minimum(space.high, 1e3)
+    return np.repeat(rng.uniform(low, high)[None], steps, 0)
+
+
+class Actions:
+    """How our actions, a flat Box, become those of an environment: as they are, or the largest of n scores.
+
+    Raises:
+        UserError: the space is neither a Box of vectors nor Discrete.
+    """
+
+    def __init__(self, space: gym.Space, source: str) -> None:
+        if isinstance(space, gym.spaces.Discrete):
+            # A planner over continuous numbers can then search them; a uniform action is a uniform choice.
+            self._inner, self.space = space, gym.spaces.Box(-1.0, 1.0, (int(space.n),), np.float32)
+        elif isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
+            self._inner, self.space = space, gym.spaces.Box(space.low, space.high, dtype=np.float32)
+        else:
+            raise UserError(
+                f"{source} has actions {space}; only a Box of flat vectors and Discrete can be planned here: wrap it "
+                "with gymnasium.wrappers.TransformAction, or subclass GoalEnv"
+            )
+
+    def __call__(self, action: np.ndarray) -> Any:
+        action = np.clip(np.asarray(action, np.float64), self.space.low, self.space.high)
+        if isinstance(self._inner, gym.spaces.Discrete):
+            return int(self._inner.start + np.argmax(action))
+        return action.astype(self._inner.dtype)
