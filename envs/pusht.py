@@ -28,7 +28,9 @@ TARGET_POSE = (256.0, 256.0, math.pi / 4)
 WALLS = (((5, 506), (5, 5)), ((5, 5), (506, 5)), ((506, 5), (506, 506)), ((5, 506), (506, 506)))
 WALL_RADIUS = 2
 BORDER = 10  # px at the edge of the scene, where walls are drawn
-INNER_LOW, INNER_HIGH = 7.0, 504.0  # the faces of the walls
+WALL_LOW, WALL_HIGH = 7.0, 504.0  # their faces
+THICKNESS = 200.0
+PRESSED = 3.0  # px that the agent can press the block into a wall
 START_MARGIN = 35.0  # px between the block and a wall in sampled states: the agent fits in between
 START_GAP = 5.0  # px between agent and block
 TELEPORT = 60.0  # px that agent and block are moved at least
@@ -52,7 +54,7 @@ class PushT(GoalEnv):
 
     threshold = 1.0
     distance_unit = "tolerances (20 px, 20 degrees)"
-    exploration: ClassVar[Mapping[str, float]] = {"block_biased": 1.0}
+    exploration: ClassVar[Mapping[str, float]] = {"pushing_expert": 0.75, "block_biased": 0.25}
 
     def __init__(self, image_size: int = 64, target: str = "fixed", render_mode: str = "rgb_array") -> None:
         if image_size < 16:
@@ -81,7 +83,7 @@ class PushT(GoalEnv):
     # State.
 
     def sample_state(self, rng: np.random.Generator) -> np.ndarray:
-        low, high = INNER_LOW + START_MARGIN, INNER_HIGH - START_MARGIN
+        low, high = WALL_LOW + START_MARGIN, WALL_HIGH - START_MARGIN
         while True:
             pose = rng.uniform((low, low, 0), (high, high, 2 * math.pi))
             points = corners(pose)
@@ -126,18 +128,11 @@ class PushT(GoalEnv):
         if not np.isfinite(actions).all():
             raise ValueError("an action is not a finite number")
         out = np.empty((*actions.shape[:2], 10))
-        velocities = agent_path(states, np.clip(actions, -1.0, 1.0), out)
-        starts = np.concatenate([states[:, None, :2], out[:, :-1, :2]], axis=1)[:, : out.shape[1]]
-        ways = np.linalg.norm(velocities, axis=-1).sum(-1) * TIMESTEP  # (N, T) length of the agent's path
-        moves = zip(starts.tolist(), ways.tolist(), velocities.tolist(), states[:, 2:].tolist(), out, strict=True)
-        for positions, lengths, pushes, (x, y, angle, _, _, *motion), row in moves:
-            block = (x, y, angle, *motion)
-            blocks = []
-            for position, length, push in zip(positions, lengths, pushes, strict=True):
-                if not _out_of_reach(position, length, block):
-                    block = self._physics.push(position, push, block)
-                blocks.append(block)
-            row[:, [2, 3, 4, 7, 8, 9]] = np.reshape(blocks, (-1, 6))
+        moves = (ACTION_SCALE * np.clip(actions, -1.0, 1.0)).tolist()
+        for n, state in enumerate(states.tolist()):
+            for t, move in enumerate(moves[n]):
+                state = self._physics.step(state, move)
+                out[n, t] = state
         return out
 
     # Frames.
@@ -174,38 +169,6 @@ class PushT(GoalEnv):
         return {**generic_policies(self.action_space), **pusht_policies(self.sample_state)}
 
 
-def agent_path(states: np.ndarray, actions: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """(N, X) states and (N, T, 2) actions to (N, T, 10, 2) velocities of the agent in each physics step.
-
-    Its positions and velocities after each environment step are written into (N, T, X) ``out``. Nothing can stop the
-    agent but a wall, so its path does not depend on the block. The order of operations is gym-pusht's, to the last bit.
-    """
-    position, velocity = states[:, :2], states[:, 5:7]
-    velocities = np.empty((*actions.shape[:2], SUBSTEPS, 2))
-    low, high = np.minimum(AGENT_LOW, position), np.maximum(AGENT_HIGH, position)  # who is beyond goes no further
-    for t in range(actions.shape[1]):
-        target = position + actions[:, t] * ACTION_SCALE
-        for k in range(SUBSTEPS):
-            velocity = velocity + (K_P * (target - position) + K_V * (0 - velocity)) * TIMESTEP
-            # gym-pusht's agent is kinematic and passes through walls; ours arrives at them and stops.
-            velocity = np.clip(velocity, (low - position) / TIMESTEP, (high - position) / TIMESTEP)
-            position = position + velocity * TIMESTEP
-            velocities[:, t, k] = velocity
-        out[:, t, :2], out[:, t, 5:7] = position, velocity
-    return velocities
-
-
-def _out_of_reach(agent: Sequence[float], way: float, block: Sequence[float]) -> bool:
-    """Whether a resting block cannot touch an agent that goes ``way`` px, nor a wall."""
-    x, y, angle, *motion = block
-    if any(motion):
-        return False
-    x, y = x - BLOCK_MIDDLE * math.sin(angle), y + BLOCK_MIDDLE * math.cos(angle)
-    room = min(x - INNER_LOW, y - INNER_LOW, INNER_HIGH - x, INNER_HIGH - y)
-    # One pixel of slack covers the solver's bounding boxes and rounding.
-    return room > BLOCK_REACH + 1 and math.hypot(x - agent[0], y - agent[1]) > BLOCK_REACH + AGENT_RADIUS + 1 + way
-
-
 class _Physics:
     """One pymunk space that is put into a state, stepped, and read, any number of times.
 
@@ -213,43 +176,65 @@ class _Physics:
     """
 
     def __init__(self, packages: SimpleNamespace) -> None:
-        self._lib, pusht = packages.lib, packages.PushTEnv
+        self._lib, pusht = packages.cffi.lib, packages.PushTEnv
         self._space = space = packages.pymunk.Space()
         space.gravity, space.damping = (0, 0), 0.0
-        space.add(*(pusht.add_segment(space, *wall, WALL_RADIUS) for wall in WALLS))
+        # gym-pusht's walls are 4 px thick and let a block through that is pressed hard; the same faces, thicker.
+        low, high = WALL_LOW - THICKNESS, WALL_HIGH + THICKNESS
+        ring = ((low, low), (high, low), (high, high), (low, high))
+        space.add(*(pusht.add_segment(space, ring[k - 1], ring[k], THICKNESS) for k in range(4)))
         self._agent = pusht.add_circle(space, (256, 400), AGENT_RADIUS)
         self._block, tee = pusht.add_tee(space, (256, 300), 0)
+        self._tee = [shape._shape for shape in tee]
         self._shapes = [shape._shape for shape in (*self._agent.shapes, *tee)]
+        self._nearest = packages.cffi.ffi.new("cpPointQueryInfo *")
 
-    def push(self, agent: Sequence[float], velocities: Sequence[Sequence[float]], block: Sequence[float]) -> tuple:
-        """(x, y) of the agent, its velocity in each physics step, (x, y, angle, vx, vy, w) of the block to the same.
+    def step(self, state: Sequence[float], move: Sequence[float]) -> tuple[float, ...]:
+        """The state (10 numbers) one environment step later, when the agent is sent (x, y) px from where it is.
 
         A function of its arguments to the last bit: nothing is left of what happened before.
         """
-        lib, space, body, pusher = self._lib, self._space._space, self._block._body, self._agent._body
-        x, y, angle, vx, vy, spin = block
-        lib.cpBodySetPosition(pusher, agent)
-        lib.cpBodySetVelocity(pusher, velocities[0])
-        lib.cpBodySetAngle(body, angle)  # first: it turns the block about its centre of gravity
-        lib.cpBodySetPosition(body, (x, y))
-        lib.cpBodySetVelocity(body, (vx, vy))
-        lib.cpBodySetAngularVelocity(body, spin)
-        self._forget()
-        before = lib.cpBodyGetPosition(body)
-        for velocity in velocities:
-            lib.cpBodySetVelocity(pusher, velocity)
-            lib.cpSpaceStep(space, TIMESTEP)
-        after, turned = lib.cpBodyGetPosition(body), lib.cpBodyGetAngle(body) - angle
-        # Added as differences, so that a block that nothing touches keeps its pose to the last bit.
-        x, y, angle = x + (after.x - before.x), y + (after.y - before.y), (angle + turned) % (2 * math.pi)
-        return (x, y, angle, *self._motion())
+        lib, space, pusher = self._lib, self._space._space, self._agent._body
+        x, y, block, vx, vy = *state[:2], (*state[2:5], *state[7:]), *state[5:7]
+        aim_x, aim_y = x + move[0], y + move[1]
+        alone = _out_of_reach(state, move)
+        if not alone:
+            before = self._put((x, y), (vx, vy), block)
+        at_wall = _room(block) <= 2 * BLOCK_REACH  # so far the block cannot get in one step
+        for _ in range(SUBSTEPS):
+            vx, vy = _servo(x, vx, aim_x), _servo(y, vy, aim_y)
+            if not alone:
+                if at_wall:
+                    vx, vy = self._relent(x, y, vx, vy)
+                lib.cpBodySetVelocity(pusher, (vx, vy))
+                lib.cpSpaceStep(space, TIMESTEP)
+            x, y = x + vx * TIMESTEP, y + vy * TIMESTEP
+        if not alone:
+            block = self._take(block, before)
+        return x, y, *block[:3], vx, vy, *block[3:]
 
-    def _forget(self) -> None:
-        """Drop cached contacts and the order of the shapes in the collision tree: they carry the past."""
+    def _put(self, agent: tuple, velocity: tuple, block: tuple) -> Any:
+        """Place agent and block; returns the block's position as Chipmunk rounds it."""
+        lib, body, pusher, space = self._lib, self._block._body, self._agent._body, self._space._space
+        lib.cpBodySetPosition(pusher, agent)
+        lib.cpBodySetVelocity(pusher, velocity)
+        lib.cpBodySetAngle(body, block[2])  # first: it turns the block about its centre of gravity
+        lib.cpBodySetPosition(body, block[:2])
+        lib.cpBodySetVelocity(body, block[3:5])
+        lib.cpBodySetAngularVelocity(body, block[5])
+        # Cached contacts and the order of the shapes in the collision tree carry the past: drop both.
         for shape in self._shapes:
-            self._lib.cpSpaceRemoveShape(self._space._space, shape)
+            lib.cpSpaceRemoveShape(space, shape)
         for shape in self._shapes:
-            self._lib.cpSpaceAddShape(self._space._space, shape)
+            lib.cpSpaceAddShape(space, shape)
+        return lib.cpBodyGetPosition(body)
+
+    def _take(self, block: tuple, before: Any) -> tuple[float, ...]:
+        """The block's (x, y, angle, vx, vy, w) after it was placed from ``block`` and stepped."""
+        after, angle = self._lib.cpBodyGetPosition(self._block._body), self._lib.cpBodyGetAngle(self._block._body)
+        # Differences, so that a block that nothing touches keeps its pose to the last bit.
+        x, y, angle = block[0] + (after.x - before.x), block[1] + (after.y - before.y), block[2] + (angle - block[2])
+        return x, y, angle % (2 * math.pi), *self._motion()
 
     def _motion(self) -> tuple[float, float, float]:
         """The block's velocities, plus those by which the solver is about to push it out of what it overlaps.
@@ -267,6 +252,50 @@ class _Physics:
         after = lib.cpBodyLocalToWorld(body, center)
         spin += lib.cpBodyGetAngle(body) - angle
         return velocity.x + (after.x - before.x), velocity.y + (after.y - before.y), spin
+
+    def _relent(self, x: float, y: float, vx: float, vy: float) -> tuple[float, float]:
+        """The agent's velocity without what would press the block further into a wall.
+
+        gym-pusht's agent is infinitely strong and crushes the block, which then jumps out of the walls.
+        """
+        boxes = [self._lib.cpShapeGetBB(shape) for shape in self._tee]
+        low, high = min(min(box.l, box.b) for box in boxes), max(max(box.r, box.t) for box in boxes)
+        if low > WALL_LOW - PRESSED and high < WALL_HIGH + PRESSED:
+            return vx, vy
+        for shape in self._tee:
+            if self._lib.cpShapePointQuery(shape, (x, y), self._nearest) < AGENT_RADIUS:
+                away = self._nearest.gradient
+                toward = min(vx * away.x + vy * away.y, 0.0)
+                vx, vy = vx - toward * away.x, vy - toward * away.y
+        return vx, vy
+
+
+def _servo(position: float, velocity: float, aim: float) -> float:
+    """The agent's velocity along an axis in the next physics step; in gym-pusht's order of operations.
+
+    gym-pusht's agent is kinematic and passes through walls; ours arrives there and stops.
+    """
+    velocity = velocity + (K_P * (aim - position) + K_V * (0.0 - velocity)) * TIMESTEP
+    if velocity > 0.0:
+        return min(velocity, max((AGENT_HIGH - position) / TIMESTEP, 0.0))
+    return max(velocity, min((AGENT_LOW - position) / TIMESTEP, 0.0))
+
+
+def _out_of_reach(state: Sequence[float], move: Sequence[float]) -> bool:
+    """Whether a resting block can touch neither wall nor agent in this step."""
+    x, y, block_x, block_y, angle, vx, vy, *motion = state
+    if any(motion) or _room((block_x, block_y, angle)) <= BLOCK_REACH + 1:
+        return False
+    across, down = block_x - BLOCK_MIDDLE * math.sin(angle) - x, block_y + BLOCK_MIDDLE * math.cos(angle) - y
+    # The spring-damper covers less than 0.4 of the move, and the present velocity fades. One pixel is for rounding.
+    way = 0.4 * math.hypot(*move) + 0.1 * math.hypot(vx, vy)
+    return math.hypot(across, down) > BLOCK_REACH + AGENT_RADIUS + 1 + way
+
+
+def _room(block: Sequence[float]) -> float:
+    """Distance between the middle of the block and the nearest wall."""
+    x, y = block[0] - BLOCK_MIDDLE * math.sin(block[2]), block[1] + BLOCK_MIDDLE * math.cos(block[2])
+    return min(x - WALL_LOW, y - WALL_LOW, WALL_HIGH - x, WALL_HIGH - y)
 
 
 class _Scene:
@@ -339,7 +368,7 @@ def _packages() -> SimpleNamespace:
         PushTEnv=pusht.PushTEnv,
         DrawOptions=require("gym_pusht.envs.pymunk_override", what).DrawOptions,
         pymunk=require("pymunk", what),
-        lib=require("pymunk._chipmunk_cffi", what).lib,
+        cffi=require("pymunk._chipmunk_cffi", what),
         SpaceDebugColor=require("pymunk.space_debug_draw_options", what).SpaceDebugColor,
         cv2=require("cv2", what),
     )
