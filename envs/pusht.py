@@ -170,23 +170,27 @@ class PushT(GoalEnv):
 
 
 class _Physics:
-    """One pymunk space that is put into a state, stepped, and read, any number of times.
+    """gym-pusht's agent, block and walls, which are put into a state, stepped, and read, any number of times.
 
-    It talks to Chipmunk below pymunk's Python layer, which costs five times as much as the physics itself.
+    Each step has a space of its own: cached contacts and the order of the shapes in the collision tree carry the past,
+    and the solver's result depends on both. It talks to Chipmunk below pymunk's Python layer, which costs five times
+    as much as the physics itself.
     """
 
     def __init__(self, packages: SimpleNamespace) -> None:
-        self._lib, pusht = packages.cffi.lib, packages.PushTEnv
-        self._space = space = packages.pymunk.Space()
-        space.gravity, space.damping = (0, 0), 0.0
+        self._lib, pymunk, pusht = packages.cffi.lib, packages.pymunk, packages.PushTEnv
+        space, ground = pymunk.Space(), pymunk.Body(body_type=pymunk.Body.STATIC)
+        self._agent = pusht.add_circle(space, (256, 400), AGENT_RADIUS)
+        self._block, tee = pusht.add_tee(space, (256, 300), 0)
+        space.remove(*space.shapes, *space.bodies)
         # gym-pusht's walls are 4 px thick and let a block through that is pressed hard; the same faces, thicker.
         low, high = WALL_LOW - THICKNESS, WALL_HIGH + THICKNESS
         ring = ((low, low), (high, low), (high, high), (low, high))
-        space.add(*(pusht.add_segment(space, ring[k - 1], ring[k], THICKNESS) for k in range(4)))
-        self._agent = pusht.add_circle(space, (256, 400), AGENT_RADIUS)
-        self._block, tee = pusht.add_tee(space, (256, 300), 0)
+        walls = [pymunk.Segment(ground, ring[k - 1], ring[k], THICKNESS) for k in range(4)]
+        self._kept = ground, walls, tee, list(self._agent.shapes)  # Chipmunk's objects die with pymunk's
         self._tee = [shape._shape for shape in tee]
-        self._shapes = [shape._shape for shape in (*self._agent.shapes, *tee)]
+        self._shapes = [shape._shape for shape in (*walls, *self._agent.shapes, *tee)]
+        self._bodies = self._agent._body, self._block._body, ground._body
         self._nearest = packages.cffi.ffi.new("cpPointQueryInfo *")
 
     def step(self, state: Sequence[float], move: Sequence[float]) -> tuple[float, ...]:
@@ -194,44 +198,53 @@ class _Physics:
 
         A function of its arguments to the last bit: nothing is left of what happened before.
         """
-        lib, space, pusher = self._lib, self._space._space, self._agent._body
-        x, y, block, vx, vy = *state[:2], (*state[2:5], *state[7:]), *state[5:7]
+        if _out_of_reach(state, move):
+            return self._drive(None, state, move)
+        lib, (x, y, block_x, block_y, angle, vx, vy, block_vx, block_vy, spin) = self._lib, state
+        agent, block, _ = self._bodies
+        lib.cpBodySetPosition(agent, (x, y))
+        lib.cpBodySetVelocity(agent, (vx, vy))
+        lib.cpBodySetAngle(block, angle)  # first: it turns the block about its centre of gravity
+        lib.cpBodySetPosition(block, (block_x, block_y))
+        lib.cpBodySetVelocity(block, (block_vx, block_vy))
+        lib.cpBodySetAngularVelocity(block, spin)
+        space = lib.cpSpaceNew()
+        lib.cpSpaceSetDamping(space, 0.0)
+        try:
+            for body in self._bodies:
+                lib.cpSpaceAddBody(space, body)
+            for shape in self._shapes:
+                lib.cpSpaceAddShape(space, shape)
+            return self._drive(space, state, move)
+        finally:
+            for shape in self._shapes:
+                lib.cpSpaceRemoveShape(space, shape)
+            for body in self._bodies:
+                lib.cpSpaceRemoveBody(space, body)
+            lib.cpSpaceFree(space)
+
+    def _drive(self, space: Any, state: Sequence[float], move: Sequence[float]) -> tuple[float, ...]:
+        """``step`` with all things in their places in a space; without one the agent meets nothing."""
+        lib, (agent, body, _) = self._lib, self._bodies
+        x, y, vx, vy, block = *state[:2], *state[5:7], (*state[2:5], *state[7:])
         aim_x, aim_y = x + move[0], y + move[1]
-        alone = _out_of_reach(state, move)
-        if not alone:
-            before = self._put((x, y), (vx, vy), block)
-        at_wall = _room(block) <= 2 * BLOCK_REACH  # so far the block cannot get in one step
+        before = lib.cpBodyGetPosition(body)
+        at_wall = _room(block) <= 2 * BLOCK_REACH  # from further the block cannot get there in one step
         for _ in range(SUBSTEPS):
             vx, vy = _servo(x, vx, aim_x), _servo(y, vy, aim_y)
-            if not alone:
+            if space is not None:
                 if at_wall:
                     vx, vy = self._relent(x, y, vx, vy)
-                lib.cpBodySetVelocity(pusher, (vx, vy))
+                lib.cpBodySetVelocity(agent, (vx, vy))
                 lib.cpSpaceStep(space, TIMESTEP)
             x, y = x + vx * TIMESTEP, y + vy * TIMESTEP
-        if not alone:
+        if space is not None:
             block = self._take(block, before)
         return x, y, *block[:3], vx, vy, *block[3:]
 
-    def _put(self, agent: tuple, velocity: tuple, block: tuple) -> Any:
-        """Place agent and block; returns the block's position as Chipmunk rounds it."""
-        lib, body, pusher, space = self._lib, self._block._body, self._agent._body, self._space._space
-        lib.cpBodySetPosition(pusher, agent)
-        lib.cpBodySetVelocity(pusher, velocity)
-        lib.cpBodySetAngle(body, block[2])  # first: it turns the block about its centre of gravity
-        lib.cpBodySetPosition(body, block[:2])
-        lib.cpBodySetVelocity(body, block[3:5])
-        lib.cpBodySetAngularVelocity(body, block[5])
-        # Cached contacts and the order of the shapes in the collision tree carry the past: drop both.
-        for shape in self._shapes:
-            lib.cpSpaceRemoveShape(space, shape)
-        for shape in self._shapes:
-            lib.cpSpaceAddShape(space, shape)
-        return lib.cpBodyGetPosition(body)
-
     def _take(self, block: tuple, before: Any) -> tuple[float, ...]:
         """The block's (x, y, angle, vx, vy, w) after it was placed from ``block`` and stepped."""
-        after, angle = self._lib.cpBodyGetPosition(self._block._body), self._lib.cpBodyGetAngle(self._block._body)
+        after, angle = self._lib.cpBodyGetPosition(self._bodies[1]), self._lib.cpBodyGetAngle(self._bodies[1])
         # Differences, so that a block that nothing touches keeps its pose to the last bit.
         x, y, angle = block[0] + (after.x - before.x), block[1] + (after.y - before.y), block[2] + (angle - block[2])
         return x, y, angle % (2 * math.pi), *self._motion()
@@ -242,7 +255,7 @@ class _Physics:
         Chipmunk keeps the latter to itself, applies them once and clears them; here the velocities are good for no
         more than the next physics step either, because damping 0 stops the block at once.
         """
-        lib, body = self._lib, self._block._body
+        lib, body = self._lib, self._bodies[1]
         velocity, spin = lib.cpBodyGetVelocity(body), lib.cpBodyGetAngularVelocity(body)
         center = lib.cpBodyGetCenterOfGravity(body)
         before, angle = lib.cpBodyLocalToWorld(body, center), lib.cpBodyGetAngle(body)
@@ -322,9 +335,9 @@ class _Scene:
     def draw(self, state: np.ndarray, block: str = "LightSlateGray") -> np.ndarray:
         """(X,) to a fresh (size, size, 3) uint8 frame."""
         agent, parts = state[:2], corners(state[2:5])
-        self._draw.draw_circle(agent.tolist(), 0.0, AGENT_RADIUS, None, self._color("RoyalBlue"))
         for part in parts.reshape(2, 4, 2).tolist():
             self._draw.draw_polygon(part, 0.0, None, self._color(block))
+        self._draw.draw_circle(agent.tolist(), 0.0, AGENT_RADIUS, None, self._color("RoyalBlue"))
         changed = [self._box(agent, agent, AGENT_RADIUS + 2), self._box(parts.min(0), parts.max(0), 4)]
         if any(min(box) < BORDER or max(box) > WORLD - BORDER for box in changed):
             self._draw_walls()  # they are drawn over everything
