@@ -31,6 +31,7 @@ from lewm_bench.data import Dataset, DatasetWriter, apportion, split_episodes
 from lewm_bench.env import GoalEnv, PolicyFactory
 from lewm_bench.errors import UserError, unknown
 from lewm_bench.rng import stream
+from lewm_bench.sac_policy import SACPolicyConfig, load_sac_policy
 from lewm_bench.types import Episode
 
 LEARNED = "sac"
@@ -48,6 +49,7 @@ class CollectConfig(Config):
     episodes: int = Field(400, ge=1)
     steps: int = Field(100, ge=1)  # actions per episode; one more frame
     policies: dict[str, float] = Field(default_factory=dict)  # empty: the environment's own exploration
+    sac: SACPolicyConfig = SACPolicyConfig()  # the policy "sac", which is trained before it collects
     train: float = Field(0.75, ge=0)
     val: float = Field(0.10, ge=0)
     test: float = Field(0.15, ge=0)
@@ -64,6 +66,11 @@ class CollectConfig(Config):
     def of(self, env: GoalEnv) -> CollectConfig:
         """With the environment's own policies where none are given."""
         return self if self.policies else self.model_copy(update={"policies": dict(env.exploration)})
+
+    def recipe(self) -> dict[str, Any]:
+        """What determines the data, as JSON."""
+        unused = {"chunk"} if LEARNED in self.policies else {"chunk", "sac"}
+        return self.model_dump(mode="json", exclude=unused)
 
 
 def collect(
@@ -85,7 +92,7 @@ def collect(
         UserError: the folder holds another dataset, or a policy is not known.
     """
     folder, env_id, config = Path(folder), _spec(env).id, config.of(env)
-    recipe = {**_description(env), "seed": seed, "config": config.model_dump(mode="json", exclude={"chunk"})}
+    recipe = {**_description(env), "seed": seed, "config": config.recipe()}
     if (folder / "meta.json").exists() and (dataset := Dataset.open(folder)).meta.recipe == recipe:
         return dataset
     names = episode_policies(
@@ -187,8 +194,6 @@ def _policies(env: GoalEnv, learned: Path | None) -> Mapping[str, PolicyFactory]
     """The environment's policies and the learned one."""
     if learned is None:
         return env.policies()
-    from lewm_bench.sac_policy import load_sac_policy
-
     return {**env.policies(), LEARNED: load_sac_policy(env, learned)}
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 import lewm_bench
 from lewm_bench.agent import Family, Loaded, Setting, card_of
 from lewm_bench.checkpoint import WEIGHTS, load_card
-from lewm_bench.collect import collect
+from lewm_bench.collect import LEARNED, CollectConfig, collect
 from lewm_bench.data import Dataset
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import NotRun, TrainingFailed, UserError
@@ -33,6 +33,7 @@ from lewm_bench.protocol import Pairs, sample_pairs
 from lewm_bench.provenance import commit, hardware, versions
 from lewm_bench.records import CellRecord, EpisodeRow, OffsetRecord
 from lewm_bench.registry import agent_family, make_env, split_agent
+from lewm_bench.sac_policy import train_sac_policy
 from lewm_bench.store import Store, stage_key
 from lewm_bench.suite import EnvSpec, Job, Suite
 from lewm_bench.videos import video_name, write_video
@@ -66,15 +67,25 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
         "env": spec.id,
         "kwargs": spec.kwargs,
         "image_size": settings.image_size,
-        "collect": config.model_dump(mode="json", exclude={"chunk"}),
+        "collect": config.recipe(),
         "seed": DATA_SEED,
     }
     if spec.adapt is not None:
         key["adapt"] = spec.adapt.model_dump(mode="json")
-    folder = run.store.stage(
-        "dataset", key, lambda work: collect(env, config, DATA_SEED, work, run.progress, run.workers)
-    )
+
+    def build(work: Path) -> None:
+        learned = policy_of(run, env, config, key) if LEARNED in config.policies else None
+        collect(env, config, DATA_SEED, work, run.progress, run.workers, learned)
+
+    folder = run.store.stage("dataset", key, build)
     return env, Dataset.open(folder), stage_key("dataset", key)
+
+
+def policy_of(run: Run, env: GoalEnv, config: CollectConfig, dataset: dict[str, Any]) -> Path:
+    """The folder of the policy that is trained before it collects, from the cache if it is there."""
+    same = {"schema", "env", "kwargs", "adapt", "seed"}
+    key = {k: v for k, v in dataset.items() if k in same} | {"config": config.sac.model_dump(mode="json")}
+    return run.store.stage("policy", key, lambda work: train_sac_policy(env, config.sac, DATA_SEED, work, run.progress))
 
 
 def setting_of(run: Run, job: Job, env: GoalEnv, dataset: Dataset, dataset_key: str) -> Setting:
@@ -125,14 +136,14 @@ def checkpoint_of(setting: Setting, family: Family) -> Path | None:
 def evaluation_spec(run: Run, job: Job, setting: Setting, family: Family, offset: int) -> dict[str, Any]:
     """What determines the episodes of one goal offset."""
     config = run.suite.of(job.env).settings.evaluate
-    common = {"num_pairs", "split", "budget", "batch", "correlation_frames"}
+    common = {"split", "budget", "batch", "correlation_frames"}
     return {
         "schema": EVALUATION_SCHEMA,
         "model": model_spec(setting, family),
         "name": setting.agent,
         "env": setting.env_id,
         "protocol": config.protocol,
-        "evaluate": config.model_dump(mode="json", include=common),
+        "evaluate": config.model_dump(mode="json", include=common) | {"num_pairs": job.num_pairs},
         "cem": setting.cem.model_dump(mode="json") if family.plans else None,
         "goal_offset": offset,
         "latent_oracle_pairs": latent_oracle_pairs(run, job, offset) if family.kind == "world model" else 0,
@@ -143,7 +154,7 @@ def latent_oracle_pairs(run: Run, job: Job, offset: int) -> int:
     """Pairs for the latent oracle. It renders every candidate: only the run's first offset and lowest seed have any."""
     config = run.suite.of(job.env).settings.evaluate
     first = offset == config.goal_offset[0] and job.seed == min(job.seed for job in run.suite.jobs)
-    return min(config.latent_oracle_pairs, config.num_pairs) if first else 0
+    return min(config.latent_oracle_pairs, job.num_pairs) if first else 0
 
 
 @dataclass(frozen=True)
@@ -161,7 +172,7 @@ def measure(
 ) -> Measured:
     """The episodes of one goal offset, from the cache as far as they are there."""
     config = run.suite.of(job.env).settings.evaluate
-    pairs = sample_pairs(setting.dataset, setting.env, config.rules, config.num_pairs, offset, config.split)
+    pairs = sample_pairs(setting.dataset, setting.env, config.rules, job.num_pairs, offset, config.split)
     budget = config.budget or config.rules.budget(offset)
     spec = evaluation_spec(run, job, setting, family, offset)
 
@@ -328,6 +339,7 @@ def record(
 def config_of(run: Run, job: Job, setting: Setting, family: Family) -> dict[str, Any]:
     """Everything that a reader needs to repeat the cell, defaults included."""
     settings = run.suite.of(job.env).settings.model_dump(mode="json")
+    settings["evaluate"]["num_pairs"] = job.num_pairs
     settings["env"] = job.env.model_dump(mode="json")
     settings["agent"] = setting.config.model_dump(mode="json") if family.trainable else {}
     return settings
@@ -482,7 +494,7 @@ def work_shares(suite: Suite) -> list[float]:
         except NotRun:
             costs.append(0.01)
             continue
-        plans = sum(suite.of(job.env).settings.evaluate.num_pairs * o / 25 for o in job.goal_offset)
+        plans = sum(job.num_pairs * o / 25 for o in job.goal_offset)
         training = config.train.steps * family.step_cost if family.trainable else 0.0
         costs.append(0.5 + training + plans * family.decision_cost)
     return [c / sum(costs) for c in costs]

@@ -74,16 +74,18 @@ Seeds = tuple[Annotated[int, Field(ge=0)], ...]
 
 
 class Limit(Config):
-    """What a suite leaves out: the named agents and environments (all if empty) get only these seeds and offsets.
+    """What a suite leaves out: the named agents and environments (all if empty) get only these seeds, offsets and pairs.
 
     No seeds at all leave the agents out. A choice on the command line lifts what it is about and nothing else:
-    ``--seeds`` the limits on seeds, ``--set evaluate.goal_offset`` those on offsets, ``--agents`` an agent left out.
+    ``--seeds`` the limits on seeds, ``--set evaluate.goal_offset`` those on offsets, ``--set evaluate.num_pairs`` those
+    on pairs, ``--agents`` an agent left out.
     """
 
     agents: tuple[str, ...] = ()
     envs: tuple[str, ...] = ()
     seeds: Seeds | None = None
     goal_offset: tuple[int, ...] | None = None
+    num_pairs: int | None = Field(None, ge=1)  # the first of the pairs, for an agent that takes long
 
 
 class Part(Config):
@@ -161,6 +163,7 @@ class Job(Config):
     agent: str
     seed: int
     goal_offset: tuple[int, ...]
+    num_pairs: int
 
 
 class Resolved(Config):
@@ -282,15 +285,20 @@ def resolve(
     envs_of = select_envs(spec, envs)
     by_env = {env.label: resolved(env) for env in envs_of}
     chosen_seeds = tuple(dict.fromkeys(seeds or part.seeds or spec.seeds))
-    lifted = Lifted(bool(agents), bool(seeds), "goal_offset" in (command_line.get("evaluate") or {}))
+    asked = command_line.get("evaluate") or {}
+    lifted = Lifted(bool(agents), bool(seeds), "goal_offset" in asked, "num_pairs" in asked)
     jobs = []
     for env in envs_of:
         for agent in chosen_agents:
             limits = [limit for limit in part.limits if concerns(limit, env, agent)]
-            wanted = by_env[env.label].settings.evaluate.goal_offset
-            allowed_seeds, offsets = allowed(limits, lifted, chosen_seeds, wanted)
+            evaluate = by_env[env.label].settings.evaluate
+            allowed_seeds, offsets = allowed(limits, lifted, chosen_seeds, evaluate.goal_offset)
+            few = [limit.num_pairs for limit in limits if limit.num_pairs and not lifted.num_pairs]
+            pairs = min([evaluate.num_pairs, *few])
             if offsets:
-                jobs += [Job(env=env, agent=agent, seed=seed, goal_offset=offsets) for seed in allowed_seeds]
+                jobs += [
+                    Job(env=env, agent=agent, seed=seed, goal_offset=offsets, num_pairs=pairs) for seed in allowed_seeds
+                ]
     base = resolved(None)
     return Suite(
         name=suite,
@@ -318,6 +326,7 @@ class Lifted(NamedTuple):
     agents: bool
     seeds: bool
     goal_offset: bool
+    num_pairs: bool
 
 
 def concerns(limit: Limit, env: EnvSpec, agent: str) -> bool:

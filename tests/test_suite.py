@@ -23,6 +23,7 @@ from lewm_bench.errors import UserError
 from lewm_bench.evaluate import EvalConfig
 from lewm_bench.planning import CEMConfig
 from lewm_bench.registry import agent_family, agent_names, environment_ids
+from lewm_bench.sac_policy import SACPolicyConfig
 from lewm_bench.speed import SpeedConfig
 from lewm_bench.suite import Settings, load, parse_overrides, resolve
 from lewm_bench.train import TrainConfig
@@ -471,6 +472,7 @@ def documented(heading: str) -> dict[str, str]:
     [
         ("Common settings", Settings, None),
         ("collect", CollectConfig, None),
+        ("collect.sac", SACPolicyConfig, None),
         ("evaluate", EvalConfig, None),
         ("cem", CEMConfig, None),
         ("speed", SpeedConfig, None),

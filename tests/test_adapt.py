@@ -1,0 +1,258 @@
+"""Environments that we did not write keep the contract, by qpos and by replay, and say what to do where they cannot."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.classic_control import PendulumEnv
+
+from lewm_bench.adapt import Adapt, MujocoStateEnv, ReplayEnv, register_env
+from lewm_bench.check import check_goal_env
+from lewm_bench.cli import main
+from lewm_bench.errors import NotRun, UserError
+from lewm_bench.registry import environment_ids, make_env, origin
+from lewm_bench.rng import stream
+
+TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.md"
+
+
+def adapted(source: str, **fields) -> ReplayEnv | MujocoStateEnv:
+    return make_env(source, 32, adapt=Adapt(**{"threshold": 0.2, **fields}))
+
+
+def blue(env: gym.Env) -> np.ndarray:
+    """A picture that needs no graphics library and shows the observation of InvertedPendulum or CartPole."""
+    frame = np.zeros((40, 60, 3), np.uint8)
+    position = env.unwrapped.data.qpos if "Inverted" in type(env.unwrapped).__name__ else env.unwrapped.state
+    frame[:, :, 2] = np.uint8(np.clip(128 + 40 * np.sin(np.arange(60) / 9 + 5 * position[0] + 3 * position[1]), 0, 255))
+    frame[:, :, 1] = np.uint8(np.clip(128 + 99 * np.asarray(position).sum(), 0, 255))
+    return frame
+
+
+PICTURE = f"{__name__}:blue"
+
+
+@pytest.mark.parametrize(
+    ("source", "fields", "kind"),
+    [
+        ("Pendulum-v1", {"compare": [0, 1]}, ReplayEnv),
+        ("InvertedPendulum-v5", {"compare": [0, 1], "frame": PICTURE}, MujocoStateEnv),
+        ("InvertedPendulum-v5", {"compare": [0, 1], "frame": PICTURE, "state": "replay"}, ReplayEnv),
+        ("CartPole-v1", {"compare": [0, 2], "frame": PICTURE}, ReplayEnv),
+    ],
+)
+def test_a_foreign_environment_keeps_every_promise(source: str, fields: dict, kind: type) -> None:
+    if source == "Pendulum-v1":
+        pytest.importorskip("pygame", reason="Pendulum is drawn by pygame")
+    env = adapted(source, **fields)
+    assert type(env) is kind
+    assert [finding for finding in check_goal_env(env) if not finding.ok] == []
+
+
+def test_mujoco_draws_without_being_told_how() -> None:
+    """In a process of its own: the choice of OpenGL is made once, and nothing is said at exit."""
+    code = (
+        "import os\n"
+        "from lewm_bench.adapt import Adapt\n"
+        "from lewm_bench.errors import NotRun\n"
+        "from lewm_bench.registry import make_env\n"
+        "env = make_env('InvertedPendulum-v5', 48, adapt=Adapt(threshold=0.1))\n"
+        "try:\n"
+        "    frame = env.render()\n"
+        "except NotRun:\n"
+        "    raise SystemExit('no OpenGL')\n"
+        "env.set_state([0.5, 0.3, 0, 0])\n"
+        "assert frame.shape == (48, 48, 3) and (env.render() != frame).any() and 'MUJOCO_GL' not in os.environ\n"
+    )
+    inherited = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
+    done = subprocess.run([sys.executable, "-c", code], env=inherited, capture_output=True, text=True, check=False)
+    if "no OpenGL" in done.stderr:
+        pytest.skip("no OpenGL here")
+    assert done.returncode == 0 and "Exception ignored" not in done.stderr, done.stderr
+
+
+def test_qpos_steps_are_gymnasiums_own() -> None:
+    env = adapted("InvertedPendulum-v5", compare=[0, 1], frame=PICTURE)
+    theirs = gym.make("InvertedPendulum-v5").unwrapped
+    theirs.reset(seed=3)
+    start, actions = np.concatenate([theirs.data.qpos, theirs.data.qvel]), np.linspace(-3, 3, 20)[:, None]
+    ours = env.simulate(start[None], actions[None])[0]
+    for action, state in zip(actions, ours, strict=True):
+        theirs.step(action)
+        # They start the solver from its last solution, we do not.
+        np.testing.assert_allclose(state, [*theirs.data.qpos, *theirs.data.qvel], atol=1e-6)
+
+
+def test_replay_is_the_pendulum_equation() -> None:
+    """Against Gymnasium's class stepped by hand, from a state deep in an episode and after going elsewhere."""
+    env = adapted("Pendulum-v1", compare=[0, 1])
+    rng = stream(0, "test")
+    state = env.sample_state(rng)
+    seed, warm = int(state[0]), state[5:][: int(state[1])]
+    theirs = PendulumEnv()
+    theirs.reset(seed=seed)
+    for action in warm:
+        theirs.step(np.float32([action]))
+    actions = rng.uniform(-2, 2, (10, 1)).astype(np.float32)
+    expected = [theirs.step(action)[0] for action in actions]
+    env.set_state(env.sample_state(rng))
+    after = env.simulate(state[None], actions[None])[0]
+    np.testing.assert_array_equal(env.vector(after), expected)
+    assert after[-1, 1] == len(warm) + 10
+
+
+def test_a_terminated_episode_stays() -> None:
+    env = adapted("CartPole-v1", compare=[0, 2], frame=PICTURE, warmup=0)
+    state = env.sample_state(stream(0, "test"))
+    after = env.vector(env.simulate(state[None], np.tile(np.float32([1, -1]), (1, 60, 1)))[0])  # always to the left
+    fallen = np.flatnonzero(np.abs(after[:, 2]) > 0.2095)[0]
+    assert 5 < fallen < 20
+    np.testing.assert_array_equal(after[fallen:], np.tile(after[fallen], (60 - fallen, 1)))
+
+
+def test_the_largest_score_is_the_discrete_action() -> None:
+    env = adapted("CartPole-v1", compare=[0, 2], frame=PICTURE, warmup=0)
+    theirs = gym.make("CartPole-v1").unwrapped
+    state = env.sample_state(stream(1, "test"))
+    theirs.reset(seed=int(state[0]))
+    scores = stream(2, "test").uniform(-1, 1, (8, 2))
+    after = env.vector(env.simulate(state[None], scores[None])[0])
+    np.testing.assert_array_equal(after, [theirs.step(int(s[1] > s[0]))[0] for s in scores])
+
+
+def test_episodes_side_by_side_cost_a_step_and_not_a_replay(monkeypatch) -> None:
+    env = adapted("Pendulum-v1", compare=[0, 1])
+    states = np.stack([env.sample_state(stream(n, "test")) for n in range(20)])
+    steps = []
+    step = ReplayEnv._step
+    monkeypatch.setattr(ReplayEnv, "_step", lambda self, live, action: (steps.append(1), step(self, live, action))[1])
+    for _ in range(5):
+        steps.clear()
+        states = env.simulate(states, np.zeros((20, 1, 1), np.float32))[:, -1]
+    assert len(steps) <= 21  # and the state that is current
+
+
+def test_compare_counts_angles_around_the_circle() -> None:
+    env = adapted("InvertedPendulum-v5", compare=[0, 1], angles=[1], frame=PICTURE)
+    state, goal = np.array([0.0, np.pi - 0.1, 5, 5]), np.array([0.3, -np.pi + 0.3, 0, 0])
+    assert env.distance(state, goal) == pytest.approx(0.5)  # 0.3 and 0.4, and the velocities do not count
+    assert adapted("InvertedPendulum-v5", frame=PICTURE).distance(state, goal) == pytest.approx(
+        np.hypot(0.3, 2 * np.pi - 0.4)
+    )
+
+
+def test_pickles_with_its_state_and_its_spec() -> None:
+    for source in ("Pendulum-v1", "InvertedPendulum-v5"):
+        env = adapted(source, frame=PICTURE if source.startswith("Inverted") else "")
+        env.set_state(env.sample_state(stream(0, "test")))
+        copy = pickle.loads(pickle.dumps(env))
+        for one in (env, copy):
+            one.advance(np.ones(1))
+        assert np.array_equal(copy.get_state(), env.get_state()) and copy.spec.id == env.spec.id
+
+
+@pytest.mark.parametrize(
+    ("source", "fields", "message"),
+    [
+        ("Pendulum-v1", {"threshold": -1}, "greater than 0"),
+        ("Pendulum-v1", {"treshold": 1}, "treshold"),
+        ("Pendulum-v1", {"compare": [0], "distance": "a:b"}, "either"),
+        ("Pendulum-v1", {"compare": [0], "angles": [1]}, "among compare"),
+        ("Pendulum-v1", {"compare": [3]}, r"compare names entry 3, but the observation has 0 to 2"),
+        ("Pendulum-v1", {"state": "qpos"}, "state: replay"),
+        ("Pendulum-v1", {"frame": "nowhere:frame"}, "nowhere:frame"),
+        ("Pendulum-v1", {"max_steps": 10}, "max_steps must be larger than warmup"),
+        ("Pendulun-v1", {}, "did you mean 'Pendulum-v1'"),
+    ],
+)
+def test_a_mistake_is_one_line(source: str, fields: dict, message: str) -> None:
+    with pytest.raises((UserError, ValueError), match=message):
+        register_env("tests/Wrong-v0", source, **{"threshold": 0.2, **fields})
+        make_env(source, 32, adapt=Adapt(**{"threshold": 0.2, **fields}))
+
+
+class Switches(gym.Env):
+    """Actions that cannot be planned here."""
+
+    action_space = gym.spaces.MultiDiscrete([2, 3])
+    observation_space = gym.spaces.Box(-1, 1, (2,))
+
+
+class Screen(gym.Env):
+    """An observation that is a picture."""
+
+    action_space = gym.spaces.Discrete(2)
+    observation_space = gym.spaces.Box(0, 255, (84, 84), np.uint8)
+
+
+@pytest.mark.parametrize(("env", "message"), [(Switches, "MultiDiscrete.*subclass GoalEnv"), (Screen, "7056 numbers")])
+def test_what_cannot_be_adapted_is_refused(env: type, message: str) -> None:
+    gym.register("tests/Strange-v0", lambda render_mode: env(), disable_env_checker=True)
+    with pytest.raises(UserError, match=message):
+        adapted("tests/Strange-v0")
+    gym.registry.pop("tests/Strange-v0")
+
+
+def test_an_episode_longer_than_its_state_says_so() -> None:
+    env = adapted("Pendulum-v1", max_steps=3, warmup=0)
+    env.set_state(env.sample_state(stream(0, "test")))
+    with pytest.raises(UserError, match="longer than max_steps 3"):
+        for _ in range(4):
+            env.advance(np.zeros(1))
+
+
+def test_registered_ids_are_listed_with_their_origin() -> None:
+    register_env("tests/Listed-v0", "Pendulum-v1", threshold=0.1)
+    assert "tests/Listed-v0" in environment_ids() and origin("tests/Listed-v0") == "adapted from Pendulum-v1"
+    register_env("tests/Listed-v0", "Pendulum-v1", threshold=0.4)
+    assert make_env("tests/Listed-v0", 32).threshold == 0.4  # the later registration counts
+    gym.registry.pop("tests/Listed-v0")
+
+
+def test_a_missing_package_of_an_environment_is_not_a_mistake(monkeypatch) -> None:
+    def absent(**_):
+        raise gym.error.DependencyNotInstalled('Box2D is not installed, run `pip install "gymnasium[box2d]"`')
+
+    gym.register("tests/Absent-v0", absent)
+    with pytest.raises(NotRun, match="gymnasium\\[box2d\\]"):
+        make_env("tests/Absent-v0", 32)
+    gym.registry.pop("tests/Absent-v0")
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of the tutorial."""
+    return [part.split("```")[0] for part in TUTORIAL.read_text(encoding="utf-8").split(f"```{language}\n")[1:]]
+
+
+def command(*arguments: str, monkeypatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["lewm-bench", *arguments])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    return exit.value.code
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_as_written(tmp_path: Path, monkeypatch, capsys) -> None:
+    pytest.importorskip("pygame", reason="Pendulum is drawn by pygame")
+    (yaml,), (code,) = blocks("yaml"), blocks("python")
+    assert len(yaml.strip().splitlines()) <= 15
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LEWM_BENCH_CACHE", str(tmp_path / "cache"))
+    Path("pendulum.yaml").write_text(yaml, encoding="utf-8")
+    Path("my_envs.py").write_text(code, encoding="utf-8")
+    assert command("check", "Pendulum-v1", "--config", "pendulum.yaml", monkeypatch=monkeypatch) in (0, None)
+    assert Path("Pendulum-v1.png").is_file()
+    assert command("check", "my_envs:mine/Pendulum-v0", monkeypatch=monkeypatch) in (0, None)
+    small = ["--set", "collect.episodes=30", "--set", "evaluate.num_pairs=4", "--agents", "noop,random"]
+    run = ["run", "--suite", "pendulum", "--config", "pendulum.yaml", *small]
+    assert command(*run, monkeypatch=monkeypatch) in (0, None), capsys.readouterr().err
+    assert "Pendulum-v1" in Path("results/pendulum/table.md").read_text(encoding="utf-8")
