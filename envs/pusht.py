@@ -271,9 +271,12 @@ class _Physics:
 
         gym-pusht's agent is infinitely strong and crushes the block, which then jumps out of the walls.
         """
-        boxes = [self._lib.cpShapeGetBB(shape) for shape in self._tee]
-        low, high = min(min(box.l, box.b) for box in boxes), max(max(box.r, box.t) for box in boxes)
-        if low > WALL_LOW - PRESSED and high < WALL_HIGH + PRESSED:
+        low, high = WALL_LOW - PRESSED, WALL_HIGH + PRESSED
+        for shape in self._tee:
+            box = self._lib.cpShapeGetBB(shape)
+            if box.l < low or box.b < low or box.r > high or box.t > high:
+                break
+        else:
             return vx, vy
         for shape in self._tee:
             if self._lib.cpShapePointQuery(shape, (x, y), self._nearest) < AGENT_RADIUS:
@@ -289,6 +292,8 @@ def _servo(position: float, velocity: float, aim: float) -> float:
     gym-pusht's agent is kinematic and passes through walls; ours arrives there and stops.
     """
     velocity = velocity + (K_P * (aim - position) + K_V * (0.0 - velocity)) * TIMESTEP
+    if AGENT_LOW <= position + velocity * TIMESTEP <= AGENT_HIGH:
+        return velocity
     if velocity > 0.0:
         return min(velocity, max((AGENT_HIGH - position) / TIMESTEP, 0.0))
     return max(velocity, min((AGENT_LOW - position) / TIMESTEP, 0.0))
