@@ -29,8 +29,7 @@ WALLS = (((5, 506), (5, 5)), ((5, 5), (506, 5)), ((506, 5), (506, 506)), ((5, 50
 WALL_RADIUS = 2
 BORDER = 10  # px at the edge of the scene, where walls are drawn
 WALL_LOW, WALL_HIGH = 7.0, 504.0  # their faces
-THICKNESS = 200.0
-PRESSED = 3.0  # px that the agent can press the block into a wall
+PRESSED = 2.0  # px that the agent can press the block into a wall: to the middle of what is drawn
 START_MARGIN = 35.0  # px between the block and a wall in sampled states: the agent fits in between
 START_GAP = 5.0  # px between agent and block
 TELEPORT = 60.0  # px that agent and block are moved at least
@@ -183,10 +182,7 @@ class _Physics:
         self._agent = pusht.add_circle(space, (256, 400), AGENT_RADIUS)
         self._block, tee = pusht.add_tee(space, (256, 300), 0)
         space.remove(*space.shapes, *space.bodies)
-        # gym-pusht's walls are 4 px thick and let a block through that is pressed hard; the same faces, thicker.
-        low, high = WALL_LOW - THICKNESS, WALL_HIGH + THICKNESS
-        ring = ((low, low), (high, low), (high, high), (low, high))
-        walls = [pymunk.Segment(ground, ring[k - 1], ring[k], THICKNESS) for k in range(4)]
+        walls = [pymunk.Segment(ground, *wall, WALL_RADIUS) for wall in WALLS]
         self._kept = ground, walls, tee, list(self._agent.shapes)  # Chipmunk's objects die with pymunk's
         self._tee = [shape._shape for shape in tee]
         self._shapes = [shape._shape for shape in (*walls, *self._agent.shapes, *tee)]
@@ -379,10 +375,9 @@ class _Scene:
 def _packages() -> SimpleNamespace:
     what = "PushT"
     with contextlib.redirect_stdout(io.StringIO()):  # pygame greets on import
-        pygame = require("pygame", what)
         pusht = require("gym_pusht.envs.pusht", what)
     return SimpleNamespace(
-        pygame=pygame,
+        pygame=require("pygame", what),
         PushTEnv=pusht.PushTEnv,
         DrawOptions=require("gym_pusht.envs.pymunk_override", what).DrawOptions,
         pymunk=require("pymunk", what),
