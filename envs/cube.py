@@ -42,8 +42,9 @@ class Cube(GoalEnv):
     """A UR5e arm with a two-finger gripper that moves one cube on a table.
 
     An action is the wanted change of the effector's x, y, z (5 cm at 1), of its yaw (0.3 rad) and of the gripper (1
-    closes it), held for 0.05 s; inverse kinematics turns it into joint targets. A success is a cube whose centre is
-    within 4 cm of where it is in the goal; its orientation and the arm do not count.
+    closes it), held for 0.05 s; inverse kinematics turns it into joint targets, which the joints follow with a lag. It
+    is relative to where the effector is, so that an arm told to stand still sinks by 1 to 2 mm per step. A success is a
+    cube whose centre is within 4 cm of where it is in the goal; its orientation and the arm do not count.
 
     The state is 74 numbers: qpos (21: six joints of the arm, eight of the gripper, the cube's position and quaternion),
     qvel (20), the warm start of MuJoCo's solver (20), and what the controller and the oracle read: the effector's
@@ -83,10 +84,8 @@ class Cube(GoalEnv):
         self._world.reset()
         self._model, self._data = self._world.model, self._world.data
         self._view: _View | None = None
-        self._pinch, self._finger = (
-            self._model.site("ur5e/robotiq/pinch").id,
-            self._model.body("ur5e/robotiq/right_pad").id,
-        )
+        self._pinch = self._model.site("ur5e/robotiq/pinch").id
+        self._finger = self._model.body("ur5e/robotiq/right_pad").id
         self._contact = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
