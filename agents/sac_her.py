@@ -6,10 +6,8 @@ do without. It shows what the task allows a learned policy, not what can be lear
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from pydantic import Field
 from lewm_bench.agent import AgentConfig, Family, Loaded, Setting, card_of
 from lewm_bench.checkpoint import load_weights, save_checkpoint
 from lewm_bench.env import GoalEnv
-from lewm_bench.rng import stream, torch_seed, torch_stream
+from lewm_bench.rng import confined, stream, torch_seed
 from lewm_bench.train import TrainConfig, TrainingLog
 from lewm_bench.types import Goals, Past
 
@@ -100,18 +98,6 @@ class StateController:
         return actions[:, None]
 
 
-@contextmanager
-def _confined(setting: Setting) -> Iterator[None]:
-    """Restore the global generators, which stable-baselines3 seeds and draws from: torch's, numpy's and Python's."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        with torch_stream(setting.seed, "sac-her", setting.env_id):
-            yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
-
-
 class SACHERFamily(Family):
     """``sac-her``."""
 
@@ -158,7 +144,7 @@ class SACHERFamily(Family):
 
         log = TrainingLog()
         started = time.perf_counter()
-        with _confined(setting):
+        with confined(setting.seed, "sac-her", setting.env_id):
             learner = self.build(setting)
             learner.learn(setting.config.train.steps, callback=Log(), progress_bar=False, log_interval=10**9)
         log.seconds = time.perf_counter() - started
@@ -166,7 +152,7 @@ class SACHERFamily(Family):
         return log
 
     def load(self, setting: Setting[SACHERConfig], checkpoint: Path | None) -> Loaded:
-        with _confined(setting):
+        with confined(setting.seed, "sac-her", setting.env_id):
             policy = self.build(setting).policy
         if checkpoint is not None:
             load_weights(policy, checkpoint)

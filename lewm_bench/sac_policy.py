@@ -3,13 +3,15 @@
 LeWM's Reacher data came from such a policy. Each episode walks from goal to goal and draws from its own generator
 only. A trained policy is a folder of tensors and JSON that is read without stable-baselines3 and evaluated without
 torch: in float64 numpy, one episode at a time, by sums whose order is fixed, so that an action depends neither on the
-company of an episode nor on a linear algebra library. Letters: F numbers of all quantities, A of one action.
+company of an episode nor on a linear algebra library. Letters: F numbers of a state and all its quantities, A of one
+action.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -26,20 +28,24 @@ from lewm_bench.rng import confined, stream, torch_seed
 FORMAT = "sac-policy-1"
 WEIGHTS = "policy.safetensors"
 CARD = "policy.json"
-SURVEY_EPISODES = 64  # of random actions, from which the scales of quantities and distances are measured
+SURVEY_EPISODES = 64  # of random actions, from which the scales of features and distances are measured
 LOG_STD_RANGE = (-20.0, 2.0)  # that of stable-baselines3's actor
 
 
 class SACPolicyConfig(Config):
     """How the policy is trained, and how it then behaves."""
 
-    steps: int = Field(20_000, ge=100)  # environment steps, and gradient steps after the first ``warmup``
+    steps: int = Field(40_000, ge=100)  # environment steps
+    steps_per_update: int = Field(4, ge=1)  # environment steps are cheap, gradient steps are not
     warmup: int = Field(1000, ge=1)  # environment steps of uniform actions
     hidden: tuple[int, ...] = Field((128, 128), min_length=1)
     batch_size: int = Field(256, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(3e-3, gt=0)
+    target_rate: float = Field(0.02, gt=0, le=1)  # of the averaged critic; episodes are short, so it may follow soon
     discount: float = Field(0.95, gt=0, lt=1)
-    reward: Literal["distance", "success"] = "distance"  # minus the distance in units of its mean, or 1 at the goal
+    reward: Literal["distance", "success"] = (
+        "distance"  # minus the distance in units of its mean, plus 1 at the goal; or that 1
+    )
     goal_steps: int = Field(50, ge=1)  # per training episode; in collection, until a goal is given up
     noise: float = Field(1.0, ge=0)  # of collected actions, in learned standard deviations
 
@@ -84,29 +90,34 @@ def _learn(task: _Task, config: SACPolicyConfig, seed: int, progress: bool | Pro
             bar.update(1)
             return True
 
-    bar = tqdm(total=config.steps, desc="sac policy", unit="step", disable=not progress, leave=False)
-    if not isinstance(progress, bool):
-        bar = progress
     learner = SAC(
         "MlpPolicy",
         task,
         learning_rate=config.learning_rate,
         batch_size=config.batch_size,
         gamma=config.discount,
+        tau=config.target_rate,
+        train_freq=config.steps_per_update,
         learning_starts=config.warmup,
         buffer_size=config.steps,
         policy_kwargs={"net_arch": list(config.hidden)},
         seed=seed,
         device="cpu",
     )
-    learner.learn(config.steps, callback=Count(), progress_bar=False, log_interval=10**9)
-    if isinstance(progress, bool):
-        bar.close()
+    with _bar(progress, config.steps) as bar:
+        learner.learn(config.steps, callback=Count(), progress_bar=False, log_interval=10**9)
     return learner.actor
 
 
+def _bar(progress: bool | ProgressBar, steps: int) -> AbstractContextManager[ProgressBar]:
+    """The caller's bar, or one on stderr."""
+    if not isinstance(progress, bool):
+        return nullcontext(progress)
+    return tqdm(total=steps, desc="sac policy", unit="step", disable=not progress, leave=False)
+
+
 class _Task(gym.Env[np.ndarray, np.ndarray]):
-    """The environment as SAC wants it: standardised quantities of the state and of the goal, (2 F,), and a reward."""
+    """The environment as SAC wants it: standardised features of the state and of the goal, (2 F,), and a reward."""
 
     def __init__(
         self, env: GoalEnv, config: SACPolicyConfig, scales: dict[str, np.ndarray], rng: np.random.Generator
@@ -134,13 +145,14 @@ class _Task(gym.Env[np.ndarray, np.ndarray]):
 
     def _reward(self) -> float:
         state = self._env.get_state()
+        reached = float(self._env.reached(state, self._goal))
         if self._config.reward == "success":
-            return float(self._env.reached(state, self._goal))
-        return -float(self._env.distance(state, self._goal) / self._scales["distance"])
+            return reached
+        return reached - float(self._env.distance(state, self._goal) / self._scales["distance"])
 
 
 def _survey(env: GoalEnv, steps: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """``mean`` and ``std`` (F,) of the quantities along random actions, and the mean ``distance`` of two states ()."""
+    """``mean`` and ``std`` (F,) of the features along random actions, and the mean ``distance`` of two states ()."""
     starts = np.stack([env.sample_state(rng) for _ in range(SURVEY_EPISODES)])
     low, high = env.action_space.low, env.action_space.high
     actions = rng.uniform(low, high, (SURVEY_EPISODES, steps, *low.shape)).astype(env.action_space.dtype)
@@ -155,8 +167,12 @@ def _survey(env: GoalEnv, steps: int, rng: np.random.Generator) -> dict[str, np.
 
 
 def _features(env: GoalEnv, states: np.ndarray) -> np.ndarray:
-    """(N, X) states to all their quantities side by side, (N, F)."""
-    return np.concatenate(list(env.quantities(states).values()), axis=1).astype(np.float64)
+    """(N, X) states beside all their quantities, (N, F).
+
+    Not quantities alone: cosines do not tell full turns apart, which the distance may. Nor states alone, where
+    quantities say the same in a form that is easier to learn from.
+    """
+    return np.concatenate([states, *env.quantities(states).values()], axis=1).astype(np.float64)
 
 
 def _observation(env: GoalEnv, scales: dict[str, np.ndarray], state: np.ndarray, goal: np.ndarray) -> np.ndarray:
@@ -170,9 +186,14 @@ def _observation(env: GoalEnv, scales: dict[str, np.ndarray], state: np.ndarray,
 
 def _description(env: GoalEnv) -> dict[str, Any]:
     """What a policy has to find again where it is used."""
-    sizes = {name: values.shape[1] for name, values in env.quantities(env.get_state()[None]).items()}
-    space = env.action_space
-    return {"quantities": sizes, "action_low": space.low.tolist(), "action_high": space.high.tolist()}
+    states, space = env.get_state()[None], env.action_space
+    sizes = {name: values.shape[1] for name, values in env.quantities(states).items()}
+    return {
+        "state": states.shape[1],
+        "quantities": sizes,
+        "action_low": space.low.tolist(),
+        "action_high": space.high.tolist(),
+    }
 
 
 def _save(folder: Path, actor, scales: dict[str, np.ndarray], card: dict[str, Any]) -> None:
