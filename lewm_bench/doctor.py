@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lewm_bench.extras import remedy
 from lewm_bench.store import default_cache
 
 Status = Literal["ok", "warn", "fail"]
@@ -28,20 +29,12 @@ Status = Literal["ok", "warn", "fail"]
 GIB = 2**30
 SECONDS = 20.0  # for one process; importing a large package from a cold disk takes several
 HUB_SECONDS = 4.0
-GL_BACKENDS = ("egl", "osmesa", "glfw")
-GL_PROGRAM = """
-import mujoco
-scene = '<mujoco><worldbody><light pos="0 0 3"/><geom size="1"/></worldbody></mujoco>'
-model = mujoco.MjModel.from_xml_string(scene)
-data = mujoco.MjData(model)
-mujoco.mj_forward(model, data)
-with mujoco.Renderer(model, 8, 8) as renderer:
-    renderer.update_scene(data)
-    assert renderer.render().any(), "the picture is black"
-"""
-FAMILIES = {  # what a family needs, and how to get it
-    "point maze": (("mujoco", "gymnasium_robotics"), "pip install --upgrade lewm-bench"),
-    "sac-her": (("stable_baselines3",), "pip install --upgrade lewm-bench"),
+FAMILIES = {  # what a family needs
+    "point maze": ("mujoco", "gymnasium_robotics"),
+    "sac-her": ("stable_baselines3",),
+    "reacher": ("dm_control",),
+    "pusht": ("gym_pusht",),
+    "cube": ("ogbench",),
 }
 DINOV2 = "facebook/dinov2-small"
 DINOV2_FILES = ("config.json", "model.safetensors")
@@ -160,28 +153,29 @@ def check_cache(cache: Path, seconds: float = 2.0) -> Check:
 
 
 def check_rendering() -> Check:
-    """Which GL backends MuJoCo's own renderer works with; the default renderer needs none."""
+    """Which GL backends MuJoCo's own renderer works with; most environments need none."""
+    from lewm_bench.gl import BACKENDS, INSTALL
+
     chosen = os.environ.get("MUJOCO_GL", "").lower()
-    backends = (chosen,) if chosen else GL_BACKENDS
+    backends = (chosen,) if chosen else BACKENDS
     with ThreadPoolExecutor(max_workers=len(backends)) as pool:
         working = [b for b, error in zip(backends, pool.map(_gl_error, backends), strict=True) if error is None]
-    needed = 'needed only for renderer="mujoco"'
+    needed = "needed for Reacher and Cube"
     if chosen:
         if working:
             return Check("rendering", "ok", f"MUJOCO_GL={chosen} works ({needed})")
         return Check("rendering", "warn", f"MUJOCO_GL={chosen} does not work ({needed})", "unset MUJOCO_GL")
     if working:
-        return Check(
-            "rendering", "ok", f"MuJoCo can use {', '.join(working)} ({needed})", f"export MUJOCO_GL={working[0]}"
-        )
-    remedy = "sudo apt-get install libegl1 libgl1-mesa-dri && export MUJOCO_GL=egl"
+        return Check("rendering", "ok", f"MuJoCo draws with {working[0]}, chosen by itself ({needed})")
     return Check(
-        "rendering", "warn", f"MuJoCo finds no GL library ({needed})", remedy if sys.platform == "linux" else ""
+        "rendering", "warn", f"MuJoCo finds no GL library ({needed})", INSTALL if sys.platform == "linux" else ""
     )
 
 
 def _gl_error(backend: str) -> str | None:
-    return _python_error(GL_PROGRAM, {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": ""})
+    from lewm_bench.gl import probe
+
+    return probe(backend)
 
 
 def _family_job(family: str) -> Callable[[], Check]:
@@ -191,13 +185,15 @@ def _family_job(family: str) -> Callable[[], Check]:
 def check_family(family: str) -> Check:
     """Whether the packages of one family of environments or agents can be imported."""
     name = f"packages: {family}"
-    modules, remedy = FAMILIES[family]
+    modules = FAMILIES[family]
     missing = [m for m in modules if importlib.util.find_spec(m) is None]
     if missing:
-        return Check(name, "warn", f"not installed: {', '.join(missing)}", remedy)
+        return Check(name, "warn", f"not installed: {', '.join(missing)}", remedy(missing[0]))
     error = _python_error(f"import {', '.join(modules)}", {})
     if error is not None:
-        return Check(name, "warn", f"installed, but importing it fails: {error}", f"{remedy} --force-reinstall")
+        return Check(
+            name, "warn", f"installed, but importing it fails: {error}", f"{remedy(modules[0])} --force-reinstall"
+        )
     return Check(name, "ok", f"{', '.join(modules)} can be imported")
 
 

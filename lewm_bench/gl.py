@@ -16,12 +16,14 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import mujoco
 import numpy as np
 
 from lewm_bench.errors import NotRun, UserError, unknown
+
+if TYPE_CHECKING:
+    import mujoco
 
 BACKENDS = ("egl", "osmesa", "glfw")
 """In the order in which they are tried: a GPU or Mesa without a display, Mesa in software, a window system."""
@@ -109,6 +111,8 @@ class Camera:
     """
 
     def __init__(self, model: mujoco.MjModel, image_size: int, camera: str | int | None = None) -> None:
+        import mujoco
+
         self._model, self.image_size = model, image_size
         model.vis.global_.offwidth, model.vis.global_.offheight = image_size, image_size
         self.view, self.option = mujoco.MjvCamera(), mujoco.MjvOption()
@@ -125,6 +129,8 @@ class Camera:
 
     def frame(self, data: mujoco.MjData) -> np.ndarray:
         """(size, size, 3) uint8 of ``data``, whose positions are up to date (``mj_forward``, ``mj_kinematics``)."""
+        import mujoco
+
         if self._open is None:
             self._open = _open_gl(self._model, self.image_size)
             # Called when this object goes, or at exit, but then before MuJoCo shuts OpenGL down.
@@ -147,6 +153,8 @@ class Camera:
 
 
 def _open_gl(model: mujoco.MjModel, image_size: int) -> tuple[Any, mujoco.MjrContext]:
+    import mujoco
+
     name = backend()
     with warnings.catch_warnings():
         expected = "DISPLAY environment variable is missing|GLFW library is not init"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
@@ -116,6 +118,12 @@ def make_env(
     except ModuleNotFoundError as error:  # Gymnasium raises another one, without a name, from the first
         name = error.name or getattr(error.__cause__, "name", None) or env_id.partition(":")[0]
         raise UserError(f"environment {env_id!r}: cannot import {name!r}; install the package that has it")
+    except (AttributeError, OSError, RuntimeError) as error:  # depends on what is missing
+        chosen = os.environ.get("MUJOCO_GL")
+        if chosen is None or "mujoco" in sys.modules:
+            raise
+        # MuJoCo opens it when it is imported, also for environments that it does not draw.
+        raise UserError(f"MuJoCo cannot be imported with MUJOCO_GL={chosen} ({error}); unset it")
     except gym.error.DependencyNotInstalled as error:
         raise NotRun(f"environment {env_id!r}: {error}")
     except gym.error.Error as error:
