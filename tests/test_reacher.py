@@ -179,6 +179,25 @@ def test_simulate_is_advance_to_the_last_bit_with_threads() -> None:
     assert env.simulate(states, actions[:, :0]).shape == (60, 0, 4)
 
 
+def test_the_state_determines_the_future_at_a_limit() -> None:
+    """Where MuJoCo's solver would start from its last solution, and does not because warm start is disabled."""
+    env, other = Reacher(), Reacher()
+    limit, action = env.wrist_range[1], np.array([0.3, 1.0])
+    env.set_state(np.array([0.3, limit - 0.02, 1.0, 4.0]))
+    for _ in range(30):
+        env.advance(action)
+        other.set_state(np.array([0.0, -limit - 0.01, -3.0, -9.0]))  # another past, at the other limit
+        other.advance(-action)
+        other.set_state(env.get_state())
+        other.advance(action)
+        copy = env.simulate(env.get_state()[None], action[None, None])[0, 0]
+        assert np.array_equal(other.get_state(), copy)
+        continued = pickle.loads(pickle.dumps(env))
+        continued.advance(action)
+        assert np.array_equal(other.get_state(), continued.get_state())
+    assert env.get_state()[1] > limit - 0.01
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_are_refused(bad: float) -> None:
     env = Reacher()
