@@ -37,7 +37,9 @@ def markov_oracle(world: Any) -> PolicyFactory:
 def plan_oracle(world: Any) -> PolicyFactory:
     """As ``markov_oracle``, but along a path that is planned with its noise for each target: smooth, and often missing.
 
-    Source: ``play`` of OGBench's generate_manipspace.py.
+    Source: ``play`` of OGBench's generate_manipspace.py. LeWM's published data look like this policy's: of pairs 25 steps
+    apart, 39 % are solved at the start and 47 % are hit by uniform actions within 50 steps (published: 38 and 49; the
+    Markov oracle's: 25 and 31).
     """
     oracles = require("ogbench.manipspace.oracles.plan.cube_plan", "plan_oracle")
 
