@@ -20,8 +20,7 @@ from lewm_bench.gl import Camera
 
 SUBSTEPS = 2  # physics steps of 0.02 s per environment step
 CAMERA = 0  # dm_control's "fixed", from above
-MOVING = ("arm", "hand", "finger")  # the geoms of the arm
-ARM = ("root", *MOVING)  # its foot too, which the upper link hides in part
+ARM = ("root", "arm", "hand", "finger")  # its geoms, and its foot, which the upper link hides in part
 HIDDEN = 5  # a geom group that MuJoCo's default options do not draw
 SUPERSAMPLING = 3  # the arm is drawn this much larger and averaged down
 ARM_SLICES = 12  # sides of a drawn cylinder; most of the time goes into vertices
@@ -221,7 +220,6 @@ class _Painter:
             self._model.material(name).rgba[:3] = color
         frames = np.empty((len(angles), self._size, self._size, 3), np.uint8)
         for frame, self._data.qpos[:] in zip(frames, angles, strict=True):
-            # Lights and cameras are where they were compiled to be, once; only bodies move.
             mujoco.mj_kinematics(self._model, self._data)
             mujoco.mj_camlight(self._model, self._data)
             frame[:] = self._over_room(self._camera.frame(self._data))
