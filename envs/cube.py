@@ -61,7 +61,9 @@ class Cube(GoalEnv):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
     threshold = 0.04
     distance_unit = "metres"
-    exploration: ClassVar[Mapping[str, float]] = {"markov_oracle": 1.0}
+    # Not the Markov one: its data has 25 % of pairs solved at the start and random actions reach 31 %; with this one it
+    # is 39 % and 47 %, and published measurements on the released data are 38 % and 49 %.
+    exploration: ClassVar[Mapping[str, float]] = {"plan_oracle": 1.0}
 
     def __init__(self, image_size: int = 64, render_mode: str = "rgb_array") -> None:
         if image_size < 16:
