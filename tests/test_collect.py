@@ -4,16 +4,21 @@ import hashlib
 import multiprocessing
 import os
 import signal
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from pydantic import ValidationError
 from toy_env import TOY_ID, ToyEnv, make_toy
 
+from lewm_bench import collect as collecting
 from lewm_bench.collect import CollectConfig, collect
 from lewm_bench.data import Dataset
-from lewm_bench.errors import UserError
+from lewm_bench.errors import NotRun, UserError
+from lewm_bench.registry import make_env
+from lewm_bench.sac_policy import SACPolicyConfig, train_sac_policy
 from lewm_bench.store import Store
 
 
@@ -163,3 +168,182 @@ def test_an_environment_without_spec_is_refused(tmp_path: Path) -> None:
 def test_arguments_that_json_cannot_hold_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="stored as JSON"):
         collect(make_toy(speed=1j), config(), 0, tmp_path, progress=False)
+
+
+# Several processes.
+
+MAZE = "lewm_bench/PointMaze-UMaze-v0"
+FRAGILE_ID = "tests/Fragile-v0"
+
+
+class Fragile(ToyEnv):
+    """Breaks in a process that another one has started, while it is made or while it acts."""
+
+    def __init__(self, fault: str = "", when: str = "act", image_size: int = 16) -> None:
+        super().__init__(image_size)
+        self.fault, self.when = fault, when
+        self._break("make")
+
+    def sample_state(self, rng: np.random.Generator) -> np.ndarray:
+        self._break("act")
+        return super().sample_state(rng)
+
+    def _break(self, moment: str) -> None:
+        if multiprocessing.parent_process() is None or moment != self.when:
+            return
+        if self.fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise {"user": UserError, "not run": NotRun, "bug": ZeroDivisionError}[self.fault](f"because of {self.fault}")
+
+
+def fragile(**kwargs: str) -> Fragile:
+    if FRAGILE_ID not in gym.registry:
+        gym.register(FRAGILE_ID, entry_point=f"{__name__}:Fragile")  # by name, so that a process can import it
+    return gym.make(FRAGILE_ID, **kwargs).unwrapped
+
+
+def small(**changes) -> CollectConfig:
+    return CollectConfig(**{"episodes": 13, "steps": 6, "chunk": 2, **changes})
+
+
+@pytest.fixture()
+def pools(monkeypatch: pytest.MonkeyPatch) -> list[list]:
+    """Processes are worth it whatever they cost; for each pool that is started, the parts that it was given."""
+    started: list[list] = []
+
+    class Pool(ProcessPoolExecutor):
+        def __init__(self, *arguments, **kwargs) -> None:
+            super().__init__(*arguments, **kwargs)
+            self.given: list = []
+            started.append(self.given)
+
+        def submit(self, function, part):
+            self.given.append(part.numbers)
+            return super().submit(function, part)
+
+    monkeypatch.setattr(collecting, "_WORTH_PROCESSES", 0.0)
+    monkeypatch.setattr(collecting, "ProcessPoolExecutor", Pool)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return started
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The dataset of ``small()`` in the maze, by one process in one piece."""
+    return collect(make_env(MAZE, 16), small(chunk=64), 5, tmp_path_factory.mktemp("whole"), progress=False)
+
+
+def test_two_processes_change_no_byte(tmp_path: Path, pools, whole: Dataset) -> None:
+    done: list[int] = []
+    dataset = collect(make_env(MAZE, 16), small(), 5, tmp_path, lambda n, _: done.append(n), workers=2)
+    # The first part is rolled here; more parts than are ever waiting, so that the window moves.
+    assert pools == [[(2, 3), (4, 5), (6, 7), (8, 9), (10, 11), (12,)]]
+    assert digests(tmp_path) == digests(whole.folder)
+    assert dataset.fingerprint == whole.fingerprint and dataset.meta == whole.meta
+    assert done == list(range(1, 14))
+    dataset.verify()
+
+
+@pytest.mark.parametrize("workers_after", [1, 2])
+def test_processes_that_are_interrupted_go_on_and_end_the_same(tmp_path, pools, whole, workers_after: int) -> None:
+    def kill(done: int, total: int) -> None:
+        if done == 6:
+            raise Killed
+
+    with pytest.raises(Killed):
+        collect(make_env(MAZE, 16), small(), 5, tmp_path, kill, workers=2)
+    with pytest.raises(UserError, match="not a complete dataset"):
+        Dataset.open(tmp_path)
+    collected: list[int] = []
+    collect(make_env(MAZE, 16), small(), 5, tmp_path, lambda n, _: collected.append(n), workers=workers_after)
+    assert collected == list(range(5, 14))  # two parts of 2 were complete
+    assert len(pools) == workers_after
+    assert digests(tmp_path) == digests(whole.folder)
+
+
+@pytest.mark.parametrize(
+    "fault, when, error",
+    [("user", "act", UserError), ("user", "make", UserError), ("not run", "make", NotRun), ("bug", "act", ZeroDivisionError)],
+)  # fmt: skip
+def test_an_error_inside_a_process_arrives_as_itself(tmp_path: Path, pools, fault, when, error) -> None:
+    env = fragile(fault=fault, when=when)
+    with pytest.raises(error, match=f"^because of {fault}$") as raised:
+        collect(env, config(chunk=4), 0, tmp_path, progress=False, workers=2)
+    assert type(raised.value) is error and len(pools) == 1
+    assert not (tmp_path / "meta.json").exists()
+
+
+@pytest.mark.parametrize("when", ["make", "act"])
+def test_a_process_that_is_killed_is_said_to_lack_memory_and_costs_nothing_that_was_done(tmp_path, pools, when) -> None:
+    env = fragile(fault="kill", when=when)
+    with pytest.raises(UserError, match=r"memory.*the same command goes on.*--set collect\.chunk=1") as raised:
+        collect(env, config(chunk=4), 0, tmp_path / "killed", progress=False, workers=2)
+    assert "\n" not in str(raised.value)
+    collected: list[int] = []
+    collect(env, config(chunk=1), 0, tmp_path / "killed", lambda n, _: collected.append(n), workers=1)
+    assert collected == list(range(5, 21))  # the first part was rolled in this process
+    collect(env, config(), 0, tmp_path / "whole", progress=False)
+    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+def test_an_environment_that_only_this_process_knows_is_collected_here(tmp_path: Path, pools) -> None:
+    for workers in (1, 2):
+        collect(make_toy(), config(chunk=4), 0, tmp_path / str(workers), progress=False, workers=workers)
+    assert make_toy().spec.entry_point is ToyEnv and pools == []
+    assert digests(tmp_path / "1") == digests(tmp_path / "2")
+
+
+def test_what_takes_a_moment_is_not_worth_processes(tmp_path: Path, pools, monkeypatch, whole: Dataset) -> None:
+    monkeypatch.setattr(collecting, "_WORTH_PROCESSES", 1e6)
+    collect(make_env(MAZE, 16), small(), 5, tmp_path, progress=False, workers=2)
+    assert pools == [] and digests(tmp_path) == digests(whole.folder)
+
+
+def test_processes_find_the_learned_policy(tmp_path: Path, pools) -> None:
+    env = make_env(MAZE, 16)
+    sac = SACPolicyConfig(steps=100, warmup=50, hidden=(8,), batch_size=8)
+    train_sac_policy(env, sac, 0, tmp_path / "policy", progress=False)
+    mixed = small(episodes=6, sac=sac, policies={"sac": 0.5, "uniform": 0.5})
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        dataset = collect(env, mixed, 5, folder, progress=False, workers=workers, learned=tmp_path / "policy")
+    assert sorted(dataset.meta.policies) == ["sac"] * 3 + ["uniform"] * 3 and len(pools) == 1
+    assert digests(tmp_path / "1") == digests(tmp_path / "2")
+
+
+# Memory.
+
+
+@pytest.mark.parametrize(
+    "room, sizes", [(3.5, [3, 3, 3, 3, 1]), (0.1, [1] * 13), (2.0, [2] * 6 + [1]), (99, [5, 5, 3])]
+)
+def test_frames_beyond_the_memory_wait_for_the_next_part(tmp_path, monkeypatch, whole, room, sizes) -> None:
+    """``room`` is in episodes: 7 frames of 16 x 16 x 3 bytes each."""
+    rolled: list[int] = []
+    real = collecting._roll
+
+    def roll(env, steps, factories, part):
+        rolled.append(len(part.numbers))
+        return real(env, steps, factories, part)
+
+    monkeypatch.setattr(collecting, "_roll", roll)
+    monkeypatch.setattr(collecting, "_CHUNK_BYTES", int(room * 7 * 16 * 16 * 3))
+    collect(make_env(MAZE, 16), small(chunk=5), 5, tmp_path, progress=False)
+    assert rolled == sizes
+    assert digests(tmp_path) == digests(whole.folder)
+
+
+# The learned policy's settings.
+
+
+def test_the_settings_of_the_learned_policy_are_part_of_the_data_that_it_collects_only() -> None:
+    changed = SACPolicyConfig(noise=0.5)
+    assert config().recipe() == config(sac=changed, chunk=3).recipe()
+    with_sac = {"sac": 1.0}
+    assert config(policies=with_sac).recipe() != config(policies=with_sac, sac=changed).recipe()
+    assert config(policies=with_sac).recipe() == config(policies=with_sac, chunk=3).recipe()
+
+
+def test_a_dataset_whose_policy_is_not_trained_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no policy named 'sac'"):
+        collect(make_env(MAZE, 16), small(policies={"sac": 1.0}), 0, tmp_path, progress=False)
