@@ -80,6 +80,76 @@ def test_every_layer_wins_over_the_one_before_it(tmp_path):
     assert (lewm.train.warmup, lewm.depth, lewm.width) == (0.3, 2, 48)
 
 
+# All eight layers of docs/configuration.md. Field n of eight is given by layer n and by all layers before it, so that each
+# field tells whether its layer wins over those before it and loses against none of those after it.
+LADDER = ("lewm.heads", "cem.num_samples", "cem.num_iterations", "cem.std", "image_size", "evaluate.num_pairs",
+          "lewm.depth", "lewm.width")  # fmt: skip
+
+
+def rung(layer: int) -> dict:
+    """What a layer from 2 to 8 says: its own field and those of all later layers; 10 times the layer, in nested keys."""
+    block: dict = {}
+    for number, path in enumerate(LADDER, 1):
+        if number >= layer:
+            *heads, last = path.split(".")
+            node = block
+            for head in heads:
+                node = node.setdefault(head, {})
+            node[last] = 40 + layer
+    return block
+
+
+def ladder(*left_out: int) -> dict:
+    """A file with all layers but some, as YAML gives it."""
+    say = {layer: {} if layer in left_out else rung(layer) for layer in range(2, 8)}
+    env = {"id": UMAZE, "name": "Mine", "settings": say[7]}
+    suite = {"title": "S", "envs": [env, MEDIUM], "agents": ["lewm"], "settings": say[5]}
+    return {
+        "profiles": {"small": say[2], "plain": {}},
+        "environments": {UMAZE: {"settings": say[3], "profiles": {"small": say[4]}}},
+        "suites": {"s": suite | {"profiles": {"small": {"settings": say[6]}}}},
+    }
+
+
+def ladder_values(found: suites.Resolved) -> list:
+    tree = found.settings.model_dump() | {"lewm": found.agent_config("lewm").model_dump()}
+    values = []
+    for path in LADDER:
+        node = tree
+        for key in path.split("."):
+            node = node[key]
+        values.append(node)
+    return values
+
+
+def resolve_ladder(tmp_path, *left_out: int, profile: str = "small"):
+    overrides = [] if 8 in left_out else ["lewm.width=48"]
+    return resolve(benchmarks(tmp_path, yaml.safe_dump(ladder(*left_out))), "s", profile, overrides=overrides)
+
+
+def test_each_of_the_eight_layers_wins_over_all_before_it_and_loses_to_all_after_it(tmp_path):
+    found = resolve_ladder(tmp_path)
+    mine, medium = found.envs
+    assert ladder_values(found.of(mine)) == [16, 42, 43, 44, 45, 46, 47, 48]
+    # The other environment has neither a recipe (3, 4) nor words of its own (7): there the layer before stands.
+    assert ladder_values(found.of(medium)) == [16, 42, 42, 42, 45, 46, 46, 48]
+    assert ladder_values(found) == ladder_values(found.of(medium))
+
+
+@pytest.mark.parametrize("layer", range(2, 9))
+def test_without_a_layer_the_one_before_it_stands(tmp_path, layer):
+    found = resolve_ladder(tmp_path, layer)
+    expected = [16, 42, 43, 44, 45, 46, 47, 48]
+    class_default = {2: 300}  # of what only the profile says
+    expected[layer - 1] = class_default.get(layer, 40 + layer - 1)
+    assert ladder_values(found.of(found.envs[0])) == expected
+
+
+def test_two_layers_of_another_profile_are_not_read(tmp_path):
+    found = resolve_ladder(tmp_path, profile="plain")
+    assert ladder_values(found.of(found.envs[0])) == [16, 300, 43, 43, 45, 45, 47, 48]
+
+
 def test_another_profile_does_not_get_the_part_that_is_not_its_own(tmp_path):
     bench = benchmarks(tmp_path, LAYERS)
     plain = resolve(bench, "layers", "plain")
@@ -115,13 +185,16 @@ def default_at(path):
     head, *rest = path
     value = Settings() if head in Settings.model_fields else agent_family(head).Config()
     for part in rest if head not in Settings.model_fields else path:
-        value = getattr(value, part)
+        value = value.get(part) if isinstance(value, dict) else getattr(value, part)
     return value
 
 
 def test_the_shipped_file_restates_no_default():
     data = yaml.safe_load((REPOSITORY / "benchmarks.yaml").read_text(encoding="utf-8"))
     blocks = list(data["profiles"].items())
+    for name, recipe in data["environments"].items():
+        blocks.append((name, recipe.get("settings", {})))
+        blocks += [(f"{name}/{profile}", block) for profile, block in recipe.get("profiles", {}).items()]
     for name, suite in data["suites"].items():
         blocks.append((name, suite.get("settings", {})))
         blocks += [
@@ -145,6 +218,12 @@ def test_every_shipped_suite_resolves_in_every_profile_and_names_what_exists():
             if spec.speed:
                 continue
             assert {job.env.id for job in found.jobs} <= set(environment_ids())
+            assert set(found.by_env) == {env.label for env in found.envs} == {env.label for env in spec.envs}
+            for job in found.jobs:
+                settings = found.of(job.env).settings
+                assert 1 <= job.num_pairs <= settings.evaluate.num_pairs
+                assert set(job.goal_offset) <= set(settings.evaluate.goal_offset)
+                assert found.of(job.env).agent_config(job.agent)
             assert {"random", "oracle"} <= set(spec.agents), f"{name} lacks its floor or its ceiling"
 
 
@@ -231,6 +310,199 @@ def test_limits_are_those_of_the_profile_alone(tmp_path):
 def test_offsets_that_a_limit_names_but_the_settings_do_not_are_not_run(tmp_path):
     block = f"envs: [{UMAZE}]\nagents: [noop]\nseeds: [0]\nprofiles: {{quick: {{limits: [{{goal_offset: [75]}}]}}}}"
     assert resolve(benchmarks(tmp_path, suite_yaml(block)), "s", "quick").jobs == ()
+
+
+PAIRS = f"""
+envs: [{UMAZE}, {{id: {MEDIUM}, settings: {{evaluate: {{num_pairs: 6}}}}}}]
+agents: [noop, oracle, dino-wm]
+seeds: [0]
+settings: {{evaluate: {{num_pairs: 40}}}}
+profiles:
+  quick:
+    limits:
+      - {{agents: [oracle], num_pairs: 20}}
+      - {{agents: [oracle], envs: [{UMAZE}], num_pairs: 10, goal_offset: [25]}}
+      - {{agents: [dino-wm], num_pairs: 90}}
+"""
+
+
+@pytest.mark.parametrize(
+    "asked, expected",
+    [
+        # The smallest limit holds, and one that is larger than the number of pairs limits nothing.
+        ({}, {"UMaze": {"noop": 40, "oracle": 10, "dino-wm": 40}, "Medium": {"noop": 6, "oracle": 6, "dino-wm": 6}}),
+        ({"overrides": ["evaluate.num_pairs=70"]}, dict.fromkeys(["UMaze", "Medium"], dict.fromkeys(
+            ["noop", "oracle", "dino-wm"], 70))),
+        ({"overrides": ["evaluate={num_pairs: 3}"]}, dict.fromkeys(["UMaze", "Medium"], dict.fromkeys(
+            ["noop", "oracle", "dino-wm"], 3))),
+        ({"agents": ["oracle"], "seeds": [4]}, {"UMaze": {"oracle": 10}, "Medium": {"oracle": 6}}),
+        ({"agents": ["dino-wm:mae"]}, {"UMaze": {"dino-wm:mae": 40}, "Medium": {"dino-wm:mae": 6}}),
+        ({"overrides": ["evaluate.goal_offset=[25]"], "agents": ["oracle"]}, {"UMaze": {"oracle": 10},
+            "Medium": {"oracle": 6}}),
+    ],
+)  # fmt: skip
+def test_a_limit_on_pairs_leaves_the_first_of_them_unless_pairs_are_asked_for(tmp_path, asked, expected):
+    found: dict = {}
+    for job in resolve(benchmarks(tmp_path, suite_yaml(PAIRS)), "s", "quick", **asked).jobs:
+        found.setdefault(job.env.id.split("-")[1], {})[job.agent] = job.num_pairs
+    assert found == expected
+
+
+def test_asking_for_pairs_lifts_no_other_limit(tmp_path):
+    found = resolve(benchmarks(tmp_path, suite_yaml(PAIRS)), "s", "quick", overrides=["evaluate.num_pairs=70"])
+    assert {(j.env.id, j.agent): j.goal_offset for j in found.jobs}[UMAZE, "oracle"] == (25,)
+    found = resolve(benchmarks(tmp_path, suite_yaml(LIMITED)), "s", "quick", overrides=["evaluate.num_pairs=70"])
+    assert cells(found) == WHOLE
+
+
+# Environments with settings of their own.
+
+OWN = f"""
+profiles: {{quick: {{}}}}
+environments:
+  {UMAZE}: {{settings: {{evaluate: {{goal_offset: [10, 20]}}, collect: {{steps: 30}}, cem: {{num_iterations: 10}}}}}}
+suites:
+  s:
+    title: S
+    envs:
+      - {UMAZE}
+      - {{id: {UMAZE}, name: Far, settings: {{evaluate: {{goal_offset: [30]}}, cem: {{num_samples: 50}}}}}}
+      - {MEDIUM}
+    agents: [noop, lewm]
+    seeds: [0]
+    profiles: {{quick: {{limits: [{{agents: [noop], goal_offset: [10, 25, 30]}}]}}}}
+"""
+
+
+def test_the_offsets_of_a_job_are_those_of_its_environment(tmp_path):
+    found = resolve(benchmarks(tmp_path, OWN), "s", "quick")
+    offsets = {(job.env.label, job.agent): job.goal_offset for job in found.jobs}
+    assert offsets == {
+        (UMAZE, "noop"): (10,),
+        (UMAZE, "lewm"): (10, 20),
+        ("Far", "noop"): (30,),
+        ("Far", "lewm"): (30,),
+        (MEDIUM, "noop"): (25,),
+        (MEDIUM, "lewm"): (25, 50),
+    }
+    asked = resolve(benchmarks(tmp_path, OWN), "s", "quick", overrides=["evaluate.goal_offset=[5]"])
+    assert {job.goal_offset for job in asked.jobs} == {(5,)}
+
+
+def test_a_recipe_is_that_of_an_id_under_whatever_name_in_every_suite(tmp_path):
+    found = resolve(benchmarks(tmp_path, OWN), "s", "quick")
+    plain, far, medium = (found.of(env).settings for env in found.envs)
+    assert (plain.collect.steps, far.collect.steps, medium.collect.steps) == (30, 30, 100)
+    assert (plain.cem.num_iterations, far.cem.num_iterations, medium.cem.num_iterations) == (10, 10, 30)
+    assert (plain.cem.num_samples, far.cem.num_samples) == (300, 50)
+
+
+def test_offsets_are_held_against_the_episodes_of_their_environment(tmp_path):
+    with pytest.raises(UserError, match=r"from 1 to collect.steps \(30\)"):  # Medium's 100 would allow it
+        resolve(benchmarks(tmp_path, OWN), "s", "quick", overrides=["evaluate.goal_offset=[50]"])
+    found = resolve(
+        benchmarks(tmp_path, OWN), "s", "quick", envs=[MEDIUM], overrides=["evaluate.goal_offset=[60]"]
+    )  # only environments that are run are asked
+    assert {job.goal_offset for job in found.jobs} == {(60,)}
+
+
+@pytest.mark.xfail(
+    strict=True, reason="settings without any environment are checked too, though only `speed` reads them"
+)
+@pytest.mark.parametrize("suite, offset", [("reacher", 150), ("pusht", 110)])
+def test_longer_episodes_of_every_environment_allow_farther_goals(suite, offset):
+    bench = load(REPOSITORY / "benchmarks.yaml")
+    found = resolve(bench, suite, "paper", overrides=[f"evaluate.goal_offset=[{offset}]"])
+    assert {job.goal_offset for job in found.jobs} == {(offset,)}
+
+
+ADAPTED = """
+envs:
+  - id: Pendulum-v1
+    name: Upright
+    kwargs: {g: 9.0}
+    adapt: {threshold: 0.3, compare: [0, 1], unit: radii, exploration: {uniform: 1}, warmup: 5, max_steps: 150}
+  - {id: "their_pkg:Maze-v0", adapt: {threshold: 2, distance: "their_pkg:apart", state: qpos}}
+  - lewm_bench/PointMaze-UMaze-v0
+agents: [noop]
+seeds: [0]
+"""
+
+
+def test_a_foreign_environment_is_adapted_in_the_file(tmp_path):
+    upright, theirs, ours = resolve(benchmarks(tmp_path, suite_yaml(ADAPTED)), "s", "quick").envs
+    assert (upright.label, upright.id, upright.kwargs) == ("Upright", "Pendulum-v1", {"g": 9.0})
+    assert upright.adapt == Adapt(
+        threshold=0.3, compare=(0, 1), unit="radii", exploration={"uniform": 1.0}, warmup=5, max_steps=150
+    )
+    assert theirs.adapt == Adapt(threshold=2.0, distance="their_pkg:apart", state="qpos")
+    assert (theirs.adapt.warmup, theirs.adapt.max_steps, theirs.adapt.compare) == (20, 300, ())
+    assert ours.adapt is None
+
+
+@pytest.mark.parametrize(
+    "adapt, says",
+    [
+        ("{}", ["suites.s.envs.0.adapt.threshold is missing"]),
+        ("{treshold: 1}", ["'suites.s.envs.0.adapt.treshold'", "did you mean 'suites.s.envs.0.adapt.threshold'?"]),
+        ("{threshold: 0}", ["suites.s.envs.0.adapt.threshold", "greater than 0"]),
+        ("{threshold: 1, state: qpso}", ["suites.s.envs.0.adapt.state", "did you mean 'qpos'?"]),
+        (
+            "{threshold: 1, compare: [0], angles: [2]}",
+            ["suites.s.envs.0.adapt", "angles [2] must be among compare [0]"],
+        ),
+        ("{threshold: 1, compare: [0], distance: 'm:f'}", ["either a distance or the entries to compare"]),
+    ],
+)
+def test_a_wrong_adapt_is_named_with_the_place(tmp_path, adapt, says):
+    block = f"envs: [{{id: Pendulum-v1, adapt: {adapt}}}]\nagents: [noop]"
+    with pytest.raises(UserError) as raised:
+        benchmarks(tmp_path, suite_yaml(block))
+    assert "\n" not in str(raised.value)
+    for words in says:
+        assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "block, says",
+    [
+        ("lewm_bench/PointMaze-UMase-v0: {}", ["environments: no environment named", f"did you mean '{UMAZE}'?"]),
+        ("Pendulum-v2: {}", ["no environment named 'Pendulum-v2'", "did you mean 'Pendulum-v1'?"]),
+        (f"{UMAZE}: {{profiles: {{quik: {{}}}}}}", [f"environments.{UMAZE}.profiles", "did you mean 'quick'?"]),
+        (f"{UMAZE}: {{setings: {{}}}}", [f"'environments.{UMAZE}.setings'", ".settings'?"]),
+        (f"{UMAZE}: {{settings: {{cem: {{samples: 3}}}}}}", ["'cem.samples'", "did you mean 'cem.num_samples'?"]),
+        (
+            f"{UMAZE}: {{profiles: {{quick: {{lewm: {{trian: {{}}}}}}}}}}",
+            ["'lewm.trian'", "did you mean 'lewm.train'?"],
+        ),
+    ],
+)
+def test_a_recipe_that_is_wrong_is_refused(tmp_path, block, says):
+    text = suite_yaml(f"envs: [{UMAZE}, {{id: Pendulum-v1, adapt: {{threshold: 1}}}}]\nagents: [lewm]")
+    with pytest.raises(UserError) as raised:
+        resolve(benchmarks(tmp_path, f"environments:\n  {block}\n{text}"), "s", "quick")
+    assert "\n" not in str(raised.value)
+    for words in says:
+        assert words in str(raised.value), raised.value
+
+
+@pytest.mark.parametrize("env_id", [MEDIUM, "Pendulum-v1", "their_pkg:Maze-v0"])
+def test_a_recipe_may_be_of_any_environment_that_there_is(tmp_path, env_id):
+    """Registered, in another suite, or of a package that is not imported before it is used."""
+    text = suite_yaml(f"envs: [{UMAZE}]\nagents: [noop]\nseeds: [0]")
+    other = "  t: {title: T, envs: [{id: Pendulum-v1, adapt: {threshold: 1}}], agents: [noop]}\n"
+    found = resolve(
+        benchmarks(tmp_path, f"environments: {{'{env_id}': {{settings: {{image_size: 99}}}}}}\n{text}{other}"),
+        "s",
+        "quick",
+    )
+    assert found.of(found.envs[0]).settings.image_size == 224  # and is not that of another one
+
+
+def test_what_a_suite_says_of_an_environment_is_checked(tmp_path):
+    block = f"envs: [{{id: {UMAZE}, settings: {{collect: {{epsiodes: 3}}}}}}]\nagents: [noop]"
+    with pytest.raises(UserError, match=r"'collect\.epsiodes'.*did you mean 'collect\.episodes'"):
+        resolve(benchmarks(tmp_path, suite_yaml(block)), "s", "quick")
 
 
 # Mistakes. Each is one line, says where, and offers the nearest name.
