@@ -14,13 +14,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import yaml
+from toy_env import ToyEnv
 
 from lewm_bench import files, runner
 from lewm_bench.agent import Family, Loaded
 from lewm_bench.agents.gcbc import GCBC, GCBCFamily
+from lewm_bench.collect import collect
+from lewm_bench.data import Dataset
 from lewm_bench.device import resolve_device
 from lewm_bench.errors import NotRun
 from lewm_bench.files import StorageError
@@ -565,3 +570,209 @@ def test_an_evaluation_goes_on_after_a_torn_line(config, tmp_path, finished, mon
     assert asked == [list(range(after))]
     expected = [r for r in without_times(finished.run.out) if r["agent"] == "random"]
     assert without_times(tmp_path / "out") == expected
+
+
+# Environments that cannot run here.
+
+NEEDS = "Absent needs the package 'absent': pip install 'lewm-bench[absent]'"
+
+
+def make_absent(image_size: int, **_):
+    raise NotRun(NEEDS)
+
+
+class Undrawn(ToyEnv):
+    """It is made and moves, but cannot be drawn, as without OpenGL."""
+
+    def __init__(self, image_size: int = 32) -> None:
+        super().__init__(image_size)
+
+    def render_states(self, states: np.ndarray) -> np.ndarray:
+        raise NotRun("no OpenGL here")
+
+
+@pytest.fixture()
+def absent(monkeypatch) -> list[str]:
+    """Ids of environments that raise NotRun: when made, again so, and when drawn."""
+    entries = {"tests/Absent-v0": make_absent, "tests/AlsoAbsent-v0": make_absent, "tests/Undrawn-v0": Undrawn}
+    for env_id, entry in entries.items():
+        if env_id not in gym.registry:
+            gym.register(env_id, entry_point=entry)
+    return list(entries)
+
+
+def varied(folder: Path, envs: list, cache: Path | None = None, profile: dict | None = None, **asked) -> Run:
+    """The tiny suite with other environments and, for its profile, a part of its own."""
+    data = yaml.safe_load(TINY)
+    data["suites"]["tiny"] |= {"envs": envs, "profiles": {"quick": profile or {}}}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "varied.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    return make_run(folder / "varied.yaml", folder, cache, **asked)
+
+
+def test_an_environment_that_cannot_run_here_costs_its_cells_only(finished, tmp_path, absent):
+    made, _, drawn = absent
+    envs = [made, {"id": drawn, "settings": {"collect": {"policies": {"jitter": 1.0}}}}, UMAZE]
+    run = varied(tmp_path, envs, finished.run.store.root, agents=["noop", "random"])
+    cells = execute(run)
+    status = {(c.env, c.agent): (c.status, c.reason) for c in cells}
+    assert status == {
+        (made, "noop"): ("not run", NEEDS),
+        (made, "random"): ("not run", NEEDS),
+        (drawn, "noop"): ("not run", "no OpenGL here"),
+        (drawn, "random"): ("not run", "no OpenGL here"),
+        (UMAZE, "noop"): ("done", ""),
+        (UMAZE, "random"): ("done", ""),
+    }
+    kept = {(c.env, c.agent): c.status for c in load_cells([run.out])}
+    assert kept == {name: found for name, (found, _) in status.items()}
+    notes = {(r["env"], r["agent"]): r["note"] for r in rows(run.out, "table.csv")}
+    assert NEEDS in notes[made, "noop"] and "no OpenGL here" in notes[drawn, "random"]
+    # What did run is what it is without the others.
+    mine = [row for row in without_times(finished.run.out) if row["agent"] in ("noop", "random")]
+    assert without_times(run.out) == mine
+    assert not list((run.out).glob("errors/*"))
+
+
+def test_a_suite_of_nothing_but_one_absent_environment_says_so(tmp_path, absent):
+    with pytest.raises(NotRun, match=r"pip install 'lewm-bench\[absent\]'"):
+        run_suite(varied(tmp_path, absent[:1], agents=["noop", "random"]))
+    overrides = ["collect.policies={jitter: 1}"]
+    run = varied(tmp_path, [{"id": absent[2], "name": "Undrawn"}], agents=["noop"], overrides=overrides)
+    with pytest.raises(NotRun, match="no OpenGL here"):
+        run_suite(run)
+    assert load_cells_of(tmp_path / "out") == []
+
+
+def load_cells_of(out: Path) -> list[str]:
+    return sorted(path.name for path in (out / "cells").glob("*.json"))
+
+
+def test_several_absent_environments_make_a_table_of_reasons(tmp_path, absent):
+    cells = execute(varied(tmp_path, absent[:2], agents=["noop"]))
+    assert [(c.status, c.reason) for c in cells] == [("not run", NEEDS)] * 2
+    assert len(load_cells_of(tmp_path / "out")) == 2 and (tmp_path / "out" / "report.html").is_file()
+
+
+# Settings of an environment.
+
+
+def test_each_environment_runs_with_its_own_settings(tmp_path, finished):
+    wide = {"id": UMAZE, "name": "Wide", "kwargs": {"threshold": 0.6}}
+    wide["settings"] = {"collect": {"episodes": 24}, "evaluate": {"goal_offset": [8], "num_pairs": 2}}
+    run = varied(tmp_path, [UMAZE, wide], finished.run.store.root, agents=["noop"])
+    plain, other = execute(run)
+    assert (plain.env, other.env) == (UMAZE, "Wide") and plain.dataset != other.dataset
+    for cell, episodes, offset, pairs in ((plain, 20, 5, 3), (other, 24, 8, 2)):
+        assert cell.config["collect"]["episodes"] == episodes and cell.config["evaluate"]["goal_offset"] == [offset]
+        assert [(e.goal_offset, e.pair) for e in cell.episodes] == [(offset, pair) for pair in range(pairs)]
+    assert other.config["env"]["kwargs"] == {"threshold": 0.6}
+    # Its settings do not leak into the one beside it: that one is still the cell of the run without it.
+    assert {e.key for e in plain.episodes} == {r["key"] for r in rows(finished.run.out) if r["agent"] == "noop"}
+
+
+# The number of pairs of a job.
+
+
+def test_a_limit_on_pairs_reaches_the_pairs_the_key_and_the_record(tmp_path, finished):
+    limits = {"limits": [{"agents": ["random"], "num_pairs": 2}, {"agents": ["gcbc"], "num_pairs": 1}]}
+    cache = finished.run.store.root
+    run = varied(tmp_path / "a", [UMAZE], cache, limits, agents=["noop", "random", "gcbc"])
+    cells = {c.agent: c for c in execute(run)}
+    assert {a: len(c.episodes) for a, c in cells.items()} == {"noop": 3, "random": 2, "gcbc": 1}
+    assert {a: c.config["evaluate"]["num_pairs"] for a, c in cells.items()} == {"noop": 3, "random": 2, "gcbc": 1}
+    before = {(r["agent"], r["pair"]): r for r in without_times(finished.run.out)}
+    for row in without_times(run.out):  # the first of the pairs, and the same ones
+        whole = before[row["agent"], row["pair"]]
+        assert {k: v for k, v in row.items() if k != "key"} == {k: v for k, v in whole.items() if k != "key"}
+        assert (row["key"] == whole["key"]) == (row["agent"] == "noop")
+    job = run.suite.jobs[1].model_copy(update={"seed": 0})
+    few = [runner.latent_oracle_pairs(run, job.model_copy(update={"num_pairs": n}), 5) for n in (1, 2)]
+    many = make_run(tmp_path / "a" / "varied.yaml", tmp_path, cache, overrides=["evaluate.latent_oracle_pairs=9"])
+    assert few == [1, 1] and runner.latent_oracle_pairs(many, job, 5) == 2
+    # The same number of pairs from the settings is the same cell.
+    said = varied(tmp_path / "b", [UMAZE], cache, agents=["random"], overrides=["evaluate.num_pairs=2"])
+    (again,) = execute(said)
+    assert {e.key for e in again.episodes} == {e.key for e in cells["random"].episodes}
+    # And asking for pairs lifts the limit.
+    lifted = varied(tmp_path / "c", [UMAZE], cache, limits, agents=["random"], overrides=["evaluate.num_pairs=3"])
+    assert len(execute(lifted)[0].episodes) == 3
+
+
+# A policy that is trained before it collects.
+
+SAC = [
+    "collect.policies={sac: 1.0}",
+    "collect.sac={steps: 200, warmup: 50, hidden: [8], batch_size: 8}",
+    "collect.episodes=12",
+]
+
+
+def stages(cache: Path) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {"policy": set(), "dataset": set()}
+    for path in cache.glob("*/*/done.json"):
+        found.setdefault(path.parent.parent.name, set()).add(path.parent.name)
+    return found
+
+
+def test_the_learned_policy_is_trained_once_kept_and_collects(config, tmp_path, monkeypatch):
+    trained = []
+    real = runner.train_sac_policy
+
+    def watched(*arguments):
+        trained.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(runner, "train_sac_policy", watched)
+
+    def data(*changes: str) -> Dataset:
+        run = make_run(config, tmp_path, agents=["noop"], overrides=[*SAC, *changes])
+        return runner.dataset_of(run, run.suite.envs[0])[1]
+
+    cache = tmp_path / "cache"
+    first = data()
+    assert len(trained) == 1 and set(first.meta.policies) == {"sac"}
+    assert {kind: len(names) for kind, names in stages(cache).items()} == {"policy": 1, "dataset": 1}
+
+    # The data are those that this policy collects, and no other's.
+    (policy,) = (cache / "policy").glob("*/done.json")
+    env = runner.make_env(UMAZE, 32)
+    settings = make_run(config, tmp_path, overrides=SAC).suite.settings.collect
+    by_hand = collect(env, settings, runner.DATA_SEED, tmp_path / "by hand", False, learned=policy.parent)
+    assert by_hand.fingerprint == first.fingerprint
+    other = settings.model_copy(update={"sac": settings.sac.model_copy(update={"noise": 0.0})})
+    runner.train_sac_policy(env, other.sac, runner.DATA_SEED, tmp_path / "other", False)
+    trained.clear()
+    elsewhere = collect(env, other, runner.DATA_SEED, tmp_path / "otherwise", False, learned=tmp_path / "other")
+    assert (elsewhere.actions[:-1] != first.actions[:-1]).any()
+
+    # Nothing is trained for the same data, nor for other data by the same policy.
+    assert data().fingerprint == first.fingerprint and data("collect.chunk=3").fingerprint == first.fingerprint
+    for change in ("collect.episodes=13", "image_size=16", "collect.steps=21"):
+        assert data(change).fingerprint != first.fingerprint, change
+    assert not trained and {k: len(v) for k, v in stages(cache).items()} == {"policy": 1, "dataset": 4}
+    data("collect.sac.noise=0.5")
+    assert len(trained) == 1 and {k: len(v) for k, v in stages(cache).items()} == {"policy": 2, "dataset": 5}
+
+
+def test_settings_of_a_policy_that_is_not_used_change_no_data_and_train_nothing(
+    finished, config, tmp_path, monkeypatch
+):
+    def refuse(*_):
+        raise AssertionError("trained or collected for nothing")
+
+    monkeypatch.setattr(runner, "train_sac_policy", refuse)
+    monkeypatch.setattr(runner, "collect", refuse)
+    run = make_run(config, tmp_path, finished.run.store.root, agents=["noop"], overrides=["collect.sac.noise=0.5"])
+    (cell,) = run_suite(run)
+    assert cell.dataset == finished.cells[0].dataset and not list(run.store.root.glob("policy/*"))
+
+
+def test_a_learned_policy_is_one_of_several(config, tmp_path):
+    mixed = [SAC[1], "collect.policies={sac: 0.2, ornstein_uhlenbeck: 0.8}", "evaluate.split=all"]
+    run = make_run(config, tmp_path, agents=["noop"], overrides=mixed)
+    (cell,) = run_suite(run)
+    assert cell.status == "done", cell.reason
+    assert cell.config["collect"]["sac"]["steps"] == 200
+    _, dataset, _ = runner.dataset_of(run, run.suite.envs[0])
+    assert sorted(dataset.meta.policies) == ["ornstein_uhlenbeck"] * 16 + ["sac"] * 4
