@@ -39,7 +39,9 @@ class Reacher(GoalEnv):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 25}
     distance_unit = "radians (larger of the two joint errors)"
-    exploration: ClassVar[Mapping[str, float]] = {"ornstein_uhlenbeck": 1.0}
+    # As the published collection script: 0.6 % of pairs are then solved at the start and random actions reach 10 %
+    # (published: 0.57 % and 13 %). With correlated noise the arm moves four times as far and random actions reach 2 %.
+    exploration: ClassVar[Mapping[str, float]] = {"uniform": 1.0}
 
     def __init__(
         self, image_size: int = 64, wrapped: bool = False, threshold: float = 0.05, render_mode: str = "rgb_array"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -75,7 +76,10 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
 
     def build(work: Path) -> None:
         learned = policy_of(run, env, config, key) if LEARNED in config.policies else None
-        collect(env, config, DATA_SEED, work, run.progress, run.workers, learned)
+        begin = time.perf_counter()
+        frames = len(collect(env, config, DATA_SEED, work, run.progress, run.workers, learned).frames)
+        seconds = time.perf_counter() - begin
+        run.say(f"{spec.label}: {frames} frames collected in {seconds:.1f} s, {frames / seconds:.0f} per second")
 
     folder = run.store.stage("dataset", key, build)
     return env, Dataset.open(folder), stage_key("dataset", key)
