@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,10 +10,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
-from test_runner import TINY
+import yaml
+from PIL import Image
+from test_runner import TINY, make_absent
 
 from lewm_bench import __version__, cli
+from lewm_bench.adapt import register_env
+from lewm_bench.check import CHECKS, Finding
+from lewm_bench.errors import NotRun
+from lewm_bench.registry import environment_ids, make_env
 
 COMMANDS = ("run", "list", "collect", "train", "evaluate", "speed", "report", "check", "doctor")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -307,6 +316,223 @@ def test_a_failed_cell_is_status_1_and_one_that_cannot_run_is_not(lewm_bench):
 def test_check_is_status_0_for_ours(lewm_bench, tmp_path):
     status, out, _ = lewm_bench("check", "lewm_bench/PointMaze-UMaze-v0", "--sheet", "sheet.png")
     assert status == 0 and "MEND" not in out and (tmp_path / "sheet.png").read_bytes()[:4] == b"\x89PNG"
+
+
+# Environments: the list of them, and the check of one.
+
+UMAZE = "lewm_bench/PointMaze-UMaze-v0"
+
+
+@pytest.fixture()
+def registered():
+    """A function that registers an id for the test."""
+    before = dict(gym.registry)
+    yield gym.register
+    gym.registry.clear()
+    gym.registry.update(before)
+
+
+def listed_envs(out: str) -> dict[str, str]:
+    head, *lines = out.rstrip("\n").splitlines()
+    assert head == "envs:"
+    return {line.split()[0]: " ".join(line.split()[1:]) for line in lines}
+
+
+def test_list_says_of_every_environment_what_a_reader_wants_to_know(lewm_bench, registered):
+    register_env("mine/Cart-v0", "CartPole-v1", threshold=0.125, compare=[0, 2], unit="metres", state="replay")
+    registered("lewm_bench/Absent-v0", make_absent)
+    status, out, err = lewm_bench("list", "envs")
+    lines = listed_envs(out)
+    assert status == 0 and not err and list(lines) == environment_ids()
+    assert lines[UMAZE] == "actions 2 in [-1, 1], image 64x64x3, success within 0.45 maze cells, from lewm-bench"
+    # A choice of two becomes a number for each.
+    cart = "actions 2 in [-1, 1], image 64x64x3, success within 0.125 metres, adapted from CartPole-v1"
+    assert lines["mine/Cart-v0"] == cart
+    assert lines["lewm_bench/Absent-v0"] == (
+        "unavailable: Absent needs the package 'absent': pip install 'lewm-bench[absent]'"
+    )
+    form = r"actions [1-9]\d* in \[-?[\d.]+, [\d.]+\], image 64x64x3, success within [\d.]+ .+, from lewm-bench"
+    for env_id in set(lines) - {"mine/Cart-v0"}:
+        assert re.fullmatch(form, lines[env_id]) or lines[env_id].startswith("unavailable: "), env_id
+
+
+def tile(sheet: Path, column: int, row: int) -> np.ndarray:
+    """(144, 144, 3): a picture of the contact sheet; rows are starts, goals, starts, goals."""
+    return np.asarray(Image.open(sheet))[row * 162 + 16 :][:144, 4 + column * 148 :][:, :144]
+
+
+@pytest.mark.parametrize(
+    "options, name, size",
+    [
+        ([], "PointMaze-UMaze-v0.png", 64),
+        (["--sheet", "folder/mine.png", "--image-size", "16"], "folder/mine.png", 16),
+    ],
+)
+def test_check_draws_starts_and_their_goals(lewm_bench, tmp_path, monkeypatch, options, name, size):
+    if size == 16:  # what is found is looked at once, below and in test_envs.py
+        monkeypatch.setattr("lewm_bench.check.check_goal_env", lambda env: [])
+    status, out, err = lewm_bench("check", UMAZE, *options)
+    assert status == 0 and not err and out.endswith(f"starts and their goals: {name}\n")
+    assert {p.name for p in tmp_path.iterdir()} == {"tiny.yaml", Path(name).parts[0]}
+    env = make_env(UMAZE, size)
+    for seed, (column, row) in {0: (0, 0), 5: (5, 0), 6: (0, 2), 11: (5, 2)}.items():
+        start, info = env.reset(seed=seed)
+        for below, frame in enumerate((start, info["goal"])):
+            large = np.repeat(np.repeat(frame, 144 // 16, 0), 144 // 16, 1) if size == 16 else None
+            drawn = tile(tmp_path / name, column, row + below)
+            if large is not None:
+                np.testing.assert_array_equal(drawn, large)
+            assert abs(drawn.astype(float).mean() - frame.mean()) < 3
+    if size == 64:
+        assert len(out.splitlines()) == 14 and all(line.startswith("ok  ") for line in out.splitlines()[:-1])
+        assert "at 64 x 64 px" in out
+
+
+def picture(env: gym.Env) -> np.ndarray:
+    """CartPole's cart and pole without a graphics library."""
+    x, _, angle, _ = env.unwrapped.state
+    frame = np.zeros((32, 32, 3), np.uint8)
+    frame[:, :, 0] = np.uint8(np.clip(128 + 50 * x, 0, 255))
+    frame[:, :, 1] = np.uint8(np.clip(128 + 500 * angle, 0, 255))
+    return frame
+
+
+ADAPTED = f"""
+profiles: {{quick: {{}}}}
+suites:
+  one: {{title: One, envs: [{{id: {UMAZE}, name: Wide, kwargs: {{threshold: 0.75}}}}], agents: [noop]}}
+  two:
+    title: Two
+    agents: [noop]
+    envs:
+      - id: CartPole-v1
+        name: Balanced
+        kwargs: {{sutton_barto_reward: true}}
+        adapt: {{threshold: 0.25, compare: [0, 2], frame: "test_cli:picture"}}
+"""
+
+
+@pytest.fixture()
+def checked(monkeypatch, tmp_path) -> list:
+    """The environments that are checked, which finds nothing; and a file with environments in its suites."""
+    (tmp_path / "theirs.yaml").write_text(ADAPTED)
+    made: list = []
+    monkeypatch.setattr("lewm_bench.check.check_goal_env", lambda env: made.append(env) or [])
+    return made
+
+
+def test_check_finds_an_environment_of_a_suite_by_its_name(lewm_bench, tmp_path, checked):
+    status, out, _ = lewm_bench("check", "Balanced", "--config", "theirs.yaml", "--image-size", "24")
+    assert (status, out) == (0, "starts and their goals: Balanced.png\n") and (tmp_path / "Balanced.png").is_file()
+    status, out, _ = lewm_bench("check", "Wide", "--config", "theirs.yaml")
+    assert (status, out) == (0, "starts and their goals: Wide.png\n")
+    balanced, wide = checked
+    assert (balanced.source, balanced.threshold, balanced.observation_space.shape) == ("CartPole-v1", 0.25, (24, 24, 3))
+    assert balanced.settings.compare == (0, 2) and balanced._arguments["sutton_barto_reward"] is True
+    assert (wide.spec.id, wide.threshold, wide.observation_space.shape) == (UMAZE, 0.75, (64, 64, 3))
+
+
+def test_check_of_an_id_needs_no_suite(lewm_bench, tmp_path, checked):
+    assert lewm_bench("check", UMAZE, "--config", "theirs.yaml")[0] == 0  # its only suite calls it Wide
+    assert checked[0].threshold == 0.45 and (tmp_path / "PointMaze-UMaze-v0.png").is_file()
+    status, _, err = lewm_bench("check", "CartPole-v1", "--config", "theirs.yaml")
+    assert status == 2 and "CartPole-v1" in err  # that it is adapted under another name does not make it ours
+    status, _, err = lewm_bench("check", "Wide")
+    assert status == 2 and "no environment named 'Wide'" in err and not (tmp_path / "Wide.png").exists()
+
+
+@pytest.mark.xfail(strict=True, reason="only registered ids are offered, not the names in the suites of the file")
+def test_check_offers_the_nearest_name_of_a_suite(lewm_bench, checked):
+    _, _, err = lewm_bench("check", "Balancd", "--config", "theirs.yaml")
+    assert "did you mean 'Balanced'?" in err
+
+
+def test_an_adapted_environment_of_a_suite_keeps_its_promises(lewm_bench, tmp_path):
+    (tmp_path / "theirs.yaml").write_text(ADAPTED)
+    status, out, _ = lewm_bench("check", "Balanced", "--config", "theirs.yaml", "--image-size", "16")
+    *findings, last = out.splitlines()
+    assert status == 0 and len(findings) == 13 and all(line.startswith("ok  ") for line in findings), out
+    assert last == "starts and their goals: Balanced.png"
+
+
+def test_check_is_status_1_and_draws_for_what_must_be_mended(lewm_bench, tmp_path, monkeypatch):
+    findings = [Finding("visible", True, "all of them"), Finding("clipping", False, "clip its action")]
+    monkeypatch.setattr("lewm_bench.check.check_goal_env", lambda env: findings)
+    status, out, err = lewm_bench("check", UMAZE, "--sheet", "s.png")
+    assert status == 1 and not err
+    assert out == "ok    visible: all of them\nMEND  clipping: clip its action\nstarts and their goals: s.png\n"
+    assert Image.open(io.BytesIO((tmp_path / "s.png").read_bytes())).size == (6 * 148 + 4, 4 * 162)
+
+
+# Environments that cannot run here.
+
+
+@pytest.fixture()
+def absent(registered, tmp_path) -> None:
+    """A file whose suites have such environments: ``alone`` has nothing else."""
+    ids = ["tests/Absent-v0", "tests/AbsentToo-v0"]
+    for env_id in ids:
+        registered(env_id, make_absent)
+    data = yaml.safe_load(TINY)
+    suite = data["suites"]["tiny"] | {"agents": ["noop"]}
+    for name, envs in {"alone": ids[:1], "both": ids, "beside": [ids[0], UMAZE]}.items():
+        data["suites"][name] = suite | {"envs": envs}
+    (tmp_path / "absent.yaml").write_text(yaml.safe_dump(data))
+
+
+REASON = "Absent needs the package 'absent': pip install 'lewm-bench[absent]'"
+
+
+@pytest.mark.parametrize("options", [["alone"], ["beside", "--envs", "tests/Absent-v0"]])
+@pytest.mark.parametrize("command", [["run"], ["train", "gcbc"], ["evaluate", "noop"], ["collect"]])
+def test_a_suite_without_any_environment_here_is_status_2_and_one_line(lewm_bench, absent, tmp_path, command, options):
+    suite, *envs = options
+    if command[0] != "run":
+        envs = ["--env", *envs[1:]] if envs and command[0] != "collect" else envs[1:]
+    device = [] if command[0] == "collect" else ["--device", "cpu"]
+    status, out, err = lewm_bench(*command, *envs, "--suite", suite, "--config", "absent.yaml", "--quiet", *device)
+    assert status == 2 and not out and err.splitlines()[1:] == [f"lewm-bench: {REASON}"], err
+    assert not list((tmp_path / "results").glob("*/cells/*"))
+
+
+def test_a_suite_with_one_environment_that_is_not_here_goes_on(lewm_bench, absent, tmp_path):
+    status, out, err = lewm_bench("run", "--suite", "beside", "--config", "absent.yaml", "--device", "cpu", "--quiet")
+    assert status == 0, err
+    assert f"[1/2] Absent-v0 noop seed 0: not run: {REASON}" in err.splitlines() and "[2/2] PointMaze" in err
+    assert "not run" in out and out.endswith("report: results/beside/report.html\n")
+
+
+def test_a_suite_of_several_that_are_not_here_says_so_of_each(lewm_bench, absent):
+    status, out, err = lewm_bench("run", "--suite", "both", "--config", "absent.yaml", "--device", "cpu", "--quiet")
+    assert status == 0 and err.count(f"not run: {REASON}") == 2 and "Traceback" not in err + out
+
+
+def test_an_environment_that_is_not_here_is_not_checked_either(lewm_bench, absent, tmp_path):
+    status, out, err = lewm_bench("check", "tests/Absent-v0")
+    assert (status, out, err) == (2, "", f"lewm-bench: {REASON}\n") and not list(tmp_path.glob("*.png"))
+
+
+def test_an_environment_that_cannot_draw_is_one_line_of_check(lewm_bench, monkeypatch):
+    def fail(env):
+        raise NotRun("MuJoCo finds no OpenGL to draw with: sudo apt-get install libegl1")
+
+    monkeypatch.setitem(CHECKS, "gymnasium", fail)
+    status, _, err = lewm_bench("check", UMAZE)
+    assert status == 2 and err == "lewm-bench: MuJoCo finds no OpenGL to draw with: sudo apt-get install libegl1\n"
+
+
+@pytest.mark.xfail(strict=True, reason="'sac' is known to collect only where collect.policies names it")
+def test_a_misspelt_sac_is_offered(lewm_bench):
+    status, _, err = lewm_bench("run", *TINY_RUN, "--set", "collect.policies={sca: 1}", "--quiet")
+    assert status == 2 and "did you mean 'sac'?" in err
+
+
+@pytest.mark.parametrize(
+    "options, says", [(["--image-size", "8"], "--image-size"), (["--image-size", "big"], "integer")]
+)
+def test_an_image_size_that_is_none(lewm_bench, options, says):
+    status, _, err = lewm_bench("check", UMAZE, *options)
+    assert status == 2 and says in err and err.count("\n") == 1
 
 
 def test_interrupting_says_that_the_same_command_goes_on(lewm_bench, monkeypatch):
