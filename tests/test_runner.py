@@ -658,17 +658,22 @@ def test_several_absent_environments_make_a_table_of_reasons(tmp_path, absent):
 
 
 def test_each_environment_runs_with_its_own_settings(tmp_path, finished):
+    longer = {"id": UMAZE, "name": "Longer"}
+    longer["settings"] = {"collect": {"episodes": 24}, "evaluate": {"goal_offset": [8], "num_pairs": 2}}
     wide = {"id": UMAZE, "name": "Wide", "kwargs": {"threshold": 0.6}}
-    wide["settings"] = {"collect": {"episodes": 24}, "evaluate": {"goal_offset": [8], "num_pairs": 2}}
-    run = varied(tmp_path, [UMAZE, wide], finished.run.store.root, agents=["noop"])
-    plain, other = execute(run)
-    assert (plain.env, other.env) == (UMAZE, "Wide") and plain.dataset != other.dataset
-    for cell, episodes, offset, pairs in ((plain, 20, 5, 3), (other, 24, 8, 2)):
+    run = varied(tmp_path, [UMAZE, longer, wide], finished.run.store.root, agents=["noop"])
+    cells = execute(run)
+    assert [c.env for c in cells] == [UMAZE, "Longer", "Wide"] and len({c.dataset for c in cells}) == 3
+    for spec, cell, episodes, offset, pairs in zip(
+        run.suite.envs, cells, (20, 24, 20), (5, 8, 5), (3, 2, 3), strict=True
+    ):
+        env, dataset, _ = runner.dataset_of(run, spec)
+        assert len(dataset) == episodes and env.threshold == (0.6 if spec.name == "Wide" else 0.45)
         assert cell.config["collect"]["episodes"] == episodes and cell.config["evaluate"]["goal_offset"] == [offset]
         assert [(e.goal_offset, e.pair) for e in cell.episodes] == [(offset, pair) for pair in range(pairs)]
-    assert other.config["env"]["kwargs"] == {"threshold": 0.6}
-    # Its settings do not leak into the one beside it: that one is still the cell of the run without it.
-    assert {e.key for e in plain.episodes} == {r["key"] for r in rows(finished.run.out) if r["agent"] == "noop"}
+        assert cell.config["env"]["kwargs"] == spec.kwargs
+    # They do not leak into the one beside it: that one is still the cell of the run without the others.
+    assert {e.key for e in cells[0].episodes} == {r["key"] for r in rows(finished.run.out) if r["agent"] == "noop"}
 
 
 # The number of pairs of a job.
