@@ -144,6 +144,8 @@ def run(
     cells = run_suite(it)
     typer.echo(terminal(write_report(cells, it.out, it.suite.title)))
     typer.echo(f"report: {it.out / 'report.html'}")
+    if all(cell.status == "not run" for cell in cells):
+        raise NotRun(f"nothing could be run here: {cells[0].reason}")
     failed = [c for c in cells if c.status == "failed"]
     for cell in failed:
         typer.echo(f"failed: {cell.env} {cell.agent} seed {cell.seed}: {cell.reason}", err=True)
@@ -166,22 +168,28 @@ def list_(
 
     path = find_file(config)
     bench = load(path)
+    # Described one by one while they are printed: making an environment to look at it takes up to seconds.
     sections = {
-        "suites": {n: f"{s.title}{_contents(s)}" for n, s in bench.suites.items()},
-        "envs": {i: _env_line(i) for i in environment_ids()},
-        "agents": {n: _agent_line(n) for n in agent_names()},
-        "profiles": dict.fromkeys(bench.profiles, f"from {path}"),
-        "protocols": {
-            n: f"success {' and '.join(p.success)}, {'held-out' if p.held_out else 'training'} episodes"
-            for n, p in PROTOCOLS.items()
-        },
+        "suites": (bench.suites, lambda name: f"{bench.suites[name].title}{_contents(bench.suites[name])}"),
+        "envs": (environment_ids(), _env_line),
+        "agents": (agent_names(), _agent_line),
+        "profiles": (bench.profiles, lambda name: f"from {path}"),
+        "protocols": (PROTOCOLS, lambda name: _protocol_line(PROTOCOLS[name])),
     }
     if what and what not in sections:
         raise unknown("list", what, sections)
-    for name, entries in sections.items():
-        if what in ("", name):
-            width = max(map(len, entries), default=0)
-            typer.echo("\n".join([f"{name}:", *(f"  {k:<{width}}  {v}" for k, v in entries.items()), ""]))
+    for title, (names, describe) in sections.items():
+        if what in ("", title):
+            width = max(map(len, names), default=0)
+            typer.echo(f"{title}:")
+            for name in names:
+                typer.echo(f"  {name:<{width}}  {describe(name)}")
+            typer.echo()
+
+
+def _protocol_line(protocol) -> str:
+    episodes = "held-out" if protocol.held_out else "training"
+    return f"success {' and '.join(protocol.success)}, {episodes} episodes"
 
 
 def _contents(suite) -> str:
@@ -494,10 +502,15 @@ def check(
 
 def _spec_of(env: str, config: Path | None):
     """The environment of that id or, in the suites of the file, of that name."""
+    import gymnasium as gym
+
+    from lewm_bench.registry import environment_ids
     from lewm_bench.suite import EnvSpec, find_file, load
 
     suites = load(find_file(config)).suites.values()
     named = {spec.label: spec for suite in suites for spec in suite.envs}
+    if env not in named and ":" not in env and env not in (known := environment_ids()) and env not in gym.registry:
+        raise unknown("environment", env, [*known, *named])
     return named.get(env, EnvSpec(id=env))
 
 

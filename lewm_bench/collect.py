@@ -37,6 +37,7 @@ from lewm_bench.types import Episode
 LEARNED = "sac"
 """The policy that is trained before it collects, for any environment."""
 _CHUNK_BYTES = 2**26  # of frames that are in memory before they are written, per process
+_TIMED = 4  # episodes that tell how long the others will take
 _WORTH_PROCESSES = 10.0  # seconds of work left; starting processes costs a few
 
 Progress = Callable[[int, int], None]
@@ -95,16 +96,15 @@ def collect(
     recipe = {**_description(env), "seed": seed, "config": config.recipe()}
     if (folder / "meta.json").exists() and (dataset := Dataset.open(folder)).meta.recipe == recipe:
         return dataset
-    names = episode_policies(
-        [*env.policies(), *([LEARNED] if learned else [])], config, stream(seed, "collect", env_id, "policies")
-    )
+    names = episode_policies([*env.policies(), LEARNED], config, stream(seed, "collect", env_id, "policies"))
+    if LEARNED in names and learned is None:
+        raise ValueError(f"the policy {LEARNED!r} is trained first; give its folder as learned")
     fractions = {"train": config.train, "val": config.val, "test": config.test}
     with DatasetWriter(folder, recipe) as writer, _reporter(config, progress) as report:
-        done = len(writer.ends)
+        most = min(config.chunk, max(1, _CHUNK_BYTES // _episode_bytes(env, config)))
         parts = [
-            Part(tuple(range(begin, min(begin + size, config.episodes))), tuple(names[begin : begin + size]), seed)
-            for size in (min(config.chunk, max(1, _CHUNK_BYTES // _episode_bytes(env, config))),)
-            for begin in range(done, config.episodes, size)
+            Part(tuple(numbers), tuple(names[n] for n in numbers), seed)
+            for numbers in _ranges(len(writer.ends), config.episodes, most, workers)
         ]
         rolled = _roll_parts(env, config.steps, learned, parts, workers)
         for part, (frames, states, actions) in zip(parts, rolled, strict=True):
@@ -119,6 +119,18 @@ def collect(
             seed=seed,
             splits=split_episodes(config.episodes, fractions, stream(seed, "collect", env_id, "splits")),
         )
+
+
+def _ranges(done: int, episodes: int, most: int, workers: int) -> Iterator[range]:
+    """The episodes that are left, in parts of at most ``most``.
+
+    With several workers the first part is small, because it is only timed, and the others are several for each.
+    """
+    first, even = (_TIMED, -(-(episodes - done) // (4 * workers))) if workers > 1 else (most, most)
+    begin, size = done, min(first, most)
+    while begin < episodes:
+        yield range(begin, min(begin + size, episodes))
+        begin, size = begin + size, max(1, min(even, most))
 
 
 def _episode_bytes(env: GoalEnv, config: CollectConfig) -> int:
@@ -147,8 +159,8 @@ def _roll_parts(
     policies = _policies(env, learned)
     begin = time.perf_counter()
     yield _roll(env, steps, policies, parts[0])
-    left = (time.perf_counter() - begin) * (len(parts) - 1)
-    rest = parts[1:]
+    seconds, rest = time.perf_counter() - begin, parts[1:]
+    left = seconds / len(parts[0].numbers) * sum(len(part.numbers) for part in rest)
     # An environment whose class is not found by name is known to this process only.
     if workers < 2 or left < _WORTH_PROCESSES or not isinstance(_spec(env).entry_point, str):
         yield from (_roll(env, steps, policies, part) for part in rest)

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lewm_bench.child import error_of, last_line
 from lewm_bench.extras import remedy
 from lewm_bench.store import default_cache
 
 Status = Literal["ok", "warn", "fail"]
 
 GIB = 2**30
-SECONDS = 20.0  # for one process; importing a large package from a cold disk takes several
 HUB_SECONDS = 4.0
 FAMILIES = {  # what a family needs
     "point maze": ("mujoco", "gymnasium_robotics"),
@@ -72,7 +72,7 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
     except (OSError, ImportError, RuntimeError, ValueError, AttributeError, subprocess.SubprocessError) as error:
-        return Check(name, "warn", f"could not be checked ({type(error).__name__}: {_last_line(str(error))})")
+        return Check(name, "warn", f"could not be checked ({type(error).__name__}: {last_line(str(error))})")
 
 
 def check_python() -> Check:
@@ -86,7 +86,7 @@ def check_torch() -> Check:
     try:
         import torch
     except (ImportError, OSError) as error:
-        return Check("torch", "fail", f"cannot be imported: {_last_line(str(error))}", "pip install --upgrade torch")
+        return Check("torch", "fail", f"cannot be imported: {last_line(str(error))}", "pip install --upgrade torch")
     detail = f"{torch.__version__}, {torch.get_num_threads()} CPU threads of {os.cpu_count()} cores"
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -189,7 +189,7 @@ def check_family(family: str) -> Check:
     missing = [m for m in modules if importlib.util.find_spec(m) is None]
     if missing:
         return Check(name, "warn", f"not installed: {', '.join(missing)}", remedy(missing[0]))
-    error = _python_error(f"import {', '.join(modules)}", {})
+    error = error_of(f"import {', '.join(modules)}", {})
     if error is not None:
         return Check(
             name, "warn", f"installed, but importing it fails: {error}", f"{remedy(modules[0])} --force-reinstall"
@@ -227,27 +227,3 @@ def reachable(url: str, seconds: float = HUB_SECONDS) -> bool:
     thread.start()
     thread.join(seconds)
     return answers == [True]
-
-
-def _python_error(program: str, environment: dict[str, str]) -> str | None:
-    """Run a program in a fresh interpreter: None if it succeeds in time, else the last line it wrote."""
-    variables = {k: v for k, v in {**os.environ, **environment}.items() if v}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            check=False,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return f"no answer in {SECONDS:.0f} s"
-    if done.returncode == 0:
-        return None
-    return _last_line(done.stderr.decode(errors="replace")) or f"exit status {done.returncode}"
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else ""

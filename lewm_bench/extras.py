@@ -23,6 +23,8 @@ def require(module: str, what: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = (error.name or module).partition(".")[0]
         raise NotRun(f"{what} needs the package {missing!r}: {remedy(missing)}")
+    except ImportError as error:  # a library of the system is missing, opencv's libGL for instance
+        raise NotRun(f"{what} needs the package {module.partition('.')[0]!r}, which cannot be imported: {error}")
 
 
 def remedy(package: str) -> str:

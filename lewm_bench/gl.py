@@ -10,7 +10,6 @@ import ctypes.util
 import functools
 import importlib
 import os
-import subprocess
 import sys
 import warnings
 import weakref
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lewm_bench.child import error_of
 from lewm_bench.errors import NotRun, UserError, unknown
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ BACKENDS = ("egl", "osmesa", "glfw")
 OFF = ("disable", "disabled", "off", "false", "0")  # MuJoCo's own words for it
 LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
 INSTALL = "sudo apt-get install libegl1 libgl1-mesa-dri"
-PROBE_SECONDS = 20.0  # importing a large package from a cold disk takes several
 PROBE = """
 import mujoco
 scene = '<mujoco><worldbody><light pos="0 0 3"/><geom size="1"/></worldbody></mujoco>'
@@ -73,35 +72,21 @@ def probe(name: str) -> str | None:
             return f"lib{LIBRARIES[name]} is not installed"
         if name == "glfw" and not ({"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)):
             return "there is no display"
-    environment = {k: v for k, v in os.environ.items() if k != "PYOPENGL_PLATFORM"} | {"MUJOCO_GL": name}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", PROBE],
-            check=False,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=PROBE_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return f"no answer in {PROBE_SECONDS:.0f} s"
-    if done.returncode == 0:
-        return None
-    lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:200] if lines else f"exit status {done.returncode}"
+    return error_of(PROBE, {"MUJOCO_GL": name, "PYOPENGL_PLATFORM": ""})
 
 
 @contextmanager
 def chosen_backend() -> Iterator[None]:
     """``MUJOCO_GL`` names the backend inside this context, for libraries that open OpenGL by themselves."""
-    if "MUJOCO_GL" in os.environ:
-        yield
-        return
-    os.environ["MUJOCO_GL"] = backend()
+    before = os.environ.get("MUJOCO_GL")
+    os.environ["MUJOCO_GL"] = backend()  # theirs want it exactly so, not "EGL" or ""
     try:
         yield
     finally:
-        del os.environ["MUJOCO_GL"]
+        if before is None:
+            del os.environ["MUJOCO_GL"]
+        else:
+            os.environ["MUJOCO_GL"] = before
 
 
 class Camera:

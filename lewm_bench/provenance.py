@@ -14,17 +14,19 @@ import torch
 import lewm_bench
 
 PACKAGES = ("numpy", "gymnasium", "gymnasium-robotics", "mujoco", "stable-baselines3", "transformers")
+OF_SOME = ("dm-control", "gym-pusht", "pymunk", "ogbench")  # named where they are installed
 
 
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of what the numbers depend on."""
     # torch says which build it is, its metadata need not.
     found = {"python": platform.python_version(), "lewm-bench": lewm_bench.__version__, "torch": torch.__version__}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *OF_SOME):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
+            if name in PACKAGES:
+                found[name] = "not installed"
     return found
 
 

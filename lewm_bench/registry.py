@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import logging
 import os
@@ -106,7 +107,7 @@ def make_env(
     load_plugins()
     if adapt is not None:
         if ":" not in env_id and env_id not in gym.registry:
-            raise unknown("environment", env_id, gym.registry)
+            raise unknown("environment", env_id, difflib.get_close_matches(env_id, gym.registry, n=5, cutoff=0.3))
         source, env_id = env_id, f"adapted/{env_id.split(':')[-1].split('/')[-1]}"
         register_env(env_id, source, make=kwargs, **adapt.model_dump())
         kwargs = {}
@@ -129,9 +130,17 @@ def make_env(
     except gym.error.Error as error:
         raise UserError(f"environment {env_id!r}: {error}")
     except (TypeError, ValueError) as error:
+        if adapt is None and "image_size" in str(error) and gym.spec(env_id).namespace != "lewm_bench":
+            raise not_a_goal_env(env_id)
         raise UserError(f"environment {env_id!r} does not accept these arguments: {error}")
     if not isinstance(env, GoalEnv):
-        raise UserError(
-            f"environment {env_id!r} is not a lewm_bench.env.GoalEnv; adapt it with a success rule (docs/tutorial.md)"
-        )
+        raise not_a_goal_env(env_id)
     return env
+
+
+def not_a_goal_env(env_id: str) -> UserError:
+    """What to do with an environment that was not written for this benchmark."""
+    return UserError(
+        f"environment {env_id!r} is not a lewm_bench.env.GoalEnv; give it a success rule in YAML "
+        f"(adapt: {{threshold: ..., compare: [...]}}) or with lewm_bench.adapt.register_env: docs/tutorial.md"
+    )

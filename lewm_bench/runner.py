@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -76,10 +76,11 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
 
     def build(work: Path) -> None:
         learned = policy_of(run, env, config, key) if LEARNED in config.policies else None
-        begin = time.perf_counter()
+        begin, resumed = time.perf_counter(), any(work.iterdir())
         frames = len(collect(env, config, DATA_SEED, work, run.progress, run.workers, learned).frames)
         seconds = time.perf_counter() - begin
-        run.say(f"{spec.label}: {frames} frames collected in {seconds:.1f} s, {frames / seconds:.0f} per second")
+        rate = "" if resumed else f" in {seconds:.1f} s, {frames / seconds:.0f} per second"
+        run.say(f"{spec.label}: {frames} frames collected{rate}")
 
     folder = run.store.stage("dataset", key, build)
     return env, Dataset.open(folder), stage_key("dataset", key)
@@ -439,40 +440,51 @@ def run_suite(run: Run) -> list[CellRecord]:
 Data = tuple[GoalEnv, Dataset, str]
 
 
-def obtain(run: Run, spec: EnvSpec) -> Data | NotRun:
-    """The data of an environment, or why there is none here; that ends a suite only if it has no other environment."""
+T = TypeVar("T")
+
+
+def tried(work: Callable[[], T]) -> T | Exception:
+    """What ``work`` returns, or what it raised, short of a full disk or an interrupt."""
     try:
-        return dataset_of(run, spec)
-    except NotRun as error:
-        if len(run.suite.envs) == 1:
-            raise
+        return work()
+    except StorageError:
+        raise
+    # The one broad catch. Agents and environments may be anyone's, so what they raise cannot be named, and hours of
+    # other cells must not be lost to it. Nothing is hidden: the cell is failed, its traceback is kept, the exit code is 1.
+    except Exception as error:  # noqa: BLE001
         return error
 
 
-def attempt(run: Run, job: Job, data: Data | NotRun) -> CellRecord:
-    """The record of a job, whatever happens to it short of a full disk or an interrupt."""
-    try:
-        if isinstance(data, NotRun):
-            raise data
-        return run_job(run, job, *data)
-    except NotRun as error:
-        return CellRecord(**base(run, job, "not run"), reason=str(error), kind=agent_kind(job.agent))
-    except StorageError:
-        raise
-    except (TrainingFailed, UserError) as error:
-        return CellRecord(**base(run, job, "failed"), reason=str(error), kind=agent_kind(job.agent))
-    except (torch.OutOfMemoryError, MemoryError):
+def obtain(run: Run, spec: EnvSpec) -> Data | Exception:
+    """The data of an environment, or why there is none; a user's mistake ends a suite that has no other environment."""
+    data = tried(lambda: dataset_of(run, spec))
+    if isinstance(data, (NotRun, UserError)) and len(run.suite.envs) == 1:
+        raise data
+    return data
+
+
+def attempt(run: Run, job: Job, data: Data | Exception) -> CellRecord:
+    """The record of a job, whatever happens to it."""
+    cell = data if isinstance(data, Exception) else tried(lambda: run_job(run, job, *data))
+    return failure(run, job, cell) if isinstance(cell, Exception) else cell
+
+
+def failure(run: Run, job: Job, error: Exception) -> CellRecord:
+    """The record of a job that raised ``error``."""
+    kind = agent_kind(job.agent)
+    if isinstance(error, NotRun):
+        return CellRecord(**base(run, job, "not run"), reason=str(error), kind=kind)
+    if isinstance(error, (TrainingFailed, UserError)):
+        return CellRecord(**base(run, job, "failed"), reason=str(error), kind=kind)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         reason = "out of memory; lower train.batch_size, evaluate.batch or cem.num_samples with --set"
-        return CellRecord(**base(run, job, "failed"), reason=reason, kind=agent_kind(job.agent))
-    # The one broad catch. Agents and environments may be anyone's, so what they raise cannot be named, and hours of
-    # other cells must not be lost to it. Nothing is hidden: the cell is failed, its traceback is kept, the exit code is 1.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        cell = CellRecord(**base(run, job, "failed"), reason=reason, kind=agent_kind(job.agent))
-        path = run.out / "errors" / cell.file_name.replace(".json", ".txt")
-        write_text(path, traceback.format_exc())
-        logger.debug("cell failed", exc_info=error)
-        return cell.model_copy(update={"reason": f"{reason} (details: errors/{path.name})"})
+        return CellRecord(**base(run, job, "failed"), reason=reason, kind=kind)
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    cell = CellRecord(**base(run, job, "failed"), reason=reason, kind=kind)
+    path = run.out / "errors" / cell.file_name.replace(".json", ".txt")
+    write_text(path, "".join(traceback.format_exception(error)))
+    logger.debug("cell failed", exc_info=error)
+    return cell.model_copy(update={"reason": f"{reason} (details: errors/{path.name})"})
 
 
 def agent_kind(agent: str) -> str:

@@ -178,7 +178,7 @@ class Resolved(Config):
 
 
 class Suite(Resolved):
-    """A suite with everything resolved. Its own settings are those without an environment; see ``of``."""
+    """A suite with everything resolved. Its own settings are those of its first environment, if any; see ``of``."""
 
     name: str
     title: str
@@ -299,7 +299,8 @@ def resolve(
                 jobs += [
                     Job(env=env, agent=agent, seed=seed, goal_offset=offsets, num_pairs=pairs) for seed in allowed_seeds
                 ]
-    base = resolved(None)
+    # A suite that has environments is described by theirs; what holds without one may contradict itself.
+    base = by_env[envs_of[0].label] if envs_of else resolved(None)
     return Suite(
         name=suite,
         title=spec.title,

@@ -443,7 +443,6 @@ def test_check_of_an_id_needs_no_suite(lewm_bench, tmp_path, checked):
     assert status == 2 and "no environment named 'Wide'" in err and not (tmp_path / "Wide.png").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="only registered ids are offered, not the names in the suites of the file")
 def test_check_offers_the_nearest_name_of_a_suite(lewm_bench, checked):
     _, _, err = lewm_bench("check", "Balancd", "--config", "theirs.yaml")
     assert "did you mean 'Balanced'?" in err
@@ -523,7 +522,6 @@ def test_an_environment_that_cannot_draw_is_one_line_of_check(lewm_bench, monkey
     assert status == 2 and err == "lewm-bench: MuJoCo finds no OpenGL to draw with: sudo apt-get install libegl1\n"
 
 
-@pytest.mark.xfail(strict=True, reason="'sac' is known to collect only where collect.policies names it")
 def test_a_misspelt_sac_is_offered(lewm_bench):
     status, _, err = lewm_bench("run", *TINY_RUN, "--set", "collect.policies={sca: 1}", "--quiet")
     assert status == 2 and "did you mean 'sac'?" in err

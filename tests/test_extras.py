@@ -67,7 +67,6 @@ def test_what_no_extra_brings_is_installed_by_its_name(monkeypatch) -> None:
     assert remedy("some_package") == "pip install some-package"
 
 
-@pytest.mark.xfail(strict=True, reason="require takes only ModuleNotFoundError; opencv-python without libGL is another")
 def test_a_package_that_is_installed_but_cannot_be_loaded_is_one_line(monkeypatch, tmp_path) -> None:
     (tmp_path / "needs_gl.py").write_text(
         "raise ImportError('libGL.so.1: cannot open shared object file: No such file or directory', name='needs_gl')\n"
@@ -117,6 +116,7 @@ def test_a_suite_that_cannot_run_here_is_one_line_with_the_command(tmp_path, sui
     assert not list((tmp_path / "results" / suite / "cells").glob("*"))
 
 
+@pytest.mark.slow
 def test_a_list_says_why_an_environment_is_not_there_and_goes_on(tmp_path) -> None:
     done = without("ogbench", tmp_path, "list", "envs")
     lines = {line.split()[0]: line for line in done.stdout.splitlines()[1:] if line}

@@ -406,9 +406,6 @@ def test_offsets_are_held_against_the_episodes_of_their_environment(tmp_path):
     assert {job.goal_offset for job in found.jobs} == {(60,)}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="settings without any environment are checked too, though only `speed` reads them"
-)
 @pytest.mark.parametrize("suite, offset", [("reacher", 150), ("pusht", 110)])
 def test_longer_episodes_of_every_environment_allow_farther_goals(suite, offset):
     bench = load(REPOSITORY / "benchmarks.yaml")
