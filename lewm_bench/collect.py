@@ -98,7 +98,7 @@ def collect(
         return dataset
     names = episode_policies([*env.policies(), LEARNED], config, stream(seed, "collect", env_id, "policies"))
     if LEARNED in names and learned is None:
-        raise ValueError(f"the policy {LEARNED!r} is trained first; give its folder as learned")
+        raise unknown("policy", LEARNED, env.policies())
     fractions = {"train": config.train, "val": config.val, "test": config.test}
     with DatasetWriter(folder, recipe) as writer, _reporter(config, progress) as report:
         most = min(config.chunk, max(1, _CHUNK_BYTES // _episode_bytes(env, config)))

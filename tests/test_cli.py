@@ -341,6 +341,7 @@ def listed_envs(out: str) -> dict[str, str]:
     return {line.split()[0]: " ".join(line.split()[1:]) for line in lines}
 
 
+@pytest.mark.slow
 def test_list_says_of_every_environment_what_a_reader_wants_to_know(lewm_bench, registered):
     register_env("mine/Cart-v0", "CartPole-v1", threshold=0.125, compare=[0, 2], unit="metres", state="replay")
     registered("lewm_bench/Absent-v0", make_absent)
@@ -506,7 +507,8 @@ def test_a_suite_with_one_environment_that_is_not_here_goes_on(lewm_bench, absen
 
 def test_a_suite_of_several_that_are_not_here_says_so_of_each(lewm_bench, absent):
     status, out, err = lewm_bench("run", "--suite", "both", "--config", "absent.yaml", "--device", "cpu", "--quiet")
-    assert status == 0 and err.count(f"not run: {REASON}") == 2 and "Traceback" not in err + out
+    assert status == 2 and err.count(f"not run: {REASON}") == 2 and "Traceback" not in err + out
+    assert err.splitlines()[-1] == f"lewm-bench: nothing could be run here: {REASON}"
 
 
 def test_an_environment_that_is_not_here_is_not_checked_either(lewm_bench, absent, tmp_path):
