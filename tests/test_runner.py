@@ -27,13 +27,13 @@ from lewm_bench.agents.gcbc import GCBC, GCBCFamily
 from lewm_bench.collect import collect
 from lewm_bench.data import Dataset
 from lewm_bench.device import resolve_device
-from lewm_bench.errors import NotRun
+from lewm_bench.errors import NotRun, UserError
 from lewm_bench.files import StorageError
 from lewm_bench.records import EpisodeRow, load_cells
 from lewm_bench.report import COLUMNS, write_report
 from lewm_bench.runner import Run, run_suite
 from lewm_bench.store import Store
-from lewm_bench.suite import load, resolve
+from lewm_bench.suite import EnvSpec, load, resolve
 
 UMAZE = "lewm_bench/PointMaze-UMaze-v0"
 TINY = f"""
@@ -652,6 +652,23 @@ def test_several_absent_environments_make_a_table_of_reasons(tmp_path, absent):
     cells = execute(varied(tmp_path, absent[:2], agents=["noop"]))
     assert [(c.status, c.reason) for c in cells] == [("not run", NEEDS)] * 2
     assert len(load_cells_of(tmp_path / "out")) == 2 and (tmp_path / "out" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(("error", "reason"), [(UserError("mend it"), "mend it"), (KeyError("x"), "KeyError: 'x'")])
+def test_an_environment_that_fails_costs_its_cells_only(tmp_path, finished, monkeypatch, error, reason):
+    data_of = runner.dataset_of
+
+    def broken(run: Run, spec: EnvSpec):
+        if spec.label == "Broken":
+            raise error
+        return data_of(run, spec)
+
+    monkeypatch.setattr(runner, "dataset_of", broken)
+    cells = execute(
+        varied(tmp_path, [{"id": UMAZE, "name": "Broken"}, UMAZE], finished.run.store.root, agents=["noop"])
+    )
+    assert [(c.env, c.status) for c in cells] == [("Broken", "failed"), (UMAZE, "done")]
+    assert cells[0].reason.startswith(reason)
 
 
 # Settings of an environment.
