@@ -192,6 +192,7 @@ def test_a_full_disk_is_one_line(lewm_bench, monkeypatch):
     assert len(err.splitlines()) == 2  # and what the run was
 
 
+@pytest.mark.slow
 def test_list_has_its_sections(lewm_bench):
     status, out, _ = lewm_bench("list", "--config", "tiny.yaml")
     assert status == 0

@@ -244,6 +244,7 @@ def test_two_processes_change_no_byte(tmp_path: Path, pools, whole: Dataset) -> 
     dataset.verify()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers_after", [1, 2])
 def test_processes_that_are_interrupted_go_on_and_end_the_same(tmp_path, pools, whole, workers_after: int) -> None:
     def kill(done: int, total: int) -> None:

@@ -737,6 +737,7 @@ def stages(cache: Path) -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_learned_policy_is_trained_once_kept_and_collects(config, tmp_path, monkeypatch):
     trained = []
     real = runner.train_sac_policy

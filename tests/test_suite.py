@@ -208,6 +208,7 @@ def test_the_shipped_file_restates_no_default():
         assert type(default)(value) != default if default is not None else value is not None, (where, path)
 
 
+@pytest.mark.slow
 def test_every_shipped_suite_resolves_in_every_profile_and_names_what_exists():
     bench = load(REPOSITORY / "benchmarks.yaml")
     assert {"pointmaze", "smoke"} <= set(bench.suites) and {"quick", "paper"} <= set(bench.profiles)
