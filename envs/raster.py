@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 
 WALL = (38, 44, 62)
@@ -12,13 +14,30 @@ MIN_BALL_RADIUS = 2.0  # pixels; keeps the ball visible where a large maze leave
 _CHUNK = 128  # frames whose patches are blended together; larger spills the cache
 
 
-def _overlap(edges: np.ndarray, size: int) -> np.ndarray:
+def overlap(edges: np.ndarray, size: int) -> np.ndarray:
     """(K+1,) cell edges in pixels to (size, K): the share of each pixel that each cell covers."""
     pixel = np.arange(size)[:, None]
     return np.clip(np.minimum(pixel + 1, edges[None, 1:]) - np.maximum(pixel, edges[None, :-1]), 0.0, 1.0)
 
 
-class Raster:
+class Backdrop(ABC):
+    """A fixed background with one thing that moves before it."""
+
+    background: np.ndarray  # (size, size, 3) uint8
+
+    def draw(self, positions: np.ndarray) -> np.ndarray:
+        """(N, 2) x, y of what moves to (N, size, size, 3) uint8 frames."""
+        frames = np.empty((len(positions), *self.background.shape), np.uint8)
+        for begin in range(0, len(positions), _CHUNK):
+            self._draw_chunk(positions[begin : begin + _CHUNK], frames[begin : begin + _CHUNK])
+        return frames
+
+    @abstractmethod
+    def _draw_chunk(self, positions: np.ndarray, frames: np.ndarray) -> None:
+        """Fill (N, size, size, 3) ``frames``."""
+
+
+class Raster(Backdrop):
     """Draws the ball in a maze given as (rows, columns) bool walls; coordinates have the maze's centre at 0, y up.
 
     The outer walls are cropped to half a cell. A maze that is not square is centred in the image.
@@ -34,17 +53,10 @@ class Raster:
         self._patch = min(2 * int(np.ceil(self._radius + 0.5)) + 1, image_size)
         row_edges = (np.arange(rows + 1) - rows / 2) * self._scale + image_size / 2
         column_edges = (np.arange(columns + 1) - columns / 2) * self._scale + image_size / 2
-        floor = _overlap(row_edges, image_size) @ ~walls @ _overlap(column_edges, image_size).T
+        floor = overlap(row_edges, image_size) @ ~walls @ overlap(column_edges, image_size).T
         blend = np.array(WALL) + floor[..., None] * (np.array(FLOOR) - np.array(WALL))
         self.background = np.rint(blend).astype(np.uint8)  # (size, size, 3)
         self._windows = np.lib.stride_tricks.sliding_window_view(self.background, (self._patch, self._patch), (0, 1))
-
-    def draw(self, positions: np.ndarray) -> np.ndarray:
-        """(N, 2) x, y of the ball to (N, size, size, 3) uint8 frames."""
-        frames = np.empty((len(positions), *self.background.shape), np.uint8)
-        for begin in range(0, len(positions), _CHUNK):
-            self._draw_chunk(positions[begin : begin + _CHUNK], frames[begin : begin + _CHUNK])
-        return frames
 
     def _draw_chunk(self, positions: np.ndarray, frames: np.ndarray) -> None:
         size, patch = self._size, self._patch

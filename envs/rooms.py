@@ -14,13 +14,13 @@ import gymnasium as gym
 import numpy as np
 
 from lewm_bench.env import BatchPolicy, GoalEnv, PolicyFactory
+from lewm_bench.envs.raster import Backdrop, overlap
 from lewm_bench.errors import UserError, unknown
 from lewm_bench.policies import generic_policies
 
 GAP = 1e-3  # pixels between the agent and a wall that it touches: far more than rounding, far less than is seen
 ROUNDING = 1e-9  # cosine of the angle to a wall below which a motion is along it
 CONTACTS = 5  # per step: two walls of a corner or an edge and what lies behind it; motion left after that is dropped
-_CHUNK = 128  # frames whose patches are blended together; larger spills the cache
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Slide:
 # Frames.
 
 
-class RoomsRaster:
+class RoomsRaster(Backdrop):
     """Frames of any size: walls by exact area, the dot by the original's formula at the pixels' centres."""
 
     def __init__(self, rooms: Rooms, image_size: int) -> None:
@@ -180,17 +180,10 @@ class RoomsRaster:
         # Beyond 3.54 std the dot covers less than half a level of 255, and half a pixel is for where its centre lies.
         self._half = int(np.ceil(3.54 * self._std + 0.5))
         self._patch = min(2 * self._half + 1, image_size)
-        shares = _shares(rooms.size, image_size)
+        shares = overlap(np.arange(rooms.size + 1) * (image_size / rooms.size), image_size)
         grey = 255.0 * (shares @ ~_wall_mask(rooms) @ shares.T)  # (S, S)
         self.background = np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=-1)
         self._windows = np.lib.stride_tricks.sliding_window_view(grey.astype(np.float32), (self._patch,) * 2)
-
-    def draw(self, positions: np.ndarray) -> np.ndarray:
-        """(N, 2) x, y of the dot to (N, S, S, 3) uint8 frames."""
-        frames = np.empty((len(positions), *self.background.shape), np.uint8)
-        for begin in range(0, len(positions), _CHUNK):
-            self._draw_chunk(positions[begin : begin + _CHUNK], frames[begin : begin + _CHUNK])
-        return frames
 
     def _draw_chunk(self, positions: np.ndarray, frames: np.ndarray) -> None:
         patch = self._patch
@@ -221,12 +214,6 @@ def _wall_mask(rooms: Rooms) -> np.ndarray:
     column = np.abs(pixel - rooms.wall) <= rooms.wall_half
     row = np.abs(pixel - rooms.door) > rooms.door_half
     return line[:, None] | line[None, :] | (row[:, None] & column[None, :])
-
-
-def _shares(size: int, image_size: int) -> np.ndarray:
-    """(image_size, size): the share of each pixel of the image that each pixel of the canvas covers."""
-    image, canvas = np.arange(image_size)[:, None], np.arange(size)[None] * (image_size / size)
-    return np.clip(np.minimum(image + 1, canvas + image_size / size) - np.maximum(image, canvas), 0.0, 1.0)
 
 
 # Exploration.

@@ -451,7 +451,8 @@ def tried(work: Callable[[], T]) -> T | Exception:
         raise
     # The one broad catch. Agents and environments may be anyone's, so what they raise cannot be named, and hours of
     # other cells must not be lost to it. Nothing is hidden: the cell is failed, its traceback is kept, the exit code is 1.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
+        logger.debug("not done", exc_info=error)
         return error
 
 
@@ -483,7 +484,6 @@ def failure(run: Run, job: Job, error: Exception) -> CellRecord:
     cell = CellRecord(**base(run, job, "failed"), reason=reason, kind=kind)
     path = run.out / "errors" / cell.file_name.replace(".json", ".txt")
     write_text(path, "".join(traceback.format_exception(error)))
-    logger.debug("cell failed", exc_info=error)
     return cell.model_copy(update={"reason": f"{reason} (details: errors/{path.name})"})
 
 
