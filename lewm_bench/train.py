@@ -66,6 +66,17 @@ class Trainable(Protocol):
         """The total, and named scalars for the log. ``latent_std`` among them is watched for collapse."""
 
 
+class TrainableModule(nn.Module):
+    """A ``Trainable`` that changes by more than gradients, for example by a moving average of its weights.
+
+    What ``after_step`` changes must be in the state dict (a parameter that does not train, or a buffer): then it is
+    restored when a training goes on, and ends where it would have ended.
+    """
+
+    def after_step(self, step: Step) -> None:
+        """Called without gradients once per optimiser step, right after it; does nothing unless overridden."""
+
+
 @dataclass
 class TrainingLog:
     """Columns of the training curve, one entry per logged step, and the seconds that training took."""
@@ -148,6 +159,9 @@ def train(
             fabric.backward(loss)
         fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
         optimizer.step()
+        if isinstance(model, TrainableModule):
+            with torch.no_grad():
+                model.after_step(step)
         if step.log:
             log.add(index, {name: float(value.detach()) for name, value in {"loss": loss, **parts}.items()})
             bar.set_postfix({name: f"{values[-1]:.3g}" for name, values in log.columns.items() if _shown(name, values)})
