@@ -34,7 +34,7 @@ from lewm_bench.planning import Arithmetic, Imagination, Score
 
 if TYPE_CHECKING:
     from lewm_bench.agents.dino_wm import DinoWM, TokenBlock
-    from lewm_bench.agents.lewm import LeWM, PredictorBlock
+    from lewm_bench.agents.jepa import JEPA, PredictorBlock
     from lewm_bench.agents.nets import Projector
 
 CHUNK_NUMBERS = {"cpu": 2**22, "cuda": 2**28}
@@ -270,7 +270,7 @@ def _attend(query: Tensor, changes: list[tuple[Tensor, Tensor]]) -> Tensor:
 class PackedLeWM(PackedModel):
     """LeWM's predictor, with the projector behind it."""
 
-    def __init__(self, model: LeWM, arithmetic: Arithmetic = "float32", compiled: bool = False) -> None:
+    def __init__(self, model: JEPA, arithmetic: Arithmetic = "float32", compiled: bool = False) -> None:
         config, predictor, encoder = model.config, model.predictor, model.action_encoder
         device = predictor.pos_embedding.device
         numbers = max(config.mlp_hidden, 3 * config.heads * config.head_size)

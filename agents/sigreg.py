@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-NUM_KNOTS = 17
 MAX_KNOT = 3.0
 
 
@@ -20,21 +19,21 @@ def directions(num: int, size: int, generator: torch.Generator) -> Tensor:
     return u / u.norm(dim=0)
 
 
-def sigreg(latents: Tensor, unit_vectors: Tensor, per_direction: bool = False) -> Tensor:
+def sigreg(latents: Tensor, unit_vectors: Tensor, num_knots: int = 17, per_direction: bool = False) -> Tensor:
     """The statistic of (T, B, D) latents along (D, M) directions; 0 for an infinite standard normal sample.
 
     Each time step is a sample of B latents of its own. For a direction u and h = <z, u>,
 
         B * integral over [-3, 3] of exp(-t^2 / 2) |mean_b exp(i t h_b) - exp(-t^2 / 2)|^2 dt
 
-    by the trapezoid rule on 17 knots of [0, 3], doubled for symmetry; then the mean over steps and directions.
+    by the trapezoid rule on ``num_knots`` knots of [0, 3], doubled for symmetry; then the mean over steps and directions.
     Under torch.distributed the means run over the batches of all ranks, so that the value is that of the global batch.
 
     Args:
         per_direction: return (T, M) instead of the mean.
     """
-    knots = torch.linspace(0, MAX_KNOT, NUM_KNOTS, device=latents.device)
-    step = MAX_KNOT / (NUM_KNOTS - 1)
+    knots = torch.linspace(0, MAX_KNOT, num_knots, device=latents.device)
+    step = MAX_KNOT / (num_knots - 1)
     target = torch.exp(-knots.square() / 2)
     weights = torch.full_like(knots, 2 * step)
     weights[0] = weights[-1] = step

@@ -184,6 +184,10 @@ class TrainedWorldModel(Family):
     def build(self, setting: Setting) -> nn.Module:
         """The untrained ``WorldModel``."""
 
+    def clip_frames(self, config: AgentConfig) -> int:
+        """Frames of a training clip."""
+        return config.history + 1
+
     @abstractmethod
     def label(self, setting: Setting) -> str:
         """Its name for people, with every substitute named."""
@@ -202,7 +206,7 @@ class TrainedWorldModel(Family):
             model.action_scale.fit(*setting.dataset.action_statistics("train"))
             return model
 
-        batch = clip_batches(setting, setting.config.history + 1, setting.config.frame_skip)
+        batch = clip_batches(setting, self.clip_frames(setting.config), setting.config.frame_skip)
         return train_module(setting, build, batch, folder)
 
     def load(self, setting: Setting, checkpoint: Path | None) -> Loaded:

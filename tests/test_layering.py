@@ -73,7 +73,7 @@ def below(package: str) -> list[str]:
 
 def test_the_reader_sees_imports() -> None:
     """The tests below would pass on an empty graph."""
-    assert {"lewm_bench.agents.nets", "lewm_bench.agents.sigreg", "torch"} <= imports("lewm_bench.agents.lewm")
+    assert {"lewm_bench.agents.jepa", "lewm_bench.agents.sigreg", "torch"} <= imports("lewm_bench.agents.lewm")
     assert "lewm_bench.agents.oracle" in imports("lewm_bench.evaluate")  # which agents are below a package
     assert "lewm_bench.report" not in imports("lewm_bench.tables")  # for type checkers only
     assert "lightning_fabric" in imports("lewm_bench.train")  # inside a function
@@ -92,7 +92,7 @@ def test_planning_knows_a_cost_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("module", below("lewm_bench.agents"))
 def test_agents_import_parts_but_not_each_other(module: str) -> None:
-    parts = {f"lewm_bench.agents.{name}" for name in ("nets", "sigreg", "encoders", "oracle", "imagination", "linears")}
+    parts = {f"lewm_bench.agents.{name}" for name in ("nets", "sigreg", "encoders", "oracle", "imagination", "linears", "jepa", "offline")}
     used = imports(module)
     assert {m for m in used if m.startswith("lewm_bench.agents")} <= parts
     above = {"evaluate", "runner", "suite", "report", "cli", "registry"}

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lewm_bench.agents.lewm import LeWM, LeWMConfig, latent_diagnostics
+from lewm_bench.agents.jepa import latent_diagnostics
+from lewm_bench.agents.lewm import LeWM, LeWMConfig
 from lewm_bench.agents.sigreg import directions, sigreg
 from lewm_bench.train import Step, TrainConfig, make_optimizer
 from lewm_bench.types import Clip
