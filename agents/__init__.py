@@ -5,6 +5,8 @@ AGENTS: dict[str, str] = {
     "random": "lewm_bench.agents.scripted:RANDOM",
     "oracle": "lewm_bench.agents.oracle:ORACLE",
     "gcbc": "lewm_bench.agents.gcbc:GCBC_FAMILY",
+    "gcivl": "lewm_bench.agents.gcivl:GCIVL_FAMILY",
+    "gciql": "lewm_bench.agents.gciql:GCIQL_FAMILY",
     "dino-wm": "lewm_bench.agents.dino_wm:DINO_WM",
     "lewm": "lewm_bench.agents.lewm:LEWM",
     "sac-her": "lewm_bench.agents.sac_her:SAC_HER",

@@ -32,6 +32,8 @@ LOCAL = {"local": {"width": 16, "depth": 1, "heads": 2, "channels": 8, "scales":
 TINY = {
     "lewm": {"encoder": "stem-vit", "latent": 8, "projector_hidden": 16, "num_directions": 8, **TRANSFORMER},
     "gcbc": {"width": 16, "depth": 1, "hidden": 16},
+    "gcivl": {"width": 16, "depth": 1, "hidden": 16},
+    "gciql": {"width": 16, "depth": 1, "hidden": 16},
     "dino-wm": {"encoder": "lowpass", "conditioning": "adaln", **TRANSFORMER, **LOCAL},
     "noop": {},
     "random": {},

@@ -10,7 +10,8 @@ import torch
 from toy_env import TOY_ID, make_toy
 
 from lewm_bench.agent import Setting
-from lewm_bench.agents.gcbc import GCBC, GCBC_FAMILY, GCBCAgent, GCBCConfig, hindsight_batches
+from lewm_bench.agents.gcbc import GCBC, GCBC_FAMILY, GCBCConfig, hindsight_batches
+from lewm_bench.agents.goal_policy import GoalPolicyAgent
 from lewm_bench.collect import CollectConfig, collect
 from lewm_bench.planning import CEMConfig
 from lewm_bench.store import Store
@@ -98,7 +99,7 @@ def test_the_agent_executes_one_denormalised_block(setting: Setting) -> None:
     g = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (5, 2, 3, 32, 32), dtype=torch.uint8, generator=g)
     goals = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8, generator=g)
-    controller = GCBCAgent(model, CONFIG, CPU).start(Goals(goals, np.zeros((5, 2))), [])
+    controller = GoalPolicyAgent(model, CONFIG, CPU).start(Goals(goals, np.zeros((5, 2))), [])
     actions = controller.search(controller.encode(Past(frames, torch.zeros(5, 1, 6), np.zeros((5, 2)))))
     with torch.no_grad():
         block = model(frames[:, -1], goals).numpy()

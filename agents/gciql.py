@@ -1,0 +1,76 @@
+"""GCIQL: goal-conditioned implicit Q-learning from pixels (Kostrikov et al., 2021; OGBench, Park et al., 2024).
+
+OGBench's default policy maximises Q beside cloning (DDPG+BC); here it is advantage-weighted regression, its other
+choice: it is Kostrikov's original and GCIVL's, so that the two differ in the critic alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lewm_bench.agent import Setting
+from lewm_bench.agents.offline import (
+    Critic,
+    ImplicitPolicy,
+    OfflineConfig,
+    OfflineFamily,
+    Transitions,
+    bellman_target,
+    expectile_loss,
+    move_average,
+    target_of,
+)
+from lewm_bench.train import Step, TrainableModule
+
+
+class GCIQLConfig(OfflineConfig):
+    """OGBench weighs Q's advantages less."""
+
+    inverse_temperature: float = Field(3.0, ge=0)
+
+
+class GCIQL(ImplicitPolicy, TrainableModule):
+    """A policy, a value V(s, g), a critic Q(s, a, g) with two estimates, and the critic's moving average."""
+
+    def __init__(self, config: GCIQLConfig, image_size: int, action_dim: int) -> None:
+        super().__init__(config, image_size, action_dim)
+        self.value = Critic(config, image_size, estimates=1)
+        self.critic = Critic(config, image_size, estimates=2, action_size=config.frame_skip * action_dim)
+        self.target = target_of(self.critic)
+
+    def critic_loss(self, batch: Transitions, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Expectile regression of V(s, g) to the lower target Q(s, a, g), and Q to -1 + discount * V(s', g)."""
+        now = self.pair(batch.frames, batch.value_goals)
+        with torch.no_grad():
+            best = self.target(now, actions).amin(0)
+            following = self.value(self.pair(batch.following, batch.value_goals))[0]
+            targets = bellman_target(batch.at_goal, following, self.config.block_discount)
+        error = best - self.value(now)[0]
+        value_loss = expectile_loss(error, error >= 0, self.config.expectile).mean()
+        estimates = self.critic(now, actions)
+        critic_loss = (targets - estimates).square().mean(1).sum()
+        parts = {"critic": critic_loss, "value_loss": value_loss, "value": (best - error).mean()}
+        return value_loss + critic_loss, parts
+
+    def advantage(self, pairs: Tensor, batch: Transitions, actions: Tensor) -> Tensor:
+        """Q(s, a, g) - V(s, g), with the lower Q."""
+        return self.critic(pairs, actions).amin(0) - self.value(pairs)[0]
+
+    def after_step(self, step: Step) -> None:
+        move_average(self.target, self.critic, self.config.target_rate)
+
+
+class GCIQLFamily(OfflineFamily):
+    """``gciql``."""
+
+    Config = GCIQLConfig
+    summary = "goal-conditioned implicit Q-learning from pixels, no planning"
+    label = "GCIQL (implicit Q-learning from pixels)"
+
+    def build(self, setting: Setting[GCIQLConfig]) -> GCIQL:
+        return GCIQL(setting.config, setting.image_size, setting.action_dim)
+
+
+GCIQL_FAMILY = GCIQLFamily()

@@ -1,0 +1,66 @@
+"""GCIVL: goal-conditioned implicit value learning from pixels (OGBench, Park et al., 2024), a critic of states alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lewm_bench.agent import Setting
+from lewm_bench.agents.offline import (
+    Critic,
+    ImplicitPolicy,
+    OfflineConfig,
+    OfflineFamily,
+    Transitions,
+    bellman_target,
+    expectile_loss,
+    move_average,
+    target_of,
+)
+from lewm_bench.train import Step, TrainableModule
+
+
+class GCIVL(ImplicitPolicy, TrainableModule):
+    """A policy, a value V(s, g) with two estimates, and its moving average."""
+
+    def __init__(self, config: OfflineConfig, image_size: int, action_dim: int) -> None:
+        super().__init__(config, image_size, action_dim)
+        self.value = Critic(config, image_size, estimates=2)
+        self.target = target_of(self.value)
+
+    def critic_loss(self, batch: Transitions, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Expectile regression of V(s, g) to -1 + discount * target V(s', g), or 0 at the goal.
+
+        Each estimate has its own target, but what counts as better than expected is one decision of both: the lower
+        target against the target network's own mean.
+        """
+        now = self.pair(batch.frames, batch.value_goals)
+        with torch.no_grad():
+            following = self.target(self.pair(batch.following, batch.value_goals))
+            targets = bellman_target(batch.at_goal, following, self.config.block_discount)  # (2, B)
+            better = targets.amin(0) >= self.target(now).mean(0)
+        values = self.value(now)
+        loss = expectile_loss(targets - values, better, self.config.expectile).mean(1).sum()
+        return loss, {"critic": loss, "value": values.mean()}
+
+    def advantage(self, pairs: Tensor, batch: Transitions, actions: Tensor) -> Tensor:
+        """V(s', g) - V(s, g)."""
+        following = self.pair(batch.following, batch.policy_goals)
+        return self.value(following).mean(0) - self.value(pairs).mean(0)
+
+    def after_step(self, step: Step) -> None:
+        move_average(self.target, self.value, self.config.target_rate)
+
+
+class GCIVLFamily(OfflineFamily):
+    """``gcivl``."""
+
+    Config = OfflineConfig
+    summary = "goal-conditioned implicit value learning from pixels, no planning"
+    label = "GCIVL (implicit value learning from pixels)"
+
+    def build(self, setting: Setting[OfflineConfig]) -> GCIVL:
+        return GCIVL(setting.config, setting.image_size, setting.action_dim)
+
+
+GCIVL_FAMILY = GCIVLFamily()
