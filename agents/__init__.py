@@ -9,5 +9,8 @@ AGENTS: dict[str, str] = {
     "gciql": "lewm_bench.agents.gciql:GCIQL_FAMILY",
     "dino-wm": "lewm_bench.agents.dino_wm:DINO_WM",
     "lewm": "lewm_bench.agents.lewm:LEWM",
+    "pldm": "lewm_bench.agents.pldm:PLDM_FAMILY",
+    "jepa-ema": "lewm_bench.agents.jepa_ema:JEPA_EMA",
+    "delta-jepa": "lewm_bench.agents.delta_jepa:DELTA_JEPA",
     "sac-her": "lewm_bench.agents.sac_her:SAC_HER",
 }

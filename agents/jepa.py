@@ -9,6 +9,7 @@ Shapes: B clips, T frames, D latent size, W predictor width, A numbers of an act
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -16,11 +17,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lewm_bench.agent import AgentConfig, Setting, TrainedWorldModel
+from lewm_bench.agent import AgentConfig, Setting, TrainedWorldModel, clip_batches, train_module
 from lewm_bench.agents.imagination import PackedLeWM
 from lewm_bench.agents.nets import CNN, ActionEncoder, ActionScale, Normalize, Projector, StemViT, ViT
 from lewm_bench.diagnostics import effective_rank, straightness
 from lewm_bench.planning import CEMConfig, Imagine, plain
+from lewm_bench.train import TrainingLog
 from lewm_bench.types import Clip
 
 
@@ -44,8 +46,9 @@ class PredictorBlock(nn.Module):
     The attention and the MLP open with an affine LayerNorm of their own behind the modulated one, as released.
     """
 
-    def __init__(self, config: JEPAConfig) -> None:
+    def __init__(self, config: JEPAConfig, causal: bool = True) -> None:
         super().__init__()
+        self.causal = causal
         W, inner = config.width, config.heads * config.head_size
         self.heads, self.dropout = config.heads, config.dropout
         self.norm1 = nn.LayerNorm(W, eps=1e-6, elementwise_affine=False)
@@ -89,7 +92,7 @@ class PredictorBlock(nn.Module):
         if last_only:  # the last query sees everything, so no mask
             out = F.scaled_dot_product_attention(q[:, :, -1:], k, v)
         else:
-            out = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+            out = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=self.causal)
         return self.attn["to_out"](out.transpose(1, 2).flatten(2))
 
 
@@ -132,14 +135,26 @@ class JEPA(nn.Module):
         self.action_encoder = ActionEncoder(config.frame_skip * action_dim, config.width)
         self.predictor = Predictor(config)
         self.pred_proj = Projector(config.width, config.projector_hidden, config.latent)
+        self.auxiliary = nn.ModuleDict()
         self.tokens_per_frame = 1
+
+    def begin_training(self) -> None:
+        """Put what the objective needs and planning does not into ``auxiliary``; nothing unless overridden."""
+
+    def end_training(self) -> None:
+        """Forget it: what is saved and counted has the names and shapes of LeWM, whatever the objective."""
+        self.auxiliary.clear()
 
     def encode(self, frames: Tensor) -> Tensor:
         """(B, T, 3, h, w) uint8 to (B, T, D)."""
-        tokens = self.encoder(self.normalize(frames.flatten(0, 1)))
+        return self.embed(frames, self.encoder, self.projector)
+
+    def embed(self, frames: Tensor, encoder: nn.Module, projector: nn.Module) -> Tensor:
+        """(B, T, 3, h, w) uint8 to (B, T, D) by networks that are shaped like the model's own."""
+        tokens = encoder(self.normalize(frames.flatten(0, 1)))
         # The paper reads the CLS token; the small ViT has none and averages (its few tokens train faster that way).
         features = tokens.mean(1) if self.config.encoder == "stem-vit" else tokens[:, 0]
-        return self.projector(features.unflatten(0, frames.shape[:2]))
+        return projector(features.unflatten(0, frames.shape[:2]))
 
     def normalize_actions(self, actions: Tensor) -> Tensor:
         return self.action_scale.normalize(actions)
@@ -181,6 +196,16 @@ class JEPAFamily(TrainedWorldModel):
 
     def build(self, setting: Setting[JEPAConfig]) -> JEPA:
         return self.model(setting.config, setting.image_size, setting.action_dim)
+
+    def train(self, setting: Setting[JEPAConfig], folder: Path) -> TrainingLog:
+        def build() -> JEPA:
+            model = self.build(setting)
+            model.begin_training()
+            model.action_scale.fit(*setting.dataset.action_statistics("train"))
+            return model
+
+        batch = clip_batches(setting, self.clip_frames(setting.config), setting.config.frame_skip)
+        return train_module(setting, build, batch, folder, self.model.end_training)
 
     def imagine(self, model: JEPA, config: CEMConfig) -> Imagine:
         if config.rollout == "reference":

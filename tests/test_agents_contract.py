@@ -28,9 +28,13 @@ SKIP = 2
 TINY_TRAIN = {"steps": 6, "batch_size": 4, "learning_rate": 1e-3, "save_every": 3}
 COMMON = {"frame_skip": SKIP, "train": TINY_TRAIN}
 TRANSFORMER = {"width": 16, "depth": 2, "heads": 2, "head_size": 8, "mlp_hidden": 32}
+JEPA = {"encoder": "stem-vit", "latent": 8, "projector_hidden": 16, **TRANSFORMER}
 LOCAL = {"local": {"width": 16, "depth": 1, "heads": 2, "channels": 8, "scales": [4, 8], "train": TINY_TRAIN}}
 TINY = {
-    "lewm": {"encoder": "stem-vit", "latent": 8, "projector_hidden": 16, "num_directions": 8, **TRANSFORMER},
+    "lewm": {**JEPA, "num_directions": 8},
+    "pldm": {**JEPA, "inverse_dynamics_weight": 1, "inverse_dynamics_hidden": 16},
+    "jepa-ema": JEPA,
+    "delta-jepa": {**JEPA, "decoder_depth": 1, "decoder_heads": 2, "decoder_head_size": 8, "decoder_hidden": 16},
     "gcbc": {"width": 16, "depth": 1, "hidden": 16},
     "gcivl": {"width": 16, "depth": 1, "hidden": 16},
     "gciql": {"width": 16, "depth": 1, "hidden": 16},

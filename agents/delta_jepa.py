@@ -1,0 +1,92 @@
+"""Delta-JEPA (arXiv 2606.31232): actions must be readable from the displacement of the latent; no SIGReg.
+
+loss = prediction + weight * action error; the networks are those of ``jepa``. The decoder of actions is needed in
+training only.
+
+Shapes: B clips, T frames, D latent size, A numbers of an action block, N displacements.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lewm_bench.agents.jepa import JEPA, JEPAConfig, JEPAFamily, PredictorBlock, latent_diagnostics
+from lewm_bench.train import Step
+from lewm_bench.types import Clip
+
+
+class DeltaJEPAConfig(JEPAConfig):
+    """The weight of the action error, and the decoder's sizes; it is as wide as the latent and has no dropout."""
+
+    action_weight: float = Field(10, ge=0)
+    decoder_depth: int = Field(3, ge=1)
+    decoder_heads: int = Field(8, ge=1)
+    decoder_head_size: int = Field(64, ge=1)
+    decoder_hidden: int = Field(512, ge=1)
+
+
+class ActionDecoder(nn.Module):
+    """Displacements (B, T, D) of consecutive latents to the z-scored action blocks that caused them (B, T, A).
+
+    One learned query per primitive action; the queries see each other in both directions, and the displacement only
+    modulates them (AdaLN-zero). No latent itself enters: a place that hints at the action is of no use.
+    """
+
+    def __init__(self, config: DeltaJEPAConfig, action_dim: int) -> None:
+        super().__init__()
+        sizes = {
+            "width": config.latent,
+            "heads": config.decoder_heads,
+            "head_size": config.decoder_head_size,
+            "mlp_hidden": config.decoder_hidden,
+            "dropout": 0.0,
+        }
+        block = config.model_copy(update=sizes)
+        self.queries = nn.Parameter(0.02 * torch.randn(1, config.frame_skip, config.latent))
+        self.blocks = nn.ModuleList(PredictorBlock(block, causal=False) for _ in range(config.decoder_depth))
+        self.norm = nn.LayerNorm(config.latent)
+        self.out = nn.Linear(config.latent, action_dim)
+
+    def forward(self, displacement: Tensor) -> Tensor:
+        condition = displacement.flatten(0, 1)[:, None]  # (N, 1, D)
+        x = self.queries.expand(len(condition), -1, -1)
+        for block in self.blocks:
+            x = block(x, condition)
+        return self.out(self.norm(x)).flatten(1).unflatten(0, displacement.shape[:2])
+
+
+class DeltaJEPA(JEPA):
+    """A ``WorldModel`` whose latents are (D,), kept from collapse by decoding actions from their displacement."""
+
+    config: DeltaJEPAConfig
+
+    def begin_training(self) -> None:
+        self.auxiliary["decoder"] = ActionDecoder(self.config, len(self.action_scale.mean))
+
+    def loss(self, clip: Clip, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared prediction error per dimension plus the weighted mean squared error of z-scored actions.
+
+        Gradients flow into the targets. Without the second term constant latents are a solution.
+        """
+        z, prediction = self.teacher_forced(clip)
+        error = (prediction - z[:, 1:]).square().mean()
+        decoded = self.auxiliary["decoder"](z.diff(dim=1))
+        action_error = (decoded - self.normalize_actions(clip.actions)).square().mean()
+        parts = {"prediction": error, "action": action_error}
+        if step.log:
+            parts |= latent_diagnostics(z.detach())
+        return error + self.config.action_weight * action_error, parts
+
+
+class DeltaJEPAFamily(JEPAFamily):
+    """``delta-jepa``."""
+
+    Config = DeltaJEPAConfig
+    model = DeltaJEPA
+    name = "Delta-JEPA"
+    summary = "latent world model whose displacements reveal the actions, without SIGReg, plans with CEM (2026)"
+
+
+DELTA_JEPA = DeltaJEPAFamily()
