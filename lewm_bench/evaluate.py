@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from pydantic import Field, field_validator
 
-from lewm_bench.agent import Loaded, Setting
+from lewm_bench.agent import Loaded, Setting, embed_frames
 from lewm_bench.agents.oracle import LatentOracle, simulation_of
 from lewm_bench.config import Config
 from lewm_bench.data import Dataset
 from lewm_bench.device import Stopwatch
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError, unknown
+from lewm_bench.names import parse_agent
 from lewm_bench.protocol import PROTOCOLS, Pairs, Protocol
 from lewm_bench.rng import stream
 from lewm_bench.statistics import spearman
@@ -93,7 +94,8 @@ def evaluate(
         group = [i for i in waiting if context[i] == length]
         for begin in range(0, len(group), batch):
             members = group[begin : begin + batch]
-            rngs = [stream(setting.seed, "plan", setting.env_id, setting.agent, goal_offset, i) for i in members]
+            name = parse_agent(setting.agent).trained
+            rngs = [stream(setting.seed, "plan", setting.env_id, name, goal_offset, i) for i in members]
             yield from _episodes(agent, setting, pairs, members, length, rngs, budget)
 
 
@@ -124,7 +126,7 @@ def _episodes(
     env, dataset, device = setting.env, setting.dataset, setting.device
     start, goal = pairs.start_row[members], dataset.states[pairs.goal_row[members]]
     rows = start[:, None] + np.arange(-length, 1) * agent.frame_skip  # (B, T)
-    frames = dataset.frames[rows]  # (B, T, h, w, 3)
+    frames, seen = dataset.frames[rows], dataset.states[rows]  # (B, T, h, w, 3), (B, T, X)
     actions = dataset.actions[start[:, None] + np.arange(-length * agent.frame_skip, 0)]  # (B, length*skip, action_dim)
     states = dataset.states[start][:, None]  # (B, 1 + steps so far, X)
     encode_seconds, search_seconds, env_watch = [], [], 0.0
@@ -132,7 +134,7 @@ def _episodes(
         controller = agent.start(Goals(_images(dataset.frames[pairs.goal_row[members]]), goal), rngs)
     goal_seconds = watch.seconds
     while (done := states.shape[1] - 1) < budget:
-        past = _past(frames, actions, states[:, -1], agent)
+        past = _past(frames, actions, states[:, -1], seen, agent)
         with Stopwatch(device) as encode:
             encoded = controller.encode(past)
         with Stopwatch(device) as search:
@@ -146,7 +148,8 @@ def _episodes(
             states = np.concatenate([states, after], 1)
             actions = np.concatenate([actions, chosen.astype(np.float32)], 1)
             if states.shape[1] <= budget:  # the last frames are shown to nobody
-                frames = np.concatenate([frames, _render(env, after[:, agent.frame_skip - 1 :: agent.frame_skip])], 1)
+                shown = after[:, agent.frame_skip - 1 :: agent.frame_skip]
+                frames, seen = np.concatenate([frames, _render(env, shown)], 1), np.concatenate([seen, shown], 1)
         env_watch += watch.seconds / len(members)
     for b, index in enumerate(members):
         yield _result(env, index, states[b], goal[b], encode_seconds, search_seconds, env_watch)
@@ -170,13 +173,14 @@ def _result(env: GoalEnv, pair: int, states, goal, encode_seconds, search_second
     )
 
 
-def _past(frames: np.ndarray, actions: np.ndarray, states: np.ndarray, agent: Agent) -> Past:
-    """The last ``history`` frames and the blocks between them."""
+def _past(frames: np.ndarray, actions: np.ndarray, now: np.ndarray, seen: np.ndarray, agent: Agent) -> Past:
+    """The last ``history`` frames, the blocks between them and the states of both."""
     frames = frames[:, -agent.history :]
     blocks = frames.shape[1] - 1
     recent = actions[:, actions.shape[1] - blocks * agent.frame_skip :]  # (B, blocks * frame_skip, action_dim)
     size = agent.frame_skip * actions.shape[2]
-    return Past(_images(frames), torch.from_numpy(recent.reshape(len(recent), blocks, size).copy()), states)
+    recent = torch.from_numpy(recent.reshape(len(recent), blocks, size).copy())
+    return Past(_images(frames), recent, now, seen[:, -agent.history :])
 
 
 def _images(frames: np.ndarray) -> torch.Tensor:
@@ -195,7 +199,7 @@ def latent_oracle(loaded: Loaded, setting: Setting, pairs: Pairs, budget: int, g
     """The share of the first ``n`` pairs that the true simulator hits when it plans with the model's own latent cost."""
     if loaded.model is None:
         raise UserError(f"{setting.agent} is not a world model and has no latent cost")
-    agent = LatentOracle(simulation_of(setting), setting.cem, loaded.model, setting.device)
+    agent = LatentOracle(simulation_of(setting), setting.cem, loaded.model, setting.device, embed=loaded.embed)
     first = replace(pairs, episode=pairs.episode[:n], start_row=pairs.start_row[:n], goal_row=pairs.goal_row[:n])
     results = evaluate(agent, setting, first, budget, goal_offset=goal_offset, real_history=False)
     return float(np.mean([r.hit for r in results]))
@@ -207,9 +211,10 @@ def distance_rank_correlation(loaded: Loaded, setting: Setting, split: str, num_
     rows = setting.dataset.rows(split)
     rng = stream(0, "rank correlation", setting.env_id, split)
     rows = np.sort(rng.choice(rows, size=min(num_frames, len(rows)), replace=False))
-    frames = _images(setting.dataset.frames[rows])[:, None]
-    latents = torch.cat([loaded.model.encode(part.to(setting.device))[:, 0] for part in frames.split(64)]).flatten(1)
+    frames, states = _images(setting.dataset.frames[rows]), setting.dataset.states[rows]
+    embed = loaded.embed or embed_frames(loaded.model, setting.device)
+    chunks = range(0, len(rows), 64)
+    latents = torch.cat([embed(frames[k : k + 64], states[k : k + 64]) for k in chunks]).flatten(1)
     i, j = np.triu_indices(len(rows), 1)
     latent = torch.cdist(latents.float(), latents.float()).cpu().numpy()[i, j]
-    states = setting.dataset.states[rows]
     return float(spearman(latent, setting.env.distance(states[i], states[j])))

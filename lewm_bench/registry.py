@@ -18,6 +18,7 @@ from lewm_bench.agent import Family
 from lewm_bench.agents import AGENTS
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import NotRun, UserError, unknown
+from lewm_bench.names import parse_agent
 
 logger = logging.getLogger(__name__)
 
@@ -59,14 +60,6 @@ def agent_names() -> list[str]:
     return sorted({*AGENTS, *(entry.name for entry in entry_points(group=AGENT_GROUP))})
 
 
-def split_agent(name: str) -> tuple[str, str | None]:
-    """``dino-wm:mae`` to ("dino-wm", "mae"); a ``module:attribute`` of another package stays whole."""
-    if name in agent_names() or "." in name.split(":")[0]:
-        return name, None
-    base, colon, variant = name.partition(":")
-    return base, variant if colon else None
-
-
 def agent_family(name: str) -> Family:
     """The family registered as ``name``, or the object at ``module:attribute``.
 
@@ -74,7 +67,7 @@ def agent_family(name: str) -> Family:
         UserError: nothing is registered under the name, or the object is not a family.
         NotRun: the family needs a package that is not installed.
     """
-    base, _ = split_agent(name)
+    base = parse_agent(name).base
     announced = {entry.name: entry.value for entry in entry_points(group=AGENT_GROUP)}
     path = AGENTS.get(base) or announced.get(base) or (base if "." in base and ":" in base else None)
     if path is None:

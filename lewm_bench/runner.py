@@ -30,13 +30,15 @@ from lewm_bench.env import GoalEnv
 from lewm_bench.errors import NotRun, TrainingFailed, UserError
 from lewm_bench.evaluate import PairResult, distance_rank_correlation, evaluate, latent_oracle
 from lewm_bench.files import StorageError, checksum, make_folder, write_text
+from lewm_bench.names import parse_agent
+from lewm_bench.pace import within_seconds
 from lewm_bench.protocol import Pairs, sample_pairs
 from lewm_bench.provenance import commit, hardware, versions
 from lewm_bench.records import CellRecord, EpisodeRow, OffsetRecord
-from lewm_bench.registry import agent_family, make_env, split_agent
+from lewm_bench.registry import agent_family, make_env
 from lewm_bench.sac_policy import train_sac_policy
 from lewm_bench.store import Store, stage_key
-from lewm_bench.suite import EnvSpec, Job, Suite
+from lewm_bench.suite import EnvSpec, Job, Suite, shares_budget
 from lewm_bench.videos import video_name, write_video
 
 logger = logging.getLogger(__name__)
@@ -94,30 +96,36 @@ def policy_of(run: Run, env: GoalEnv, config: CollectConfig, dataset: dict[str, 
 
 
 def setting_of(run: Run, job: Job, env: GoalEnv, dataset: Dataset, dataset_key: str) -> Setting:
-    """Everything that determines the job's agent."""
-    return Setting(
+    """Everything that determines the job's agent; under a budget in seconds with the steps that fit into them."""
+    setting = Setting(
         env=env,
         env_id=job.env.label,
         agent=job.agent,
         dataset=dataset,
         dataset_key=dataset_key,
         config=run.suite.of(job.env).agent_config(job.agent),
-        cem=run.suite.of(job.env).settings.cem,
+        cem=run.suite.of(job.env).planner(job.agent),
         seed=job.seed,
         device=run.device,
         store=run.store,
         progress=run.progress,
     )
+    seconds = run.suite.of(job.env).settings.training.seconds
+    if seconds is None or not shares_budget(job.agent):
+        return setting
+    family = agent_family(job.agent)
+    family.requirements(setting)
+    return within_seconds(setting, family, seconds, model_spec(setting, family))
 
 
 def model_spec(setting: Setting, family: Family) -> dict[str, Any]:
-    """What determines the weights. How often training is logged and saved does not."""
+    """What determines the weights. How often training is logged and saved, and what collapse means, does not."""
     config = setting.config.model_dump(mode="json")
-    for name in ("log_every", "save_every"):
+    for name in ("log_every", "save_every", "on_collapse"):
         config["train"].pop(name)
     return {
         "schema": [MODEL_SCHEMA, family.schema],
-        "agent": split_agent(setting.agent)[0],
+        "agent": parse_agent(setting.agent).base,
         "config": config,
         "dataset": setting.dataset_key,
         "seed": setting.seed,
@@ -345,6 +353,7 @@ def config_of(run: Run, job: Job, setting: Setting, family: Family) -> dict[str,
     """Everything that a reader needs to repeat the cell, defaults included."""
     settings = run.suite.of(job.env).settings.model_dump(mode="json")
     settings["evaluate"]["num_pairs"] = job.num_pairs
+    settings["cem"] = setting.cem.model_dump(mode="json")
     settings["env"] = job.env.model_dump(mode="json")
     settings["agent"] = setting.config.model_dump(mode="json") if family.trainable else {}
     return settings

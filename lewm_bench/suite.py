@@ -18,15 +18,32 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 import lewm_bench
 from lewm_bench.adapt import Adapt
 from lewm_bench.agent import AgentConfig
+from lewm_bench.agents import AGENTS
 from lewm_bench.collect import CollectConfig
 from lewm_bench.config import Config, deep_merge
 from lewm_bench.errors import NotRun, UserError, unknown
 from lewm_bench.evaluate import EvalConfig
+from lewm_bench.names import parse_agent
 from lewm_bench.planning import CEMConfig
-from lewm_bench.registry import agent_family, agent_names, environment_ids, split_agent
+from lewm_bench.registry import agent_family, agent_names, environment_ids
 from lewm_bench.speed import SpeedConfig
 
 FILE = "benchmarks.yaml"
+PLANNER = "cem"  # the settings in an agent's name that are the planner's
+ALL = "all"  # every agent of this package, behind those of the suite
+
+
+class TrainingBudget(Config):
+    """One training budget for every agent that learns from the dataset; without one each has its own ``train.steps``."""
+
+    seconds: float | None = Field(None, gt=0)  # steps are chosen by each agent's pace, measured once per machine
+    steps: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _one(self) -> TrainingBudget:
+        if self.seconds is not None and self.steps is not None:
+            raise ValueError("seconds or steps, not both")
+        return self
 
 
 class Settings(Config):
@@ -36,6 +53,7 @@ class Settings(Config):
     collect: CollectConfig = CollectConfig()
     evaluate: EvalConfig = EvalConfig()
     cem: CEMConfig = CEMConfig()
+    training: TrainingBudget = TrainingBudget()
     speed: SpeedConfig = SpeedConfig()
 
     @model_validator(mode="after")
@@ -126,7 +144,7 @@ class SuiteSpec(Config):
             )
         for limit in (limit for part in self.profiles.values() for limit in part.limits):
             for kind, wanted, names in (("agent", limit.agents, self.agents), ("environment", limit.envs, known)):
-                bases = {*names, *(name.partition(":")[0] for name in names)}
+                bases = {*names, *(AGENTS if kind == "agent" else ())}
                 if missing := [name for name in wanted if name not in bases]:
                     raise ValueError(f"limits: {unknown(f'{kind} of this suite', missing[0], names)}")
         return self
@@ -173,8 +191,26 @@ class Resolved(Config):
     agent_settings: dict[str, dict[str, Any]]
 
     def agent_config(self, agent: str) -> AgentConfig:
-        """The resolved config of ``agent``, variant included."""
-        return configure(agent, self.agent_settings)
+        """The resolved config of ``agent``, with its variant, the settings in its name and the common budget."""
+        config = configure(agent, self.agent_settings)
+        steps = self.settings.training.steps
+        if steps is None or not shares_budget(agent):
+            return config
+        return config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
+
+    def planner(self, agent: str) -> CEMConfig:
+        """The planner's config, with the settings in the agent's name.
+
+        Raises:
+            UserError: they are not valid, or the agent does not plan.
+        """
+        own = named_settings(agent).get(PLANNER)
+        if own is None:
+            return self.settings.cem
+        if not agent_family(agent).plans:
+            raise UserError(f"{parse_agent(agent).base} does not plan; leave {PLANNER}. out of {agent!r}")
+        merged = deep_merge(self.settings.cem.model_dump(), own)
+        return checked(lambda: CEMConfig.model_validate(merged), PLANNER, CEMConfig)
 
 
 class Suite(Resolved):
@@ -269,7 +305,7 @@ def resolve(
     part = spec.profiles.get(profile, Part())
     check_recipes(bench)
     command_line = parse_overrides(overrides)
-    chosen_agents = tuple(dict.fromkeys(agents or spec.agents))
+    chosen_agents = tuple(dict.fromkeys(name for wanted in agents or [""] for name in meant(wanted, spec)))
 
     def resolved(env: EnvSpec | None) -> Resolved:
         recipe = bench.environments.get(env.id, Recipe()) if env else Recipe()
@@ -278,15 +314,18 @@ def resolve(
         for layer in (bench.profiles[profile], *own, spec.settings, part.settings, env.settings if env else {}):
             merged = deep_merge(merged, layer)
         settings, agent_settings = split_settings(deep_merge(merged, command_line))
+        found = Resolved(settings=settings, agent_settings=agent_settings)
         for agent in chosen_agents:
             check_agent(agent, agent_settings)
-        return Resolved(settings=settings, agent_settings=agent_settings)
+            if named_settings(agent).get(PLANNER):
+                found.planner(agent)
+        return found
 
     envs_of = select_envs(spec, envs)
     by_env = {env.label: resolved(env) for env in envs_of}
     chosen_seeds = tuple(dict.fromkeys(seeds or part.seeds or spec.seeds))
     asked = command_line.get("evaluate") or {}
-    lifted = Lifted(bool(agents), bool(seeds), "goal_offset" in asked, "num_pairs" in asked)
+    lifted = Lifted(bool(agents) and ALL not in agents, bool(seeds), "goal_offset" in asked, "num_pairs" in asked)
     jobs = []
     for env in envs_of:
         for agent in chosen_agents:
@@ -332,7 +371,7 @@ class Lifted(NamedTuple):
 
 def concerns(limit: Limit, env: EnvSpec, agent: str) -> bool:
     """Whether a limit is about this agent in this environment; one about ``dino-wm`` is about its variants too."""
-    agents = not limit.agents or agent in limit.agents or split_agent(agent)[0] in limit.agents
+    agents = not limit.agents or agent in limit.agents or parse_agent(agent).base in limit.agents
     return agents and (not limit.envs or env.label in limit.envs)
 
 
@@ -360,9 +399,38 @@ def select_envs(spec: SuiteSpec, wanted: Sequence[str]) -> tuple[EnvSpec, ...]:
 
 def configure(agent: str, agent_settings: Mapping[str, dict[str, Any]]) -> AgentConfig:
     """The checked config of ``agent``, variant included."""
-    base, variant = split_agent(agent)
+    name, family = parse_agent(agent), agent_family(agent)
+    own = {key: value for key, value in named_settings(agent).items() if key != PLANNER}
+    settings = deep_merge(agent_settings.get(name.base, {}), own)
+    return checked(lambda: family.configure(settings, name.variant), name.base, family.Config)
+
+
+def named_settings(agent: str) -> dict[str, Any]:
+    """The settings in an agent's name, nested.
+
+    Raises:
+        UserError: they are not PATH=VALUE.
+    """
+    merged: dict[str, Any] = {}
+    for path, text in parse_agent(agent).settings:
+        if not path or not text:
+            raise UserError(f"agent {agent!r}: settings in a name are PATH=VALUE, for example lewm:sigreg_weight=0.01")
+        merged = deep_merge(merged, override(path, text))
+    return merged
+
+
+def shares_budget(agent: str) -> bool:
+    """Whether the common training budget is for this agent: it learns from the dataset and names no steps itself."""
     family = agent_family(agent)
-    return checked(lambda: family.configure(agent_settings.get(base, {}), variant), base, family.Config)
+    named = any(path == "train.steps" for path, _ in parse_agent(agent).settings)
+    return family.trainable and family.kind != "privileged" and not named
+
+
+def meant(wanted: str, spec: SuiteSpec) -> Sequence[str]:
+    """The agents that a name on the command line stands for: the suite's own for none, every one for ``all``."""
+    if not wanted:
+        return spec.agents
+    return [*spec.agents, *(name for name in AGENTS if name not in spec.agents)] if wanted == ALL else [wanted]
 
 
 def check_agent(agent: str, agent_settings: Mapping[str, dict[str, Any]]) -> None:
@@ -412,14 +480,19 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
         path = path.strip()
         if not equals or not all(split_path(path)):
             raise UserError(f"--set takes KEY=VALUE with a dotted key, for example cem.num_samples=64, got {pair!r}")
-        try:
-            value = yaml.load(text, UniqueKeys)
-        except yaml.YAMLError:
-            raise UserError(f"--set {path}: cannot read the value {text!r}")
-        for key in reversed(split_path(path)):
-            value = {key: value}
-        merged = deep_merge(merged, value)
+        merged = deep_merge(merged, override(path, text))
     return merged
+
+
+def override(path: str, text: str) -> dict[str, Any]:
+    """A dotted path and a YAML value to nested dictionaries."""
+    try:
+        value = yaml.load(text, UniqueKeys)
+    except yaml.YAMLError:
+        raise UserError(f"{path}: cannot read the value {text!r}")
+    for key in reversed(split_path(path)):
+        value = {key: value}
+    return value
 
 
 M = TypeVar("M", bound=BaseModel)

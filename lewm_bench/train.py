@@ -42,6 +42,7 @@ class TrainConfig(Config):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     log_every: int = Field(20, ge=1)
     save_every: int = Field(200, ge=1)
+    on_collapse: Literal["fail", "continue"] = "fail"  # continue: for ablations that show a collapse
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def train(
         if step.log:
             log.add(index, {name: float(value.detach()) for name, value in {"loss": loss, **parts}.items()})
             bar.set_postfix({name: f"{values[-1]:.3g}" for name, values in log.columns.items() if _shown(name, values)})
-            _watch(log, index)
+            _watch(log, index, config)
         bar.update()
         if (index + 1) % config.save_every == 0 and index + 1 < config.steps:
             log.seconds = time.perf_counter() - started
@@ -181,9 +182,11 @@ def _shown(name: str, values: list[float | None]) -> bool:
     return name not in ("step", "loss") and values[-1] is not None
 
 
-def _watch(log: TrainingLog, index: int) -> None:
+def _watch(log: TrainingLog, index: int, config: TrainConfig) -> None:
     if log.columns["loss"][-1] is None:
         raise TrainingFailed(f"the loss is not a finite number at step {index}; try a lower train.learning_rate")
+    if config.on_collapse == "continue":
+        return
     recent = log.columns.get("latent_std", [])[-PATIENCE:]
     if len(recent) == PATIENCE and all(s is not None and s < COLLAPSED_STD for s in recent):
         raise TrainingFailed(

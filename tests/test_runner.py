@@ -799,3 +799,41 @@ def test_a_learned_policy_is_one_of_several(config, tmp_path):
     assert cell.config["collect"]["sac"]["steps"] == 200
     _, dataset, _ = runner.dataset_of(run, run.suite.envs[0])
     assert sorted(dataset.meta.policies) == ["ornstein_uhlenbeck"] * 16 + ["sac"] * 4
+
+
+# Arms and budgets.
+
+
+def test_arms_that_only_plan_differently_share_one_training_and_are_rows_of_their_own(tmp_path, config):
+    cache = tmp_path / "cache"
+    arms = ["lewm", "lewm:cem.num_iterations=2", "lewm:sigreg_weight=0.5"]
+    run = make_run(config, tmp_path, cache, agents=arms)
+    cells = {c.agent: c for c in execute(run)}
+    assert [cells[a].status for a in arms] == ["done"] * 3
+    assert len(list((cache / "model").glob("*/done.json"))) == 2
+    assert cells[arms[0]].key == cells[arms[1]].key != cells[arms[2]].key
+    assert cells[arms[1]].config["cem"]["num_iterations"] == 2 != cells["lewm"].config["cem"]["num_iterations"]
+    assert cells[arms[2]].config["agent"]["sigreg_weight"] == 0.5
+    assert len({c.file_name for c in cells.values()}) == 3
+    # The agent without settings is the one that a run without arms has.
+    alone = make_run(config, tmp_path / "alone", agents=["lewm"])
+    execute(alone)
+    assert without_times(alone.out) == [r for r in without_times(run.out) if r["agent"] == "lewm"]
+
+
+def test_an_arm_with_the_default_value_has_the_same_episodes(tmp_path, config):
+    value = make_run(config, tmp_path).suite.agent_config("lewm").dropout
+    run = make_run(config, tmp_path, agents=["lewm", f"lewm:dropout={value}"])
+    execute(run)
+    first, second = ([r["distance_end"] for r in rows(run.out) if r["agent"] == job.agent] for job in run.suite.jobs)
+    assert first == second
+
+
+def test_a_budget_in_seconds_shows_as_steps_in_the_record(tmp_path, config):
+    run = make_run(config, tmp_path, agents=["noop", "gcbc"], overrides=["training.seconds=2"])
+    cells = {c.agent: c for c in execute(run)}
+    steps = cells["gcbc"].config["agent"]["train"]["steps"]
+    assert cells["gcbc"].status == cells["noop"].status == "done"
+    (pace,) = (json.loads(path.read_text()) for path in (tmp_path / "cache").rglob("pace.json"))
+    assert steps == int((2 - pace["fixed"]) / pace["step"])
+    assert cells["gcbc"].training["step"][-1] == steps - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,7 +17,9 @@ from pydantic import BaseModel
 from lewm_bench import suite as suites
 from lewm_bench.adapt import Adapt
 from lewm_bench.agent import AgentConfig
+from lewm_bench.agents import AGENTS
 from lewm_bench.agents.encoders import LocalConfig
+from lewm_bench.agents.jepa import JEPAConfig
 from lewm_bench.collect import CollectConfig
 from lewm_bench.config import deep_merge
 from lewm_bench.errors import UserError
@@ -563,7 +566,7 @@ def test_what_a_suite_says_of_an_environment_is_checked(tmp_path):
         (("layers", "small", {"overrides": ["cem.num_samples"]}), ["KEY=VALUE"]),
         (("layers", "small", {"overrides": ["=3"]}), ["KEY=VALUE"]),
         (("layers", "small", {"overrides": ["cem..std=3"]}), ["KEY=VALUE"]),
-        (("layers", "small", {"overrides": ["cem.std=["]}), ["--set cem.std", "'['"]),
+        (("layers", "small", {"overrides": ["cem.std=["]}), ["cem.std", "'['"]),
     ],
     ids=lambda value: str(value[2]) if isinstance(value, tuple) else "",
 )
@@ -752,6 +755,7 @@ def documented(heading: str) -> dict[str, str]:
         ("Suites", suites.SuiteSpec, None),
         ("An environment of a suite", suites.EnvSpec, None),
         ("adapt", Adapt, None),
+        *((name, None, JEPAConfig) for name in ("pldm", "jepa-ema", "delta-jepa")),
         *((name, None, AgentConfig) for name in ("lewm", "dino-wm", "gcbc", "sac-her")),
     ],
 )
@@ -780,3 +784,74 @@ def test_the_page_names_every_trained_agent():
     for name in agent_names():
         if agent_family(name).trainable:
             assert documented(name)
+
+
+# Settings in names, one training budget, all agents.
+
+
+def test_settings_in_a_name_are_the_agents_own_or_the_planners(tmp_path):
+    arm = "lewm:sigreg_weight=0.5:train.steps=7:cem.std=0.7"
+    found = resolve(benchmarks(tmp_path, LAYERS), "layers", "small", agents=["lewm", arm])
+    assert [job.agent for job in found.jobs] == ["lewm", arm]
+    plain, own = found.agent_config("lewm"), found.agent_config(arm)
+    assert (own.sigreg_weight, own.train.steps) == (0.5, 7)
+    assert own.model_dump(exclude={"sigreg_weight": True, "train": {"steps"}}) == plain.model_dump(
+        exclude={"sigreg_weight": True, "train": {"steps"}}
+    )
+    assert found.planner("lewm") == found.settings.cem
+    assert found.planner(arm) == found.settings.cem.model_copy(update={"std": 0.7})
+
+
+def test_settings_in_a_name_win_over_set(tmp_path):
+    found = resolve(
+        benchmarks(tmp_path, LAYERS), "layers", "small", agents=["lewm:depth=5"], overrides=["lewm.depth=4"]
+    )
+    assert found.agent_config("lewm:depth=5").depth == 5
+
+
+@pytest.mark.parametrize(
+    ("agent", "says"),
+    [
+        ("lewm:sigreg_wieght=1", ["lewm.sigreg_wieght", "sigreg_weight"]),
+        ("lewm:dropout=2", ["lewm.dropout", "less than 1"]),
+        ("lewm:=2", ["PATH=VALUE"]),
+        ("lewm:dropout=", ["PATH=VALUE"]),
+        ("lewm:cem.num_smaples=2", ["cem.num_smaples", "num_samples"]),
+        ("gcbc:cem.std=2", ["gcbc does not plan"]),
+        ("lewm:dropout=[", ["dropout", "'['"]),
+        ("lewm:small", ["no variants"]),
+    ],
+)
+def test_a_mistake_in_a_name_is_one_line(tmp_path, agent, says):
+    with pytest.raises(UserError) as raised:
+        resolve(benchmarks(tmp_path, LAYERS), "layers", "small", agents=[agent])
+    assert "\n" not in str(raised.value)
+    for words in says:
+        assert words in str(raised.value)
+
+
+def test_equal_steps_are_for_those_who_learn_from_the_data_and_name_none(tmp_path):
+    agents = ["lewm", "lewm:train.steps=9", "lewm:dropout=0", "gcbc", "sac-her"]
+    found = resolve(benchmarks(tmp_path, LAYERS), "layers", "small", agents=agents, overrides=["training.steps=33"])
+    steps = [found.agent_config(agent).train.steps for agent in agents]
+    assert steps[:4] == [33, 9, 33, 33] and steps[4] != 33
+
+
+def test_a_budget_is_in_seconds_or_in_steps(tmp_path):
+    overrides = ["training={seconds: 3, steps: 4}"]
+    with pytest.raises(UserError, match="training: seconds or steps, not both"):
+        resolve(benchmarks(tmp_path, LAYERS), "layers", "small", overrides=overrides)
+
+
+def test_all_agents_are_the_suites_own_and_then_the_others_within_the_limits(tmp_path):
+    block = f"""
+    envs: [{UMAZE}]
+    agents: ["dino-wm:mae", lewm, noop]
+    seeds: [0, 1]
+    profiles:
+      quick: {{limits: [{{agents: [noop], seeds: []}}, {{agents: [gcbc], seeds: [1]}}]}}
+    """
+    found = resolve(benchmarks(tmp_path, suite_yaml(textwrap.dedent(block))), "s", "quick", agents=["all"])
+    names = list(dict.fromkeys(job.agent for job in found.jobs))
+    assert names[:2] == ["dino-wm:mae", "lewm"] and set(names) == {"dino-wm:mae", *AGENTS} - {"noop"}
+    assert [job.seed for job in found.jobs if job.agent == "gcbc"] == [1]
