@@ -8,16 +8,14 @@ Shapes: B clips, T frames, P tokens of a frame, C channels of a token, W predict
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lewm_bench.agent import (
     AgentConfig,
@@ -29,27 +27,17 @@ from lewm_bench.agent import (
     ready_to_act,
     train_module,
 )
-from lewm_bench.agents.encoders import (
-    STATISTICS_FRAMES,
-    Dinov2Encoder,
-    LocalConfig,
-    LocalEncoder,
-    dinov2_folder,
-    sample_frames,
-)
+from lewm_bench.agents.encoders import Dinov2Encoder, LocalConfig, LocalEncoder, dinov2_folder
 from lewm_bench.agents.imagination import PackedDinoWM
 from lewm_bench.agents.nets import ActionScale
-from lewm_bench.checkpoint import load_weights
-from lewm_bench.errors import unknown
-from lewm_bench.files import write_text
-from lewm_bench.planning import plain
+from lewm_bench.agents.tokens import empty_encoder, frozen_encoder, pretraining_seconds, token_source
+from lewm_bench.env import GoalEnv
+from lewm_bench.errors import UserError, unknown
+from lewm_bench.planning import CEMConfig, Imagination, Imagine, plain
 from lewm_bench.rng import stream, torch_stream
 from lewm_bench.train import Step, TrainConfig, TrainingLog
-from lewm_bench.types import Clip
 
 ENCODERS = ("dinov2-small", "lowpass", "mae")
-ENCODER_SCHEMA, TOKENS_SCHEMA = 2, 1
-SECONDS = "pretraining_seconds.json"
 CHUNK_NUMBERS = 2**26  # activations per layer while planning: candidates are split so that memory never fails
 
 
@@ -59,6 +47,10 @@ class DinoWMConfig(AgentConfig):
     encoder: Literal["dinov2-small", "lowpass", "mae"] = "dinov2-small"
     weights: str | None = None  # a local folder with DINOv2's config.json and model.safetensors
     local: LocalConfig = LocalConfig()
+    cache_tokens: Literal["auto", "disk", "never"] = "auto"  # auto: on disk if they have room there
+    proprio: bool = False  # also reads, predicts and compares what the environment calls proprioception
+    proprio_size: int = Field(10, ge=1)  # of its embedding, further channels of every token
+    proprio_weight: float = Field(1.0, ge=0)  # of its distance in the cost of planning
     conditioning: Literal["concat", "adaln"] = "concat"  # how the action enters: ten more channels, or modulation
     action_size: int = 10  # of the concatenated embedding
     width: int | None = None  # None: as wide as a token with its action channels
@@ -161,17 +153,49 @@ def frame_causal_mask(T: int, P: int, device: torch.device) -> Tensor | None:
     return frame[:, None] >= frame
 
 
-class DinoWM(nn.Module):
-    """A frozen encoder and a trained predictor; a ``WorldModel`` whose latents are (P, C)."""
+class Proprioception(nn.Module):
+    """(..., k) proprioceptive vectors to embeddings (..., E): z-scores of the training split, then a linear map."""
 
-    def __init__(self, config: DinoWMConfig, encoder: LocalEncoder | Dinov2Encoder, action_dim: int) -> None:
+    def __init__(self, numbers: int, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(numbers))
+        self.register_buffer("std", torch.ones(numbers))
+        self.embedding = nn.Linear(numbers, size)
+
+    def fit(self, vectors: Tensor) -> None:
+        """Take the statistics of (N, k) vectors; a number that never changes gets deviation 1."""
+        std, mean = torch.std_mean(vectors.double(), 0, correction=0)
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 0, std, 1.0))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return self.embedding((vectors - self.mean) / self.std)
+
+
+class DinoWM(nn.Module):
+    """A frozen encoder and a trained predictor; a ``WorldModel`` whose latents are (P, C).
+
+    With proprioception the last ``proprio_size`` of the C channels are its embedding, the same in all tokens of an
+    observed frame, as in the authors' code. It is predicted like the rest.
+    """
+
+    def __init__(
+        self, config: DinoWMConfig, encoder: LocalEncoder | Dinov2Encoder, action_dim: int, proprio_dim: int = 0
+    ) -> None:
+        """``proprio_dim``: how many numbers of proprioception there are; none for a model that sees frames only."""
         super().__init__()
         self.history, self.frame_skip = config.history, config.frame_skip
         self.action_scale = ActionScale(action_dim)
         # A pretrained encoder stays out of the checkpoint: its weights have a home and a licence of their own.
         self._outside = (encoder,) if isinstance(encoder, Dinov2Encoder) else ()
         self._inside = encoder if isinstance(encoder, LocalEncoder) else None
-        self.predictor = TokenPredictor(config, encoder.num_tokens, encoder.size, config.frame_skip * action_dim)
+        self.proprio = Proprioception(proprio_dim, config.proprio_size) if proprio_dim else None
+        felt = config.proprio_size if proprio_dim else 0
+        size, weights = encoder.size + felt, ((1.0, encoder.size), (config.proprio_weight, felt))
+        # With these factors a mean square over all channels is that over the visual ones plus, weighted, over the rest.
+        factors = torch.tensor([(weight * size / n) ** 0.5 for weight, n in weights for _ in range(n)])
+        self.register_buffer("cost_factors", factors, persistent=False)
+        self.predictor = TokenPredictor(config, encoder.num_tokens, size, config.frame_skip * action_dim)
         self.tokens_per_frame = encoder.num_tokens
         self._mlp_hidden = config.mlp_hidden
         encoder.requires_grad_(False)
@@ -180,9 +204,26 @@ class DinoWM(nn.Module):
     def encoder(self) -> LocalEncoder | Dinov2Encoder:
         return self._outside[0] if self._inside is None else self._inside
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """(B, T, 3, h, w) uint8 to (B, T, P, C)."""
-        return self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+    def encode(self, frames: Tensor, proprio: Tensor | None = None) -> Tensor:
+        """(B, T, 3, h, w) uint8, and proprioceptive vectors (B, T, k) if it has any use for them, to (B, T, P, C)."""
+        return self.join(self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]), proprio)
+
+    def join(self, tokens: Tensor, proprio: Tensor | None) -> Tensor:
+        """The encoder's tokens (B, T, P, *) and proprioceptive vectors (B, T, k) to latents (B, T, P, C)."""
+        if self.proprio is None:
+            return tokens
+        if proprio is None:
+            raise ValueError("this DINO-WM reads proprioception beside the frames, and was given none")
+        embedding = self.proprio(proprio)[:, :, None]
+        return torch.cat([tokens, embedding.expand(-1, -1, tokens.shape[2], -1)], -1)
+
+    def compared(self, latents: Tensor) -> Tensor:
+        """Latents (..., P, C) scaled so that their mean squared difference is the cost of DINO-WM's planner.
+
+        That is the visual distance plus ``proprio_weight`` times the proprioceptive one. The authors take the latter
+        from the first token; all tokens predict it alike, and here their errors are averaged.
+        """
+        return latents if self.proprio is None else latents * self.cost_factors
 
     def normalize_actions(self, actions: Tensor) -> Tensor:
         return self.action_scale.normalize(actions)
@@ -197,22 +238,71 @@ class DinoWM(nn.Module):
         parts = zip(latents.split(size), actions.split(size), strict=True)
         return torch.cat([self.predictor(z, a, last_only=True)[:, 0] for z, a in parts])
 
-    def loss(self, clip: Clip, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """Teacher-forced mean squared error of the next frame's tokens; ``clip.frames`` holds tokens (B, T, P, C)."""
-        tokens = clip.frames.float()
-        prediction = self.predictor(tokens[:, :-1], self.normalize_actions(clip.actions))
-        error = (prediction - tokens[:, 1:]).square().mean()
-        parts = {"prediction": error}
+    def loss(self, batch: tuple[Tensor, ...], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """Teacher-forced mean squared error of the next latents, which give no gradient themselves.
+
+        Args:
+            batch: tokens (B, T, P, *), action blocks (B, T-1, A) and, with proprioception, its vectors (B, T, k).
+        """
+        tokens, actions, *proprio = batch
+        latents = self.join(tokens.float(), *proprio or [None])
+        before, after = latents[:, :-1], latents[:, 1:].detach()
+        errors = (self.predictor(before, self.normalize_actions(actions)) - after).square()
+        parts = {"prediction": errors.mean()}
+        if self.proprio is not None:
+            parts["proprioception"] = errors[..., tokens.shape[-1] :].mean()
         if step.log:
-            parts["copy_last"] = (tokens[:, 1:] - tokens[:, :-1]).square().mean()
-        return error, parts
+            parts["copy_last"] = (before - after).square().mean()
+        return parts["prediction"], parts
+
+
+class ProprioAgent(PlanningAgent):
+    """Plans with a model that reads, beside the frames, the proprioception that ``env`` names."""
+
+    def __init__(self, model: DinoWM, config: CEMConfig, device: torch.device, imagine: Imagine, env: GoalEnv) -> None:
+        super().__init__(model, config, device, imagine)
+        self._env, plainly = env, self.imagine
+
+        def compared(latents: Tensor, past_actions: Tensor) -> Imagination:
+            inner = plainly(latents, past_actions)
+            return lambda plans, score: inner(plans, lambda z, episodes: score(model.compared(z), episodes))
+
+        self.imagine = compared
+
+    def encode(self, frames: Tensor, states: np.ndarray) -> Tensor:
+        vectors = proprio_of(self._env, states.reshape(-1, states.shape[-1])).unflatten(0, states.shape[:2])
+        return self.model.encode(frames.to(self.device), vectors.to(self.device))
+
+    def embed(self, frames: Tensor, states: np.ndarray) -> Tensor:
+        return self.model.compared(super().embed(frames, states))
+
+
+def proprio_of(env: GoalEnv, states: np.ndarray) -> Tensor:
+    """(N, X) states to proprioceptive vectors (N, k) float32."""
+    return torch.from_numpy(env.proprio(states).astype(np.float32))
+
+
+def proprio_dim(setting: Setting[DinoWMConfig]) -> int:
+    """How many numbers of proprioception the setting's model reads.
+
+    Raises:
+        UserError: it wants some and the environment names none.
+    """
+    if not setting.config.proprio:
+        return 0
+    if not setting.env.proprioception:
+        raise UserError(
+            f"{setting.env_id} names no proprioception, so {setting.agent} cannot read any; set dino-wm.proprio=false, "
+            "or name quantities of the environment in its class's `proprioception`"
+        )
+    return proprio_of(setting.env, setting.env.get_state()[None]).shape[1]
 
 
 class DinoWMFamily(Family):
     """``dino-wm`` with the config's encoder, and ``dino-wm:ENCODER``."""
 
     Config = DinoWMConfig
-    summary = f"frozen patch tokens, plans with CEM (Zhou et al., 2024); variants dino-wm:{{{','.join(ENCODERS)}}}"
+    summary = f"frozen patch tokens (Zhou et al., 2024); variants dino-wm:{{{','.join((*ENCODERS, 'proprio'))}}}"
     step_cost = 0.15
     decision_cost = 2.0
     kind = "world model"
@@ -221,40 +311,45 @@ class DinoWMFamily(Family):
     schema = 2
 
     def configure(self, overrides: dict, variant: str | None) -> DinoWMConfig:
-        if variant is not None:
-            if variant not in ENCODERS:
-                raise unknown("encoder", variant, ENCODERS)
-            overrides = {**overrides, "encoder": variant}
+        for part in variant.split(":") if variant is not None else ():
+            if part not in (*ENCODERS, "proprio"):
+                raise unknown("variant of dino-wm", part, (*ENCODERS, "proprio"))
+            overrides = {**overrides, **({"proprio": True} if part == "proprio" else {"encoder": part})}
         return super().configure(overrides, None)
 
     def requirements(self, setting: Setting[DinoWMConfig]) -> None:
+        proprio_dim(setting)
         if setting.config.encoder == "dinov2-small":
             dinov2_folder(setting.config.weights)
 
     def train(self, setting: Setting[DinoWMConfig], folder: Path) -> TrainingLog:
-        encoder = frozen_encoder(setting)
-        rows, tokens = cached_tokens(setting, encoder)
+        encoder, dataset = frozen_encoder(setting), setting.dataset
+        tokens = token_source(setting, encoder)
 
         def build() -> DinoWM:
-            model = DinoWM(setting.config, encoder, setting.action_dim)
-            model.action_scale.fit(*setting.dataset.action_statistics("train"))
+            model = DinoWM(setting.config, encoder, setting.action_dim, proprio_dim(setting))
+            model.action_scale.fit(*dataset.action_statistics("train"))
+            if model.proprio is not None:
+                model.proprio.fit(proprio_of(setting.env, dataset.states[dataset.rows("train")]))
             return model
 
-        clips = setting.dataset.clips("train", setting.config.history + 1, setting.config.frame_skip)
+        clips = dataset.clips("train", setting.config.history + 1, setting.config.frame_skip)
 
-        def batch(index: int) -> Clip:
+        def batch(index: int) -> tuple[Tensor, ...]:
             chosen = stream(setting.seed, "batch", index).integers(len(clips), size=setting.config.train.batch_size)
-            wanted = clips.starts[chosen][:, None] + np.arange(clips.frames) * clips.frame_skip  # (B, T)
-            latents = torch.from_numpy(tokens[np.searchsorted(rows, wanted)])
-            return Clip(latents, clips.action_blocks(chosen))
+            rows = clips.starts[chosen][:, None] + np.arange(clips.frames) * clips.frame_skip  # (B, T)
+            batch = tokens(rows), clips.action_blocks(chosen)
+            if not setting.config.proprio:
+                return batch
+            return *batch, proprio_of(setting.env, dataset.states[rows.ravel()]).unflatten(0, rows.shape)
 
         log = train_module(setting, build, batch, folder)
-        log.seconds += pretraining_seconds(setting)  # whoever pretrains an encoder of their own pays for it
+        log.seconds += pretraining_seconds(setting, encoder)  # whoever pretrains an encoder of their own pays for it
         return log
 
     def load(self, setting: Setting[DinoWMConfig], checkpoint: Path | None) -> Loaded:
         with torch_stream(setting.seed, "init", "load"):
-            model = DinoWM(setting.config, empty_encoder(setting), setting.action_dim)
+            model = DinoWM(setting.config, empty_encoder(setting), setting.action_dim, proprio_dim(setting))
         ready_to_act(model, setting, checkpoint)
         model.encoder.to(setting.device).eval()
         names = {"dinov2-small": "DINOv2 ViT-S/14", "lowpass": "frozen low-pass ViT", "mae": "frozen MAE ViT"}
@@ -263,89 +358,21 @@ class DinoWMFamily(Family):
         substitute = "" if setting.config.encoder == "dinov2-small" else "local encoder, not DINOv2"
         fast = setting.cem.rollout == "fast"
         imagine = PackedDinoWM(model, setting.cem.arithmetic, setting.cem.compile) if fast else plain(model)
+        agent = PlanningAgent(model, setting.cem, setting.device, imagine)
+        felt = ""
+        if setting.config.proprio:
+            agent = ProprioAgent(model, setting.cem, setting.device, imagine, setting.env)
+            felt = "with proprioception (reads part of the state)"
         return Loaded(
-            PlanningAgent(model, setting.cem, setting.device, imagine),
-            f"DINO-WM ({names[setting.config.encoder]}, {model.tokens_per_frame} tokens)",
+            agent,
+            f"DINO-WM ({names[setting.config.encoder]}, {model.tokens_per_frame} tokens) {felt}".rstrip(),
             "random" if checkpoint is None else "trained",
             counted - inside,
             model.tokens_per_frame,
             model,
-            note="; ".join(filter(None, (substitute, arithmetic_note(setting.cem)))),
+            note="; ".join(filter(None, (felt, substitute, arithmetic_note(setting.cem)))),
+            embed=agent.embed,
         )
-
-
-def empty_encoder(setting: Setting[DinoWMConfig]) -> LocalEncoder | Dinov2Encoder:
-    """The encoder without its local pretraining, which a checkpoint holds."""
-    if setting.config.encoder == "dinov2-small":
-        return Dinov2Encoder(dinov2_folder(setting.config.weights))
-    return LocalEncoder(setting.config.local, setting.config.encoder, setting.image_size)
-
-
-def frozen_encoder(setting: Setting[DinoWMConfig]) -> LocalEncoder | Dinov2Encoder:
-    """The encoder, pretrained (once per dataset, whatever the seed) if it is a local one."""
-    with torch_stream(setting.seed, "init", "encoder"):
-        encoder = empty_encoder(setting)
-    if isinstance(encoder, Dinov2Encoder):
-        return encoder.to(setting.device).eval()
-    spec = encoder_spec(setting)
-    folder = setting.store.stage("encoder", spec, lambda work: pretrain(setting, work))
-    load_weights(encoder, folder)
-    return encoder.to(setting.device).eval()
-
-
-def pretraining_seconds(setting: Setting[DinoWMConfig]) -> float:
-    """What the local encoder's pretraining took; 0 for an encoder that others have trained."""
-    folder = setting.store.find("encoder", encoder_spec(setting))
-    return 0.0 if folder is None else json.loads((folder / SECONDS).read_text(encoding="utf-8"))
-
-
-def encoder_spec(setting: Setting[DinoWMConfig]) -> dict:
-    """What determines the tokens of a dataset."""
-    spec = {"schema": ENCODER_SCHEMA, "dataset": setting.dataset_key, "encoder": setting.config.encoder}
-    if setting.config.encoder != "dinov2-small":
-        spec |= {"local": setting.config.local.model_dump(mode="json"), "device": setting.device.type}
-    return spec
-
-
-def pretrain(setting: Setting[DinoWMConfig], work: Path) -> None:
-    """Pretrain the local encoder on frames of the training episodes and leave its checkpoint in ``work``."""
-    config, dataset = setting.config.local, setting.dataset
-    inner = replace(setting, config=AgentConfig(train=config.train), seed=0, agent=f"{setting.config.encoder} encoder")
-    rows = dataset.rows("train")
-    statistics = sample_frames(dataset, STATISTICS_FRAMES)
-
-    def build() -> LocalEncoder:
-        encoder = LocalEncoder(config, setting.config.encoder, setting.image_size)
-        encoder.fit_frames(statistics)
-        return encoder
-
-    def batch(index: int) -> tuple[Tensor]:
-        chosen = stream(0, "encoder batch", index).choice(rows, config.train.batch_size)
-        return (torch.from_numpy(np.moveaxis(dataset.frames[chosen], -1, 1).copy()),)
-
-    def finish(encoder: LocalEncoder) -> None:
-        encoder.fit(statistics.to(setting.device))
-
-    log = train_module(inner, build, batch, work, finish)
-    write_text(work / SECONDS, json.dumps(log.seconds))
-
-
-@torch.inference_mode()
-def cached_tokens(setting: Setting[DinoWMConfig], encoder: nn.Module) -> tuple[np.ndarray, np.ndarray]:
-    """The training rows (rows,) and their tokens (rows, P, C) float16, memory-mapped; computed once per dataset."""
-    rows = setting.dataset.rows("train")
-
-    def build(work: Path) -> None:
-        shape = (len(rows), encoder.num_tokens, encoder.size)
-        out = np.lib.format.open_memmap(work / "tokens.npy", "w+", np.float16, shape)
-        for begin in tqdm(range(0, len(rows), 256), "encode frames", disable=not setting.progress, leave=False):
-            part = rows[begin : begin + 256]
-            frames = torch.from_numpy(np.moveaxis(setting.dataset.frames[part], -1, 1).copy())
-            out[begin : begin + 256] = encoder(frames.to(setting.device)).half().cpu().numpy()
-        out.flush()
-
-    folder = setting.store.stage("tokens", {"schema": TOKENS_SCHEMA, **encoder_spec(setting)}, build)
-    return rows, np.load(folder / "tokens.npy", mmap_mode="r")
 
 
 DINO_WM = DinoWMFamily()

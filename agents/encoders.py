@@ -22,12 +22,14 @@ from lewm_bench.agents.nets import Normalize, StemViT
 from lewm_bench.config import Config
 from lewm_bench.data import Dataset
 from lewm_bench.errors import NotRun
+from lewm_bench.files import checksum
 from lewm_bench.rng import stream
 from lewm_bench.train import Step, TrainConfig
 
 logger = logging.getLogger(__name__)
 
 DINOV2 = "facebook/dinov2-small"
+DINOV2_FILES = ("config.json", "model.safetensors")
 DINOV2_IMAGE = 196  # 14 x 14 patches of 14 px, as DINO-WM resizes
 STATISTICS_FRAMES = 4096  # training frames behind the mean frame, the token means and the principal components
 
@@ -142,7 +144,9 @@ class Dinov2Encoder(nn.Module):
         if folder is None:
             size = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
             self.model = Dinov2Model(Dinov2Config(**size, patch_size=14, image_size=518))
+            self.identity = ""
         else:
+            self.identity = "-".join(checksum(folder / name)[:32] for name in DINOV2_FILES)
             self.model = Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         self.num_tokens = (DINOV2_IMAGE // self.model.config.patch_size) ** 2
         self.size = self.model.config.hidden_size
@@ -161,16 +165,15 @@ def dinov2_folder(weights: str | None) -> Path:
     """
     if weights is not None:
         folder = Path(weights).expanduser()
-        missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
+        missing = [name for name in DINOV2_FILES if not (folder / name).is_file()]
         if missing:
             raise NotRun(f"weights unavailable: {folder} has no {' and no '.join(missing)}; mend dino-wm.weights")
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError  # of the client library of this version of the hub
 
-    wanted = ["config.json", "model.safetensors"]
     try:
-        return Path(snapshot_download(DINOV2, allow_patterns=wanted, etag_timeout=5))
+        return Path(snapshot_download(DINOV2, allow_patterns=list(DINOV2_FILES), etag_timeout=5))
     except (HTTPError, OSError) as error:
         logger.debug("no DINOv2 weights", exc_info=error)
         raise NotRun(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lewm_bench.agent import AgentConfig, Family, Loaded, Setting, primitive_actions
+from lewm_bench.agent import AgentConfig, Embed, Family, Loaded, Setting, embed_frames, primitive_actions
 from lewm_bench.env import GoalEnv
 from lewm_bench.planning import CEMConfig, cem, goal_distance, next_mean
 from lewm_bench.types import Goals, Past, WorldModel
@@ -84,24 +84,31 @@ class LatentOracle(SimulatorAgent):
     """True dynamics, but the cost is the distance of the rendered outcome to the goal in ``model``'s latent space."""
 
     def __init__(
-        self, simulation: Simulation, config: CEMConfig, model: WorldModel, device: torch.device, chunk: int = 512
+        self,
+        simulation: Simulation,
+        config: CEMConfig,
+        model: WorldModel,
+        device: torch.device,
+        chunk: int = 512,
+        embed: Embed | None = None,
     ) -> None:
         super().__init__(simulation, config)
-        self._model, self._device, self._chunk = model, device, chunk
+        self._embed, self._chunk = embed or embed_frames(model, device), chunk
 
     @torch.inference_mode()
-    def _encode(self, frames: np.ndarray) -> Tensor:
-        """(N, h, w, 3) uint8 to (N, *L), a chunk at a time."""
-        images = torch.from_numpy(frames).permute(0, 3, 1, 2)[:, None]
-        return torch.cat([self._model.encode(part.to(self._device))[:, 0] for part in images.split(self._chunk)])
+    def _encode(self, states: np.ndarray) -> Tensor:
+        """(N, X) states to (N, *L), a chunk at a time."""
+        images = torch.from_numpy(self.simulation.env.render_states(states)).permute(0, 3, 1, 2)
+        chunks = range(0, len(states), self._chunk)
+        return torch.cat([self._embed(images[i : i + self._chunk], states[i : i + self._chunk]) for i in chunks])
 
     def goal_distance(self, goals: Goals):
         with torch.inference_mode():
-            goal = self._model.encode(goals.frames[:, None].to(self._device))[:, 0]  # (B, *L)
+            goal = self._embed(goals.frames, goals.states)  # (B, *L)
 
         def distance(states: np.ndarray) -> Tensor:
-            frames = self.simulation.env.render_states(states.reshape(-1, states.shape[-1]))
-            return goal_distance(self._encode(frames).unflatten(0, states.shape[:3]), goal)
+            latents = self._encode(states.reshape(-1, states.shape[-1]))
+            return goal_distance(latents.unflatten(0, states.shape[:3]), goal)
 
         return distance
 

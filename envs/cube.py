@@ -64,6 +64,7 @@ class Cube(GoalEnv):
     # Not the Markov one: its data has 25 % of pairs solved at the start and random actions reach 31 %; with this one it
     # is 39 % and 47 %, and published measurements on the released data are 38 % and 49 %.
     exploration: ClassVar[Mapping[str, float]] = {"plan_oracle": 1.0}
+    proprioception: ClassVar[tuple[str, ...]] = ("effector_position", "effector_yaw", "gripper_opening", "joint_angles")
 
     def __init__(self, image_size: int = 64, render_mode: str = "rgb_array") -> None:
         if image_size < 16:

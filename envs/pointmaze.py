@@ -55,6 +55,7 @@ class PointMaze(GoalEnv):
 
     distance_unit = "maze cells"
     exploration: ClassVar[Mapping[str, float]] = {"ornstein_uhlenbeck": 0.5, "waypoints": 0.5}
+    proprioception: ClassVar[tuple[str, ...]] = ("position", "velocity")
 
     def __init__(
         self,

@@ -64,6 +64,7 @@ class PushT(GoalEnv):
     threshold = 1.0
     distance_unit = "tolerances (20 px, 20 degrees)"
     exploration: ClassVar[Mapping[str, float]] = {"pushing_expert": 0.75, "block_biased": 0.25}
+    proprioception: ClassVar[tuple[str, ...]] = ("agent_position", "agent_velocity")
 
     def __init__(self, image_size: int = 64, target: str = "fixed", render_mode: str = "rgb_array") -> None:
         if image_size < 16:

@@ -42,6 +42,7 @@ class Reacher(GoalEnv):
     # As the published collection script: 0.6 % of pairs are then solved at the start and random actions reach 10 %
     # (published: 0.57 % and 13 %). With correlated noise the arm moves four times as far and random actions reach 2 %.
     exploration: ClassVar[Mapping[str, float]] = {"uniform": 1.0}
+    proprioception: ClassVar[tuple[str, ...]] = ("joint_angles", "joint_velocities")
 
     def __init__(
         self, image_size: int = 64, wrapped: bool = False, threshold: float = 0.05, render_mode: str = "rgb_array"

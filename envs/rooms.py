@@ -258,6 +258,7 @@ class RoomsEnv(GoalEnv):
     ``legacy`` exchanges the exact collision for the original's, each as its own class describes.
     """
 
+    proprioception: ClassVar[tuple[str, ...]] = ("position",)
     rooms: ClassVar[Rooms]
     legacy_step: ClassVar[Callable[[np.ndarray, np.ndarray], np.ndarray]]
 

@@ -66,6 +66,10 @@ class Setting(Generic[C]):
         return int(self.env.action_space.shape[0])
 
 
+Embed = Callable[[Tensor, np.ndarray], Tensor]
+"""Frames (N, 3, h, w) and their true states (N, X) to latents (N, *L) whose distance is the cost of planning."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """An agent ready to act, and what a table says of it."""
@@ -77,6 +81,7 @@ class Loaded:
     tokens_per_frame: int | None = None
     model: WorldModel | None = None
     note: str = ""
+    embed: Embed | None = None  # where distances are about more than ``model.encode``
 
 
 class Family(ABC):
@@ -258,9 +263,18 @@ class PlanningAgent:
         self.imagine = imagine or imagine_plainly(model, config)
         self.history, self.frame_skip = model.history, model.frame_skip
 
+    def encode(self, frames: Tensor, states: np.ndarray) -> Tensor:
+        """(B, T, 3, h, w) frames to latents (B, T, *L); their ``states`` (B, T, X) are read by no agent but the marked."""
+        del states
+        return self.model.encode(frames.to(self.device))
+
+    def embed(self, frames: Tensor, states: np.ndarray) -> Tensor:
+        """(N, 3, h, w) frames and their states (N, X) to what imagined latents are compared with, (N, *L)."""
+        return self.encode(frames[:, None], states[:, None])[:, 0]
+
     def start(self, goals: Goals, rngs: Sequence[np.random.Generator]) -> Controller:
         with torch.inference_mode():
-            goal = self.model.encode(goals.frames[:, None].to(self.device))[:, 0]
+            goal = self.embed(goals.frames, goals.states)
         return self.controller(goal, rngs)
 
     def controller(self, goal: Tensor, rngs: Sequence[np.random.Generator]) -> LatentController:
@@ -277,8 +291,10 @@ class LatentController:
 
     @torch.inference_mode()
     def encode(self, past: Past) -> Encoded:
-        model, device = self._agent.model, self._agent.device
-        return Encoded(model.encode(past.frames.to(device)), model.normalize_actions(past.actions.to(device)))
+        agent = self._agent
+        states = past.states[:, None] if past.frame_states is None else past.frame_states
+        actions = agent.model.normalize_actions(past.actions.to(agent.device))
+        return Encoded(agent.encode(past.frames, states), actions)
 
     def imagination(self, encoded: Encoded) -> Imagination:
         """How candidates are imagined from here."""
@@ -291,6 +307,11 @@ class LatentController:
         start = next_mean(config, self._last, len(self._rngs), encoded.actions.shape[-1], self._agent.device)
         self._last = cem(cost, start, config, self._rngs).actions
         return primitive_actions(model.denormalize_actions(self._last[:, : config.receding]), model.frame_skip)
+
+
+def embed_frames(model: WorldModel, device: torch.device) -> Embed:
+    """``model.encode`` of single frames; their states are not looked at."""
+    return lambda frames, states: model.encode(frames[:, None].to(device))[:, 0]
 
 
 def primitive_actions(blocks: Tensor, frame_skip: int) -> np.ndarray:

@@ -37,6 +37,8 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
     """What one unit of ``distance`` is, for axis labels."""
     exploration: ClassVar[Mapping[str, float]] = {"ornstein_uhlenbeck": 1.0}
     """The policies that collect its data unless a suite says otherwise, and the fraction of episodes of each."""
+    proprioception: ClassVar[tuple[str, ...]] = ()
+    """The ``quantities`` that the agent's body would sense of itself, for agents that may read them beside the frames."""
     action_space: gym.spaces.Box
     observation_space: gym.spaces.Box
 
@@ -100,6 +102,11 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
     def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
         """Named physical quantities of (N, X) states, each (N, k): what a probe should find in a latent."""
         return {"state": states}
+
+    def proprio(self, states: np.ndarray) -> np.ndarray:
+        """(N, X) states to their proprioception, the quantities that ``proprioception`` names side by side, (N, k)."""
+        found = self.quantities(states)
+        return np.concatenate([found[name] for name in self.proprioception], axis=1)
 
     def recolored(self, states: np.ndarray) -> np.ndarray:
         """(N, X) states to frames in which what moves has another colour.

@@ -37,17 +37,19 @@ class Clip:
 class Past:
     """What an agent may look at when it is asked to act; the last frame is now.
 
-    ``states`` is the simulator's true state and is there for privileged agents (the oracle) only.
+    The simulator's true states are there for privileged agents (the oracle) and for those whose label says that they
+    read a part of it (proprioception).
     """
 
     frames: Tensor  # (B, T, 3, h, w) uint8, frame_skip environment steps apart, 1 <= T <= agent.history
     actions: Tensor  # (B, T-1, A) float32
-    states: np.ndarray  # (B, X) float64
+    states: np.ndarray  # (B, X) float64, of now
+    frame_states: np.ndarray | None = None  # (B, T, X) float64, of every frame
 
 
 @dataclass(frozen=True)
 class Goals:
-    """Where a batch of episodes should go; ``states`` again is for privileged agents only."""
+    """Where a batch of episodes should go; ``states`` again is not for everyone."""
 
     frames: Tensor  # (B, 3, h, w) uint8
     states: np.ndarray  # (B, X) float64

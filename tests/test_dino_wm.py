@@ -16,15 +16,7 @@ from toy_env import TOY_ID, make_toy
 
 from lewm_bench.agent import Setting
 from lewm_bench.agents import dino_wm
-from lewm_bench.agents.dino_wm import (
-    DINO_WM,
-    DinoWM,
-    DinoWMConfig,
-    TokenPredictor,
-    cached_tokens,
-    frame_causal_mask,
-    frozen_encoder,
-)
+from lewm_bench.agents.dino_wm import DINO_WM, DinoWM, DinoWMConfig, TokenPredictor, frame_causal_mask
 from lewm_bench.agents.encoders import (
     Dinov2Encoder,
     LocalConfig,
@@ -33,12 +25,12 @@ from lewm_bench.agents.encoders import (
     gaussian_pool,
     sample_frames,
 )
+from lewm_bench.agents.tokens import cached_tokens, empty_encoder, frozen_encoder, pretraining_seconds
 from lewm_bench.collect import CollectConfig, collect
 from lewm_bench.errors import NotRun, UserError
 from lewm_bench.planning import CEMConfig
 from lewm_bench.store import Store
 from lewm_bench.train import Step, TrainConfig, TrainingLog
-from lewm_bench.types import Clip
 
 CPU = torch.device("cpu")
 LOCAL = LocalConfig(
@@ -183,11 +175,11 @@ def test_the_defaults_are_dino_wms_predictor() -> None:
 def test_gradients_reach_the_predictor_and_not_the_encoder(style: str) -> None:
     torch.manual_seed(0)
     model = DinoWM(CONFIG.model_copy(update=STYLES[style]), LocalEncoder(LOCAL, "lowpass", 32), 2).train()
-    clip = Clip(torch.randn(5, 4, 4, 8).half(), torch.randn(5, 3, 4))
+    batch = torch.randn(5, 4, 4, 8).half(), torch.randn(5, 3, 4)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     for index in range(3):  # output, then modulations, then the action embedding behind them
         optimizer.zero_grad()
-        model.loss(clip, Step(index, 3, torch.Generator(), False))[0].backward()
+        model.loss(batch, Step(index, 3, torch.Generator(), False))[0].backward()
         optimizer.step()
     silent = [n for n, p in model.predictor.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert silent == [] and all(p.grad is None for p in model.encoder.parameters())
@@ -197,11 +189,11 @@ def test_gradients_reach_the_predictor_and_not_the_encoder(style: str) -> None:
 def test_the_loss_is_the_error_of_the_next_frames_tokens() -> None:
     model = world_model()
     model.action_scale.fit(np.float32([1, 2]), np.float32([0.5, 4]))
-    clip = Clip(torch.randn(5, 4, 4, 8).half(), torch.randn(5, 3, 4))
-    loss, parts = model.loss(clip, Step(0, 2, torch.Generator(), True))
-    actions = ((clip.actions.view(5, 3, 2, 2) - torch.tensor([1.0, 2])) / torch.tensor([0.5, 4])).flatten(2)
-    tokens = clip.frames.float().numpy()
-    prediction = model.predictor(clip.frames[:, :3].float(), actions).numpy()
+    batch = torch.randn(5, 4, 4, 8).half(), torch.randn(5, 3, 4)
+    loss, parts = model.loss(batch, Step(0, 2, torch.Generator(), True))
+    actions = ((batch[1].view(5, 3, 2, 2) - torch.tensor([1.0, 2])) / torch.tensor([0.5, 4])).flatten(2)
+    tokens = batch[0].float().numpy()
+    prediction = model.predictor(batch[0][:, :3].float(), actions).numpy()
     assert loss.item() == pytest.approx(((prediction - tokens[:, 1:]) ** 2).mean(), rel=1e-5)
     assert parts["copy_last"].item() == pytest.approx(((tokens[:, :3] - tokens[:, 1:]) ** 2).mean(), rel=1e-5)
 
@@ -343,7 +335,7 @@ def test_cached_tokens_are_the_encoders_up_to_float16(setting: Setting, tmp_path
     frames = torch.from_numpy(np.moveaxis(setting.dataset.frames[rows], -1, 1).copy())
     expected = model.encode(frames[:, None])[:, 0].numpy()
     np.testing.assert_allclose(tokens.astype(np.float32), expected, rtol=1e-3, atol=1e-3)
-    again = cached_tokens(chosen, torch.nn.Identity())[1]  # from the cache: the encoder is not asked
+    again = cached_tokens(chosen, empty_encoder(chosen))[1]  # from the cache: the encoder is not asked
     np.testing.assert_array_equal(again, tokens)
 
 
@@ -361,15 +353,15 @@ def test_training_batches_are_the_tokens_of_the_clips(setting: Setting, tmp_path
     encoder.requires_grad_(False).fit(sample_frames(setting.dataset, 50))
     monkeypatch.setattr(dino_wm, "frozen_encoder", lambda _: encoder)
     DINO_WM.train(chosen, tmp_path)
-    clip = captured["batch"](7)
+    tokens, actions = captured["batch"](7)
     data = setting.dataset
     clips = data.clips("train", 4, 2)
     table = {clips.action_blocks(np.array([i])).numpy().tobytes(): i for i in range(len(clips))}
-    assert clip.frames.shape == (4, 4, 4, 8) and clip.actions.shape == (4, 3, 4)
+    assert tokens.shape == (4, 4, 4, 8) and actions.shape == (4, 3, 4)
     for n in range(4):
-        i = table[clip.actions[n : n + 1].numpy().tobytes()]
+        i = table[actions[n : n + 1].numpy().tobytes()]
         expected = encoder(clips.batch(np.array([i])).frames[0]).numpy()
-        np.testing.assert_allclose(clip.frames[n].float().numpy(), expected, atol=5e-3)
+        np.testing.assert_allclose(tokens[n].float().numpy(), expected, atol=5e-3)
 
 
 # DINOv2 itself.
@@ -465,7 +457,8 @@ def test_variants_choose_the_encoder() -> None:
 def test_training_time_includes_the_pretraining_of_a_local_encoder(setting: Setting, tmp_path: Path) -> None:
     chosen = replace(setting, store=Store(tmp_path / "cache"))
     log = DINO_WM.train(chosen, tmp_path)
-    seconds = dino_wm.pretraining_seconds(chosen)
+    encoder = empty_encoder(chosen)
+    seconds = pretraining_seconds(chosen, encoder)
     assert 0 < seconds < log.seconds
     again = DINO_WM.train(replace(chosen, seed=1), tmp_path / "again")  # the encoder comes from the cache
-    assert again.seconds > seconds == dino_wm.pretraining_seconds(chosen)
+    assert again.seconds > seconds == pretraining_seconds(chosen, encoder)
