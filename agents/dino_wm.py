@@ -27,7 +27,7 @@ from lewm_bench.agent import (
     ready_to_act,
     train_module,
 )
-from lewm_bench.agents.encoders import Dinov2Encoder, LocalConfig, LocalEncoder, dinov2_folder
+from lewm_bench.agents.encoders import Dinov2Encoder, LocalConfig, LocalEncoder, dinov2_folder, dinov2_identity
 from lewm_bench.agents.imagination import PackedDinoWM
 from lewm_bench.agents.nets import ActionScale
 from lewm_bench.agents.tokens import empty_encoder, frozen_encoder, pretraining_seconds, token_source
@@ -189,6 +189,8 @@ class DinoWM(nn.Module):
         # A pretrained encoder stays out of the checkpoint: its weights have a home and a licence of their own.
         self._outside = (encoder,) if isinstance(encoder, Dinov2Encoder) else ()
         self._inside = encoder if isinstance(encoder, LocalEncoder) else None
+        if isinstance(encoder, Dinov2Encoder):
+            self.register_buffer("encoder_identity", torch.tensor(list(encoder.identity), dtype=torch.uint8))
         self.proprio = Proprioception(proprio_dim, config.proprio_size) if proprio_dim else None
         felt = config.proprio_size if proprio_dim else 0
         size, weights = encoder.size + felt, ((1.0, encoder.size), (config.proprio_weight, felt))
@@ -277,6 +279,19 @@ class ProprioAgent(PlanningAgent):
         return self.model.compared(super().embed(frames, states))
 
 
+def check_encoder(model: DinoWM, setting: Setting[DinoWMConfig]) -> None:
+    """Refuse a checkpoint whose predictor has learned the tokens of other DINOv2 weights.
+
+    Raises:
+        UserError: saying so.
+    """
+    if isinstance(model.encoder, Dinov2Encoder) and bytes(model.encoder_identity.tolist()) != model.encoder.identity:
+        raise UserError(
+            f"{setting.agent} was trained with other DINOv2 weights than those in "
+            f"{dinov2_folder(setting.config.weights)}; name the folder of the old ones with --set dino-wm.weights=FOLDER"
+        )
+
+
 def proprio_of(env: GoalEnv, states: np.ndarray) -> Tensor:
     """(N, X) states to proprioceptive vectors (N, k) float32."""
     return torch.from_numpy(env.proprio(states).astype(np.float32))
@@ -322,6 +337,11 @@ class DinoWMFamily(Family):
         if setting.config.encoder == "dinov2-small":
             dinov2_folder(setting.config.weights)
 
+    def outside(self, setting: Setting[DinoWMConfig]) -> str:
+        if setting.config.encoder != "dinov2-small":
+            return ""
+        return dinov2_identity(dinov2_folder(setting.config.weights)).hex()
+
     def train(self, setting: Setting[DinoWMConfig], folder: Path) -> TrainingLog:
         encoder, dataset = frozen_encoder(setting), setting.dataset
         tokens = token_source(setting, encoder)
@@ -351,6 +371,7 @@ class DinoWMFamily(Family):
         with torch_stream(setting.seed, "init", "load"):
             model = DinoWM(setting.config, empty_encoder(setting), setting.action_dim, proprio_dim(setting))
         ready_to_act(model, setting, checkpoint)
+        check_encoder(model, setting)
         model.encoder.to(setting.device).eval()
         names = {"dinov2-small": "DINOv2 ViT-S/14", "lowpass": "frozen low-pass ViT", "mae": "frozen MAE ViT"}
         counted = sum(p.numel() for module in {model, model.encoder} for p in module.parameters())

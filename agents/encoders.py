@@ -8,6 +8,7 @@ Shapes: N images, P tokens, C channels of a token.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Literal
@@ -144,9 +145,9 @@ class Dinov2Encoder(nn.Module):
         if folder is None:
             size = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
             self.model = Dinov2Model(Dinov2Config(**size, patch_size=14, image_size=518))
-            self.identity = ""
+            self.identity = b""
         else:
-            self.identity = "-".join(checksum(folder / name)[:32] for name in DINOV2_FILES)
+            self.identity = dinov2_identity(folder)
             self.model = Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         self.num_tokens = (DINOV2_IMAGE // self.model.config.patch_size) ** 2
         self.size = self.model.config.hidden_size
@@ -180,6 +181,11 @@ def dinov2_folder(weights: str | None) -> Path:
             f"weights unavailable: do `hf download {DINOV2}` where there is internet, or copy that folder here and "
             "add --set dino-wm.weights=FOLDER"
         )
+
+
+def dinov2_identity(folder: Path) -> bytes:
+    """What tells one folder of weights from another, wherever they lie."""
+    return hashlib.sha256("".join(checksum(folder / name) for name in DINOV2_FILES).encode()).digest()
 
 
 def sample_frames(dataset: Dataset, count: int) -> Tensor:

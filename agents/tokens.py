@@ -66,7 +66,7 @@ def encoder_spec(setting: Setting[DinoWMConfig], encoder: Encoder) -> dict:
     """What determines the tokens of a dataset."""
     spec = {"dataset": setting.dataset_key, "encoder": setting.config.encoder, "device": setting.device.type}
     if isinstance(encoder, Dinov2Encoder):
-        return spec | {"schema": ENCODER_SCHEMA, "weights": encoder.identity}
+        return spec | {"schema": ENCODER_SCHEMA, "weights": encoder.identity.hex()}
     return spec | {"schema": ENCODER_SCHEMA, "local": setting.config.local.model_dump(mode="json")}
 
 

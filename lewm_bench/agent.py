@@ -109,6 +109,10 @@ class Family(ABC):
     def requirements(self, setting: Setting) -> None:  # noqa: B027, most families need nothing
         """Raise ``NotRun`` if this agent cannot run here, saying what to do; called before anything expensive."""
 
+    def outside(self, setting: Setting) -> str:
+        """Checksum of weights from elsewhere that training builds upon, "" without any: others make another agent."""
+        return ""
+
     def train(self, setting: Setting, folder: Path) -> TrainingLog:
         """Train and leave a checkpoint in ``folder``, going on from what an interrupted call left there."""
         raise UserError("this agent does not train")

@@ -130,7 +130,7 @@ def model_spec(setting: Setting, family: Family) -> dict[str, Any]:
         "dataset": setting.dataset_key,
         "seed": setting.seed,
         "device": setting.device.type,
-        "outside": setting.outside,
+        "outside": setting.outside or family.outside(setting),
     }
 
 
