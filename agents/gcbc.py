@@ -13,6 +13,7 @@ from torch import Tensor
 from lewm_bench.agent import Setting
 from lewm_bench.agents.goal_policy import Batches, GoalPolicy, GoalPolicyConfig, GoalPolicyFamily
 from lewm_bench.rng import stream
+from lewm_bench.search import Dimension
 from lewm_bench.train import Step
 
 
@@ -39,6 +40,7 @@ class GCBCFamily(GoalPolicyFamily):
     summary = "goal-conditioned behavioural cloning from pixels, no planning"
     label = "GCBC (behavioural cloning from pixels)"
     step_cost = 0.03
+    search_space = (Dimension("train.learning_rate", 3e-5, 3e-3),)
     schema = 3
 
     def build(self, setting: Setting[GCBCConfig]) -> GCBC:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lewm_bench.agents.jepa import JEPA, JEPAConfig, JEPAFamily, latent_diagnostics
 from lewm_bench.agents.sigreg import directions, sigreg
+from lewm_bench.search import Dimension
 from lewm_bench.train import Step
 from lewm_bench.types import Clip
 
@@ -57,6 +58,7 @@ class LeWMFamily(JEPAFamily):
     Config = LeWMConfig
     model = LeWM
     name = "LeWM"
+    search_space = (Dimension("sigreg_weight", 0.001, 0.3),)
     summary = "end-to-end latent world model with SIGReg, plans with CEM (Maes et al., 2026)"
 
 

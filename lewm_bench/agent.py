@@ -24,6 +24,7 @@ from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError
 from lewm_bench.planning import CEMConfig, Imagination, Imagine, cem, latent_cost, next_mean, plain
 from lewm_bench.rng import stream, torch_stream
+from lewm_bench.search import Dimension
 from lewm_bench.store import Store
 from lewm_bench.train import TrainConfig, TrainingLog, train
 from lewm_bench.types import Agent, Controller, Goals, Past, WorldModel
@@ -93,6 +94,7 @@ class Family(ABC):
     trainable: ClassVar[bool] = False
     plans: ClassVar[bool] = False  # searches with the CEM, whose settings then belong to its results
     schema: ClassVar[int] = 1  # raise it when the code changes what a config trains to
+    search_space: ClassVar[tuple[Dimension, ...]] = ()  # what `lewm-bench tune` looks for
     step_cost: ClassVar[float] = 0.08  # rough seconds per training step and per plan of `quick`, for the time left
     decision_cost: ClassVar[float] = 0.001
 

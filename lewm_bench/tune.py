@@ -1,0 +1,252 @@
+"""Find an agent's hyper-parameters with validation episodes; the test episodes are never looked at.
+
+A trial is an agent whose name carries the values (``lewm:sigreg_weight=0.0123``), trained and evaluated like any other
+cell and cached like any other cell. So tuning that was interrupted goes on with the trials that are missing, and the
+same command gives the same table.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lewm_bench.config import Config
+from lewm_bench.errors import TrainingFailed, UserError, unknown
+from lewm_bench.files import write_text
+from lewm_bench.names import parse_agent
+from lewm_bench.protocol import PROTOCOLS
+from lewm_bench.provenance import commit, hardware, versions
+from lewm_bench.records import CellRecord
+from lewm_bench.registry import agent_family
+from lewm_bench.rng import stream
+from lewm_bench.runner import MODEL_SCHEMA, Data, Run, dataset_of, run_job
+from lewm_bench.search import Dimension, bisect, random_point
+from lewm_bench.suite import Job, parse_overrides
+from lewm_bench.trials import SPLIT, Trial, Tuning, named, tried
+
+SEARCHES = ("auto", "bisection", "random")
+FAILURE = "failure"  # kind of a cache entry
+FAILURE_FILE = "failure.json"
+
+
+def validation_only(overrides: Sequence[str]) -> list[str]:
+    """The command line's settings for tuning: validation pairs, and no latent oracle, which decides nothing here.
+
+    Raises:
+        UserError: they ask for other episodes.
+    """
+    asked = parse_overrides(overrides).get("evaluate")
+    split = asked.get("split", SPLIT) if isinstance(asked, dict) else SPLIT
+    if split != SPLIT:
+        raise UserError(
+            f"tuning looks at validation episodes only, got evaluate.split={split}; leave it out, and evaluate what "
+            "tuning finds with `lewm-bench evaluate`"
+        )
+    return [*overrides, f"evaluate.split={SPLIT}", "evaluate.latent_oracle_pairs=0"]
+
+
+def space_of(agent: str) -> tuple[Dimension, ...]:
+    """What there is to tune.
+
+    Raises:
+        UserError: nothing.
+    """
+    space = agent_family(agent).search_space
+    if not space:
+        raise UserError(f"{agent} has nothing to tune: its family has no search_space")
+    return space
+
+
+def search_of(agent: str, wanted: str) -> str:
+    """``bisection`` or ``random``; ``auto`` is bisection where there is one dimension.
+
+    Raises:
+        UserError: no such search, or bisection of several dimensions.
+    """
+    if wanted not in SEARCHES:
+        raise unknown("search", wanted, SEARCHES)
+    count = len(space_of(agent))
+    if wanted == "bisection" and count > 1:
+        raise UserError(f"bisection needs one dimension, {agent} has {count}; use --search random")
+    return wanted if wanted != "auto" else "bisection" if count == 1 else "random"
+
+
+def jobs_of(run: Run, agents: Sequence[str]) -> list[Job]:
+    """The job of each agent in the run's first environment, all with the same pairs.
+
+    Raises:
+        UserError: the suite's limits leave an agent out or give it other pairs, or test episodes would be seen.
+    """
+    spec = run.suite.envs[0]
+    config = run.suite.of(spec).settings.evaluate
+    if not config.rules.held_out:
+        held_out = ", ".join(name for name, protocol in PROTOCOLS.items() if protocol.held_out)
+        raise UserError(
+            f"protocol {config.protocol} draws pairs from all episodes, test episodes included; tune with {held_out}"
+        )
+    found = {job.agent: job for job in run.suite.jobs if job.env == spec}
+    if missing := [agent for agent in agents if agent not in found]:
+        raise UserError(f"the suite's limits leave {missing[0]} nothing to run; --set evaluate.goal_offset=[25]")
+    jobs = [found[agent] for agent in agents]
+    for job in jobs[1:]:
+        if (job.goal_offset, job.num_pairs) != (jobs[0].goal_offset, jobs[0].num_pairs):
+            raise UserError(
+                f"the suite's limits give {jobs[0].agent} and {job.agent} different pairs; make them equal with "
+                "--set evaluate.goal_offset=[25] and --set evaluate.num_pairs=50"
+            )
+    return jobs
+
+
+def tune(run: Run, agents: Sequence[str], trials: int, search: str = "auto") -> list[Tuning]:
+    """Tune each agent with the same number of trials, in the run's first environment.
+
+    Args:
+        run: resolved with ``validation_only`` settings; nothing is written into its ``out``.
+
+    Raises:
+        UserError: something cannot be tuned like this; found out before anything is trained.
+        NotRun: an agent cannot run here.
+    """
+    searches = {agent: search_of(agent, search) for agent in agents}
+    jobs = jobs_of(run, agents)
+    for job in jobs:
+        default_values(run, job)
+    data = dataset_of(run, jobs[0].env)
+    with tempfile.TemporaryDirectory() as scratch:  # for videos, which nobody asked for
+        run = replace(run, out=Path(scratch))
+        return [tune_agent(run, job, data, trials, searches[job.agent]) for job in jobs]
+
+
+def tune_agent(run: Run, job: Job, data: Data, count: int, search: str) -> Tuning:
+    """The trials of one agent: first as it is configured, then what the search names."""
+    dimensions, done = space_of(job.agent), []
+    bar = tqdm(total=count, desc=f"tune {job.agent}", unit="trial", disable=not run.progress)
+    with bar:
+        while len(done) < count and (values := next_values(run, job, done, search)) is not None:
+            name = named(job.agent, dimensions, values) if done else job.agent
+            cell = attempt(run, job.model_copy(update={"agent": name}), data)
+            done.append(trial_of(cell, len(done), name, values))
+            bar.update()
+            run.say(f"[{len(done)}/{count}] {outcome(done[-1])}")
+    env, dataset, _ = data
+    resolved = run.suite.of(job.env)
+    return Tuning(
+        agent=job.agent,
+        env=job.env.label,
+        unit=env.distance_unit,
+        suite=run.suite.name,
+        profile=run.suite.profile,
+        protocol=resolved.settings.evaluate.protocol,
+        seed=job.seed,
+        search=search,
+        dimensions=dimensions,
+        goal_offset=job.goal_offset,
+        num_pairs=job.num_pairs,
+        trials=tuple(done),
+        dataset=dataset.fingerprint,
+        settings=resolved.settings.model_dump(mode="json"),
+        config=resolved.agent_config(job.agent).model_dump(mode="json"),
+        versions=versions(),
+        hardware=hardware(run.device),
+        commit=commit(),
+    )
+
+
+def next_values(run: Run, job: Job, done: Sequence[Trial], search: str) -> tuple[float, ...] | None:
+    """The values of the next trial; None if bisection has nothing left between neighbours."""
+    dimensions = space_of(job.agent)
+    if not done:
+        return default_values(run, job)
+    if search == "random":
+        return random_point(dimensions, stream(job.seed, "tune", parse_agent(job.agent).trained, len(done)))
+    value = bisect(dimensions[0], tried(done, dimensions))
+    return None if value is None else (value,)
+
+
+def default_values(run: Run, job: Job) -> tuple[float, ...]:
+    """What the agent is configured with, one value per dimension.
+
+    Raises:
+        UserError: the family's search space names what is not a number among its settings.
+    """
+    config = run.suite.of(job.env).agent_config(job.agent).model_dump()
+    return tuple(value_at(job.agent, config, dimension.path) for dimension in space_of(job.agent))
+
+
+def value_at(agent: str, config: dict[str, Any], path: str) -> float:
+    """The number at a dotted path."""
+    value: Any = config
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, int | float):
+        raise UserError(f"the search_space of {agent} names {path}, which is {value!r} and not a number")
+    return float(value)
+
+
+class Failure(Config):
+    """A training that failed. It would fail again, so it is kept in the cache like one that succeeded."""
+
+    reason: str
+    seconds: float
+
+
+def attempt(run: Run, job: Job, data: Data) -> CellRecord | Failure:
+    """The record of a trial, or why its training failed."""
+    spec = failure_spec(run, job, data)
+    if (known := run.store.find(FAILURE, spec)) is not None:
+        return Failure.model_validate_json((known / FAILURE_FILE).read_text(encoding="utf-8"))
+    begin = time.perf_counter()
+    try:
+        return run_job(run, job, *data)
+    except TrainingFailed as error:
+        failure = Failure(reason=str(error), seconds=time.perf_counter() - begin)
+    run.store.stage(FAILURE, spec, lambda work: write_text(work / FAILURE_FILE, failure.model_dump_json()))
+    return failure
+
+
+def failure_spec(run: Run, job: Job, data: Data) -> dict[str, Any]:
+    """What determines that a training fails; unlike for weights, what counts as collapse belongs to it."""
+    resolved = run.suite.of(job.env)
+    return {
+        "schema": [MODEL_SCHEMA, agent_family(job.agent).schema],
+        "agent": parse_agent(job.agent).trained,
+        "config": resolved.agent_config(job.agent).model_dump(mode="json"),
+        "training": resolved.settings.training.model_dump(mode="json"),
+        "dataset": data[2],
+        "seed": job.seed,
+        "device": run.device.type,
+    }
+
+
+def trial_of(cell: CellRecord | Failure, number: int, agent: str, values: tuple[float, ...]) -> Trial:
+    """The trial that a cell was."""
+    if isinstance(cell, Failure):
+        return Trial(
+            trial=number, agent=agent, values=values, status="failed", reason=cell.reason, train_seconds=cell.seconds
+        )
+    offsets = [[e for e in cell.episodes if e.goal_offset == o.goal_offset] for o in cell.offsets]
+    return Trial(
+        trial=number,
+        agent=agent,
+        values=values,
+        hit=tuple(tuple(e.hit for e in episodes) for episodes in offsets),
+        held=tuple(tuple(e.held for e in episodes) for episodes in offsets),
+        distances=tuple(tuple(e.distance_end for e in episodes) for episodes in offsets),
+        train_seconds=cell.train_seconds,
+        key=cell.key,
+        commit=cell.commit,
+    )
+
+
+def outcome(trial: Trial) -> str:
+    """One line about a finished trial."""
+    if trial.status == "failed":
+        return f"{trial.agent}: failed: {trial.reason}"
+    value, low, high = (100 * v for v in trial.interval)
+    return f"{trial.agent}: held {value:.1f} % [{low:.1f}, {high:.1f}], hit {100 * trial.hit_rate:.1f} %"
