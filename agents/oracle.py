@@ -15,7 +15,9 @@ from torch import Tensor
 
 from lewm_bench.agent import AgentConfig, Embed, Family, Loaded, Setting, embed_frames, primitive_actions
 from lewm_bench.env import GoalEnv
-from lewm_bench.planning import CEMConfig, cem, goal_distance, next_mean
+from lewm_bench.errors import UserError
+from lewm_bench.planning import CEMConfig, goal_distance
+from lewm_bench.solvers import Replanner
 from lewm_bench.types import Goals, Past, WorldModel
 
 
@@ -39,11 +41,16 @@ class Simulation:
 
 
 class SimulatorAgent:
-    """CEM on the true simulator; ``distance(states (B, S, H, X)) -> (B, S, H)`` is made from the goals by subclasses."""
+    """A search on the true simulator; ``distance(states (B, S, H, X)) -> (B, S, H)`` is made from the goals by subclasses."""
 
     history = 1
 
     def __init__(self, simulation: Simulation, config: CEMConfig) -> None:
+        if config.differentiates:
+            raise UserError(
+                f"the solver {config.solver} needs gradients and the true simulator has none; leave the oracle out or "
+                "choose another cem.solver"
+            )
         self.simulation, self.config = simulation, config
         self.frame_skip = simulation.frame_skip
 
@@ -60,8 +67,8 @@ class SimulatorController:
     """One batch of episodes of a ``SimulatorAgent``."""
 
     def __init__(self, agent: SimulatorAgent, distance, rngs: Sequence[np.random.Generator]) -> None:
-        self._agent, self._distance, self._rngs = agent, distance, rngs
-        self._last: Tensor | None = None
+        self._agent, self._distance = agent, distance
+        self._plan = Replanner(agent.config, agent.frame_skip, rngs)
 
     def encode(self, past: Past) -> np.ndarray:
         return past.states
@@ -75,9 +82,8 @@ class SimulatorController:
             return self._distance(after).sum(-1).to(plans)
 
         block = agent.frame_skip * agent.simulation.env.action_space.shape[0]
-        start = next_mean(config, self._last, len(self._rngs), block, torch.device("cpu"))
-        self._last = cem(cost, start, config, self._rngs).actions
-        return primitive_actions(agent.simulation.denormalize(self._last[:, : config.receding]), agent.frame_skip)
+        blocks = self._plan(cost, block, torch.device("cpu"))
+        return primitive_actions(agent.simulation.denormalize(blocks), agent.frame_skip)
 
 
 class LatentOracle(SimulatorAgent):
@@ -92,7 +98,8 @@ class LatentOracle(SimulatorAgent):
         chunk: int = 512,
         embed: Embed | None = None,
     ) -> None:
-        super().__init__(simulation, config)
+        # Its question is about the latent metric: where the model's own planner needs gradients, CEM asks it.
+        super().__init__(simulation, config.model_copy(update={"solver": "cem"}) if config.differentiates else config)
         self._embed, self._chunk = embed or embed_frames(model, device), chunk
 
     @torch.inference_mode()

@@ -22,9 +22,11 @@ from lewm_bench.config import Config, deep_merge
 from lewm_bench.data import Dataset
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError
-from lewm_bench.planning import CEMConfig, Imagination, Imagine, cem, latent_cost, next_mean, plain
+from lewm_bench.names import parse_agent
+from lewm_bench.planning import CEMConfig, Imagination, Imagine, in_pieces, latent_cost, plain
 from lewm_bench.rng import stream, torch_stream
 from lewm_bench.search import Dimension
+from lewm_bench.solvers import Replanner
 from lewm_bench.store import Store
 from lewm_bench.train import TrainConfig, TrainingLog, train
 from lewm_bench.types import Agent, Controller, Goals, Past, WorldModel
@@ -134,7 +136,7 @@ def train_module(
         batch: function of a step index.
         finish: called with the trained module before it is saved.
     """
-    with torch_stream(setting.seed, "init", setting.agent):
+    with torch_stream(setting.seed, "init", parse_agent(setting.agent).trained):
         model = model_of()
     model.to(setting.device)
     log = train(
@@ -156,7 +158,7 @@ def train_module(
 def card_of(setting: Setting) -> dict:
     """What must be known to use a checkpoint without the run that made it."""
     return {
-        "agent": setting.agent,
+        "agent": parse_agent(setting.agent).trained,
         "config": setting.config.model_dump(mode="json"),
         "env": setting.env_id,
         "image_size": setting.image_size,
@@ -262,11 +264,24 @@ class PlanningAgent:
     """Plans with a world model: encode context and goal once, search in latent space, execute, plan again."""
 
     def __init__(
-        self, model: WorldModel, config: CEMConfig, device: torch.device, imagine: Imagine | None = None
+        self,
+        model: WorldModel,
+        config: CEMConfig,
+        device: torch.device,
+        imagine: Imagine | None = None,
+        differentiable: Imagine | None = None,
     ) -> None:
-        """``imagine``: how the model's futures are computed; the plain loop if left out."""
-        self.model, self.config, self.device = model, config, device
-        self.imagine = imagine or imagine_plainly(model, config)
+        """How the model's futures are computed; each is the plain loop if left out.
+
+        Args:
+            imagine: for solvers that look at costs only.
+            differentiable: for those that want gradients, so neither in inference mode nor in place.
+        """
+        self.model, self.config, self.device, self.differentiable = model, config, device, differentiable
+        if config.differentiates:
+            self.imagine = in_pieces(differentiable or plain(model))
+        else:
+            self.imagine = imagine or imagine_plainly(model, config)
         self.history, self.frame_skip = model.history, model.frame_skip
 
     def encode(self, frames: Tensor, states: np.ndarray) -> Tensor:
@@ -292,8 +307,8 @@ class LatentController:
     """One batch of episodes of a ``PlanningAgent``."""
 
     def __init__(self, agent: PlanningAgent, goal: Tensor, rngs: Sequence[np.random.Generator]) -> None:
-        self._agent, self._goal, self._rngs = agent, goal, rngs
-        self._last: Tensor | None = None
+        self._agent, self._goal = agent, goal
+        self._plan = Replanner(agent.config, agent.frame_skip, rngs)
 
     @torch.inference_mode()
     def encode(self, past: Past) -> Encoded:
@@ -306,13 +321,14 @@ class LatentController:
         """How candidates are imagined from here."""
         return self._agent.imagine(encoded.latents, encoded.actions)
 
-    @torch.inference_mode()
     def search(self, encoded: Encoded) -> np.ndarray:
-        model, config = self._agent.model, self._agent.config
-        cost = latent_cost(self.imagination(encoded), self._goal, config)
-        start = next_mean(config, self._last, len(self._rngs), encoded.actions.shape[-1], self._agent.device)
-        self._last = cem(cost, start, config, self._rngs).actions
-        return primitive_actions(model.denormalize_actions(self._last[:, : config.receding]), model.frame_skip)
+        agent, goal = self._agent, self._goal
+        with torch.inference_mode(not agent.config.differentiates):
+            if agent.config.differentiates:  # tensors made in inference mode can take no part in a gradient
+                encoded, goal = Encoded(encoded.latents.clone(), encoded.actions.clone()), goal.clone()
+            cost = latent_cost(self.imagination(encoded), goal, agent.config)
+            blocks = self._plan(cost, encoded.actions.shape[-1], agent.device)
+            return primitive_actions(agent.model.denormalize_actions(blocks), agent.frame_skip)
 
 
 def embed_frames(model: WorldModel, device: torch.device) -> Embed:

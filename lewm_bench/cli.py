@@ -50,6 +50,9 @@ EnvsOption = Annotated[str, typer.Option("--envs", help="Comma-separated; only t
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE, a dotted key, repeatable: --set lewm.train.steps=500")
 ]
+SolverOption = Annotated[
+    str, typer.Option("--solver", help="The planner: cem, icem, mppi, shooting, adam; the suite's if left out.")
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 CacheOption = Annotated[Path | None, typer.Option("--cache", help="Where stages are kept; also $LEWM_BENCH_CACHE.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Another benchmarks.yaml.")]
@@ -61,6 +64,17 @@ def _names(text: str) -> tuple[str, ...]:
     if text and not names:
         raise UserError(f"expected comma-separated names, got {text!r}")
     return names
+
+
+def _solver(name: str) -> list[str]:
+    """``--solver`` as a setting."""
+    if not name:
+        return []
+    from lewm_bench.solvers import SOLVERS
+
+    if name not in SOLVERS:
+        raise unknown("solver", name, SOLVERS)
+    return [f"cem.solver={name}"]
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -121,6 +135,7 @@ def run(
     agents: AgentsOption = "",
     seeds: SeedsOption = "",
     envs: EnvsOption = "",
+    solver: SolverOption = "",
     overrides: SetOption = None,
     device: DeviceOption = "auto",
     out: Annotated[Path | None, typer.Option("--out", help="Default: results/SUITE.")] = None,
@@ -136,10 +151,11 @@ def run(
     from lewm_bench.runner import run_suite
     from lewm_bench.tables import terminal
 
+    overrides = [*_solver(solver), *(overrides or [])]
     if _is_speed(suite, config):
         if agents or seeds or envs:
             raise UserError(f"the suite {suite} times planning and has no agents, seeds or environments to choose")
-        return _speed(suite, profile, overrides or [], device, out, config, quiet, None)
+        return _speed(suite, profile, overrides, device, out, config, quiet, None)
     it = _prepare(suite, profile, agents, seeds, envs, overrides, device, cache, config, out, quiet)
     cells = run_suite(it)
     typer.echo(terminal(write_report(cells, it.out, it.suite.title)))
@@ -294,6 +310,7 @@ def evaluate(
     ] = None,
     suite: SuiteOption = "pointmaze",
     profile: ProfileOption = "quick",
+    solver: SolverOption = "",
     overrides: SetOption = None,
     device: DeviceOption = "auto",
     out: Annotated[Path | None, typer.Option("--out", help="Also write a report into this folder.")] = None,
@@ -316,6 +333,7 @@ def evaluate(
 
     if checkpoint is not None:
         load_card(checkpoint)  # a wrong folder is found out before data is collected
+    overrides = [*_solver(solver), *(overrides or [])]
     it = _prepare(suite, profile, agent, str(seed), env, overrides, device, cache, config, out, quiet)
     if out is not None:
         make_folder(out)
@@ -328,42 +346,6 @@ def evaluate(
         typer.echo(terminal(summary))
     if out is not None:
         typer.echo(f"report: {out / 'report.html'}")
-
-
-@app.command()
-def tune(
-    agents: Annotated[str, typer.Argument(help="An agent, or several with commas: each gets as many trials.")],
-    trials: Annotated[int, typer.Option("--trials", min=1, help="Trainings per agent; the first is the default.")] = 7,
-    search: Annotated[str, typer.Option("--search", help="bisection, random, or auto: bisection of one value.")] = "auto",
-    env: Annotated[str, typer.Option("--env", help="An environment of the suite; its first if left out.")] = "",
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    suite: SuiteOption = "pointmaze",
-    profile: ProfileOption = "quick",
-    overrides: SetOption = None,
-    device: DeviceOption = "auto",
-    out: Annotated[Path | None, typer.Option("--out", help="Holds AGENT-ENV folders; results/tune if left out.")] = None,
-    cache: CacheOption = None,
-    config: ConfigOption = None,
-    quiet: QuietOption = False,
-) -> None:  # fmt: skip
-    """Find an agent's hyper-parameters with validation episodes, and show the path. Kill it and run it again: it goes on.
-
-    Example: lewm-bench tune lewm --suite pointmaze --trials 7
-    """
-    from lewm_bench import tune as tuning
-    from lewm_bench.files import make_folder
-    from lewm_bench.tune_report import report
-
-    names = _names(agents)
-    chosen = tuning.validation_only(overrides or ())
-    it = _prepare(
-        suite, profile, agents, str(seed), env, chosen, device, cache, config, out or Path("results/tune"), quiet
-    )
-    make_folder(it.out)
-    text, folders = report(tuning.tune(it, names, trials, search), it.out)
-    typer.echo(text)
-    for folder in folders:
-        typer.echo(f"results: {folder}")
 
 
 def _is_speed(suite: str, config: Path | None) -> bool:
@@ -414,7 +396,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 def speed(
     profile: ProfileOption = "quick",
     methods: Annotated[str, typer.Option("--methods", help="Comma-separated: lewm,pldm,dino-wm,dino-wm:reencode.")] = "",
-    solver: Annotated[str, typer.Option("--solver", help="The planner's algorithm; cem.")] = "cem",
+    solver: SolverOption = "",
     samples: Annotated[str, typer.Option("--samples", help="Candidates; several are swept: 300,600,1200.")] = "",
     iterations: Annotated[int, typer.Option("--iterations", help="Of the planner; 30 if left out.")] = 0,
     horizon: Annotated[str, typer.Option("--horizon", help="Blocks planned ahead; several are swept: 5,10.")] = "",
@@ -439,9 +421,7 @@ def speed(
     from lewm_bench.planning import CEMConfig
     from lewm_bench.speed import modes_of
 
-    if solver != "cem":
-        raise unknown("solver", solver, ("cem",))
-    chosen: list[str] = []
+    chosen = _solver(solver)
     for option, text, main, swept in (
         ("--samples", samples, "cem.num_samples", "speed.samples"),
         ("--horizon", horizon, "cem.horizon", "speed.horizons"),

@@ -1,75 +1,17 @@
-"""Search: the cross-entropy method over action blocks. Knows a cost function and nothing else.
+"""What a plan costs in latent space: imagined latents of a world model, and their distance to the goal's.
 
 Shapes: B episodes planned together, S sampled plans, H blocks of a plan, A numbers of a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable
 
-import numpy as np
 import torch
-from pydantic import model_validator
 from torch import Tensor
 
-from lewm_bench.config import Config
-from lewm_bench.types import Cost, Plan, WorldModel
-
-Arithmetic = Literal["float32", "tf32", "bfloat16", "int8"]
-
-
-class CEMConfig(Config):
-    """The planner of the LeWM paper (appendix D): 300 samples, 30 elites, 5 blocks, all of them executed."""
-
-    num_samples: int = 300
-    num_iterations: int = 30
-    num_elites: int = 30
-    std: float = 1.0  # of the first iteration, in z-scored action units
-    horizon: int = 5  # blocks
-    receding: int = 5  # blocks executed before planning again
-    warm_start: bool = False  # start the next search from what is left of the last plan
-    objective: Literal["final", "sum"] = "final"  # distance of the last latent, or of all of them
-    rollout: Literal["fast", "reference"] = "fast"  # same costs up to rounding; ``reference`` is the plain loop
-    arithmetic: Arithmetic = "float32"  # of the fast rollout; int8 on CPU, tf32 on CUDA, bfloat16 on both
-    compile: bool = False  # the fast rollout by torch.compile: a minute at first, for many plans; wants a C++ compiler
-
-    @model_validator(mode="after")
-    def _consistent(self) -> CEMConfig:
-        if not 1 < self.num_elites <= self.num_samples:
-            raise ValueError(
-                f"need 1 < num_elites <= num_samples, got {self.num_elites} elites of {self.num_samples} samples"
-            )
-        if not 1 <= self.receding <= self.horizon:
-            raise ValueError(f"need 1 <= receding <= horizon, got receding {self.receding}, horizon {self.horizon}")
-        if self.num_iterations < 1 or self.std <= 0:
-            raise ValueError("need num_iterations >= 1 and std > 0")
-        if self.rollout == "reference" and (self.arithmetic != "float32" or self.compile):
-            raise ValueError("arithmetic and compile belong to rollout fast; the reference is plain float32")
-        return self
-
-
-def cem(cost: Cost, mean: Tensor, config: CEMConfig, rngs: Sequence[np.random.Generator]) -> Plan:
-    """The cheapest plans found from the initial ``mean`` (B, H, A).
-
-    Plans are sampled from a diagonal Gaussian that is refitted to the elites, whose deviation is taken as it is
-    (no floor, no smoothing, no clipping); the first sample of every iteration is the mean itself.
-    Episode b draws only from ``rngs[b]``, on the CPU: its plan does not depend on its batch or on the device.
-
-    Returns:
-        The last mean (B, H, A) and the mean cost of the last elites (B,).
-    """
-    std = torch.full_like(mean, config.std)
-    shape = (config.num_iterations, config.num_samples, *mean.shape[1:])
-    noise = np.stack([rng.standard_normal(shape, np.float32) for rng in rngs], 1)  # (iterations, B, S, H, A)
-    noise[:, :, 0] = 0.0
-    # In one copy: a device that has to wait for the host in every iteration stands still.
-    for standard in torch.from_numpy(noise).to(mean):
-        plans = standard.mul_(std[:, None]).add_(mean[:, None])  # (B, S, H, A)
-        elite_costs, index = cost(plans).topk(config.num_elites, dim=1, largest=False)  # (B, E)
-        elites = plans.gather(1, index[:, :, None, None].expand(-1, -1, *mean.shape[1:]))
-        std, mean = torch.std_mean(elites, dim=1)
-    return Plan(mean, elite_costs.mean(1))
+from lewm_bench.solvers import Arithmetic, CEMConfig, cem  # noqa: F401, looked for here by whoever plans
+from lewm_bench.types import Cost, WorldModel
 
 
 def rollout(model: WorldModel, latents: Tensor, past_actions: Tensor, plans: Tensor) -> Tensor:
@@ -118,6 +60,54 @@ def plain(model: WorldModel) -> Imagine:
     return imagine
 
 
+LATENT_NUMBERS = 2**19  # of the latents of one frame that are differentiated at a time: 6 plans of 196 DINOv2 tokens
+
+
+def in_pieces(imagine: Imagine, numbers: int = LATENT_NUMBERS) -> Imagine:
+    """``imagine`` for gradients, of some plans of one episode at a time.
+
+    A plan's score depends on no other plan, so a piece's gradient is computed with the piece and its activations are
+    dropped: the memory is that of one piece, and nothing of an episode depends on those beside it.
+    """
+
+    def begin(latents: Tensor, past_actions: Tensor) -> Imagination:
+        size = max(1, numbers // latents[0, 0].numel())
+        searches = [imagine(z[None], a[None]) for z, a in zip(latents, past_actions, strict=True)]
+
+        def imagination(plans: Tensor, score: Score) -> Tensor:
+            rows = []
+            for b, (search, own) in enumerate(zip(searches, plans.split(1), strict=True)):
+
+                def of_piece(piece: Tensor, search: Imagination = search, b: int = b) -> Tensor:
+                    return search(piece, lambda imagined, _: score(imagined, slice(b, b + 1)))
+
+                rows.append(torch.cat([_AtOnce.apply(piece, of_piece) for piece in own.split(size, 1)], 1))
+            return torch.cat(rows)
+
+        return imagination
+
+    return begin
+
+
+class _AtOnce(torch.autograd.Function):
+    """Costs (1, S) of plans (1, S, H, A), with a backward pass that is over before the forward pass returns."""
+
+    @staticmethod
+    def forward(ctx, plans: Tensor, cost: Cost) -> Tensor:
+        if not ctx.needs_input_grad[0]:
+            return cost(plans)
+        with torch.enable_grad():
+            leaf = plans.detach().requires_grad_()
+            costs = cost(leaf)
+            ctx.save_for_backward(*torch.autograd.grad(costs.sum(), leaf))
+        return costs.detach()
+
+    @staticmethod
+    def backward(ctx, above: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return above[:, :, None, None] * gradient, None
+
+
 def latent_cost(imagination: Imagination, goal: Tensor, config: CEMConfig) -> Cost:
     """The cost of plans in latent space (paper, section 3.3): distance of imagined latents to the goal's (B, *L)."""
 
@@ -127,11 +117,3 @@ def latent_cost(imagination: Imagination, goal: Tensor, config: CEMConfig) -> Co
         return goal_distance(imagined, goal[episodes]).sum(-1)
 
     return lambda plans: imagination(plans, score)
-
-
-def next_mean(config: CEMConfig, last: Tensor | None, batch: int, block: int, device: torch.device) -> Tensor:
-    """The initial mean (B, H, A) of a search: zeros, or the unexecuted rest of the ``last`` plan when warm starting."""
-    mean = torch.zeros(batch, config.horizon, block, device=device)
-    if config.warm_start and last is not None and config.receding < config.horizon:
-        mean[:, : config.horizon - config.receding] = last[:, config.receding :]
-    return mean

@@ -119,6 +119,7 @@ class SpeedRow(Config):
     label: str
     mode: str  # float32, tf32, bfloat16, int8, compile: of the fast path; reference: the plain loop in float32
     profile: str
+    solver: str = "cem"
     image_size: int  # pixels
     tokens_per_frame: int
     parameters: int

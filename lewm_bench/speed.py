@@ -35,6 +35,7 @@ from lewm_bench.planning import Arithmetic, CEMConfig, Imagination, plain
 from lewm_bench.provenance import commit, hardware, versions
 from lewm_bench.records import METHODS, SpeedRow
 from lewm_bench.rng import stream, torch_stream
+from lewm_bench.solvers import GRADIENT_COST
 from lewm_bench.types import Goals, Past
 
 if TYPE_CHECKING:
@@ -202,11 +203,16 @@ def situation(model: nn.Module, case: Case) -> tuple[Goals, Past]:
     return Goals(pictures[:, -1], nothing), Past(pictures[:, :-1], torch.from_numpy(actions), nothing)
 
 
+def planning_alike(agent: PlanningAgent, cem: CEMConfig) -> PlanningAgent:
+    """``agent`` with another planner."""
+    return type(agent)(agent.model, cem, agent.device, agent.imagine, agent.differentiable)
+
+
 def plan_once(case: Case, number: int, cem: CEMConfig | None = None) -> tuple[float, float]:
     """Seconds of encoding and of searching of one plan of a batch of episodes."""
     agent = case.agent
     if cem is not None:
-        agent = type(agent)(agent.model, cem, agent.device, agent.imagine)
+        agent = planning_alike(agent, cem)
     goals, past = situation(agent.model, case)
     rngs = [stream(0, "speed plan", number, episode) for episode in range(case.batch)]
     with Stopwatch(agent.device) as encode:
@@ -220,15 +226,15 @@ def plan_once(case: Case, number: int, cem: CEMConfig | None = None) -> tuple[fl
 def count_flops(case: Case) -> tuple[int, int]:
     """Floating-point operations of encoding and of one search, counted by torch while they run.
 
-    A search is counted on few candidates and iterations; beyond what it does once it is linear in both.
+    A search is counted on few candidates and iterations, in each of which it is linear.
     """
     if case.mode == "int8":  # the same operations, which torch's counter does not know in 8 bits
         case = replace(case, agent=agent_of(case.model, case.method, "float32", case.cem, case.agent.device))
-    few = {"num_elites": 2, "receding": 1}
+    few = 2 * GRADIENT_COST if case.cem.differentiates else 2
     counted = []
-    for samples, iterations in ((2, 1), (4, 1), (2, 2)):
-        small = case.cem.model_copy(update={**few, "num_samples": samples, "num_iterations": iterations})
-        agent = type(case.agent)(case.agent.model, small, case.agent.device, case.agent.imagine)
+    for samples, iterations in ((few, 1), (2 * few, 1), (few, 2), (2 * few, 2)):
+        small = {"num_elites": 2, "receding": 1, "num_samples": samples, "num_iterations": iterations}
+        agent = planning_alike(case.agent, case.cem.model_copy(update=small))
         goals, past = situation(agent.model, case)
         with FlopCounterMode(display=False, custom_mapping=FLOPS) as encode:
             controller = agent.start(goals, [stream(0, "flops")] * case.batch)
@@ -236,11 +242,9 @@ def count_flops(case: Case) -> tuple[int, int]:
         with FlopCounterMode(display=False, custom_mapping=FLOPS) as search:
             controller.search(encoded)
         counted.append(search.get_total_flops())
-    candidate = (counted[1] - counted[0]) // 2
-    iteration = counted[2] - counted[0]  # of two candidates
-    once = counted[0] - iteration
-    searched = once + case.cem.num_iterations * (iteration + candidate * (case.cem.num_samples - 2))
-    return encode.get_total_flops(), searched
+    one, two = counted[:2], counted[2:]  # iterations; each of few candidates and of twice as many
+    all_few, all_many = (a + (case.cem.num_iterations - 1) * (b - a) for a, b in zip(one, two, strict=True))
+    return encode.get_total_flops(), all_few + (all_many - all_few) * (case.cem.num_samples - few) // few
 
 
 def _linear_flops(x: tuple[int, ...], weight: Any, *_: Any, out_shape: tuple[int, ...] = (), **__: Any) -> int:
@@ -293,7 +297,7 @@ class Share:
 
     def factor(self, whole: CEMConfig) -> float:
         """What the search time is multiplied by."""
-        return (whole.num_iterations / self.cem.num_iterations) * (whole.num_samples / self.cem.num_samples)
+        return whole.work / self.cem.work
 
 
 def share(case: Case, config: SpeedConfig) -> Share:
@@ -326,6 +330,10 @@ def cases(
     """Every row: the table's, then those of the sweeps."""
     config, cem = settings.speed, settings.cem
     modes = config.modes or modes_of(device)
+    if cem.differentiates:
+        if set(config.modes) - {"reference"}:
+            raise UserError(f"the solver {cem.solver} differentiates the plain loop; time it with --dtype reference")
+        modes = ("reference",)
     sizes = tuple(dict.fromkeys([settings.image_size, *config.image_sizes]))
     ready = None if checkpoint is None else trained(checkpoint, device)
     if ready is not None and (ready[1] not in sizes or "lewm" not in config.methods):
@@ -407,6 +415,7 @@ def row(
         method=case.method,
         label=METHODS[case.method],
         mode=case.mode,
+        solver=case.cem.solver,
         image_size=case.image_size,
         tokens_per_frame=model.tokens_per_frame,
         parameters=counted,

@@ -20,8 +20,8 @@ BASE = "dino-wm"  # speed-ups are over this method in the same mode
 COLUMNS = (
     "machine", "profile", "image_size", "method", "mode", "tokens_per_frame", "parameters", "gflop_per_plan",
     "encode_seconds_median", "search_seconds_median", "plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75",
-    "n", "candidate_step_microseconds", "speedup_vs_dino_wm", "peak_share", "extrapolated", "num_samples",
-    "num_iterations", "horizon", "batch", "context", "weights", "sweep",
+    "n", "candidate_step_microseconds", "speedup_vs_dino_wm", "peak_share", "extrapolated", "solver",
+    "num_samples", "num_iterations", "horizon", "batch", "context", "weights", "sweep",
 )  # fmt: skip
 
 HEADER = (
@@ -67,7 +67,7 @@ def build_table(rows: Sequence[SpeedRow]) -> pd.DataFrame:
 
 def _place(row: SpeedRow) -> tuple[object, ...]:
     """What must be equal for two times to be compared."""
-    plan = row.num_samples, row.num_iterations, row.horizon, row.batch, row.context
+    plan = row.solver, row.num_samples, row.num_iterations, row.horizon, row.batch, row.context
     return _machine(row), row.commit, row.profile, row.image_size, row.mode, row.sweep, *plan
 
 
@@ -143,12 +143,13 @@ def label(method: str) -> str:
 def groups(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The table's rows per machine, profile, image size and planner, with a heading."""
     shown = table[table["sweep"] == ""]
-    place = ["machine", "profile", "image_size", "num_samples", "num_iterations", "horizon", "batch", "context"]
+    planner = ["solver", "num_samples", "num_iterations", "horizon", "batch", "context"]
+    place = ["machine", "profile", "image_size", *planner]
     found = []
     for key, part in shown.groupby(place, sort=False):
         at = dict(zip(place, key, strict=True))
         heading = (
-            f"{at['profile']}, {at['image_size']} px, {at['num_samples']} candidates x "
+            f"{at['profile']}, {at['image_size']} px, {at['solver']}, {at['num_samples']} candidates x "
             f"{at['num_iterations']} iterations x {at['horizon']} blocks, "
             f"{_many(at['batch'], 'episode')} at a time, {_many(at['context'], 'frame')} of context, {at['machine']}"
         )
@@ -256,7 +257,7 @@ def speedup(table: pd.DataFrame) -> Figure:
     left.set_xlabel("time for one plan, log scale", fontsize=10)
     first = main.iloc[0]
     left.set_title(f"{first['profile']}, {first['image_size']} px", fontsize=11, loc="left")
-    same = ["machine", "profile", "num_samples", "num_iterations", "horizon", "batch", "context", "sweep"]
+    same = ["machine", "profile", "solver", "num_samples", "num_iterations", "horizon", "batch", "context", "sweep"]
     curve = table[(table[same] == first[same]).all(axis=1)]
     _curve(right, curve.drop_duplicates(["method", "mode", "image_size"], keep="last"))
     return figure

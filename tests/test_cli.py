@@ -135,7 +135,10 @@ MISTAKES = [
     (["speed", "--dtype", "float23"], ["speed.modes.0", "'float23'", "did you mean 'float32'?"]),
     (["speed", "--dtype", "tf32", "--device", "cpu"], ["tf32 is for CUDA"]),
     (["speed", "--methods", "lewm,dinowm"], ["no method named 'dinowm'", "did you mean 'dino-wm'?"]),
-    (["speed", "--solver", "mppi"], ["no solver named 'mppi'; known: cem"]),
+    (["speed", "--solver", "mpi"], ["no solver named 'mpi'; known: adam, cem, icem", "did you mean 'mppi'?"]),
+    (["run", *TINY_RUN, "--solver", "gradient"], ["no solver named 'gradient'; known: adam, cem"]),
+    (["evaluate", "gcbc", *TINY_RUN, "--solver", "ices"], ["no solver named 'ices'", "did you mean 'icem'?"]),
+    (["speed", "--solver", "adam", "--dtype", "float32"], ["adam differentiates the plain loop", "--dtype reference"]),
     (["speed", "--samples", "8,many"], ["--samples takes comma-separated integers, got '8,many'"]),
     (["speed", "--horizon", "5.0"], ["--horizon takes comma-separated integers"]),
     (["speed", "--batch", ","], ["expected comma-separated names"]),
@@ -224,7 +227,7 @@ def test_speed_prints_its_table_and_report_makes_it_again(lewm_bench, tmp_path, 
     status, out, err = lewm_bench("speed", *TINY_SPEED, "--samples", "8,16", "--out", "fast")
     assert status == 0 and err.startswith("suite speedup, profile quick, on cpu") and err.count("\n") == 1
     assert out.endswith("report: fast/report.html\n") and (tmp_path / "fast" / "report.html").is_file()
-    assert "quick, 32 px, 8 candidates x 2 iterations x 5 blocks" in out and "published: LeWM (Maes et al. 2026)" in out
+    assert "quick, 32 px, cem, 8 candidates x 2 iterations x 5 blocks" in out and "published: LeWM (Maes et al. 2026)" in out
     rows = json.loads((tmp_path / "fast" / "speed.json").read_text())["rows"]
     table, swept = ([r for r in rows if bool(r["sweep"]) == sweep] for sweep in (False, True))
     assert len(table) == 4 * 2 and {r["num_samples"] for r in table} == {8}
@@ -263,6 +266,7 @@ def test_the_speed_suite_runs_like_any_other(lewm_bench, tmp_path, fast_speed):
         (["--methods", "lewm,dino-wm:reencode"], ["speed.methods=['lewm', 'dino-wm:reencode']"]),
         (["--compile"], ["speed.modes=['reference', 'compile']"]),
         (["--set", "cem.std=2"], ["cem.std=2"]),
+        (["--solver", "icem"], ["cem.solver=icem"]),
     ],
 )
 def test_the_options_of_speed_are_settings(lewm_bench, monkeypatch, options, expected):

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from toy_env import ToyEnv
 
+from lewm_bench import solvers
 from lewm_bench.agent import AgentConfig, Loaded, PlanningAgent, Setting
 from lewm_bench.agents import oracle
 from lewm_bench.agents.lewm import LEWM, LeWMConfig
@@ -314,7 +315,7 @@ def test_the_oracles_cost_is_the_true_distance_after_each_block(setting: Setting
     plans = torch.randn(2, 4, 3, SKIP * 2, generator=torch.Generator().manual_seed(0))
     seen = []
     monkeypatch.setattr(
-        oracle, "cem", lambda cost, *_: seen.append(cost(plans)) or Plan(plans[:, 0], plans[:, 0, 0, 0])
+        solvers, "solve", lambda cost, *_: seen.append(cost(plans)) or Plan(plans[:, 0], plans[:, 0, 0, 0])
     )
     states, goals = np.array([[0.1, 0.2], [-0.5, 0.4]]), np.array([[0.0, 0.0], [0.3, 0.3]])
     controller = agent.start(Goals(torch.zeros(2), goals), [None, None])

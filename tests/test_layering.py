@@ -86,8 +86,10 @@ def test_types_import_nothing_of_ours() -> None:
     assert top(imports("lewm_bench.types")) == {"__future__", "collections", "dataclasses", "typing", "numpy"}
 
 
-def test_planning_knows_a_cost_and_nothing_else() -> None:
-    assert {m for m in reachable("lewm_bench.planning") if m in FILES} == {"lewm_bench.config", "lewm_bench.types"}
+def test_solvers_know_a_cost_and_nothing_else() -> None:
+    values = {"lewm_bench.config", "lewm_bench.types"}
+    assert {m for m in reachable("lewm_bench.solvers") if m in FILES} == values
+    assert {m for m in reachable("lewm_bench.planning") if m in FILES} == values | {"lewm_bench.solvers"}
 
 
 @pytest.mark.parametrize("module", below("lewm_bench.agents"))

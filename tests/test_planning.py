@@ -1,4 +1,4 @@
-"""The cross-entropy method on costs that are known, and rollouts against a plain loop."""
+"""The cross-entropy method on costs that are known, and rollouts against a plain loop (other solvers: test_solvers)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from lewm_bench.agent import PlanningAgent, imagine_plainly
 from lewm_bench.errors import UserError
-from lewm_bench.planning import CEMConfig, cem, goal_distance, latent_cost, next_mean, plain, rollout
+from lewm_bench.planning import goal_distance, latent_cost, plain, rollout
 from lewm_bench.rng import stream
+from lewm_bench.solvers import CEMConfig, Replanner, cem
 
 FAST = CEMConfig(num_samples=100, num_iterations=15, num_elites=10, horizon=2, receding=1)
 
@@ -135,16 +136,27 @@ def test_samples_have_the_configured_deviation_and_are_not_clipped() -> None:
     assert seen[0].max() > 9
 
 
-def test_a_warm_start_shifts_the_last_plan() -> None:
-    cpu = torch.device("cpu")
-    last = torch.arange(2 * 5 * 3.0).view(2, 5, 3) + 1
-    warm = CEMConfig(horizon=5, receding=2, warm_start=True)
-    mean = next_mean(warm, last, 2, 3, cpu)
-    assert torch.equal(mean[:, :3], last[:, 2:]) and not mean[:, 3:].any()
-    assert torch.equal(next_mean(warm, None, 2, 3, cpu), zeros(2, 5, 3))
-    assert torch.equal(next_mean(CEMConfig(horizon=5, receding=2), last, 2, 3, cpu), zeros(2, 5, 3))
-    everything = CEMConfig(horizon=5, receding=5, warm_start=True)
-    assert torch.equal(next_mean(everything, last, 2, 3, cpu), zeros(2, 5, 3))
+@pytest.mark.parametrize("receding", [1, 2, 5])
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_warm_start_shifts_the_last_plan(receding: int, warm: bool) -> None:
+    """The first sample of a search is where it starts; plans are blocks of two steps."""
+    config = CEMConfig(num_samples=20, num_elites=5, num_iterations=2, receding=receding, warm_start=warm)
+    first = []
+
+    def cost(plans: Tensor) -> Tensor:
+        first.append(plans[:, 0].clone())
+        return parabola(torch.ones(2, 5, 6))(plans)
+
+    replan = Replanner(config, 2, rngs(0, 1))
+    executed = replan(cost, 6, torch.device("cpu"))
+    assert executed.shape == (2, receding, 6) and not first[0].any()
+    whole = cem(parabola(torch.ones(2, 5, 6)), zeros(2, 5, 6), config, rngs(0, 1)).actions
+    assert torch.equal(executed, whole[:, :receding])  # that solvers see steps changes nothing
+    replan(cost, 6, torch.device("cpu"))
+    expected = zeros(2, 5, 6)
+    if warm:
+        expected[:, : 5 - receding] = whole[:, receding:]
+    assert torch.equal(first[2], expected)
 
 
 def test_the_defaults_are_the_papers() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from lewm_bench import agent, speed, suite
+from lewm_bench import agent, solvers, speed, suite
 from lewm_bench.agents import linears
 from lewm_bench.checkpoint import save_checkpoint
 from lewm_bench.errors import UserError
@@ -394,13 +394,13 @@ def test_a_checkpoint_that_no_row_can_use_is_refused(tmp_path, small_peak):
 @pytest.fixture()
 def noises(monkeypatch) -> list[list[np.ndarray]]:
     """What every search draws first, per episode."""
-    drawn, search = [], agent.cem
+    drawn, search = [], solvers.solve
 
-    def listening(cost, mean, config, rngs):
+    def listening(cost, mean, config, rngs, kept):
         drawn.append([copy.deepcopy(rng).standard_normal(8) for rng in rngs])
-        return search(cost, mean, config, rngs)
+        return search(cost, mean, config, rngs, kept)
 
-    monkeypatch.setattr(agent, "cem", listening)
+    monkeypatch.setattr(solvers, "solve", listening)
     return drawn
 
 
@@ -427,7 +427,7 @@ def test_a_situation_is_random_and_the_same_for_every_method():
 def test_a_plan_may_be_a_part(monkeypatch):
     shapes = []
     monkeypatch.setattr(
-        agent, "cem", lambda cost, mean, config, rngs: shapes.append(config) or SimpleNamespace(actions=mean)
+        solvers, "solve", lambda cost, mean, config, *_: shapes.append(config) or SimpleNamespace(actions=mean)
     )
     c = case()
     plan_once(c, 0)

@@ -158,7 +158,7 @@ def test_two_machines_and_sizes_are_groups_of_their_own():
     assert [len(part) for _, part in found] == [6, 2, 2, 1, 1]
     headings = [heading for heading, _ in found]
     assert headings[0] == (
-        "quick, 64 px, 300 candidates x 30 iterations x 5 blocks, 1 episode at a time, 1 frame of context, "
+        "quick, 64 px, cem, 300 candidates x 30 iterations x 5 blocks, 1 episode at a time, 1 frame of context, "
         "device cpu, cpu Xeon, 2 cores, 1 threads"
     )
     assert "128 px" in headings[1] and "H100" in headings[2] and "4 episodes at a time" in headings[3]

@@ -27,6 +27,7 @@ from lewm_bench.evaluate import EvalConfig
 from lewm_bench.planning import CEMConfig
 from lewm_bench.registry import agent_family, agent_names, environment_ids
 from lewm_bench.sac_policy import SACPolicyConfig
+from lewm_bench.solvers import AdamConfig, ICEMConfig, MPPIConfig
 from lewm_bench.speed import SpeedConfig
 from lewm_bench.suite import Settings, load, parse_overrides, resolve
 from lewm_bench.train import TrainConfig
@@ -748,6 +749,9 @@ def documented(heading: str) -> dict[str, str]:
         ("collect.sac", SACPolicyConfig, None),
         ("evaluate", EvalConfig, None),
         ("cem", CEMConfig, None),
+        ("cem.icem", ICEMConfig, None),
+        ("cem.mppi", MPPIConfig, None),
+        ("cem.adam", AdamConfig, None),
         ("speed", SpeedConfig, None),
         ("every agent", AgentConfig, None),
         ("train", TrainConfig, None),
