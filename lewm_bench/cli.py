@@ -348,6 +348,42 @@ def evaluate(
         typer.echo(f"report: {out / 'report.html'}")
 
 
+@app.command()
+def tune(
+    agents: Annotated[str, typer.Argument(help="An agent, or several with commas: each gets as many trials.")],
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Trainings per agent; the first is the default.")] = 7,
+    search: Annotated[str, typer.Option("--search", help="bisection, random, or auto: bisection of one value.")] = "auto",
+    env: Annotated[str, typer.Option("--env", help="An environment of the suite; its first if left out.")] = "",
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    suite: SuiteOption = "pointmaze",
+    profile: ProfileOption = "quick",
+    overrides: SetOption = None,
+    device: DeviceOption = "auto",
+    out: Annotated[Path | None, typer.Option("--out", help="Holds AGENT-ENV folders; results/tune if left out.")] = None,
+    cache: CacheOption = None,
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
+) -> None:  # fmt: skip
+    """Find an agent's hyper-parameters with validation episodes, and show the path. Kill it and run it again: it goes on.
+
+    Example: lewm-bench tune lewm --suite pointmaze --trials 7
+    """
+    from lewm_bench import tune as tuning
+    from lewm_bench.files import make_folder
+    from lewm_bench.tune_report import report
+
+    names = _names(agents)
+    chosen = tuning.validation_only(overrides or ())
+    it = _prepare(
+        suite, profile, agents, str(seed), env, chosen, device, cache, config, out or Path("results/tune"), quiet
+    )
+    make_folder(it.out)
+    text, folders = report(tuning.tune(it, names, trials, search), it.out)
+    typer.echo(text)
+    for folder in folders:
+        typer.echo(f"results: {folder}")
+
+
 def _is_speed(suite: str, config: Path | None) -> bool:
     from lewm_bench import suite as suites
 
