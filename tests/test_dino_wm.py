@@ -437,7 +437,7 @@ def test_dino_wm_with_dinov2_leaves_the_encoder_out_of_its_checkpoint(dinov2: Pa
     config = CONFIG.model_copy(update={"encoder": "dinov2-small", "weights": str(dinov2)})
     loaded = DINO_WM.load(replace(setting, config=config), None)
     names = loaded.model.state_dict().keys()
-    assert {n.split(".")[0] for n in names} == {"action_scale", "predictor"}
+    assert {n.split(".")[0] for n in names} == {"action_scale", "predictor", "encoder_identity"}
     assert loaded.tokens_per_frame == 196 and loaded.label == "DINO-WM (DINOv2 ViT-S/14, 196 tokens)"
     inner = sum(p.numel() for p in loaded.model.predictor.parameters())
     outer = sum(p.numel() for p in loaded.model.encoder.parameters())
