@@ -65,7 +65,9 @@ def covariance(samples: Tensor) -> Tensor:
 def regularisers(z: Tensor) -> dict[str, Tensor]:
     """The five terms that latents (B, T, D) have by themselves.
 
-    Over the batch each time step is a sample of its own, over time each clip is; then the mean of all of them.
+    Over the batch each time step is a sample of its own, over time each clip is; then the mean of all of them. Every
+    frame is in every term, as in stable-worldmodel; PLDM's own code takes the first frame alone over the batch and the
+    others alone over time.
     """
     steps = z.transpose(0, 1)  # (T, B, D)
     return {
