@@ -6,40 +6,76 @@ do without. It shows what the task allows a learned policy, not what can be lear
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from pydantic import Field
+import torch
+from pydantic import Field, field_validator
+from tqdm import tqdm
 
 from lewm_bench.agent import AgentConfig, Family, Loaded, Setting, card_of
 from lewm_bench.checkpoint import load_weights, save_checkpoint
 from lewm_bench.env import GoalEnv
+from lewm_bench.files import write_text
 from lewm_bench.rng import confined, stream, torch_seed
 from lewm_bench.train import TrainConfig, TrainingLog
 from lewm_bench.types import Goals, Past
 
+logger = logging.getLogger(__name__)
+
+UNFINISHED = ".unfinished"
+
 
 class SACHERConfig(AgentConfig):
-    """``train.steps`` counts environment steps; ``train.batch_size`` and ``train.learning_rate`` are SAC's."""
+    """``train.steps`` counts environment steps; of the rest of ``train`` SAC reads the batch size and learning rate."""
 
     frame_skip: int = 1
     history: int = 1
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[int, ...] = Field((256, 256), min_length=1)
     episode_steps: int = Field(50, ge=1)
-    discount: float = 0.98
-    goals_per_step: int = 4  # hindsight goals for each real one
+    discount: float = Field(0.98, ge=0, lt=1)
+    goals_per_step: int = Field(4, ge=0)  # hindsight goals for each real one
     train: TrainConfig = TrainConfig(steps=20_000, batch_size=256, learning_rate=3e-4, log_every=1000)
+
+    @field_validator("frame_skip", "history")
+    @classmethod
+    def _every_step(cls, value: int) -> int:
+        if value != 1:
+            raise ValueError(f"sac-her acts at every step on the state of that step, so this is 1, got {value}")
+        return value
+
+
+class Scale(NamedTuple):
+    """What makes states of any unit alike to a network: (X,) mean and deviation of the training data."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def of(cls, states: np.ndarray) -> Scale:
+        """From (N, X) states; a number that never changes gets deviation 1."""
+        std = states.std(0)
+        return cls(states.mean(0), np.where(std > 0, std, 1.0))
+
+    def standardize(self, states: np.ndarray) -> np.ndarray:
+        """(..., X) states to z-scores."""
+        return (states - self.mean) / self.std
+
+    def restore(self, scores: np.ndarray) -> np.ndarray:
+        """(..., X) z-scores to states."""
+        return scores * self.std + self.mean
 
 
 class StateGoalEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
-    """A ``GoalEnv`` as stable-baselines3's HER wants it: true states as observations, reward 0 at the goal, else -1."""
+    """A ``GoalEnv`` as stable-baselines3's HER wants it: z-scored states, reward 0 at the goal and -1 elsewhere."""
 
-    def __init__(self, env: GoalEnv, episode_steps: int, rng: np.random.Generator) -> None:
-        self.inner, self.episode_steps, self._rng = env, episode_steps, rng
+    def __init__(self, env: GoalEnv, scale: Scale, episode_steps: int, rng: np.random.Generator) -> None:
+        self.inner, self.scale, self.episode_steps, self._rng = env, scale, episode_steps, rng
         size = env.get_state().shape
         box = gym.spaces.Box(-np.inf, np.inf, size, np.float64)
         self.observation_space = gym.spaces.Dict(
@@ -51,7 +87,7 @@ class StateGoalEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
-        self._goal, self._step = self.inner.sample_state(self._rng), 0
+        self._goal, self._step = self.scale.standardize(self.inner.sample_state(self._rng)), 0
         self.inner.set_state(self.inner.sample_state(self._rng))
         return self._observation(), {}
 
@@ -63,11 +99,12 @@ class StateGoalEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         return observation, reward, False, self._step >= self.episode_steps, {}
 
     def compute_reward(self, achieved: np.ndarray, desired: np.ndarray, info: object) -> np.ndarray:
-        """(..., X) states and goals to (...)."""
-        return self.inner.reached(achieved, desired).astype(np.float32) - 1.0
+        """(..., X) z-scored states and goals to (...)."""
+        reached = self.inner.reached(self.scale.restore(achieved), self.scale.restore(desired))
+        return reached.astype(np.float32) - 1.0
 
     def _observation(self) -> dict[str, np.ndarray]:
-        state = self.inner.get_state()
+        state = self.scale.standardize(self.inner.get_state())
         return {"observation": state, "achieved_goal": state, "desired_goal": self._goal}
 
 
@@ -80,20 +117,22 @@ class StatePolicy:
         self.policy = policy
 
     def start(self, goals: Goals, rngs: Sequence[np.random.Generator]) -> StateController:
-        return StateController(self.policy, goals.states)
+        scale = Scale(self.policy.state_mean.cpu().numpy(), self.policy.state_std.cpu().numpy())
+        return StateController(self.policy, scale, goals.states)
 
 
 class StateController:
     """One batch of episodes."""
 
-    def __init__(self, policy, goals: np.ndarray) -> None:
-        self._policy, self._goals = policy, goals
+    def __init__(self, policy, scale: Scale, goals: np.ndarray) -> None:
+        self._policy, self._scale, self._goals = policy, scale, scale.standardize(goals)
 
     def encode(self, past: Past) -> np.ndarray:
         return past.states
 
     def search(self, states: np.ndarray) -> np.ndarray:
-        observation = {"observation": states, "achieved_goal": states, "desired_goal": self._goals}
+        scores = self._scale.standardize(states)
+        observation = {"observation": scores, "achieved_goal": scores, "desired_goal": self._goals}
         actions, _ = self._policy.predict(observation, deterministic=True)
         return actions[:, None]
 
@@ -105,6 +144,7 @@ class SACHERFamily(Family):
     summary = "SAC with hindsight replay on true states and the success signal, trained online: a reference line"
     kind = "privileged"
     trainable = True
+    schema = 2
     step_cost = 0.01
     decision_cost = 0.05
 
@@ -112,11 +152,12 @@ class SACHERFamily(Family):
         """The untrained learner."""
         from stable_baselines3 import SAC, HerReplayBuffer
 
-        config = setting.config
+        config, dataset = setting.config, setting.dataset
+        scale = Scale.of(dataset.states[dataset.rows("train")])
         rng = stream(setting.seed, "sac-her", setting.env_id)
-        return SAC(
+        learner = SAC(
             "MultiInputPolicy",
-            StateGoalEnv(setting.env, config.episode_steps, rng),
+            StateGoalEnv(setting.env, scale, config.episode_steps, rng),
             learning_rate=config.train.learning_rate,
             batch_size=config.train.batch_size,
             gamma=config.discount,
@@ -128,27 +169,39 @@ class SACHERFamily(Family):
             seed=torch_seed(setting.seed, "sac-her", setting.env_id) % 2**31,
             device=setting.device,
         )
+        learner.policy.register_buffer("state_mean", torch.from_numpy(scale.mean))
+        learner.policy.register_buffer("state_std", torch.from_numpy(scale.std))
+        return learner
 
     def train(self, setting: Setting[SACHERConfig], folder: Path) -> TrainingLog:
+        """Train, always from the beginning: of an interrupted training nothing is kept, and a warning says so."""
         from stable_baselines3.common.callbacks import BaseCallback
 
         class Log(BaseCallback):
-            """Copies SAC's own figures into the training log."""
+            """Copies SAC's own figures into the training log and moves the bar."""
 
             def _on_step(self) -> bool:
+                bar.update()
                 if self.n_calls % setting.config.train.log_every == 0:
                     figures = self.model.logger.name_to_value
                     wanted = ("train/actor_loss", "train/critic_loss", "train/ent_coef")
                     log.add(self.n_calls, {k.split("/")[1]: float(figures[k]) for k in wanted if k in figures})
                 return True
 
-        log = TrainingLog()
+        unfinished, log = folder / UNFINISHED, TrainingLog()
+        if unfinished.is_file():
+            # The replay buffer is most of the state, and stable-baselines3 can only pickle it, which we never load.
+            logger.warning("nothing of an interrupted training of %s is kept; it starts again", setting.agent)
+        write_text(unfinished, "")
         started = time.perf_counter()
-        with confined(setting.seed, "sac-her", setting.env_id):
+        steps, name = setting.config.train.steps, f"train {setting.agent}"
+        bar = tqdm(total=steps, desc=name, unit="step", disable=not setting.progress, leave=False)
+        with bar, confined(setting.seed, "sac-her", setting.env_id):
             learner = self.build(setting)
-            learner.learn(setting.config.train.steps, callback=Log(), progress_bar=False, log_interval=10**9)
+            learner.learn(steps, callback=Log(), progress_bar=False, log_interval=10**9)
         log.seconds = time.perf_counter() - started
         save_checkpoint(folder, learner.policy, card_of(setting))
+        unfinished.unlink()
         return log
 
     def load(self, setting: Setting[SACHERConfig], checkpoint: Path | None) -> Loaded:
@@ -159,7 +212,7 @@ class SACHERFamily(Family):
         policy.set_training_mode(False)
         return Loaded(
             StatePolicy(policy),
-            "SAC + HER (privileged: state, reward and interaction)",
+            "SAC + HER (uses state, reward and interaction)",
             "random" if checkpoint is None else "trained",
             sum(p.numel() for p in policy.parameters() if p.requires_grad),
             note=f"uses state, reward and {setting.config.train.steps} steps of interaction",
