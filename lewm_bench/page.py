@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from lewm_bench import tables
-from lewm_bench.plots import colour
+from lewm_bench import arms, tables
+from lewm_bench.drawing import colour
 from lewm_bench.records import CellRecord, EpisodeRow
-from lewm_bench.tables import Line, View, short
+from lewm_bench.tables import Line, View, plain_lines, short
 from lewm_bench.videos import video_name
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ INTRODUCTION = (
 ABOUT = {
     "lewm": "turns each frame into one vector and learns encoder and predictor together, from pixels alone.",
     "fast-lewm": "a LeWM whose prediction was made cheaper.",
+    "delta-jepa": "a LeWM kept from collapsing by decoding the action from how the vector moves.",
     "pldm": "like LeWM one vector per frame, kept from collapsing by variance and covariance terms.",
     "jepa-ema": "like LeWM, kept from collapsing by a slowly following copy of the encoder.",
     "dino-wm": "predicts the many patch tokens of an image encoder that was trained beforehand and stays frozen.",
@@ -57,7 +58,11 @@ CAPTIONS = {
     "and the median (tick).",
     "success_vs_time.png": "Success against the time for one plan: up and to the left is better. Policies answer at "
     "once because they do not plan.",
-    "training.png": "The training logs: a row per quantity, a column per agent, a line per training run. A latent standard deviation "
+    "ablation.png": "Ablations: one setting of an agent changed at a time, everything else as in the agent itself (grey "
+    "band: its default). Lines are 95 % intervals. Beneath, how training ended, a dot per seed: an effective rank near "
+    "1 or a latent standard deviation near 0 is a representation that has collapsed.",
+    "losses.png": "The loss terms of LeWM beside those of PLDM, as logged and before weighting, a line per training run.",
+    "training.png": "The training logs: a row (or two) per agent, a panel per logged quantity, a line per training run. A latent standard deviation "
     "or an effective rank that falls to nothing would mean that the representation has collapsed.",
 }  # fmt: skip
 
@@ -72,15 +77,33 @@ class Section:
     figures: tuple[tuple[bytes, str], ...] = ()  # PNG and caption
 
 
+STABILITY = (
+    "Spread between training runs: the same method trained again with other initial weights and another order of the "
+    "data, success measured on the same pairs (dots; mean and range). {pairs} pairs stand behind each dot, so dots differ "
+    "by chance too: the grey band holds 95 % of the seeds of a method whose training always gave the same mean. Dots "
+    "outside it are differences between trainings; dots inside it are no evidence that training is stable, with few "
+    "pairs or seeds even less so. The band is a little wide, since all seeds share the hard pairs."
+)
+
+
+def captions(summary: Summary) -> dict[str, str]:
+    """What stands beneath each figure."""
+    pairs = sorted({int(n) for n in summary.seeds["n_pairs"]})
+    counted = f"{pairs[0]} to {pairs[-1]}" if len(pairs) > 1 else "".join(map(str, pairs))
+    return {**CAPTIONS, "stability.png": STABILITY.format(pairs=counted)}
+
+
 def render(summary: Summary, figures: Mapping[str, bytes], folder: Path, extra: Sequence[Section] = ()) -> str:
     """The page; ``figures`` maps file names to PNG bytes, videos are looked up in ``folder``."""
+    under = captions(summary)
     sections = {
         "In short": _in_short(summary),
         "What is compared": _compared(summary),
         "How it was measured": _measured(summary),
         "Results": _results(summary),
+        "Solvers": _solvers(summary),
         "Planning time": _planning_time(summary),
-        "Figures": "".join(_figure(png, "image/png", CAPTIONS.get(n, n)) for n, png in figures.items()),
+        "Figures": "".join(_figure(png, "image/png", under.get(n, n)) for n, png in figures.items()),
         **{section.title: _section(section) for section in extra},
         "Videos": _videos(summary, folder),
         "What was not run": _not_run(summary),
@@ -105,7 +128,7 @@ def _page(title: str, sections: Mapping[str, str]) -> str:
 
 
 def _section(section: Section) -> str:
-    table = _table(section.rows[0], _plain(section.rows[1:]), {}, "text") if section.rows else ""
+    table = _table(section.rows[0], plain_lines(section.rows[1:]), "text") if section.rows else ""
     figures = "".join(_figure(png, "image/png", text) for png, text in section.figures)
     return (_paragraph(section.text) if section.text else "") + table + figures
 
@@ -139,7 +162,7 @@ def _in_short(summary: Summary) -> str:
         return intro + _paragraph("Nothing was measured yet; what was not run and why stands below.")
     header = ["Task", *(f"{summary.labels[a]}, %" for a in agents), "Plan time, DINO-WM over LeWM"]
     told = "How many of the goals each agent reached, in percent, with 95 % intervals in brackets:"
-    return intro + _paragraph(told) + _table(header, _plain(rows), {})
+    return intro + _paragraph(told) + _table(header, plain_lines(rows))
 
 
 HEADLINE = ("lewm", "dino-wm", "random", "oracle")
@@ -157,16 +180,28 @@ def _ratio_cell(row: pd.Series | None) -> str:
 def _compared(summary: Summary) -> str:
     parts = []
     for kind, heading in tables.GROUPS.items():
-        agents = [a for a in dict.fromkeys(summary.table["agent"]) if summary.kinds[a] == kind]
+        agents = [a for a in dict.fromkeys(summary.table["agent"]) if summary.kinds[a] == kind and not arms.is_arm(a)]
         if agents:
             parts.append(f"<h3>{escape(heading)}</h3>" + _items((_about(a, summary) for a in agents), "dots"))
+    varied = [a for a in dict.fromkeys(summary.table["agent"]) if arms.is_arm(a)]
+    if varied:
+        told = "Arms of an agent: a setting in the name differs from the agent itself, everything else is the same."
+        parts += ["<h3>Ablations</h3>", _paragraph(told), _items(_varied(varied), "dots")]
     return "".join(parts)
+
+
+def _varied(agents: Sequence[str]) -> Iterator[str]:
+    """A line per agent with the settings of all its arms."""
+    for agent in dict.fromkeys(arms.parts(a).trained for a in agents):
+        shown = (f"<code>{escape(arms.settings_text(a))}</code>" for a in agents if arms.parts(a).trained == agent)
+        yield f"{_dot(agent)}<b>{escape(arms.title(agent))}</b>: {', '.join(shown)}"
 
 
 def _about(agent: str, summary: Summary) -> str:
     name = f"{_dot(agent)}<b>{escape(summary.labels[agent])}</b> <code>{escape(agent)}</code>"
-    about = ABOUT.get(agent.split(":")[0])
-    return f"{name}: {escape(about)}" if about else name
+    base = arms.parts(agent).base
+    about = "; ".join(filter(None, (ABOUT.get(base, "").rstrip("."), tables.INTERACTIVE.get(base))))
+    return f"{name}: {escape(about)}." if about else name
 
 
 def _dot(agent: str) -> str:
@@ -180,27 +215,23 @@ def _measured(summary: Summary) -> str:
 
 
 def _results(summary: Summary) -> str:
-    agents = {label: agent for agent, label in summary.labels.items()}
-    parts = [_view(view, agents) for view in tables.views(summary)]
+    parts = [_view(view) for view in tables.views(summary)]
     if rows := tables.across_rows(summary):
         explained = (
             "The interquartile mean leaves out the lowest and the highest quarter of the scores (one score per "
             "environment and seed), so that no single environment decides; with fewer than four scores it is the mean. "
             "Compare agents only where they share the environments."
         )
-        parts += ["<h3>Across environments</h3>", _paragraph(explained), _table(rows[0], _plain(rows[1:]), agents)]
+        parts += ["<h3>Across environments</h3>", _paragraph(explained), _table(rows[0], plain_lines(rows[1:]))]
     return "".join(parts)
 
 
-def _plain(rows: Sequence[Sequence[str]]) -> tuple[tuple[str, tuple[Line, ...]], ...]:
-    return (("", tuple(Line(row[0], tuple(row[1:])) for row in rows)),)
-
-
-def _view(view: View, agents: Mapping[str, str]) -> str:
+def _view(view: View) -> str:
     parts = [f"<h3>{escape(view.heading)}</h3>", _paragraph(view.setting.capitalize() + ".", "small")]
-    parts.append(_table(("Agent", *view.header), view.groups, agents))
+    parts.append(_table(("Agent", *view.header), view.groups))
+    parts.append(_paragraph(view.comparisons, "small") if view.comparisons else "")
     if view.detail_header and view.detail_groups:
-        inner = _table(("Agent", *view.detail_header), view.detail_groups, agents)
+        inner = _table(("Agent", *view.detail_header), view.detail_groups)
         parts.append(f"<details open><summary>Behind the numbers</summary>{inner}</details>")
     notes = _items(f"<b>{escape(agent)}</b>: {escape(note)}" for agent, note in view.notes)
     return "".join(parts) + (f'<div class="small">{notes}</div>' if notes else "")
@@ -209,7 +240,6 @@ def _view(view: View, agents: Mapping[str, str]) -> str:
 def _table(
     header: Sequence[str],
     groups: Sequence[tuple[str, Sequence[Line]]],
-    agents: Mapping[str, str],
     css: str = "",
 ) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
@@ -218,7 +248,7 @@ def _table(
         if name:
             body.append(f'<tr><th colspan="{len(header)}">{escape(name)}</th></tr>')
         for line in lines:
-            dot = _dot(agents[line.agent]) if line.agent in agents else ""
+            dot = _dot(line.name) if line.name else ""
             cells = "".join(_cell(text) for text in line.cells)
             body.append(f"<tr><td>{dot}{escape(line.agent)}</td>{cells}</tr>")
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
@@ -230,6 +260,12 @@ def _cell(text: str) -> str:
     return f'<td class="absent">{escape(text)}</td>' if absent else f"<td>{escape(text)}</td>"
 
 
+def _solvers(summary: Summary) -> str:
+    found = tables.solver_tables(summary)
+    shown = (f"<h3>{escape(heading)}</h3>{_table(rows[0], plain_lines(rows[1:]))}" for heading, rows in found)
+    return _paragraph(tables.SOLVERS) + "".join(shown) if found else ""
+
+
 def _planning_time(summary: Summary) -> str:
     rows = tables.ratio_rows(summary)
     if not rows:
@@ -239,7 +275,7 @@ def _planning_time(summary: Summary) -> str:
         "for every imagined step. The clock covers one whole decision: encoding what is seen and searching the actions."
     )
     return (
-        _paragraph(intro) + _table(rows[0], _plain(rows[1:]), {}, "text") + _paragraph(tables.PUBLISHED_NOTE, "small")
+        _paragraph(intro) + _table(rows[0], plain_lines(rows[1:]), "text") + _paragraph(tables.PUBLISHED_NOTE, "small")
     )
 
 

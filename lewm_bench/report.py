@@ -12,17 +12,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lewm_bench import page, plots, tables
+from lewm_bench import arms, page, plots, stability, tables
+from lewm_bench.ablation import Panel, ablations
 from lewm_bench.errors import UserError
 from lewm_bench.files import write_bytes, write_text
 from lewm_bench.records import CellRecord, EpisodeRow, OffsetRecord
 from lewm_bench.rng import stream
 from lewm_bench.statistics import (
-    NOTHING,
+    NO_DIFFERENCE,
+    Difference,
     Estimate,
     floor_normalised,
+    holm,
     interquartile_mean_interval,
-    paired_difference,
+    paired_comparison,
     quartiles,
     success_rate,
 )
@@ -34,16 +37,12 @@ SPEED_REFERENCE = "dino-wm"
 COLUMNS = (
     "env", "agent", "goal_offset", "profile", "protocol", "status", "n_pairs", "n_seeds",
     "latent_oracle_hit", "distance_rank_correlation", "hit", "hit_low", "hit_high", "held", "held_low", "held_high",
-    "normalised_hit", "diff_to_lewm", "diff_low", "diff_high", "distance_end_median", "steps_to_hit_median",
-    "plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75", "speedup_vs_dino_wm", "parameters",
-    "tokens_per_frame", "train_seconds", "solved_at_start", "note",
+    "normalised_hit", "diff_to_lewm", "diff_low", "diff_high", "diff_p", "diff_p_holm", "distance_end_median",
+    "steps_to_hit_median", "plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75", "speedup_vs_dino_wm",
+    "parameters", "tokens_per_frame", "train_seconds", "train_steps", "solved_at_start", "note",
 )  # fmt: skip
-INTEGERS = ("goal_offset", "n_pairs", "n_seeds", "parameters", "tokens_per_frame")
+INTEGERS = ("goal_offset", "n_pairs", "n_seeds", "parameters", "tokens_per_frame", "train_steps")
 
-KINDS = ("world model", "policy", "floor", "privileged")
-AGENTS = (
-    "lewm", "fast-lewm", "pldm", "jepa-ema", "dino-wm", "gcbc", "gcivl", "gciql", "sac-her", "random", "noop", "oracle",
-)  # fmt: skip
 NOT_ASKED = "not run (see the suite's limits; --agents/--seeds/--set run it)"
 
 
@@ -90,6 +89,11 @@ class Group:
         return [s for _, o in self.done for s in o.plan_seconds]
 
     @property
+    def unasked(self) -> bool:
+        """Whether nobody asked for this agent here."""
+        return not self.done and all(c.status == "done" for c in self.cells)
+
+    @property
     def machines(self) -> set[tuple[tuple[str, str], ...]]:
         """What the plans were timed on."""
         named = ("device", "name", "cpu", "cores", "threads")
@@ -115,6 +119,9 @@ class Summary:
     ratios: pd.DataFrame  # measured plan times of LeWM and DINO-WM side by side
     plan_seconds: pd.DataFrame  # every timed plan
     training: pd.DataFrame  # the logs, long: env, agent, seed, step, quantity, value
+    seeds: pd.DataFrame  # success of every training seed, if any agent has two
+    ablations: tuple[Panel, ...] = ()
+    loss_terms: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # agent -> logged term -> its name
     labels: Mapping[str, str] = field(default_factory=dict)  # agent -> name for people
     kinds: Mapping[str, str] = field(default_factory=dict)
 
@@ -126,14 +133,24 @@ def build_tables(cells: Iterable[CellRecord]) -> pd.DataFrame:
     groups = _groups(cells)
     rows = [_row(key, group, groups) for key, group in groups.items()]
     table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(INTEGERS, "Int64"))
-    order = [(p, q, e, -1 if o is None else o, *_agent_order(a, kinds)) for p, q, e, o, a in groups]
-    return table.iloc[sorted(range(len(order)), key=order.__getitem__)].reset_index(drop=True)
+    order = [(p, q, e, -1 if o is None else o, *arms.order(a, kinds[a])) for p, q, e, o, a in groups]
+    table = table.iloc[sorted(range(len(order)), key=order.__getitem__)].reset_index(drop=True)
+    return table.assign(diff_p_holm=_holm(table))
+
+
+def _holm(table: pd.DataFrame) -> pd.Series:
+    """Holm's p values of the differences to LeWM: one family per table, and one for the arms of each agent in it."""
+    family = table["agent"].map(lambda agent: arms.parts(agent).trained if arms.is_arm(agent) else "")
+    place = ["protocol", "profile", "env", "goal_offset"]
+    grouped = table.assign(family=family).groupby([*place, "family"], dropna=False)["diff_p"]
+    return grouped.transform(lambda p: holm(p.to_numpy(float)))
 
 
 def summarise(cells: Iterable[CellRecord], title: str) -> Summary:
     """All numbers of a report."""
     cells = _distinct(cells)
     table = build_tables(cells)
+    newest = sorted(cells, key=lambda c: (c.status == "done", bool(c.label)))
     return Summary(
         title=title,
         cells=tuple(cells),
@@ -142,7 +159,10 @@ def summarise(cells: Iterable[CellRecord], title: str) -> Summary:
         ratios=_ratios(table),
         plan_seconds=_plan_seconds(cells),
         training=_training(cells),
-        labels={c.agent: c.label or c.agent for c in sorted(cells, key=lambda c: (c.status == "done", bool(c.label)))},
+        seeds=stability.seed_scores(cells),
+        ablations=ablations(table, cells),
+        loss_terms=stability.loss_terms(cells),
+        labels={c.agent: arms.label(c.agent, c.label) for c in newest},
         kinds={c.agent: c.kind for c in cells},
     )
 
@@ -191,14 +211,10 @@ def _groups(cells: Sequence[CellRecord]) -> dict[Key, Group]:
             offsets = sorted({o.goal_offset for c in here if c.status == "done" for o in c.offsets}) or [None]
             for offset in offsets:
                 for agent in sorted({c.agent for c in members}):
-                    own = tuple(c for c in here if c.agent == agent)
-                    groups[(*family, env, offset, agent)] = Group(own, offset)
+                    group = Group(tuple(c for c in here if c.agent == agent), offset)
+                    if not (arms.is_arm(agent) and group.unasked):
+                        groups[(*family, env, offset, agent)] = group
     return groups
-
-
-def _agent_order(agent: str, kinds: Mapping[str, str]) -> tuple[int, int, str]:
-    base = agent.split(":")[0]
-    return KINDS.index(kinds[agent]), AGENTS.index(base) if base in AGENTS else len(AGENTS), agent
 
 
 def _row(key: Key, group: Group, groups: Mapping[Key, Group]) -> dict[str, object]:
@@ -231,21 +247,22 @@ def _success(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[st
         row["normalised_hit"] = float(floor_normalised(row["hit"], float(np.nanmean(floor.matrix("hit", floor.pairs)))))
     difference = _difference(key, group, groups.get((*place, REFERENCE)), notes)
     row |= {"diff_to_lewm": difference.value, "diff_low": difference.low, "diff_high": difference.high}
+    row["diff_p"] = difference.p
     row["distance_end_median"] = quartiles([e.distance_end for e in group.episodes]).value
     row["steps_to_hit_median"] = quartiles([e.steps_to_hit for e in group.episodes if e.steps_to_hit is not None]).value
     return row
 
 
-def _difference(key: Key, group: Group, reference: Group | None, notes: list[str]) -> Estimate:
+def _difference(key: Key, group: Group, reference: Group | None, notes: list[str]) -> Difference:
     if key[-1] == REFERENCE or reference is None or not reference.pairs:
-        return NOTHING
+        return NO_DIFFERENCE
     shared = sorted(set(group.pairs) & set(reference.pairs))
     if not shared:
         notes.append("its pairs are not LeWM's: no paired difference")
-        return NOTHING
+        return NO_DIFFERENCE
     if len(shared) < max(len(group.pairs), len(reference.pairs)):
         notes.append(f"difference to LeWM on the {len(shared)} shared pairs")
-    return paired_difference(
+    return paired_comparison(
         group.matrix("hit", shared),
         reference.matrix("hit", shared),
         _rng(key, "difference"),
@@ -287,6 +304,10 @@ def _cost(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[str])
         row[column] = sizes[0] if sizes else None
         if len(sizes) > 1:
             notes.append(f"{column} differ between seeds: {', '.join(map(str, sizes))}")
+    steps = sorted({n for c in cells if (n := stability.training_steps(c)) is not None})
+    row["train_steps"] = max(steps) if steps else None
+    if len(steps) > 1:
+        notes.append(f"training steps differ between seeds: {', '.join(map(str, steps))}")
     trained = [c.train_seconds for c in cells if c.train_seconds is not None]
     row["train_seconds"] = _average(trained) if trained else np.nan
     return row
@@ -298,7 +319,7 @@ def _speedup(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[st
     if group.cells[0].kind != "world model" or not group.plan_seconds:
         return np.nan
     timed = {k[-1]: g for k, g in groups.items() if k[:-1] == place and g.plan_seconds}
-    variants = sorted(a for a in timed if a.split(":")[0] == SPEED_REFERENCE)
+    variants = sorted(a for a in timed if arms.parts(a).base == SPEED_REFERENCE and not arms.is_arm(a))
     if not variants:
         return np.nan
     name = variants[0]  # the plain name sorts before its variants
@@ -316,6 +337,9 @@ def _notes(group: Group) -> list[str]:
     notes = [c.note for c in cells if c.note]
     if any(c.weights == "random" for c in cells):
         notes.append("untrained weights")
+    collapsed = [c.seed for c in cells if stability.has_collapsed(c)]
+    if collapsed:
+        notes.append(f"the latents collapsed in the training of seed {', '.join(map(str, collapsed))}")
     partial = [c.seed for c in cells if not c.evaluation_complete]
     if partial:
         notes.append(f"partial: evaluation of seed {', '.join(map(str, partial))} is not complete")
@@ -351,7 +375,7 @@ def _rng(key: Key, purpose: str) -> np.random.Generator:
 
 def _across(cells: Sequence[CellRecord]) -> pd.DataFrame:
     """Interquartile means over environments, where an agent has an offset in at least two of them."""
-    groups = {key: group for key, group in _groups(cells).items() if group.pairs}
+    groups = {key: group for key, group in _groups(cells).items() if group.pairs and not arms.is_arm(key[-1])}
     kinds = {c.agent: c.kind for c in cells}
     rows = []
     for protocol, profile, offset, agent in sorted({(k[0], k[1], k[3], k[4]) for k in groups}):
@@ -374,7 +398,7 @@ def _across(cells: Sequence[CellRecord]) -> pd.DataFrame:
             ]
             row |= _named("normalised", interquartile_mean_interval(above, _rng(key, "iqm normalised")))
         rows.append(row)
-    rows.sort(key=lambda r: (r["protocol"], r["profile"], r["goal_offset"], *_agent_order(r["agent"], kinds)))
+    rows.sort(key=lambda r: (r["protocol"], r["profile"], r["goal_offset"], *arms.order(r["agent"], kinds[r["agent"]])))
     columns = ("protocol", "profile", "goal_offset", "agent", "n_envs", "n_seeds", "envs")
     means = [f"{name}{end}" for name in ("hit", "normalised") for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=[*columns, *means])
@@ -390,7 +414,8 @@ def _ratios(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for values, part in table.groupby(place, dropna=False, sort=True):
         ours = part[(part["agent"] == REFERENCE) & part["speedup_vs_dino_wm"].notna()]
-        theirs = part[part["agent"].str.split(":").str[0].eq(SPEED_REFERENCE) & part["speedup_vs_dino_wm"].notna()]
+        same = part["agent"].map(lambda agent: arms.parts(agent).base == SPEED_REFERENCE and not arms.is_arm(agent))
+        theirs = part[same & part["speedup_vs_dino_wm"].notna()]
         for _, other in theirs.iterrows():
             for _, own in ours.iterrows():
                 rows.append(

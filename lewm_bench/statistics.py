@@ -6,6 +6,7 @@ Entries are 0 to 1, NaN where the episode was not run. B is the number of bootst
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import NormalDist
 from typing import NamedTuple
@@ -24,6 +25,18 @@ class Estimate(NamedTuple):
 
 
 NOTHING = Estimate(np.nan, np.nan, np.nan)
+
+
+class Difference(NamedTuple):
+    """A difference, its interval, and the p value of no difference by the same reckoning."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+NO_DIFFERENCE = Difference(np.nan, np.nan, np.nan, np.nan)
 
 
 def _z(confidence: float) -> float:
@@ -107,7 +120,7 @@ def success_rate(
     return Estimate(plain.value, min(drawn.low, plain.low), max(drawn.high, plain.high))
 
 
-def paired_difference(
+def paired_comparison(
     ours: np.ndarray,
     reference: np.ndarray,
     rng: np.random.Generator,
@@ -115,14 +128,14 @@ def paired_difference(
     seeds_paired: bool = False,
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
-) -> Estimate:
+) -> Difference:
     """Mean of ours minus reference on the same pairs: (seeds, pairs) and (other seeds, pairs), columns aligned.
 
     Each side is averaged over its seeds per pair; pairs missing on one side are left out. Bootstrap as in
     ``crossed_means``: a drawn pair is drawn for both sides; seeds are drawn for each side by itself, or jointly when
     row i of both belongs to the same seed (``seeds_paired``). The interval contains at least Agresti and Min's (2005)
     for the pairs' differences: half a success added to each of the four outcomes keeps it from shrinking to nothing
-    when both sides agree everywhere.
+    when both sides agree everywhere. ``p`` belongs to that interval: the smallest 1 - confidence at which it excludes 0.
     """
     ours, reference = _checked(ours), _checked(reference)
     if ours.shape[1] != reference.shape[1]:
@@ -132,7 +145,7 @@ def paired_difference(
     both = np.isfinite(ours).any(0) & np.isfinite(reference).any(0)
     ours, reference = ours[:, both], reference[:, both]
     if not both.any():
-        return NOTHING
+        return NO_DIFFERENCE
     delta = np.nanmean(ours, 0) - np.nanmean(reference, 0)
     ours_counts = _counts(rng, resamples, len(ours))
     reference_counts = ours_counts if seeds_paired else _counts(rng, resamples, len(reference))
@@ -142,7 +155,31 @@ def paired_difference(
     draws = np.divide(total, weight.sum(1), out=np.full(resamples, np.nan), where=weight.any(1))
     least = _agresti_min(delta, confidence)
     interval = _percentiles(float(delta.mean()), draws, confidence)
-    return Estimate(interval.value, min(interval.low, least.low), max(interval.high, least.high))
+    low, high = min(interval.low, least.low), max(interval.high, least.high)
+    return Difference(interval.value, low, high, max(_bootstrap_p(draws), _agresti_min_p(delta)))
+
+
+def paired_difference(
+    ours: np.ndarray,
+    reference: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    seeds_paired: bool = False,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """``paired_comparison`` without its p value."""
+    found = paired_comparison(
+        ours, reference, rng, seeds_paired=seeds_paired, confidence=confidence, resamples=resamples
+    )
+    return Estimate(found.value, found.low, found.high)
+
+
+def _bootstrap_p(draws: np.ndarray) -> float:
+    """Twice the share of resamples on the rarer side of 0; with the sample itself counted it is never 0."""
+    draws = draws[np.isfinite(draws)]
+    rarer = min((draws <= 0).sum(), (draws >= 0).sum())
+    return float(min(2 * (1 + rarer) / (1 + len(draws)), 1.0))
 
 
 def _column_means(matrix: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -154,10 +191,49 @@ def _column_means(matrix: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def _agresti_min(delta: np.ndarray, confidence: float) -> Estimate:
     """The adjusted Wald interval of matched differences; with one seed per side it is Agresti and Min's exactly."""
+    centre, error = _agresti_min_error(delta)
+    half = _z(confidence) * error
+    return Estimate(float(delta.mean()), float(max(centre - half, -1.0)), float(min(centre + half, 1.0)))
+
+
+def _agresti_min_error(delta: np.ndarray) -> tuple[float, float]:
+    """Centre and standard error with half a success added to each of the four outcomes."""
     n = delta.size + 2
     centre = delta.sum() / n
-    half = _z(confidence) * np.sqrt(max(((delta**2).sum() + 1) / n - centre**2, 0.0) / n)
-    return Estimate(float(delta.mean()), float(max(centre - half, -1.0)), float(min(centre + half, 1.0)))
+    return centre, np.sqrt(max(((delta**2).sum() + 1) / n - centre**2, 0.0) / n)
+
+
+def _agresti_min_p(delta: np.ndarray) -> float:
+    centre, error = _agresti_min_error(delta)
+    return 2 * NormalDist().cdf(-abs(centre) / error)
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """(m,) p values to (m,) adjusted ones (Holm 1979); NaN entries are no comparisons.
+
+    Whatever is called different where the adjusted value is below 0.05, the chance of one false call or more among all
+    m is at most 5 %, however the comparisons depend on each other.
+    """
+    p_values = np.asarray(p_values, np.float64)
+    adjusted = np.full(p_values.shape, np.nan)
+    known = np.flatnonzero(np.isfinite(p_values))
+    order = known[np.argsort(p_values[known], kind="stable")]
+    steps = p_values[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+def binomial_range(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The shares between which n independent episodes of this success rate end up in ``confidence`` of all cases."""
+    if not 0 < share < 1:
+        return share, share
+    successes = np.arange(n + 1)
+    choices = np.array([math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in successes])
+    mass = np.exp(choices + successes * np.log(share) + (n - successes) * np.log1p(-share))
+    below = np.cumsum(mass)
+    tail = (1 - confidence) / 2
+    low, high = np.searchsorted(below, [tail, 1 - tail])
+    return float(low / n), float(min(high, n) / n)
 
 
 def floor_normalised(score: float | np.ndarray, floor: float) -> np.ndarray:

@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from lewm_bench import arms
+from lewm_bench.records import CellRecord
+
 if TYPE_CHECKING:
+    from lewm_bench.ablation import Panel
     from lewm_bench.report import Summary
 
 PUBLISHED = ("published (Maes et al. 2026)", "< 1 s", "~47 s", "48x", "about 200 / 1", "not named in the paper")
@@ -41,16 +45,21 @@ INTERVALS = (
     "Brackets hold 95 % intervals: run again with other pairs (and, with several seeds, other training runs), such "
     "intervals contain the true rate about 95 times in 100. With one seed it is Wilson's interval and speaks about that "
     "one training run; with more it is a bootstrap over seeds and pairs. 'Minus LeWM' compares on identical pairs, so "
-    "it can tell two agents apart whose own intervals overlap: they differ where its bracket does not contain 0. "
+    "it can tell two agents apart whose own intervals overlap: they differ where its bracket does not contain 0. But with "
+    "twenty such brackets about one misses 0 by chance alone; under each table stands how many there are, and an asterisk "
+    "marks the differences that survive Holm's correction for that number (5 % chance of even one false asterisk in a "
+    "table). "
     "'Above random' is 100 (s - random) / (100 - random): 0 is what random actions reach, 100 is every pair."
 )
 
 GROUPS = {
     "world model": "World models",
     "policy": "Goal-conditioned policies",
-    "floor": "Floor",
     "privileged": "Privileged (sees the simulator's state)",
+    "floor": "Floor",
 }
+INTERACTIVE = {"sac-her": "uses state, reward and interaction"}
+"""Privileged agents that need more than the state, in words."""
 
 
 def _missing(value: object) -> bool:
@@ -123,7 +132,29 @@ def _hit(row: pd.Series) -> str:
 def _difference(row: pd.Series) -> str:
     if row["agent"] == "lewm" and not _missing(row["hit"]):
         return "reference"
-    return percent(row["diff_to_lewm"], row["diff_low"], row["diff_high"], sign="+")
+    text = percent(row["diff_to_lewm"], row["diff_low"], row["diff_high"], sign="+")
+    return f"{text} *" if row["diff_p_holm"] < LEVEL else text
+
+
+LEVEL = 0.05  # of the asterisks
+ASTERISK = "An asterisk marks what differs from LeWM at 5 % after Holm's correction for so many."
+
+
+def comparisons(part: pd.DataFrame) -> str:
+    """How many differences to LeWM a table holds, and what its asterisks mean; empty if it holds none."""
+    counted = part.loc[part["diff_p"].notna(), "agent"]
+    families = [f" among the ablations of {arms.title(a)}" if arms.is_arm(a) else "" for a in counted]
+    numbers = {family: families.count(family) for family in dict.fromkeys(families)}
+    told = " and ".join(f"{n} comparison{'' if n == 1 else 's'}{family}" for family, n in numbers.items())
+    return f"Minus LeWM: {told}. {ASTERISK}" if told else ""
+
+
+def _steps(row: pd.Series) -> str:
+    """Training steps; those of an agent that learns by interaction are steps of the environment."""
+    if _missing(row["train_steps"]):
+        return ""
+    kind = " in the environment" if arms.parts(row["agent"]).base in INTERACTIVE else ""
+    return f"{row['train_steps']:,}{kind}"
 
 
 Cell = Callable[[pd.Series], str]
@@ -148,6 +179,7 @@ DETAIL_COLUMNS: Mapping[str, Cell] = {
     "Rank correlation of latent and true distance": lambda r: number(r["distance_rank_correlation"]),
     "Parameters": lambda r: count(r["parameters"]),
     "Training time": lambda r: seconds(r["train_seconds"]),
+    "Training steps": _steps,
     "Solved at start, %": lambda r: percent(r["solved_at_start"]),
 }
 
@@ -156,8 +188,9 @@ DETAIL_COLUMNS: Mapping[str, Cell] = {
 class Line:
     """One row of a reader's table."""
 
-    agent: str
+    agent: str  # as it is shown
     cells: tuple[str, ...]
+    name: str = ""  # the agent whose colour it gets
 
 
 @dataclass(frozen=True)
@@ -172,6 +205,7 @@ class View:
     groups: tuple[tuple[str, tuple[Line, ...]], ...]
     detail_header: tuple[str, ...]
     detail_groups: tuple[tuple[str, tuple[Line, ...]], ...]
+    comparisons: str  # how many differences are shown, and what an asterisk means
     notes: tuple[tuple[str, str], ...]  # agent, note
 
     @property
@@ -202,6 +236,7 @@ def views(summary: Summary) -> Iterator[View]:
             groups=_lines(part, summary, RESULT_COLUMNS),
             detail_header=tuple(detail),
             detail_groups=_lines(run, summary, {name: DETAIL_COLUMNS[name] for name in detail}),
+            comparisons=comparisons(part),
             notes=tuple((summary.labels[r["agent"]], r["note"]) for _, r in part.iterrows() if r["note"]),
         )
 
@@ -211,9 +246,58 @@ def _lines(
 ) -> tuple[tuple[str, tuple[Line, ...]], ...]:
     groups: dict[str, list[Line]] = {}
     for _, row in part.iterrows():
-        line = Line(summary.labels[row["agent"]], tuple(cell(row) for cell in columns.values()))
-        groups.setdefault(GROUPS[summary.kinds[row["agent"]]], []).append(line)
+        heading, shown = _heading(row["agent"], summary)
+        line = Line(shown, tuple(cell(row) for cell in columns.values()), row["agent"])
+        groups.setdefault(heading, []).append(line)
     return tuple((name, tuple(lines)) for name, lines in groups.items())
+
+
+def _heading(agent: str, summary: Summary) -> tuple[str, str]:
+    """The block that an agent stands in, and how it is called there."""
+    if arms.is_arm(agent):
+        return f"Ablations of {arms.title(agent)}", arms.settings_text(agent)
+    more = INTERACTIVE.get(arms.parts(agent).base)
+    label = summary.labels[agent]
+    return GROUPS[summary.kinds[agent]], label if more is None or more in label else f"{label}: {more}"
+
+
+def solver_rows(panel: Panel) -> list[tuple[str, ...]]:
+    """Header and rows of a comparison of planners."""
+    header = (
+        "Solver", "Reached at any step, %", "Still there at the last step, %", "Plan time, median [quartiles]",
+        "Plans imagined per search", "Pairs / seeds",
+    )  # fmt: skip
+    rows = [
+        (
+            f"{p.value}{' (default)' if p.default else ''}",
+            percent(*p.hit) or p.status,
+            percent(*p.held),
+            seconds(*p.plan_seconds),
+            "" if p.plans is None else f"{p.plans:,}{', with gradients' if p.differentiates else ''}",
+            f"{p.n_pairs} / {p.n_seeds}",
+        )
+        for p in panel.points
+    ]
+    return [header, *rows]
+
+
+def solver_tables(summary: Summary) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """Heading and rows for every agent, environment and offset where more than one solver was run."""
+    return [
+        (
+            f"Solvers of {arms.title(p.agent)}: {short(p.env)}, {offset_name(p.goal_offset)} ({p.profile})",
+            solver_rows(p),
+        )
+        for p in summary.ablations
+        if p.path == SOLVER
+    ]
+
+
+SOLVER = "cem.solver"
+SOLVERS = (
+    "All solvers minimise the same cost with the same trained model. 'Plans imagined' counts the plans whose cost a search "
+    "asks for; a gradient solver asks for gradients too, and gets fewer plans for that."
+)
 
 
 def across_rows(summary: Summary) -> list[tuple[str, ...]]:
@@ -278,13 +362,14 @@ def hardware_line(hardware: Mapping[str, str]) -> str:
 def caption(summary: Summary) -> list[str]:
     """What must stand beside any number of this report: protocol, profile, hardware, versions, substitutes."""
     done = [c for c in summary.cells if c.status == "done"]
-    substitutes = [f"{a} = {n}" for a, n in sorted(summary.labels.items()) if n != a]
+    substitutes = [f"{a} = {n}" for a, n in sorted(summary.labels.items()) if n != a and not arms.is_arm(a)]
     versions = sorted({", ".join(f"{k} {v}" for k, v in sorted(c.versions.items())) for c in done} - {""})
     seeds = sorted({c.seed for c in done})
     lines = {
         "Protocol": ", ".join(sorted({c.protocol for c in summary.cells})),
         "Profile": ", ".join(sorted({c.profile for c in summary.cells})),
         "Training seeds": ", ".join(map(str, seeds)),
+        "Training budget": "; ".join(sorted({budget(c) for c in done} - {""})),
         "Hardware": "; ".join(sorted({hardware_line(c.hardware) for c in done} - {""})),
         "Versions": "; ".join(versions),
         "Commit": ", ".join(sorted({c.commit for c in done} - {""})),
@@ -293,24 +378,42 @@ def caption(summary: Summary) -> list[str]:
     return [f"{name}: {text}." for name, text in lines.items() if text]
 
 
+def budget(cell: CellRecord) -> str:
+    """The training budget that all agents of a run shared, in words; empty if each had its own steps."""
+    given = cell.config.get("training") or {}
+    for unit, kind in (("seconds", "equal wall-clock time"), ("steps", "equal steps")):
+        if (amount := given.get(unit)) is not None:
+            return f"{amount:,g} {unit[0] if unit == 'seconds' else unit} of training for every agent that learns from the data ({kind})"
+    return ""
+
+
 def markdown(summary: Summary) -> str:
     """``table.md``."""
     parts = [f"# {md(summary.title)}", "\n".join(f"- {md(line)}" for line in caption(summary))]
     for view in views(summary):
         parts += [f"## {md(view.heading)}", md(view.setting.capitalize()) + "."]
         parts.append(_md_table(("Agent", *view.header), view.groups))
+        if view.comparisons:
+            parts.append(md(view.comparisons))
         if view.detail_header and view.detail_groups:
             parts.append(_md_table(("Agent", *view.detail_header), view.detail_groups))
         if view.notes:
             parts.append("\n".join(f"- **{md(agent)}**: {md(note)}" for agent, note in view.notes))
+    for heading, rows in (solvers := solver_tables(summary)):
+        parts += [f"## {md(heading)}", _md_table(rows[0], plain_lines(rows[1:]))]
+    parts += [SOLVERS] if solvers else []
     if rows := across_rows(summary):
         parts += ["## Across environments", "Interquartile mean with stratified bootstrap."]
-        parts.append(_md_table(rows[0], (("", tuple(Line(r[0], r[1:]) for r in rows[1:])),)))
+        parts.append(_md_table(rows[0], plain_lines(rows[1:])))
     if rows := ratio_rows(summary):
-        parts += ["## Planning time against DINO-WM"]
-        parts += [_md_table(rows[0], (("", tuple(Line(r[0], r[1:]) for r in rows[1:])),)), PUBLISHED_NOTE]
+        parts += ["## Planning time against DINO-WM", _md_table(rows[0], plain_lines(rows[1:])), PUBLISHED_NOTE]
     parts += ["## How to read it", *_protocols(summary), INTERVALS]
     return "\n\n".join(parts) + "\n"
+
+
+def plain_lines(rows: Sequence[Sequence[str]]) -> tuple[tuple[str, tuple[Line, ...]], ...]:
+    """Rows of text as one group without a heading."""
+    return (("", tuple(Line(row[0], tuple(row[1:])) for row in rows)),)
 
 
 def terminal(summary: Summary) -> str:
@@ -371,13 +474,14 @@ def latex(summary: Summary) -> str:
     """``table.tex``: one booktabs table per environment and offset; needs the packages booktabs and graphicx."""
     head = "% needs \\usepackage{booktabs} and \\usepackage{graphicx}"
     about = " ".join(caption(summary))
-    parts = [_tex_table(("Agent", *v.header), v.groups, f"{v.heading} ({v.setting}). {about}", v.notes) for v in views(summary)]  # fmt: skip
+    parts = [_tex_table(("Agent", *v.header), v.groups, f"{v.heading} ({v.setting}). {v.comparisons} {about}", v.notes) for v in views(summary)]  # fmt: skip
     for rows, title in (
+        *((rows, f"{heading}. {SOLVERS}") for heading, rows in solver_tables(summary)),
         (across_rows(summary), "Across environments: interquartile mean with stratified bootstrap."),
         (ratio_rows(summary), f"Planning time against DINO-WM. {PUBLISHED_NOTE}"),
     ):
         if rows:
-            parts.append(_tex_table(rows[0], (("", tuple(Line(r[0], r[1:]) for r in rows[1:])),), title, ()))
+            parts.append(_tex_table(rows[0], plain_lines(rows[1:]), title, ()))
     return "\n\n".join([head, *parts]) + "\n"
 
 

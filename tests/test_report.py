@@ -105,9 +105,9 @@ def written(tmp_path_factory):
 def test_columns_are_those_of_the_design():
     expected = (
         "env agent goal_offset profile protocol status n_pairs n_seeds latent_oracle_hit distance_rank_correlation hit "
-        "hit_low hit_high held held_low held_high normalised_hit diff_to_lewm diff_low diff_high distance_end_median "
-        "steps_to_hit_median plan_seconds_median plan_seconds_q25 plan_seconds_q75 speedup_vs_dino_wm parameters "
-        "tokens_per_frame train_seconds solved_at_start note"
+        "hit_low hit_high held held_low held_high normalised_hit diff_to_lewm diff_low diff_high diff_p diff_p_holm "
+        "distance_end_median steps_to_hit_median plan_seconds_median plan_seconds_q25 plan_seconds_q75 speedup_vs_dino_wm parameters "
+        "tokens_per_frame train_seconds train_steps solved_at_start note"
     )
     assert " ".join(report.build_tables(small()).columns) == expected
 
@@ -245,8 +245,10 @@ def test_nothing_but_absent_cells_still_makes_a_report(tmp_path):
 
 def test_groups_and_agents_have_a_fixed_order():
     names = ["oracle", "noop", "zeta", "dino-wm:a", "gcbc", "random", "lewm", "dino-wm", "pldm"]
-    table = report.build_tables([cell(n, LEWM) for n in names])
-    assert list(table["agent"]) == ["lewm", "pldm", "dino-wm", "dino-wm:a", "zeta", "gcbc", "random", "noop", "oracle"]
+    arms = ["pldm:latent=8", "lewm:latent=64", "lewm:latent=8"]
+    table = report.build_tables([cell(n, LEWM) for n in names + arms])
+    main = ["lewm", "pldm", "dino-wm", "dino-wm:a", "zeta", "gcbc", "oracle", "random", "noop"]
+    assert list(table["agent"]) == [*main, "lewm:latent=8", "lewm:latent=64", "pldm:latent=8"]
 
 
 def test_interquartile_mean_across_environments():
@@ -328,7 +330,9 @@ def test_latex_is_balanced(written):
 
 
 def test_figures_are_readable_png_files_and_stale_ones_go(written, tmp_path):
-    for name in plots.FIGURES:
+    there = {"success.png", "plan_time.png", "success_vs_time.png", "training.png"}
+    assert {path.name for path in written.glob("*.png")} == there  # nothing has arms, trained seeds or PLDM
+    for name in there:
         with Image.open(written / name) as image:
             assert image.format == "PNG" and image.width >= 1200
     report.write_report([cell("lewm", LEWM)], tmp_path, "t")

@@ -1,0 +1,196 @@
+"""Numbers of ablations: which agents differ in one setting only, what the setting was, and what came of it.
+
+The arms of an agent are its names with settings; the agent itself is the arm with its default, read from its record.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from pydantic import ValidationError
+
+from lewm_bench.arms import parts, size, title
+from lewm_bench.records import CellRecord
+from lewm_bench.stability import ending, has_collapsed
+from lewm_bench.statistics import Estimate
+
+FLOOR = "random"
+SOLVER = "cem.solver"
+DIAGNOSTICS = ("effective_rank", "latent_std")  # the first that was logged is drawn
+
+Value = float | str
+Settings = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One arm in one environment at one goal offset."""
+
+    agent: str
+    value: Value  # of the setting that varies: a number, or text for everything else
+    default: bool  # the agent itself
+    status: str
+    hit: Estimate
+    held: Estimate
+    plan_seconds: Estimate
+    n_pairs: int
+    n_seeds: int
+    collapsed: int  # seeds whose latents hardly vary at the end
+    endings: Mapping[str, tuple[float, ...]]  # diagnostic to its last logged value, seed by seed
+    plans: int | None  # whose costs one search asks for
+    differentiates: bool  # and their gradients
+
+
+@dataclass(frozen=True)
+class Panel:
+    """All arms of an agent that differ in one setting, in one environment at one goal offset."""
+
+    protocol: str
+    profile: str
+    env: str
+    goal_offset: int
+    agent: str  # without settings
+    path: str  # the setting
+    fixed: Settings  # others that all of these arms have
+    points: tuple[Point, ...]  # by value
+    floor: float  # success of random actions, NaN if not measured
+
+    @property
+    def numeric(self) -> bool:
+        """Whether all values are numbers."""
+        return all(isinstance(p.value, float) for p in self.points)
+
+    @property
+    def diagnostic(self) -> str | None:
+        """What tells a collapse, if it was logged; nothing for the planner's settings, which no training knows."""
+        if self.path.startswith("cem."):
+            return None
+        return next((d for d in DIAGNOSTICS if any(d in p.endings for p in self.points)), None)
+
+    @property
+    def heading(self) -> str:
+        """``LeWM: sigreg_weight``, with the settings that all arms share."""
+        fixed = ", ".join(f"{path}={value}" for path, value in self.fixed)
+        return f"{title(self.agent)}: {self.path}" + (f" (at {fixed})" if fixed else "")
+
+
+def ablations(table: pd.DataFrame, cells: Sequence[CellRecord]) -> tuple[Panel, ...]:
+    """The panels with two arms or more, from the rows of the report's table and the records behind them."""
+    records = defaultdict(list)
+    for cell in cells:
+        records[cell.protocol, cell.profile, cell.env, cell.agent].append(cell)
+    panels = []
+    for place, part in table.groupby(["protocol", "profile", "env", "goal_offset"], sort=False):
+        floor = part.loc[part["agent"] == FLOOR, "hit"]
+        rows = {row["agent"]: row for _, row in part.iterrows() if row["status"] != "not run"}
+        for agent, path, fixed in _questions(rows):
+            members = [a for a in rows if _answers(a, agent, path, fixed)]
+            found = [_point(rows[a], records[(*place[:3], a)], path, parts(a).settings == fixed) for a in members]
+            points = sorted((p for p in found if p is not None), key=lambda p: (size(p.value), str(p.value), p.agent))
+            if len(points) > 1:
+                panels.append(
+                    Panel(*place, agent, path, fixed, tuple(points), float(floor.iloc[0]) if len(floor) else np.nan)
+                )
+    return tuple(panels)
+
+
+def _questions(agents: Iterable[str]) -> list[tuple[str, str, Settings]]:
+    """Every (agent, path, other settings) that the names of arms vary, in the order of the table."""
+    found = {}
+    for name in map(parts, agents):
+        for path, _ in name.settings:
+            others = tuple(sorted(s for s in name.settings if s[0] != path))
+            found[name.trained, path, others] = None
+    return list(found)
+
+
+def _answers(candidate: str, agent: str, path: str, fixed: Settings) -> bool:
+    """Whether a name is the agent with the fixed settings, and with the varied one or without it."""
+    name = parts(candidate)
+    return name.trained == agent and tuple(sorted(s for s in name.settings if s[0] != path)) == fixed
+
+
+def _point(row: pd.Series, cells: Sequence[CellRecord], path: str, default: bool) -> Point | None:
+    done = [c for c in cells if c.status == "done"]
+    value = _value(row["agent"], done, path)
+    if value is None:
+        return None
+    logged = {d: tuple(e for c in done if not math.isnan(e := ending(c, d))) for d in DIAGNOSTICS}
+    planner = done[0].config.get("cem", {}) if done else {}
+    return Point(
+        agent=row["agent"],
+        value=value,
+        default=default,
+        status=row["status"],
+        hit=Estimate(*row[["hit", "hit_low", "hit_high"]].astype(float)),
+        held=Estimate(*row[["held", "held_low", "held_high"]].astype(float)),
+        plan_seconds=Estimate(*row[["plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75"]].astype(float)),
+        n_pairs=0 if pd.isna(row["n_pairs"]) else int(row["n_pairs"]),
+        n_seeds=0 if pd.isna(row["n_seeds"]) else int(row["n_seeds"]),
+        collapsed=sum(map(has_collapsed, cells)),
+        endings={name: values for name, values in logged.items() if values},
+        plans=plans_per_search(planner),
+        differentiates=planner.get("solver") == "adam",
+    )
+
+
+def _value(agent: str, done: Sequence[CellRecord], path: str) -> Value | None:
+    """The resolved value in a record, else what the name says; None for an agent whose default nobody recorded."""
+    for cell in done:
+        place: Any = cell.config if path.startswith("cem.") else cell.config.get("agent")
+        for key in path.split("."):
+            place = place.get(key, _ABSENT) if isinstance(place, dict) else _ABSENT
+        if place is not _ABSENT:
+            return _plain(place)
+    written = dict(parts(agent).settings).get(path)
+    return None if written is None else _plain(yaml.safe_load(written))
+
+
+_ABSENT = object()
+
+
+def _plain(value: Any) -> Value:
+    """A number as a float, everything else as text."""
+    if value is None:
+        return "none"
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value).lower()
+
+
+def plans_per_search(planner: Mapping[str, Any]) -> int | None:
+    """How many plans one search asks the cost of; None for a record of another version."""
+    # Inside, lest a report imports torch for nothing.
+    from lewm_bench.planning import CEMConfig
+
+    try:
+        return sum(CEMConfig.model_validate(planner).plans_per_iteration) if planner else None
+    except ValidationError:
+        return None
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Where the values of a panel stand on its horizontal axis."""
+
+    kind: str  # linear, log, or category
+    places: tuple[float, ...]  # of the points
+    zero: bool  # on a log axis: 0 stands apart at the left
+
+
+def axis_of(values: Sequence[Value]) -> Axis:
+    """Log where positive numbers span more than a decade, with 0 apart; categories unless all are numbers."""
+    if not all(isinstance(v, float) for v in values):
+        kinds = list(dict.fromkeys(values))
+        return Axis("category", tuple(float(kinds.index(v)) for v in values), False)
+    positive = [v for v in values if v > 0]
+    if min(values) < 0 or not positive or max(positive) <= 10 * min(positive):
+        return Axis("linear", tuple(values), False)
+    low, high = math.log10(min(positive)), math.log10(max(positive))
+    left = low - max(0.5, 0.18 * (high - low))
+    return Axis("log", tuple(math.log10(v) if v > 0 else left for v in values), 0.0 in values)

@@ -1,0 +1,95 @@
+"""Numbers about training itself: success per training seed, how curves end, loss terms. From cell records alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from lewm_bench.arms import is_arm
+from lewm_bench.records import CellRecord
+from lewm_bench.statistics import binomial_range
+
+TERMS: Mapping[str, tuple[str, ...]] = {
+    "lewm": ("prediction", "sigreg"),
+    "pldm": (
+        "prediction", "variance", "covariance", "time_similarity", "time_variance", "time_covariance",
+        "inverse_dynamics",
+    ),
+}  # fmt: skip
+"""The terms of the two objectives that the LeWM paper compares, as they are logged."""
+
+SEED_COLUMNS = (
+    "protocol", "profile", "env", "goal_offset", "agent", "seed", "n_pairs", "hit", "chance_low", "chance_high",
+)  # fmt: skip
+
+
+def seed_scores(cells: Sequence[CellRecord]) -> pd.DataFrame:
+    """The success of every trained cell, if some agent was trained with two seeds or more; else no rows.
+
+    ``chance_low`` and ``chance_high`` hold 95 % of seeds if all have the agent's mean success and differ by chance only.
+    They are binomial and so at least as wide as chance is: pairs of unequal difficulty, which all seeds share, spread
+    less than a coin of their mean does.
+    """
+    rows = [
+        (c.protocol, c.profile, c.env, o.goal_offset, c.agent, c.seed, len(own), np.mean([e.hit for e in own]))
+        for c in cells
+        if c.status == "done" and c.weights == "trained"
+        for o in c.offsets
+        if (own := [e for e in c.episodes if e.goal_offset == o.goal_offset])
+    ]
+    table = pd.DataFrame(rows, columns=SEED_COLUMNS[:-2])
+    main = table[[not is_arm(a) for a in table["agent"]]]
+    table = (table if main.empty else main).reset_index(drop=True)
+    cell = ["protocol", "profile", "env", "goal_offset", "agent"]
+    many = not table.empty and table.groupby(cell)["seed"].transform("size").max() > 1
+    if not many:
+        return pd.DataFrame(columns=SEED_COLUMNS)
+    mean, pairs = (table.groupby(cell)[name].transform("mean") for name in ("hit", "n_pairs"))
+    chance = [binomial_range(p, round(n)) for p, n in zip(mean, pairs, strict=True)]
+    return table.assign(chance_low=[low for low, _ in chance], chance_high=[high for _, high in chance])
+
+
+def ending(cell: CellRecord, quantity: str) -> float:
+    """The last logged value of a quantity; NaN if there is none."""
+    known = [v for v in cell.training.get(quantity, []) if v is not None]
+    return known[-1] if known else float("nan")
+
+
+def has_collapsed(cell: CellRecord) -> bool:
+    """Whether training ended with latents that hardly vary, or was given up for that reason."""
+    if cell.status == "failed":
+        return "collapsed" in cell.reason
+    std = ending(cell, "latent_std")
+    if math.isnan(std):
+        return False
+    # Inside: most of what reads records does not need what trains.
+    from lewm_bench.train import COLLAPSED_STD
+
+    return std < COLLAPSED_STD
+
+
+def training_steps(cell: CellRecord) -> int | None:
+    """How many steps an agent was trained for; None for agents that do not train."""
+    training = cell.config.get("agent", {}).get("train", {})
+    return training.get("steps") if isinstance(training, dict) else None
+
+
+def loss_terms(cells: Iterable[CellRecord]) -> dict[str, dict[str, str]]:
+    """Agent to logged loss terms and their names for people, with the weight where the configuration has one."""
+    found: dict[str, dict[str, str]] = {}
+    cells = [c for c in cells if c.status == "done"]
+    for agent, terms in TERMS.items():
+        own = [c for c in cells if c.agent == agent]
+        logged = [t for t in terms if any(t in c.training for c in own)]
+        if logged:
+            found[agent] = {term: _named(term, own) for term in logged}
+    return found
+
+
+def _named(term: str, cells: Sequence[CellRecord]) -> str:
+    weights = {w for c in cells if (w := c.config.get("agent", {}).get(f"{term}_weight")) is not None}
+    name = term.replace("_", " ").replace("sigreg", "SIGReg")
+    return f"{name}, weight {weights.pop():g}" if len(weights) == 1 else name
