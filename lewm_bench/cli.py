@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from typer.core import TyperGroup
 
 import lewm_bench
 from lewm_bench.errors import NotRun, TrainingFailed, UserError, unknown
+from lewm_bench.names import parse_agent
 
 # Typer stands on click, or on a copy of it inside itself, depending on its version; both have this base.
 UsageProblem = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -209,7 +211,11 @@ def _protocol_line(protocol) -> str:
 
 
 def _contents(suite) -> str:
-    return "" if suite.speed else f" ({len(suite.envs)} envs, agents {', '.join(suite.agents)})"
+    if suite.speed:
+        return ""
+    arms = Counter(parse_agent(agent).trained for agent in suite.agents)
+    agents = ", ".join(name if count == 1 else f"{name} ({count} arms)" for name, count in arms.items())
+    return f" ({len(suite.envs)} envs, agents {agents})"
 
 
 def _env_line(env_id: str) -> str:
@@ -369,19 +375,16 @@ def tune(
     Example: lewm-bench tune lewm --suite pointmaze --trials 7
     """
     from lewm_bench import tune as tuning
-    from lewm_bench.files import make_folder
-    from lewm_bench.tune_report import report
+    from lewm_bench.tune_report import report, terminal
 
-    names = _names(agents)
-    chosen = tuning.validation_only(overrides or ())
-    it = _prepare(
-        suite, profile, agents, str(seed), env, chosen, device, cache, config, out or Path("results/tune"), quiet
-    )
-    make_folder(it.out)
-    text, folders = report(tuning.tune(it, names, trials, search), it.out)
-    typer.echo(text)
+    chosen, place = tuning.validation_only(overrides or ()), out or Path("results/tune")
+    it = _prepare(suite, profile, agents, str(seed), env, chosen, device, cache, config, place, quiet)
+    done, folders = report(tuning.tune(it, _names(agents), trials, search), it.out)
+    typer.echo(terminal(done))
     for folder in folders:
         typer.echo(f"results: {folder}")
+    if any(each.best is None for each in done):
+        raise typer.Exit(1)
 
 
 def _is_speed(suite: str, config: Path | None) -> bool:
