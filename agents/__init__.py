@@ -9,6 +9,7 @@ AGENTS: dict[str, str] = {
     "gciql": "lewm_bench.agents.gciql:GCIQL_FAMILY",
     "dino-wm": "lewm_bench.agents.dino_wm:DINO_WM",
     "lewm": "lewm_bench.agents.lewm:LEWM",
+    "fast-lewm": "lewm_bench.agents.fast_lewm:FAST_LEWM",
     "pldm": "lewm_bench.agents.pldm:PLDM_FAMILY",
     "jepa-ema": "lewm_bench.agents.jepa_ema:JEPA_EMA",
     "delta-jepa": "lewm_bench.agents.delta_jepa:DELTA_JEPA",

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -80,16 +80,14 @@ def silu(x: Tensor) -> Tensor:
     return x / (1 + torch.exp(-x))
 
 
-class PackedModel(ABC):
-    """A predictor packed for inference; called with a context it begins a search."""
+class Packed(ABC):
+    """A model packed for inference; called with a context it begins a search."""
 
-    depth: int  # blocks
-
-    def __init__(self, history: int, arithmetic: Arithmetic, compiled: bool, device: torch.device, numbers: int):
-        """``numbers``: activations of the widest layer for one frame of one candidate."""
-        self.history, self.arithmetic = history, arithmetic
+    def __init__(self, arithmetic: Arithmetic, compiled: bool, device: torch.device, numbers: int) -> None:
+        """``numbers``: activations of the widest layer for one candidate."""
+        self.arithmetic = arithmetic
         self.linears = Linears(arithmetic, device, compiled)
-        self.candidates = max(1, CHUNK_NUMBERS.get(device.type, 2**28) // (history * numbers))
+        self.candidates = max(1, CHUNK_NUMBERS.get(device.type, 2**28) // numbers)
         # With oneDNN a row's numbers do not depend on how many rows there are, so episodes can share a call. Other
         # libraries choose their kernels by size, and 8-bit ranges belong to one episode.
         self.together = self.linears.onednn and arithmetic == "float32"
@@ -101,6 +99,30 @@ class PackedModel(ABC):
     def __call__(self, latents: Tensor, past_actions: Tensor) -> Imagination:
         """Begin a search from latents (B, T, *L) and z-scored actions (B, T-1, A)."""
         return _Search(self, latents, past_actions)
+
+    @abstractmethod
+    def remember(self, latents: Tensor, past_actions: Tensor, horizon: int, ranges: Ranges) -> Any:
+        """What all candidates of ``horizon`` blocks share, from the real frames (b, T, *L)."""
+
+    @abstractmethod
+    def imagine(self, latents: Tensor, known: Any, plans: Tensor, ranges: Ranges) -> Tensor:
+        """Plans (b, S, H, A) from real frames (b, T, *L), and what is known of them, to latents (b, S, H, *L)."""
+
+    def _from_scratch(self, latents: Tensor, past_actions: Tensor, plans: Tensor) -> Tensor:
+        """Both of the above, in tensors only."""
+        known = self.remember(latents, past_actions, plans.shape[2], Ranges())
+        return self.imagine(latents, known, plans, Ranges())
+
+
+class PackedModel(Packed):
+    """A predictor of the next frame from a window of frames, packed."""
+
+    depth: int  # blocks
+
+    def __init__(self, history: int, arithmetic: Arithmetic, compiled: bool, device: torch.device, numbers: int):
+        """``numbers``: activations of the widest layer for one frame of one candidate."""
+        super().__init__(arithmetic, compiled, device, history * numbers)
+        self.history = history
 
     @abstractmethod
     def condition(self, actions: Tensor, ranges: Ranges) -> Tensor:
@@ -131,20 +153,15 @@ class PackedModel(ABC):
             imagined.append(latent)
         return torch.stack(imagined, 2)
 
-    def _from_scratch(self, latents: Tensor, past_actions: Tensor, plans: Tensor) -> Tensor:
-        """Both of the above, in tensors only."""
-        known = self.remember(latents, past_actions, plans.shape[2], Ranges())
-        return self.imagine(latents, known, plans, Ranges())
-
 
 class _Search:
     """Imagination from one context. 8-bit ranges are those of the first candidates of each piece."""
 
-    def __init__(self, packed: PackedModel, latents: Tensor, past_actions: Tensor) -> None:
+    def __init__(self, packed: Packed, latents: Tensor, past_actions: Tensor) -> None:
         self._packed = packed
         self._latents, self._past = latents.float(), past_actions.float()
         self._ranges: dict[tuple[int, ...], Ranges] = {}
-        self._known: dict[tuple[int, ...], list[Known]] = {}
+        self._known: dict[tuple[int, ...], Any] = {}
 
     def __call__(self, plans: Tensor, score: Score) -> Tensor:
         """Scores (B, S) of plans (B, S, H, A)."""

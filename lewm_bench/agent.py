@@ -96,6 +96,7 @@ class Family(ABC):
     trainable: ClassVar[bool] = False
     plans: ClassVar[bool] = False  # searches with the CEM, whose settings then belong to its results
     schema: ClassVar[int] = 1  # raise it when the code changes what a config trains to
+    planning_only: ClassVar[tuple[str, ...]] = ()  # settings that change plans and not weights
     search_space: ClassVar[tuple[Dimension, ...]] = ()  # what `lewm-bench tune` looks for
     step_cost: ClassVar[float] = 0.08  # rough seconds per training step and per plan of `quick`, for the time left
     decision_cost: ClassVar[float] = 0.001

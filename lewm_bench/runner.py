@@ -123,6 +123,8 @@ def model_spec(setting: Setting, family: Family) -> dict[str, Any]:
     config = setting.config.model_dump(mode="json")
     for name in ("log_every", "save_every", "on_collapse"):
         config["train"].pop(name)
+    for name in family.planning_only:
+        config.pop(name)
     return {
         "schema": [MODEL_SCHEMA, family.schema],
         "agent": parse_agent(setting.agent).base,
@@ -150,6 +152,7 @@ def evaluation_spec(run: Run, job: Job, setting: Setting, family: Family, offset
     """What determines the episodes of one goal offset."""
     config = run.suite.of(job.env).settings.evaluate
     common = {"split", "budget", "batch", "correlation_frames"}
+    planning = setting.config.model_dump(mode="json", include=set(family.planning_only))
     return {
         "schema": EVALUATION_SCHEMA,
         "model": model_spec(setting, family),
@@ -160,7 +163,7 @@ def evaluation_spec(run: Run, job: Job, setting: Setting, family: Family, offset
         "cem": setting.cem.model_dump(mode="json") if family.plans else None,
         "goal_offset": offset,
         "latent_oracle_pairs": latent_oracle_pairs(run, job, offset) if family.kind == "world model" else 0,
-    }
+    } | ({"planning": planning} if planning else {})
 
 
 def latent_oracle_pairs(run: Run, job: Job, offset: int) -> int:

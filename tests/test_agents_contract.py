@@ -29,9 +29,11 @@ TINY_TRAIN = {"steps": 6, "batch_size": 4, "learning_rate": 1e-3, "save_every": 
 COMMON = {"frame_skip": SKIP, "train": TINY_TRAIN}
 TRANSFORMER = {"width": 16, "depth": 2, "heads": 2, "head_size": 8, "mlp_hidden": 32}
 JEPA = {"encoder": "stem-vit", "latent": 8, "projector_hidden": 16, **TRANSFORMER}
+PREFIX = {"prefix_depth": 1, "prefix_heads": 2, "prefix_head_size": 8, "prefix_mlp_hidden": 16, "fusion_hidden": 16}
 LOCAL = {"local": {"width": 16, "depth": 1, "heads": 2, "channels": 8, "scales": [4, 8], "train": TINY_TRAIN}}
 TINY = {
     "lewm": {**JEPA, "num_directions": 8},
+    "fast-lewm": {**JEPA, **PREFIX, "num_directions": 8},
     "pldm": {**JEPA, "inverse_dynamics_weight": 1, "inverse_dynamics_hidden": 16},
     "jepa-ema": JEPA,
     "delta-jepa": {**JEPA, "decoder_depth": 1, "decoder_heads": 2, "decoder_head_size": 8, "decoder_hidden": 16},
