@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
+from lewm_bench.errors import unknown
+
 BatchPolicy = Callable[[np.ndarray], np.ndarray]
 """(N, X) states of N parallel episodes to (N, action_dim) actions. Holds whatever evolves between steps."""
 
@@ -106,6 +108,9 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
     def proprio(self, states: np.ndarray) -> np.ndarray:
         """(N, X) states to their proprioception, the quantities that ``proprioception`` names side by side, (N, k)."""
         found = self.quantities(states)
+        for name in self.proprioception:
+            if name not in found:
+                raise unknown(f"quantity of {type(self).__name__}", name, found)
         return np.concatenate([found[name] for name in self.proprioception], axis=1)
 
     def recolored(self, states: np.ndarray) -> np.ndarray:

@@ -313,3 +313,9 @@ def test_an_environment_without_it_is_a_mistake_in_one_line(setting: Setting, tm
             call(chosen)
         assert "\n" not in str(caught.value)
     DINO_WM.requirements(setting)
+
+
+def test_a_misspelt_quantity_is_named(setting: Setting, monkeypatch) -> None:
+    monkeypatch.setattr(FeelingEnv, "proprioception", ("here", "wieght"))
+    with pytest.raises(UserError, match=r"no quantity of FeelingEnv named 'wieght'.*did you mean 'weight'"):
+        DINO_WM.requirements(setting)
