@@ -1,32 +1,39 @@
 """Find an agent's hyper-parameters with validation episodes; the test episodes are never looked at.
 
-A trial is an agent whose name carries the values (``lewm:sigreg_weight=0.0123``), trained and evaluated like any other
-cell and cached like any other cell. So tuning that was interrupted goes on with the trials that are missing, and the
+A trial is an agent whose name carries the values (``lewm:sigreg_weight=0.0123``), trained, evaluated and cached like any
+other cell. So tuning that was interrupted goes on with the trials that are missing, and the
 same command gives the same table.
 """
 
 from __future__ import annotations
 
-import tempfile
+import json
 import time
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from tqdm import tqdm
 
-from lewm_bench.config import Config
 from lewm_bench.errors import TrainingFailed, UserError, unknown
-from lewm_bench.files import write_text
+from lewm_bench.files import make_folder, write_text
 from lewm_bench.names import parse_agent
 from lewm_bench.protocol import PROTOCOLS
 from lewm_bench.provenance import commit, hardware, versions
-from lewm_bench.records import CellRecord
 from lewm_bench.registry import agent_family
 from lewm_bench.rng import stream
-from lewm_bench.runner import MODEL_SCHEMA, Data, Run, dataset_of, run_job
+from lewm_bench.runner import (
+    MODEL_SCHEMA,
+    Data,
+    Run,
+    checkpoint_of,
+    dataset_of,
+    measure,
+    model_spec,
+    setting_of,
+)
 from lewm_bench.search import Dimension, bisect, random_point
+from lewm_bench.store import stage_key
 from lewm_bench.suite import Job, parse_overrides
 from lewm_bench.trials import SPLIT, Trial, Tuning, named, tried
 
@@ -41,14 +48,20 @@ def validation_only(overrides: Sequence[str]) -> list[str]:
     Raises:
         UserError: they ask for other episodes.
     """
-    asked = parse_overrides(overrides).get("evaluate")
-    split = asked.get("split", SPLIT) if isinstance(asked, dict) else SPLIT
+    asked = parse_overrides(overrides).get("evaluate", {})
+    if not isinstance(asked, dict):
+        return list(overrides)  # a mistake that is about to be named
+    check_split(asked.get("split", SPLIT))
+    return [*overrides, f"evaluate.split={SPLIT}", "evaluate.latent_oracle_pairs=0"]
+
+
+def check_split(split: str) -> None:
+    """Raise a UserError for anything but validation episodes."""
     if split != SPLIT:
         raise UserError(
             f"tuning looks at validation episodes only, got evaluate.split={split}; leave it out, and evaluate what "
             "tuning finds with `lewm-bench evaluate`"
         )
-    return [*overrides, f"evaluate.split={SPLIT}", "evaluate.latent_oracle_pairs=0"]
 
 
 def space_of(agent: str) -> tuple[Dimension, ...]:
@@ -85,6 +98,7 @@ def jobs_of(run: Run, agents: Sequence[str]) -> list[Job]:
     """
     spec = run.suite.envs[0]
     config = run.suite.of(spec).settings.evaluate
+    check_split(config.split)
     if not config.rules.held_out:
         held_out = ", ".join(name for name, protocol in PROTOCOLS.items() if protocol.held_out)
         raise UserError(
@@ -103,11 +117,11 @@ def jobs_of(run: Run, agents: Sequence[str]) -> list[Job]:
     return jobs
 
 
-def tune(run: Run, agents: Sequence[str], trials: int, search: str = "auto") -> list[Tuning]:
-    """Tune each agent with the same number of trials, in the run's first environment.
+def tune(run: Run, agents: Sequence[str], trials: int, search: str = "auto") -> Iterator[Tuning]:
+    """Tune each agent with the same number of trials, in the run's first environment; one after the other.
 
     Args:
-        run: resolved with ``validation_only`` settings; nothing is written into its ``out``.
+        run: resolved with ``validation_only`` settings.
 
     Raises:
         UserError: something cannot be tuned like this; found out before anything is trained.
@@ -117,10 +131,10 @@ def tune(run: Run, agents: Sequence[str], trials: int, search: str = "auto") -> 
     jobs = jobs_of(run, agents)
     for job in jobs:
         default_values(run, job)
+    make_folder(run.out)  # before hours of training, not after
     data = dataset_of(run, jobs[0].env)
-    with tempfile.TemporaryDirectory() as scratch:  # for videos, which nobody asked for
-        run = replace(run, out=Path(scratch))
-        return [tune_agent(run, job, data, trials, searches[job.agent]) for job in jobs]
+    for job in jobs:
+        yield tune_agent(run, job, data, trials, searches[job.agent])
 
 
 def tune_agent(run: Run, job: Job, data: Data, count: int, search: str) -> Tuning:
@@ -130,8 +144,8 @@ def tune_agent(run: Run, job: Job, data: Data, count: int, search: str) -> Tunin
     with bar:
         while len(done) < count and (values := next_values(run, job, done, search)) is not None:
             name = named(job.agent, dimensions, values) if done else job.agent
-            cell = attempt(run, job.model_copy(update={"agent": name}), data)
-            done.append(trial_of(cell, len(done), name, values))
+            trial = Trial(trial=len(done), agent=name, values=values)
+            done.append(attempt(run, job.model_copy(update={"agent": name}), data, trial))
             bar.update()
             run.say(f"[{len(done)}/{count}] {outcome(done[-1])}")
     env, dataset, _ = data
@@ -189,25 +203,45 @@ def value_at(agent: str, config: dict[str, Any], path: str) -> float:
     return float(value)
 
 
-class Failure(Config):
-    """A training that failed. It would fail again, so it is kept in the cache like one that succeeded."""
+def attempt(run: Run, job: Job, data: Data, trial: Trial) -> Trial:
+    """``trial`` with what came of it.
 
-    reason: str
-    seconds: float
-
-
-def attempt(run: Run, job: Job, data: Data) -> CellRecord | Failure:
-    """The record of a trial, or why its training failed."""
+    A training that failed would fail again, so that is kept in the cache like the weights of one that succeeded.
+    """
     spec = failure_spec(run, job, data)
     if (known := run.store.find(FAILURE, spec)) is not None:
-        return Failure.model_validate_json((known / FAILURE_FILE).read_text(encoding="utf-8"))
+        return trial.model_copy(update=json.loads((known / FAILURE_FILE).read_text(encoding="utf-8")))
     begin = time.perf_counter()
     try:
-        return run_job(run, job, *data)
+        return trial.model_copy(update=measured(run, job, data))
     except TrainingFailed as error:
-        failure = Failure(reason=str(error), seconds=time.perf_counter() - begin)
-    run.store.stage(FAILURE, spec, lambda work: write_text(work / FAILURE_FILE, failure.model_dump_json()))
-    return failure
+        failure = {"status": "failed", "reason": str(error), "train_seconds": time.perf_counter() - begin}
+    run.store.stage(FAILURE, spec, lambda work: write_text(work / FAILURE_FILE, json.dumps(failure)))
+    return trial.model_copy(update=failure)
+
+
+def measured(run: Run, job: Job, data: Data) -> dict[str, Any]:
+    """The fields of a trial that was trained and evaluated, all but the report of a cell (records, videos).
+
+    Raises:
+        TrainingFailed: it did not learn anything usable.
+        NotRun: it cannot run here.
+    """
+    family = agent_family(job.agent)
+    setting = setting_of(run, job, *data)
+    family.requirements(setting)
+    folder = checkpoint_of(setting, family)
+    loaded = cache(lambda: family.load(setting, folder))
+    offsets = [measure(run, job, setting, family, loaded, offset) for offset in job.goal_offset]
+    training = json.loads((folder / "training.json").read_text(encoding="utf-8")) if folder else {}
+    return {
+        "hit": tuple(tuple(r.hit for r in offset.results) for offset in offsets),
+        "held": tuple(tuple(r.held for r in offset.results) for offset in offsets),
+        "distances": tuple(tuple(r.distance_end for r in offset.results) for offset in offsets),
+        "train_seconds": training.get("seconds"),
+        "key": stage_key("model", model_spec(setting, family)),
+        "commit": offsets[0].extras["commit"],
+    }
 
 
 def failure_spec(run: Run, job: Job, data: Data) -> dict[str, Any]:
@@ -222,26 +256,6 @@ def failure_spec(run: Run, job: Job, data: Data) -> dict[str, Any]:
         "seed": job.seed,
         "device": run.device.type,
     }
-
-
-def trial_of(cell: CellRecord | Failure, number: int, agent: str, values: tuple[float, ...]) -> Trial:
-    """The trial that a cell was."""
-    if isinstance(cell, Failure):
-        return Trial(
-            trial=number, agent=agent, values=values, status="failed", reason=cell.reason, train_seconds=cell.seconds
-        )
-    offsets = [[e for e in cell.episodes if e.goal_offset == o.goal_offset] for o in cell.offsets]
-    return Trial(
-        trial=number,
-        agent=agent,
-        values=values,
-        hit=tuple(tuple(e.hit for e in episodes) for episodes in offsets),
-        held=tuple(tuple(e.held for e in episodes) for episodes in offsets),
-        distances=tuple(tuple(e.distance_end for e in episodes) for episodes in offsets),
-        train_seconds=cell.train_seconds,
-        key=cell.key,
-        commit=cell.commit,
-    )
 
 
 def outcome(trial: Trial) -> str:

@@ -6,27 +6,27 @@ import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lewm_bench import plots, tables
+from lewm_bench.drawing import colour, figure_of, panels, percent_axis, plain
 from lewm_bench.names import parse_agent
 from lewm_bench.search import Dimension
+from lewm_bench.tables import short
 from lewm_bench.trials import Trial, Tuning
 
 COLUMNS = 3  # of panels, one per dimension
 GREY = "#999999"
 
 
-def figure_of(tuning: Tuning) -> Figure:
+def draw(tuning: Tuning) -> Figure:
     """One dimension: the objective over it, and the path of the search. Several: what was reached by when, and each."""
     return path_figure(tuning) if len(tuning.dimensions) == 1 else panels_figure(tuning)
 
 
 def path_figure(tuning: Tuning) -> Figure:
     """The objective over the one value, every trial with its number and interval; a thin line is the search's path."""
-    figure, (axes,) = plots.panels(1, 4.2, (1,))
+    figure, (axes,) = panels(1, 4.2, (1,))
     _objective_over(axes, tuning, 0)
     places = [_place(tuning.dimensions[0], t.values[0]) for t in tuning.trials]
     axes.plot(places, [100 * t.objective for t in tuning.trials], "-", color=GREY, linewidth=0.8, zorder=1)
@@ -35,20 +35,19 @@ def path_figure(tuning: Tuning) -> Figure:
             ends = [100 * v for v in trial.interval[1:]]
             axes.plot([x, x], ends, color=_tone(tuning.agent), linewidth=1.4, alpha=0.5, zorder=2)
     _legend(axes, tuning)
-    axes.set_title(f"{tuning.agent}, {tables.short(tuning.env)}: {tuning.search}", fontsize=11, loc="left")
+    axes.set_title(_heading(tuning), fontsize=11, loc="left")
     return figure
 
 
 def panels_figure(tuning: Tuning) -> Figure:
     """What had been reached by each trial, above one panel per dimension."""
     rows = math.ceil(len(tuning.dimensions) / COLUMNS)
-    figure = Figure(figsize=(plots.WIDTH, 3.4 + 2.3 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figure_of(3.4 + 2.3 * rows)
     grid = figure.add_gridspec(1 + rows, COLUMNS, height_ratios=(1.4, *(1,) * rows))
     top = figure.add_subplot(grid[0, :])
     _best_so_far(top, tuning, range(len(tuning.trials)), len(tuning.trials) <= 30)
     top.set_xlabel("trial; 0 is the default", fontsize=10)
-    top.set_title(f"{tuning.agent}, {tables.short(tuning.env)}: {tuning.search} search", fontsize=11, loc="left")
+    top.set_title(_heading(tuning), fontsize=11, loc="left")
     _shares_axis(top)
     for number in range(len(tuning.dimensions)):
         axes = figure.add_subplot(grid[1 + number // COLUMNS, number % COLUMNS])
@@ -61,7 +60,7 @@ def panels_figure(tuning: Tuning) -> Figure:
 
 def comparison(tunings: Sequence[Tuning]) -> Figure:
     """Several agents: the best so far by number of trials, and by the training time that was spent."""
-    figure, (left, right) = plots.panels(2, 4.0, (1, 1))
+    figure, (left, right) = panels(2, 4.0, (1, 1))
     for tuning in tunings:
         _best_so_far(left, tuning, range(len(tuning.trials)), False)
         _best_so_far(right, tuning, tuning.spent_seconds, False)
@@ -69,14 +68,20 @@ def comparison(tunings: Sequence[Tuning]) -> Figure:
     right.set_xlabel("training seconds spent", fontsize=10)
     for axes in (left, right):
         _shares_axis(axes)
-    left.set_title(f"{tables.short(tunings[0].env)}: best so far, lines; each trial, points", fontsize=11, loc="left")
-    handles = [Line2D([], [], color=_tone(t.agent), label=f"{t.agent} ({len(t.dimensions)} to tune)") for t in tunings]
+    left.set_title(f"{plain(short(tunings[0].env))}: best so far, lines; each trial, points", fontsize=11, loc="left")
+    handles = [
+        Line2D([], [], color=_tone(t.agent), label=f"{plain(t.agent)} ({len(t.dimensions)} to tune)") for t in tunings
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
 
 
+def _heading(tuning: Tuning) -> str:
+    return plain(f"{tuning.agent}, {short(tuning.env)}: {tuning.search}")
+
+
 def _tone(agent: str) -> str:
-    return plots.colour(parse_agent(agent).base)
+    return colour(parse_agent(agent).base)
 
 
 def _best_so_far(axes: Axes, tuning: Tuning, x: Sequence[float], numbered: bool) -> None:
@@ -136,9 +141,7 @@ def _legend(axes: Axes, tuning: Tuning) -> None:
 
 
 def _shares_axis(axes: Axes) -> None:
-    axes.set_ylim(-4, 104)
-    axes.set_yticks(range(0, 101, 25))
-    axes.set_ylabel("still there, % (validation)", fontsize=10)
-    axes.grid(color="#e5e5e5")
+    percent_axis(axes, "still there, % (validation)", vertical=True)
+    axes.grid(axis="x", color="#e5e5e5")
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)

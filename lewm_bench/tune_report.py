@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lewm_bench import plots, tables
+from lewm_bench import tables
 from lewm_bench.config import deep_merge
+from lewm_bench.drawing import png
 from lewm_bench.files import write_bytes, write_text
 from lewm_bench.names import parse_agent
 from lewm_bench.trials import Trial, Tuning
-from lewm_bench.tune_plots import comparison, figure_of
+from lewm_bench.tune_plots import comparison, draw
 
 TRIALS, RECORD, BEST, FIGURE, COMPARISON = "trials.csv", "tune.json", "best.yaml", "tune.png", "comparison.csv"
 
@@ -26,29 +27,28 @@ def folder_name(agents: Sequence[str], env: str) -> str:
     return "".join(c if c.isalnum() or c in "-.+" else "_" for c in f"{'+'.join(agents)}-{tables.short(env)}")
 
 
-def report(tunings: Sequence[Tuning], out: Path) -> tuple[str, list[Path]]:
-    """Write a folder per agent into ``out``, and one that compares them if there are several.
+def report(tunings: Iterable[Tuning], out: Path) -> tuple[list[Tuning], list[Path]]:
+    """Write a folder per agent into ``out`` as soon as it is tuned, and one that compares them if there are several.
 
     Returns:
-        What a terminal shows, and the folders.
+        What was tuned, and the folders.
     """
-    texts, folders = [], []
+    done, folders = [], []
     for tuning in tunings:
+        done.append(tuning)
         folders.append(out / folder_name([tuning.agent], tuning.env))
         write_tuning(tuning, folders[-1])
-        texts.append(terminal(tuning))
-    if len(tunings) > 1:
-        folders.append(out / folder_name([tuning.agent for tuning in tunings], tunings[0].env))
-        write_comparison(tunings, folders[-1])
-        texts.append(terminal_comparison(tunings))
-    return "\n\n".join(texts) + "\n", folders
+    if len(done) > 1:
+        folders.append(out / folder_name([tuning.agent for tuning in done], done[0].env))
+        write_comparison(done, folders[-1])
+    return done, folders
 
 
 def write_tuning(tuning: Tuning, folder: Path) -> None:
     """Write ``trials.csv``, ``tune.json``, ``tune.png`` and, if any training succeeded, ``best.yaml``."""
     write_text(folder / TRIALS, trials_csv(tuning))
     write_text(folder / RECORD, json.dumps(record(tuning), indent=1))
-    write_bytes(folder / FIGURE, plots.png(figure_of(tuning)))
+    write_bytes(folder / FIGURE, png(draw(tuning)))
     if tuning.best is None:  # that of an earlier tuning would deceive
         (folder / BEST).unlink(missing_ok=True)
     else:
@@ -58,7 +58,7 @@ def write_tuning(tuning: Tuning, folder: Path) -> None:
 def write_comparison(tunings: Sequence[Tuning], folder: Path) -> None:
     """Write ``comparison.csv`` and ``tune.png`` of several agents that had the same number of trials."""
     write_text(folder / COMPARISON, comparison_csv(tunings))
-    write_bytes(folder / FIGURE, plots.png(comparison(tunings)))
+    write_bytes(folder / FIGURE, png(comparison(tunings)))
 
 
 def record(tuning: Tuning) -> dict[str, Any]:
@@ -135,7 +135,13 @@ def _shares(trial: Trial) -> str:
     return f"{tables.percent(*trial.interval)} %"
 
 
-def terminal(tuning: Tuning) -> str:
+def terminal(tunings: Sequence[Tuning]) -> str:
+    """What a terminal shows."""
+    texts = [path_text(tuning) for tuning in tunings]
+    return "\n\n".join([*texts, comparison_text(tunings)] if len(tunings) > 1 else texts) + "\n"
+
+
+def path_text(tuning: Tuning) -> str:
     """The path of the search, the best trial and how sure it is, as plain text."""
     paths = [d.path for d in tuning.dimensions]
     ranges = ", ".join(f"{d.path} in {d.text(d.low)} to {d.text(d.high)}" for d in tuning.dimensions)
@@ -203,7 +209,7 @@ def _against_default(tuning: Tuning) -> str:
     return text
 
 
-def terminal_comparison(tunings: Sequence[Tuning]) -> str:
+def comparison_text(tunings: Sequence[Tuning]) -> str:
     """One line per agent."""
     rows = [("agent", "dimensions", "trials", "failed", "default", "best, still there", "training in all")]
     for t in tunings:
