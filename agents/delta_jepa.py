@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lewm_bench.agents.jepa import JEPA, JEPAConfig, JEPAFamily, PredictorBlock, latent_diagnostics
+from lewm_bench.search import Dimension
 from lewm_bench.train import Step
 from lewm_bench.types import Clip
 
@@ -87,6 +88,7 @@ class DeltaJEPAFamily(JEPAFamily):
     model = DeltaJEPA
     name = "Delta-JEPA"
     summary = "latent world model whose displacements reveal the actions, without SIGReg, plans with CEM (2026)"
+    search_space = (Dimension("action_weight", 0.1, 100),)
 
 
 DELTA_JEPA = DeltaJEPAFamily()

@@ -35,6 +35,7 @@ from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError, unknown
 from lewm_bench.planning import CEMConfig, Imagination, Imagine, plain
 from lewm_bench.rng import stream, torch_stream
+from lewm_bench.search import Dimension
 from lewm_bench.train import Step, TrainConfig, TrainingLog
 
 ENCODERS = ("dinov2-small", "lowpass", "mae")
@@ -318,6 +319,7 @@ class DinoWMFamily(Family):
 
     Config = DinoWMConfig
     summary = f"frozen patch tokens (Zhou et al., 2024); variants dino-wm:{{{','.join((*ENCODERS, 'proprio'))}}}"
+    search_space = (Dimension("train.learning_rate", 5e-5, 5e-3),)
     step_cost = 0.15
     decision_cost = 2.0
     kind = "world model"

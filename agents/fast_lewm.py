@@ -28,6 +28,7 @@ from lewm_bench.agents.sigreg import directions, sigreg
 from lewm_bench.errors import unknown
 from lewm_bench.names import parse_agent
 from lewm_bench.planning import CEMConfig, Imagine
+from lewm_bench.search import Dimension
 from lewm_bench.train import Step, TrainingLog
 from lewm_bench.types import Clip
 
@@ -202,6 +203,7 @@ class FastLeWMFamily(JEPAFamily):
     model = FastLeWM
     name = "Fast-LeWM"
     summary = f"LeWM that predicts all prefixes of a plan at once (Gao and Xu, 2026); variants fast-lewm:{{{','.join(VARIANTS)}}}"
+    search_space = (Dimension("sigreg_weight", 0.001, 0.3),)
     decision_cost = 0.1
     planning_only = ("self_consistency",)
 

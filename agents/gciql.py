@@ -22,6 +22,7 @@ from lewm_bench.agents.offline import (
     move_average,
     target_of,
 )
+from lewm_bench.search import Dimension
 from lewm_bench.train import Step, TrainableModule
 
 
@@ -67,6 +68,7 @@ class GCIQLFamily(OfflineFamily):
 
     Config = GCIQLConfig
     summary = "goal-conditioned implicit Q-learning from pixels, no planning"
+    search_space = (Dimension("inverse_temperature", 0.3, 30), Dimension("train.learning_rate", 3e-5, 3e-3))
     label = "GCIQL (implicit Q-learning from pixels)"
 
     def build(self, setting: Setting[GCIQLConfig]) -> GCIQL:

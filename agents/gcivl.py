@@ -17,6 +17,7 @@ from lewm_bench.agents.offline import (
     move_average,
     target_of,
 )
+from lewm_bench.search import Dimension
 from lewm_bench.train import Step, TrainableModule
 
 
@@ -57,6 +58,7 @@ class GCIVLFamily(OfflineFamily):
 
     Config = OfflineConfig
     summary = "goal-conditioned implicit value learning from pixels, no planning"
+    search_space = (Dimension("inverse_temperature", 1, 100), Dimension("train.learning_rate", 3e-5, 3e-3))
     label = "GCIVL (implicit value learning from pixels)"
 
     def build(self, setting: Setting[OfflineConfig]) -> GCIVL:

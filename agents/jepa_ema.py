@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lewm_bench.agents.jepa import JEPA, JEPAConfig, JEPAFamily, latent_diagnostics
+from lewm_bench.search import Dimension
 from lewm_bench.train import Step, TrainableModule
 from lewm_bench.types import Clip
 
@@ -75,6 +76,7 @@ class JEPAEMAFamily(JEPAFamily):
     model = JEPAEMA
     name = "JEPA with momentum target"
     summary = "latent world model with a momentum target encoder and stop-gradient on LeWM's networks, plans with CEM"
+    search_space = (Dimension("momentum", 0.9, 0.9999, one_minus=True),)
 
 
 JEPA_EMA = JEPAEMAFamily()

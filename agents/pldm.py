@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lewm_bench.agents.jepa import JEPA, JEPAConfig, JEPAFamily, latent_diagnostics
+from lewm_bench.search import Dimension
 from lewm_bench.train import Step
 from lewm_bench.types import Clip
 
@@ -132,6 +133,14 @@ class PLDMFamily(JEPAFamily):
     model = PLDM
     name = "PLDM"
     summary = "latent world model with PLDM's seven loss terms on LeWM's networks, plans with CEM (Sobal et al., 2025)"
+    search_space = (  # ten times less to ten times more than published; two are published as 0
+        Dimension("variance_weight", 1.8, 180),
+        Dimension("covariance_weight", 1.2, 120),
+        Dimension("time_similarity_weight", 0.02, 2),
+        Dimension("time_variance_weight", 0.07, 7),
+        Dimension("time_covariance_weight", 0.01, 10),
+        Dimension("inverse_dynamics_weight", 0.01, 10),
+    )
 
 
 PLDM_FAMILY = PLDMFamily()
