@@ -31,9 +31,13 @@ CROP_PADDING = 3  # pixels
 
 
 class OfflineConfig(GoalPolicyConfig):
-    """Numbers of OGBench's pixel environments."""
+    """Numbers of OGBench's pixel environments.
 
-    train: TrainConfig = TrainConfig(batch_size=256, learning_rate=3e-4, weight_decay=0, warmup=0)
+    OGBench does not clip gradients. Weights make the policy's large, and a low ``clip_norm``, which is of all
+    gradients together, would stop the critics whenever they are.
+    """
+
+    train: TrainConfig = TrainConfig(batch_size=256, learning_rate=3e-4, weight_decay=0, warmup=0, clip_norm=100)
     discount: float = Field(0.99, gt=0, lt=1)  # per environment step
     expectile: float = Field(0.9, gt=0, lt=1)
     inverse_temperature: float = Field(10.0, ge=0)  # of the advantage weights; 0 is behavioural cloning
