@@ -9,20 +9,22 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from lewm_bench.arms import parts, size, title
+from lewm_bench.arms import HARMLESS, parts, size, title
 from lewm_bench.records import CellRecord
 from lewm_bench.stability import ending, has_collapsed
 from lewm_bench.statistics import Estimate
 
+if TYPE_CHECKING:
+    from lewm_bench.planning import CEMConfig
+
 FLOOR = "random"
-SOLVER = "cem.solver"
 DIAGNOSTICS = ("effective_rank", "latent_std")  # the first that was logged is drawn
 
 Value = float | str
@@ -91,8 +93,10 @@ def ablations(table: pd.DataFrame, cells: Sequence[CellRecord]) -> tuple[Panel, 
         floor = part.loc[part["agent"] == FLOOR, "hit"]
         rows = {row["agent"]: row for _, row in part.iterrows() if row["status"] != "not run"}
         for agent, path, fixed in _questions(rows):
-            members = [a for a in rows if _answers(a, agent, path, fixed)]
-            found = [_point(rows[a], records[(*place[:3], a)], path, parts(a).settings == fixed) for a in members]
+            members = {a: records[(*place[:3], a)] for a in rows if _answers(a, agent, path, fixed)}
+            default = [a for a in members if tuple(sorted(parts(a).settings)) == fixed]
+            alike = _alike(members, path, [a for a in members if a not in default])
+            found = [_point(rows[a], members[a], path, a in default) for a in alike]
             points = sorted((p for p in found if p is not None), key=lambda p: (size(p.value), str(p.value), p.agent))
             if len(points) > 1:
                 panels.append(
@@ -117,13 +121,44 @@ def _answers(candidate: str, agent: str, path: str, fixed: Settings) -> bool:
     return name.trained == agent and tuple(sorted(s for s in name.settings if s[0] != path)) == fixed
 
 
+def _alike(members: Mapping[str, Sequence[CellRecord]], path: str, arms: Sequence[str]) -> list[str]:
+    """The members that differ from the first arm in the one setting only: an agent of another suite may differ in more."""
+    rest = {
+        a: _rest(done[0], path) for a, cells in members.items() if (done := [c for c in cells if c.status == "done"])
+    }
+    first = next((rest[a] for a in arms if a in rest), {})
+    return [a for a in members if all(first.get(key, value) == value for key, value in rest.get(a, {}).items())]
+
+
+def _rest(cell: CellRecord, path: str) -> dict[str, Any]:
+    """All settings of the agent and its planner, flat, but for one and those that change no result."""
+    left_out = {path, *HARMLESS}
+    if (cell.config.get("training") or {}).get("seconds") is not None:
+        left_out.add("train.steps")  # follow from the pace, which the varied setting may change
+    return {key: value for key, value in _settings(cell).items() if key not in left_out}
+
+
+def _settings(cell: CellRecord) -> dict[str, Any]:
+    """Path to value of everything that a name may set."""
+    planner = planner_of(cell.config)
+    return {**_flat(cell.config.get("agent") or {}, ""), **_flat(dict(planner) if planner else {}, "cem.")}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, (dict, BaseModel))
+        flat |= _flat(dict(value), f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
 def _point(row: pd.Series, cells: Sequence[CellRecord], path: str, default: bool) -> Point | None:
     done = [c for c in cells if c.status == "done"]
     value = _value(row["agent"], done, path)
     if value is None:
         return None
     logged = {d: tuple(e for c in done if not math.isnan(e := ending(c, d))) for d in DIAGNOSTICS}
-    planner = done[0].config.get("cem", {}) if done else {}
+    planner = planner_of(done[0].config) if done else None
     return Point(
         agent=row["agent"],
         value=value,
@@ -136,24 +171,18 @@ def _point(row: pd.Series, cells: Sequence[CellRecord], path: str, default: bool
         n_seeds=0 if pd.isna(row["n_seeds"]) else int(row["n_seeds"]),
         collapsed=sum(map(has_collapsed, cells)),
         endings={name: values for name, values in logged.items() if values},
-        plans=plans_per_search(planner),
-        differentiates=planner.get("solver") == "adam",
+        plans=sum(planner.plans_per_iteration) if planner else None,
+        differentiates=planner is not None and planner.differentiates,
     )
 
 
 def _value(agent: str, done: Sequence[CellRecord], path: str) -> Value | None:
     """The resolved value in a record, else what the name says; None for an agent whose default nobody recorded."""
     for cell in done:
-        place: Any = cell.config if path.startswith("cem.") else cell.config.get("agent")
-        for key in path.split("."):
-            place = place.get(key, _ABSENT) if isinstance(place, dict) else _ABSENT
-        if place is not _ABSENT:
-            return _plain(place)
+        if path in (settings := _settings(cell)):
+            return _plain(settings[path])
     written = dict(parts(agent).settings).get(path)
     return None if written is None else _plain(yaml.safe_load(written))
-
-
-_ABSENT = object()
 
 
 def _plain(value: Any) -> Value:
@@ -163,13 +192,13 @@ def _plain(value: Any) -> Value:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value).lower()
 
 
-def plans_per_search(planner: Mapping[str, Any]) -> int | None:
-    """How many plans one search asks the cost of; None for a record of another version."""
-    # Inside, lest a report imports torch for nothing.
+def planner_of(config: Mapping[str, Any]) -> CEMConfig | None:
+    """The planner's settings in a record, defaults that it does not write included; None for another version's."""
+    # Inside, lest a report without ablations imports torch.
     from lewm_bench.planning import CEMConfig
 
     try:
-        return sum(CEMConfig.model_validate(planner).plans_per_iteration) if planner else None
+        return CEMConfig.model_validate(config["cem"]) if config.get("cem") else None
     except ValidationError:
         return None
 

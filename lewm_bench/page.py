@@ -150,7 +150,7 @@ def _in_short(summary: Summary) -> str:
     """What most readers come for: LeWM, DINO-WM and random actions, a row per environment and offset."""
     place = ["protocol", "profile", "env", "goal_offset"]
     measured = summary.table[summary.table["hit"].notna()]
-    agents = [a for a in dict.fromkeys(measured["agent"]) if a in HEADLINE]
+    agents = [a for a in HEADLINE if a in set(measured["agent"])]
     ratios = {tuple(r[place]): r for _, r in summary.ratios.iterrows() if r["agent"] == "dino-wm"}
     rows = []
     for values, part in measured.groupby(place, sort=False):
@@ -222,7 +222,8 @@ def _results(summary: Summary) -> str:
             "environment and seed), so that no single environment decides; with fewer than four scores it is the mean. "
             "Compare agents only where they share the environments."
         )
-        parts += ["<h3>Across environments</h3>", _paragraph(explained), _table(rows[0], plain_lines(rows[1:]))]
+        lines = tuple(Line(r[0], r[1:], name) for r, name in zip(rows[1:], summary.across["agent"], strict=True))
+        parts += ["<h3>Across environments</h3>", _paragraph(explained), _table(rows[0], (("", lines),))]
     return "".join(parts)
 
 

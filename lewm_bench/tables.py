@@ -137,7 +137,7 @@ def _difference(row: pd.Series) -> str:
 
 
 LEVEL = 0.05  # of the asterisks
-ASTERISK = "An asterisk marks what differs from LeWM at 5 % after Holm's correction for so many."
+ASTERISK = "An asterisk marks what differs from LeWM at 5 % after Holm's correction for that many."
 
 
 def comparisons(part: pd.DataFrame) -> str:
@@ -422,12 +422,13 @@ def terminal(summary: Summary) -> str:
     for (env, offset), part in summary.table.groupby(["env", "goal_offset"], sort=False, dropna=False):
         protocol, profile = part.iloc[0][["protocol", "profile"]]
         lines += ["", f"{short(env)}, {offset_name(offset)} ({protocol}, {profile}; % with 95 % intervals)"]
-        lines.append(f"  {'agent':<22}{'reached':>20}{'still there':>20}{'plan time':>12}{'pairs':>7}{'seeds':>7}")
+        width = max(22, *(min(len(agent), 46) for agent in part["agent"]))
+        lines.append(f"  {'agent':<{width}}{'reached':>20}{'still there':>20}{'plan time':>12}{'pairs':>7}{'seeds':>7}")
         for _, row in part.iterrows():
             plan = seconds(row["plan_seconds_median"])
             held = percent(row["held"], row["held_low"], row["held_high"])
             pairs, seeds = (number(row[name], "d") for name in ("n_pairs", "n_seeds"))
-            lines.append(f"  {row['agent']:<22}{_hit(row):>20}{held:>20}{plan:>12}{pairs:>7}{seeds:>7}")
+            lines.append(f"  {row['agent']:<{width}}{_hit(row):>20}{held:>20}{plan:>12}{pairs:>7}{seeds:>7}")
             if row["status"] in ("not run", "failed"):
                 lines.append(f"      {row['note']}")
     return "\n".join([*lines[1:], ""])
