@@ -80,6 +80,11 @@ class Tuning(Config):
     commit: str = ""
 
     @property
+    def method(self) -> str:
+        """The search, for people."""
+        return {"random": "random search"}.get(self.search, self.search)
+
+    @property
     def default(self) -> Trial:
         """The agent as it is configured."""
         return self.trials[0]

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from lewm_bench.errors import TrainingFailed, UserError, unknown
 from lewm_bench.files import make_folder, write_text
 from lewm_bench.names import parse_agent
-from lewm_bench.protocol import PROTOCOLS
+from lewm_bench.protocol import PROTOCOLS, sample_pairs
 from lewm_bench.provenance import commit, hardware, versions
 from lewm_bench.registry import agent_family
 from lewm_bench.rng import stream
@@ -133,8 +133,17 @@ def tune(run: Run, agents: Sequence[str], trials: int, search: str = "auto") -> 
         default_values(run, job)
     make_folder(run.out)  # before hours of training, not after
     data = dataset_of(run, jobs[0].env)
+    check_pairs(run, jobs[0], data)
     for job in jobs:
         yield tune_agent(run, job, data, trials, searches[job.agent])
+
+
+def check_pairs(run: Run, job: Job, data: Data) -> None:
+    """Raise a UserError if the validation episodes do not have as many pairs as asked for."""
+    env, dataset, _ = data
+    rules = run.suite.of(job.env).settings.evaluate.rules
+    for offset in job.goal_offset:
+        sample_pairs(dataset, env, rules, job.num_pairs, offset, SPLIT)
 
 
 def tune_agent(run: Run, job: Job, data: Data, count: int, search: str) -> Tuning:

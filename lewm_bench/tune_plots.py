@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lewm_bench.drawing import colour, figure_of, panels, percent_axis, plain
 from lewm_bench.names import parse_agent
@@ -46,7 +47,7 @@ def panels_figure(tuning: Tuning) -> Figure:
     grid = figure.add_gridspec(1 + rows, COLUMNS, height_ratios=(1.4, *(1,) * rows))
     top = figure.add_subplot(grid[0, :])
     _best_so_far(top, tuning, range(len(tuning.trials)), len(tuning.trials) <= 30)
-    top.set_xlabel("trial; 0 is the default", fontsize=10)
+    _trial_axis(top)
     top.set_title(_heading(tuning), fontsize=11, loc="left")
     _shares_axis(top)
     for number in range(len(tuning.dimensions)):
@@ -64,7 +65,7 @@ def comparison(tunings: Sequence[Tuning]) -> Figure:
     for tuning in tunings:
         _best_so_far(left, tuning, range(len(tuning.trials)), False)
         _best_so_far(right, tuning, tuning.spent_seconds, False)
-    left.set_xlabel("trial; 0 is the default", fontsize=10)
+    _trial_axis(left)
     right.set_xlabel("training seconds spent", fontsize=10)
     for axes in (left, right):
         _shares_axis(axes)
@@ -77,7 +78,7 @@ def comparison(tunings: Sequence[Tuning]) -> Figure:
 
 
 def _heading(tuning: Tuning) -> str:
-    return plain(f"{tuning.agent}, {short(tuning.env)}: {tuning.search}")
+    return plain(f"{tuning.agent}, {short(tuning.env)}: {tuning.method}")
 
 
 def _tone(agent: str) -> str:
@@ -98,6 +99,9 @@ def _objective_over(axes: Axes, tuning: Tuning, number: int) -> None:
         _point(axes, tuning, trial, _place(dimension, trial.values[number]), True)
     if dimension.log:
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    # All that was searched, tried or not; an invisible line takes part in the limits.
+    axes.plot([_place(dimension, v) for v in (dimension.low, dimension.high)], [0, 0], alpha=0)
     if dimension.one_minus:
         axes.invert_xaxis()
     axes.set_xlabel(f"1 - {dimension.path}" if dimension.one_minus else dimension.path, fontsize=10)
@@ -138,6 +142,11 @@ def _legend(axes: Axes, tuning: Tuning) -> None:
         for name, (m, c, face, size) in kinds.items()
     ]
     axes.figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+
+
+def _trial_axis(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("trial; 0 is the default", fontsize=10)
 
 
 def _shares_axis(axes: Axes) -> None:

@@ -128,7 +128,7 @@ def set_options(tuning: Tuning, trial: Trial) -> str:
 
 def _many(tuning: Tuning) -> str:
     count = len(tuning.trials)
-    return f"{count} trial{'s' if count != 1 else ''} by {tuning.search}"
+    return f"{count} trial{'s' if count != 1 else ''} by {tuning.method}"
 
 
 def _shares(trial: Trial) -> str:
@@ -144,7 +144,7 @@ def terminal(tunings: Sequence[Tuning]) -> str:
 def path_text(tuning: Tuning) -> str:
     """The path of the search, the best trial and how sure it is, as plain text."""
     paths = [d.path for d in tuning.dimensions]
-    ranges = ", ".join(f"{d.path} in {d.text(d.low)} to {d.text(d.high)}" for d in tuning.dimensions)
+    ranges = ", ".join(f"{d.path} from {d.text(d.low)} to {d.text(d.high)}" for d in tuning.dimensions)
     offsets = " and ".join(map(str, tuning.goal_offset))
     lines = [
         f"{tuning.agent} in {tables.short(tuning.env)} ({tuning.profile}, seed {tuning.seed}): {_many(tuning)}",
