@@ -20,7 +20,7 @@ from lewm_bench.checkpoint import load_tensors
 from lewm_bench.collect import CollectConfig, collect
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import NotRun, UserError
-from lewm_bench.evaluate import distance_rank_correlation, evaluate
+from lewm_bench.evaluate import distance_rank_correlation, evaluate, latent_oracle
 from lewm_bench.planning import CEMConfig, latent_cost, plain, rollout
 from lewm_bench.protocol import CLEAN_1, sample_pairs
 from lewm_bench.registry import make_env
@@ -288,6 +288,8 @@ def test_the_latent_oracle_and_the_rank_correlation_use_the_same_cost(setting: S
     x = data.states[rows]
     expected = spearman(np.abs(x[i, 0] - x[j, 0]), np.linalg.norm(x[i] - x[j], axis=-1))
     assert distance_rank_correlation(loaded, chosen, "train", 40) == pytest.approx(expected, abs=2e-2)
+    pairs = sample_pairs(data, setting.env, CLEAN_1, 2, 6, "all")
+    assert latent_oracle(loaded, chosen, pairs, 4, 6, 2) in (0, 0.5, 1)  # it, too, gives the model what it reads
 
 
 def test_the_table_says_so(loaded: Loaded) -> None:
