@@ -98,6 +98,11 @@ def test_a_checkpoint_acts_without_its_dataset(setting: Setting, checkpoint: Pat
         )
         past = Past(blank, torch.zeros(6, 0, 2), states)
         actions.append(controller.search(controller.encode(past)))
+    policy, mean = SAC_HER.load(setting, checkpoint).agent.policy, data.states[data.rows("train")].mean(0)
+    std = data.states[data.rows("train")].std(0)
+    seen = {"observation": states, "achieved_goal": states, "desired_goal": states[::-1]}
+    expected, _ = policy.predict({name: (values - mean) / std for name, values in seen.items()}, deterministic=True)
+    np.testing.assert_allclose(actions[0][:, 0], expected, atol=1e-6)
     assert actions[0].shape == (6, 1, 2) and np.ptp(actions[0], 0).max() > 0
     np.testing.assert_array_equal(*actions)
 
