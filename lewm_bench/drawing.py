@@ -125,6 +125,12 @@ def clip(text: str, length: int = 24) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def named(agent: str, length: int = 24) -> str:
+    """An agent's name at an axis; of a long name with settings the end stays, which tells arms apart."""
+    kept = agent if len(agent) <= length or not arms.is_arm(agent) else f"…{agent[1 - length :]}"
+    return plain(clip(kept, length))
+
+
 def figure_of(height: float, width: float = WIDTH) -> Figure:
     """An empty figure, in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -203,7 +209,7 @@ class Rows:
 
     def draw(self, axes: Axes) -> None:
         """Names at the axis, block names above the blocks."""
-        axes.set_yticks(list(self.heights.values()), [plain(clip(a)) for a in self.heights])
+        axes.set_yticks(list(self.heights.values()), [named(a) for a in self.heights])
         axes.set_ylim(self.bottom, -0.95)
         for height, name in self.blocks:
             axes.axhline(height, color="#dddddd", linewidth=0.8, zorder=0)

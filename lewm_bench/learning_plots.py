@@ -15,7 +15,20 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from lewm_bench import arms
-from lewm_bench.drawing import WIDTH, Rows, clip, colour, figure_of, grid, percent_axis, places, plain, rows_of, tidy
+from lewm_bench.drawing import (
+    WIDTH,
+    Rows,
+    clip,
+    colour,
+    figure_of,
+    grid,
+    named,
+    percent_axis,
+    places,
+    plain,
+    rows_of,
+    tidy,
+)
 from lewm_bench.stability import TERMS
 from lewm_bench.tables import short
 
@@ -117,7 +130,7 @@ def training(summary: Summary) -> Figure | None:
     columns = min(MOST_COLUMNS, max(map(len, logged.values())))
     lines = [(a, q[i : i + columns]) for a, q in logged.items() for i in range(0, len(q), columns)]
     styles = line_styles(logs)
-    figure = figure_of(0.5 + 1.4 * len(lines), max(WIDTH, 1.75 * columns))
+    figure = figure_of(0.5 + 1.6 * len(lines), max(WIDTH, 1.75 * columns))
     axes = figure.subplots(len(lines), columns, squeeze=False)
     for row, (agent, quantities) in zip(axes, lines, strict=True):
         own = logs[logs["agent"] == agent]
@@ -126,7 +139,10 @@ def training(summary: Summary) -> Figure | None:
             each.set_title(plain(clip(quantity.replace("_", " "))), fontsize=9.5, loc="left")
         for spare in row[len(quantities) :]:
             spare.set_axis_off()
-        row[0].set_ylabel(plain(clip(agent, 16)), fontsize=10.5, fontweight="bold", color=colour(agent))
+        row[0].annotate(
+            named(agent, 60), (0, 1), (-20, 20), "axes fraction", "offset points", fontsize=10.5, fontweight="bold",
+            color=colour(agent),
+        )  # fmt: skip
     legend_of_environments(figure, styles)
     return figure
 

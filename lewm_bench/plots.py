@@ -142,12 +142,13 @@ def success_vs_time(summary: Summary) -> Figure | None:
     most = max(len(part) for _, part in parts)
     figure, axes = grid(len(parts), 2, 3.4 + 0.14 * max(0, most - 5))
     times = np.concatenate([part["plan_seconds_median"].to_numpy(float) for _, part in parts])
+    room = 5 if max(len(_point_name(a)) for a in table["agent"]) < 15 else 30  # for the names beside the points
     for each, (title, part) in zip(axes, parts, strict=True):
         for _, row in part.iterrows():
             _success_vs_time_point(each, row)
         _floor_line(each, summary.table, part.iloc[0])
         second_ticks(each)
-        each.set_xlim(times.min() / 5, times.max() * 12)
+        each.set_xlim(times.min() / room, times.max() * 2.4 * room)
         percent_axis(each, "reached, % with 95 % interval", vertical=True)
         each.set_xlabel("time for one plan, log scale", fontsize=10)
         each.grid(color="#e5e5e5")
@@ -181,6 +182,11 @@ def _success_vs_time_point(axes: Axes, row: pd.Series) -> None:
     )  # fmt: skip
 
 
+def _point_name(agent: str) -> str:
+    """What stands beside a point: of an arm its settings alone."""
+    return plain(clip(arms.settings_text(agent) or agent))
+
+
 def _label_points(axes: Axes, part: pd.DataFrame) -> None:
     """Write each agent's name beside its point, at the first of a few places that covers nothing else."""
     renderer = axes.figure.canvas.get_renderer()
@@ -188,9 +194,8 @@ def _label_points(axes: Axes, part: pd.DataFrame) -> None:
     taken = [_cross(axes, row) for _, row in part.iterrows()]
     for _, row in part.iterrows():
         point = (row["plan_seconds_median"], 100 * row["hit"])
-        name = plain(clip(row["agent"]))
         text = axes.annotate(
-            name, point, (0, 0), textcoords="offset points", fontsize=9.5, va="center", color=colour(row["agent"]),
+            _point_name(row["agent"]), point, (0, 0), textcoords="offset points", fontsize=9.5, va="center", color=colour(row["agent"]),
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )  # fmt: skip
         costs = []
@@ -205,7 +210,9 @@ def _label_points(axes: Axes, part: pd.DataFrame) -> None:
 
 
 _PLACES = [
-    (dx, dy, align) for dy in (0, 10, -10, 20, -20, 32, -32, 44, -44) for dx, align in ((9, "left"), (-9, "right"))
+    (dx, dy, align)
+    for dy in (0, 10, -10, 20, -20, 32, -32, 44, -44, 56, -56)
+    for dx, align in ((9, "left"), (-9, "right"))
 ]
 
 

@@ -44,6 +44,20 @@ def test_the_p_value_belongs_to_the_interval(confidence):
     assert len(agree) > 15 and all(agree)
 
 
+def test_the_p_value_knows_that_trainings_differ():
+    """Seeds that come out at 0.9 or 0.3: the resampled seeds decide, not the pairs."""
+    rng = np.random.default_rng(5)
+    agree = []
+    for shift in np.linspace(0, 0.4, 40):
+        rates = np.array([0.9, 0.3, 0.9, 0.3]) - shift
+        ours = rng.random((4, 200)) < np.clip(rates, 0, 1)[:, None]
+        theirs = rng.random((4, 200)) < 0.6
+        found = stats.paired_comparison(ours, theirs, rng, resamples=2000)
+        if abs(found.p - 0.05) > 0.015:
+            agree.append((found.high < 0) == (found.p < 0.05))
+    assert len(agree) > 25 and all(agree)
+
+
 def test_p_values_of_nothing_are_seldom_small():
     rng = np.random.default_rng(3)
     draws = [(rng.random((1, 50)) < 0.6, rng.random((1, 50)) < 0.6) for _ in range(400)]
