@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 from scipy import stats
+from test_layering import reachable, top
 from toy_env import ToyEnv
 
 from lewm_bench import cli, runner, tune, tune_plots, tune_report
@@ -271,7 +272,8 @@ def test_the_difference_to_the_default_is_paired():
     same = tuning(trial(0, 1, "1" * 20 + "0" * 20), trial(1, 2, "1" * 21 + "0" * 19))
     assert same.difference.value == pytest.approx(1 / 40) and same.difference.low <= 0
     assert "contains 0" in tune_report.path_text(same)
-    clear = tuning(trial(0, 1, "1" * 10 + "0" * 30), trial(1, 2, "1" * 30 + "0" * 10))
+    reached = "1" * 40  # by both at some step: it is the last step that is compared
+    clear = tuning(trial(0, 1, "1" * 10 + "0" * 30, reached), trial(1, 2, "1" * 30 + "0" * 10, reached))
     assert clear.difference.value == pytest.approx(0.5) and clear.difference.low > 0
     text = tune_report.path_text(clear)
     assert "contains 0" not in text and "optimistic" in text and "--set toy.gain=2.0" in text
@@ -334,6 +336,13 @@ def test_the_comparison_shows_what_was_reached_by_trials_and_by_time():
     assert left == [([0, 1, 2], [25, 75, 75]), ([0, 1], [0, 50])]
     assert right == [([10, 20, 30], [25, 75, 75]), ([2, 5], [0, 50])]
     assert tune_report.png(figure).startswith(b"\x89PNG")
+
+
+def test_tables_and_figures_are_made_from_trials_alone():
+    for module in ("search", "trials", "tune_plots", "tune_report"):
+        used = reachable(f"lewm_bench.{module}")
+        assert not {"torch", "gymnasium", "mujoco"} & top(used)
+        assert not any(name.startswith(("lewm_bench.agents", "lewm_bench.envs", "lewm_bench.runner")) for name in used)
 
 
 def test_values_replace_those_in_a_name():
