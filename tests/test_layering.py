@@ -94,7 +94,8 @@ def test_solvers_know_a_cost_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("module", below("lewm_bench.agents"))
 def test_agents_import_parts_but_not_each_other(module: str) -> None:
-    shared = ("nets", "sigreg", "encoders", "oracle", "imagination", "linears", "jepa", "goal_policy", "offline")
+    shared = ("nets", "sigreg", "encoders", "tokens", "oracle", "imagination", "linears", "jepa")
+    shared += ("goal_policy", "offline")
     if module == "lewm_bench.agents.fast_lewm":  # LeWM with another predictor
         shared += ("lewm", "fast_imagination")
     parts = {f"lewm_bench.agents.{name}" for name in shared}
