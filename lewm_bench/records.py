@@ -106,6 +106,7 @@ class CellRecord(Config):
 METHODS = {
     "lewm": "LeWM",
     "pldm": "PLDM (LeWM's networks)",
+    "fast-lewm": "Fast-LeWM",
     "dino-wm": "DINO-WM, encoded once",
     "dino-wm:reencode": "DINO-WM, re-encodes in every iteration",
 }

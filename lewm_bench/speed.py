@@ -1,4 +1,4 @@
-"""How long a plan takes: LeWM beside DINO-WM with the same planner, the same plans and the same machine.
+"""How long a plan takes: LeWM, Fast-LeWM and DINO-WM with the same planner, the same plans and the same machine.
 
 Nothing is trained: time depends on shapes. Every row runs the controller that evaluation runs, from frames to actions.
 
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from lewm_bench.agent import Encoded, LatentController, PlanningAgent
 from lewm_bench.agents.dino_wm import DinoWM, DinoWMConfig
 from lewm_bench.agents.encoders import Dinov2Encoder, LocalEncoder
+from lewm_bench.agents.fast_lewm import FAST_LEWM, FastLeWM, FastLeWMConfig
 from lewm_bench.agents.imagination import PackedDinoWM, PackedLeWM
 from lewm_bench.agents.lewm import LeWM, LeWMConfig
 from lewm_bench.agents.linears import Linears, Ranges, has_int8
@@ -156,6 +157,8 @@ def build(method: str, settings: Mapping[str, Any], image_size: int, device: tor
     with torch_stream(0, "init", method), _as_user_error(f"image_size={image_size}"):
         if method in ("lewm", "pldm"):
             model = LeWM(LeWMConfig(**settings.get("lewm", {})), image_size, ACTION_DIM)
+        elif method == "fast-lewm":
+            model = FastLeWM(fast_lewm_config(settings), image_size, ACTION_DIM)
         else:
             config = DinoWMConfig(**settings.get("dino-wm", {}))
             dinov2 = config.encoder == "dinov2-small"
@@ -164,15 +167,24 @@ def build(method: str, settings: Mapping[str, Any], image_size: int, device: tor
     return model.to(device).eval().requires_grad_(False)
 
 
+def fast_lewm_config(settings: Mapping[str, Any]) -> FastLeWMConfig:
+    """Fast-LeWM's networks; a profile that does not name the sizes that it shares with LeWM means LeWM's."""
+    shared = {name: value for name, value in settings.get("lewm", {}).items() if name != "history"}
+    return FastLeWMConfig(**shared | settings.get("fast-lewm", {}))
+
+
 def agent_of(model: nn.Module, method: str, mode: Mode, cem: CEMConfig, device: torch.device) -> PlanningAgent:
     """The agent that plans with ``model`` in a mode."""
-    if mode == "reference":
+    if isinstance(model, FastLeWM):
+        changed = {"rollout": "reference" if mode == "reference" else "fast", "compile": mode == "compile"}
+        imagine = FAST_LEWM.imagine(model, cem.model_copy(update=changed | {"arithmetic": arithmetic_of(mode)}))
+    elif mode == "reference":
         imagine = plain(model)
     else:
         packed = PackedLeWM if isinstance(model, LeWM) else PackedDinoWM
         imagine = packed(model, arithmetic_of(mode), mode == "compile")
     kind = ReencodingAgent if method.endswith(":reencode") else PlanningAgent
-    return kind(model, cem, device, imagine)
+    return kind(model, cem, device, imagine, imagine if mode == "reference" else None)
 
 
 def trained(checkpoint: Path, device: torch.device) -> tuple[nn.Module, int]:

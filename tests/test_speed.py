@@ -26,7 +26,8 @@ CPU = torch.device("cpu")
 SMALL = {"width": 16, "depth": 2, "heads": 2, "head_size": 4, "mlp_hidden": 20}
 LEWM = SMALL | {"encoder": "cnn", "latent": 12, "projector_hidden": 24}
 DINO = SMALL | {"encoder": "lowpass", "conditioning": "adaln", "local": {"width": 16, "depth": 1, "channels": 8}}
-NETWORKS = {"lewm": LEWM, "dino-wm": DINO}
+PREFIX = {"prefix_depth": 2, "prefix_heads": 2, "prefix_head_size": 3, "prefix_mlp_hidden": 18, "fusion_hidden": 14}
+NETWORKS = {"lewm": LEWM, "fast-lewm": PREFIX, "dino-wm": DINO}
 BLOCK = 10  # numbers of an action block: 5 steps of 2
 MODES = ["float32", "bfloat16", "reference", pytest.param("int8", marks=pytest.mark.skipif(not linears.has_int8(), reason="no int8"))]  # fmt: skip
 
@@ -95,6 +96,28 @@ def test_the_operations_of_encoding_are_those_of_context_and_goal():
     assert count_flops(case(mode="reference", context=3, batch=2))[0] == 2 * 4 * frame
 
 
+def fast_lewm_flops(first: int, last: int, predicted: int) -> tuple[int, int]:
+    """Of an episode and of one candidate of the fast path, by how many tokens have queries and by predictions.
+
+    The products of attention are elementwise and not counted.
+    """
+    W, inner, D, mlp = 16, 2 * 3, 12, 2 * linear(16, 18)
+    action = linear(BLOCK, 32) + linear(32, 4 * W) + linear(4 * W, W)
+    queried = linear(W, inner) + linear(inner, W) + mlp
+    prefix = 5 * action + 2 * 5 * linear(W, 2 * inner) + (first + last) * queried
+    block = linear(W, W) + 2 * linear(W, 20) + linear(W, 6 * W)
+    prediction = linear(3 * W, 14) + linear(14, W) + 2 * block + linear(W, 24) + linear(24, D)
+    episode = linear(D, 4 * W) + linear(4 * W, W) + 2 * linear(W, W) + mlp + linear(D, W)
+    return episode, prefix + predicted * prediction
+
+
+@pytest.mark.parametrize(("objective", "last", "predicted"), [("final", 1, 1), ("sum", 5, 5)])
+def test_the_operations_of_fast_lewm_are_those_of_its_prefixes(objective, last, predicted):
+    episode, candidate = fast_lewm_flops(5, last, predicted)
+    counted = count_flops(case("fast-lewm", objective=objective, batch=3))[1]
+    assert counted == 3 * (episode + candidate * 8 * 2)
+
+
 def dino_flops(tokens: int, fast: bool) -> int:
     """Of one candidate of DINO-WM, from how many frames each layer sees; the attention is over frames x tokens."""
     W, inner, C, P = 16, 2 * 4, 8, tokens
@@ -118,7 +141,7 @@ def test_the_operations_of_dino_wm_grow_with_its_tokens(mode):
     assert list(counted) == [4, 9, 16] and counted[16] / counted[4] > 4  # attention grows with the square
 
 
-@pytest.mark.parametrize("method", ["lewm", "dino-wm", "dino-wm:reencode"])
+@pytest.mark.parametrize("method", ["lewm", "fast-lewm", "dino-wm", "dino-wm:reencode"])
 @pytest.mark.parametrize("context", [1, 2, 3])
 def test_the_fast_path_takes_fewer_operations(method, context):
     fast, plainly = (count_flops(case(method, mode, context=context)) for mode in ("float32", "reference"))
@@ -135,7 +158,7 @@ def test_operations_are_proportional_to_samples_iterations_and_batch(method, mod
     assert count_flops(case(method, mode, num_samples=4, num_iterations=1, batch=3))[1] == 3 * one
 
 
-@pytest.mark.parametrize("method", ["lewm", "dino-wm", "dino-wm:reencode"])
+@pytest.mark.parametrize("method", ["lewm", "fast-lewm", "dino-wm", "dino-wm:reencode"])
 @pytest.mark.parametrize(
     "mode, context",
     [("reference", 1), ("reference", 3), ("float32", 1), ("float32", 3)],
@@ -151,7 +174,7 @@ def test_the_count_is_that_of_a_whole_search(method, mode, context):
     assert count_flops(c) == (encoding.get_total_flops(), searching.get_total_flops())
 
 
-@pytest.mark.parametrize("method", ["lewm", "dino-wm"])
+@pytest.mark.parametrize("method", ["lewm", "fast-lewm", "dino-wm"])
 def test_packed_layers_are_counted_like_plain_ones(monkeypatch, method):
     packed = count_flops(case(method))
     monkeypatch.setattr(linears, "has_onednn", lambda: False)
@@ -251,6 +274,7 @@ OVERRIDES = [
     "image_size=32", "cem={num_samples: 6, num_iterations: 2, num_elites: 3, horizon: 3, receding: 2}",
     "speed={plans: 3, seconds: 4, samples: [4, 2], horizons: [1, 5], batches: [2], image_sizes: [48, 32]}",
     *(f"{name}.{key}={value}" for name in ("lewm", "dino-wm") for key, value in SMALL.items()),
+    *(f"fast-lewm.{key}={value}" for key, value in PREFIX.items()),
     "lewm.latent=12", "lewm.encoder=stem-vit", "dino-wm.local={width: 16, depth: 1, channels: 8}",
 ]  # fmt: skip
 
@@ -477,7 +501,7 @@ def test_the_mode_says_what_computes(mode):
         assert c.agent.imagine.arithmetic == c.arithmetic and (c.agent.imagine.compiled is None) == (mode != "compile")
 
 
-@pytest.mark.parametrize("method, kind", [("lewm", "LeWM"), ("pldm", "LeWM"), ("dino-wm", "DinoWM"), ("dino-wm:reencode", "DinoWM")])  # fmt: skip
+@pytest.mark.parametrize("method, kind", [("lewm", "LeWM"), ("pldm", "LeWM"), ("fast-lewm", "FastLeWM"), ("dino-wm", "DinoWM"), ("dino-wm:reencode", "DinoWM")])  # fmt: skip
 def test_models_are_untrained_and_always_the_same(method, kind):
     torch.manual_seed(1)
     one = build(method, NETWORKS, 32, CPU)
