@@ -155,7 +155,7 @@ def test_the_hook_runs_after_each_step_of_the_optimiser(tmp_path: Path) -> None:
 # The two losses, from the networks' own outputs, in numpy.
 
 
-def random_batch(size: int = 12) -> Transitions:
+def random_batch(size: int = 60) -> Transitions:
     rng = np.random.default_rng(3)
     images = [torch.from_numpy(rng.integers(0, 256, (size, 3, 16, 16), np.uint8)) for _ in range(4)]
     actions = torch.from_numpy(rng.normal(1, 2, (size, 3)).astype(np.float32))
@@ -191,12 +191,15 @@ def test_the_loss_of_gcivl_in_numpy() -> None:
     now, after = (model.pair(f, batch.value_goals) for f in (batch.frames, batch.following))
     V, T, T_after = model.value(now).numpy(), model.target(now).numpy(), model.target(after).numpy()
     goal = batch.at_goal.numpy()
-    expected = 0.0
-    for b in range(12):
+    expected, split = 0.0, 0
+    for b in range(60):
         y = [0.0 if goal[b] else -1 + 0.9**3 * T_after[k, b] for k in range(2)]
-        weight = 0.8 if min(y) >= (T[0, b] + T[1, b]) / 2 else 0.2
-        expected += weight * ((y[0] - V[0, b]) ** 2 + (y[1] - V[1, b]) ** 2) / 12
+        mean = (T[0, b] + T[1, b]) / 2
+        weight = 0.8 if min(y) >= mean else 0.2
+        split += min(y) < mean <= max(y)
+        expected += weight * ((y[0] - V[0, b]) ** 2 + (y[1] - V[1, b]) ** 2) / 60
     assert parts["critic"].item() == pytest.approx(expected, rel=1e-4)
+    assert split, "the estimates disagree somewhere, or the lower one could not be told from the other"
     now, after = (model.pair(f, batch.policy_goals) for f in (batch.frames, batch.following))
     advantage = model.value(after).numpy().mean(0) - model.value(now).numpy().mean(0)
     assert loss.item() == pytest.approx(expected + policy_loss(model, batch, advantage), rel=1e-4)
@@ -212,11 +215,11 @@ def test_the_loss_of_gciql_in_numpy() -> None:
     V, V_after = model.value(now).numpy()[0], model.value(after).numpy()[0]
     Q, T = model.critic(now, actions).numpy(), model.target(now, actions).numpy()
     values = critics = 0.0
-    for b in range(12):
+    for b in range(60):
         y = 0.0 if batch.at_goal[b] else -1 + 0.9**3 * V_after[b]
-        critics += ((y - Q[0, b]) ** 2 + (y - Q[1, b]) ** 2) / 12
+        critics += ((y - Q[0, b]) ** 2 + (y - Q[1, b]) ** 2) / 60
         error = min(T[0, b], T[1, b]) - V[b]
-        values += (0.8 if error > 0 else 0.2) * error**2 / 12
+        values += (0.8 if error > 0 else 0.2) * error**2 / 60
     assert parts["critic"].item() == pytest.approx(critics, rel=1e-4)
     assert parts["value_loss"].item() == pytest.approx(values, rel=1e-4)
     assert parts["value"].item() == pytest.approx(V.mean(), rel=1e-4)
@@ -242,6 +245,19 @@ def test_gradients_go_where_they_should(kind: type, config: OfflineConfig) -> No
         assert all(g is not None and g.abs().sum() > 0 for g in gradients[: len(trained)])
         # What the total holds twice cancels up to rounding; what it does not hold is None.
         assert all(g is None or g.abs().max() < 1e-4 for g in gradients[len(trained) :])
+
+
+@pytest.mark.parametrize("kind, config, followed", [(GCIVL, OfflineConfig, "value"), (GCIQL, GCIQLConfig, "critic")])
+@torch.no_grad()
+def test_the_target_follows_the_critic_that_it_averages(kind: type, config: type, followed: str) -> None:
+    model = shaken(kind, config(**SIZES, target_rate=0.3))
+    before, online = (
+        {k: v.clone() for k, v in m.state_dict().items()} for m in (model.target, getattr(model, followed))
+    )
+    model.after_step(STEP)
+    for name, found in model.target.state_dict().items():
+        torch.testing.assert_close(found, 0.7 * before[name] + 0.3 * online[name])
+        assert torch.equal(getattr(model, followed).state_dict()[name], online[name])
 
 
 # Goals.
