@@ -18,8 +18,9 @@ from lewm_bench.checkpoint import load_card, load_tensors
 from lewm_bench.collect import CollectConfig, collect
 from lewm_bench.config import deep_merge
 from lewm_bench.errors import UserError
+from lewm_bench.names import parse_agent
 from lewm_bench.planning import CEMConfig
-from lewm_bench.registry import agent_family, agent_names, split_agent
+from lewm_bench.registry import agent_family, agent_names
 from lewm_bench.rng import stream
 from lewm_bench.store import Store
 from lewm_bench.types import Goals, Past
@@ -51,7 +52,7 @@ CEM = CEMConfig(num_samples=12, num_iterations=2, num_elites=4, horizon=3, reced
 
 
 def configured(name: str):
-    base, variant = split_agent(name)
+    base, variant, _ = parse_agent(name)
     # Agents that do not train have no use for the settings of training.
     common = COMMON if agent_family(name).trainable else {"frame_skip": SKIP}
     return agent_family(name).configure(deep_merge(common, TINY[base]), variant)
