@@ -582,3 +582,20 @@ def test_help_imports_nothing_heavy():
     code += "except SystemExit: pass\nprint([m for m in ('torch', 'mujoco', 'matplotlib', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.stdout.splitlines()[-1] == "[]", done.stdout[-300:]
+
+
+@pytest.mark.slow
+def test_a_run_with_every_solver(lewm_bench, tmp_path):
+    """One model, five planners: the weights are trained once, and only the oracle has no gradient to offer."""
+    sets = ("--seeds", "0", "--set", "evaluate.num_pairs=2", "--set", "lewm.train.steps=3", "--device", "cpu", "--quiet")
+    run = ("run", "--suite", "smoke", "--agents", "lewm,oracle", *sets)
+    ends = set()
+    for name in ("cem", "icem", "mppi", "shooting", "adam"):
+        status, _, err = lewm_bench(*run, "--solver", name, "--out", name)
+        assert status == (1 if name == "adam" else 0)
+        assert (name == "adam") == ("the solver adam needs gradients and the true simulator has none" in err)
+        (record,) = (tmp_path / name / "cells").glob("*lewm*.json")
+        cell = json.loads(record.read_text(encoding="utf-8"))
+        assert cell["status"] == "done" and cell["config"]["cem"].get("solver", "cem") == name
+        ends.add(json.dumps([r["distance_end"] for r in cell["episodes"]]))
+    assert len(list((tmp_path / "cache" / "model").glob("[!.]*"))) == 1 and len(ends) == 5
