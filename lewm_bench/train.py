@@ -191,7 +191,7 @@ def _watch(log: TrainingLog, index: int, config: TrainConfig) -> None:
     if len(recent) == PATIENCE and all(s is not None and s < COLLAPSED_STD for s in recent):
         raise TrainingFailed(
             f"the latents collapsed (standard deviation {recent[-1]:.4f} < {COLLAPSED_STD} at step {index}); "
-            "raise sigreg_weight or lower train.learning_rate"
+            "raise the weight of what keeps them apart (sigreg_weight of lewm) or lower train.learning_rate"
         )
 
 
