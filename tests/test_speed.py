@@ -546,3 +546,20 @@ def test_the_peak_is_the_fastest_product(monkeypatch, arithmetic):
 def test_wrong_settings_are_named(wrong, says):
     with pytest.raises(UserError, match=says.replace("[", r"\[")):
         resolved(wrong)
+
+
+@pytest.mark.parametrize("method", ["lewm", "dino-wm"])
+@pytest.mark.parametrize("solver", ["icem", "mppi", "shooting", "adam"])
+def test_the_operations_of_every_solver_are_those_of_a_whole_search(method, solver):
+    """Counted on few candidates, against a count of all of them; a gradient is a forward and a backward pass."""
+    mode = "reference" if solver == "adam" else "float32"
+    c = case(method, mode, solver=solver, num_samples=24, num_iterations=4, num_elites=4)
+    goals, past = speed.situation(c.model, c)
+    controller = c.agent.start(goals, [stream(0, "test")])
+    encoded = controller.encode(past)
+    with FlopCounterMode(display=False, custom_mapping=speed.FLOPS) as counter:
+        controller.search(encoded)
+    assert count_flops(c)[1] == counter.get_total_flops()
+    if solver == "adam":
+        plans = count_flops(case(method, mode, num_samples=24, num_iterations=4, num_elites=4))[1] / (24 * 4)
+        assert counter.get_total_flops() == pytest.approx((2 * 8 * 4 + 8) * plans, rel=0.05)
