@@ -167,6 +167,8 @@ def move_average(target: nn.Module, online: nn.Module, rate: float) -> None:
 class OfflineFamily(GoalPolicyFamily):
     """A family that learns from relabelled transitions."""
 
+    step_cost = 0.12
+
     def batches(self, setting: Setting[OfflineConfig]) -> Batches:
         return relabelled_batches(setting)
 
