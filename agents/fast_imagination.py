@@ -131,7 +131,10 @@ class _PrefixBlock:
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """What a query (b, S, heads, size) adds to the state's value, from keys and values (k, b, S, heads, size) minus it."""
+    """What a query (b, S, heads, size) adds to the state's value, from keys and values minus the state's.
+
+    These are (k, b, S, heads, size).
+    """
     scores = torch.linalg.vecdot(query, keys).movedim(0, -1)  # (b, S, heads, k)
     weights = F.pad(scores, (1, 0)).softmax(-1)[..., 1:, None].unbind(-2)
     out = weights[0] * values[0]

@@ -56,14 +56,14 @@ def sinusoids(length: int, width: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width]
 
 
-def mlp(norm: int, hidden: int, dropout: float = 0.0) -> nn.Sequential:
+def mlp(width: int, hidden: int, dropout: float = 0.0) -> nn.Sequential:
     """LayerNorm, linear, GELU, linear, with dropout behind both linear layers."""
     return nn.Sequential(
-        nn.LayerNorm(norm),
-        nn.Linear(norm, hidden),
+        nn.LayerNorm(width),
+        nn.Linear(width, hidden),
         nn.GELU(),
         nn.Dropout(dropout),
-        nn.Linear(hidden, norm),
+        nn.Linear(hidden, width),
         nn.Dropout(dropout),
     )
 
@@ -164,7 +164,7 @@ class FastLeWM(LeWM):
     def __init__(self, config: FastLeWMConfig, image_size: int, action_dim: int) -> None:
         super().__init__(config, image_size, action_dim)
         self.horizon = config.horizon
-        del self.action_encoder  # the prefix encoder has its own
+        del self.action_encoder  # the prefix encoder has one of its own
         self.prefix_encoder = PrefixEncoder(config, config.frame_skip * action_dim)
         self.predictor = PrefixPredictor(config)  # in place of LeWM's
 
@@ -202,7 +202,7 @@ class FastLeWMFamily(JEPAFamily):
     Config = FastLeWMConfig
     model = FastLeWM
     name = "Fast-LeWM"
-    summary = f"LeWM that predicts all prefixes of a plan at once (Gao and Xu, 2026); variants fast-lewm:{{{','.join(VARIANTS)}}}"
+    summary = "LeWM that predicts all prefixes of a plan at once (Gao and Xu, 2026); variant fast-lewm:consistent"
     search_space = (Dimension("sigreg_weight", 0.001, 0.3),)
     decision_cost = 0.1
     planning_only = ("self_consistency",)
