@@ -1,0 +1,177 @@
+"""What the examinations return, as JSON: numbers with intervals and what is needed to draw them again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lewm_bench.config import Config
+from lewm_bench.files import write_text
+
+Features = Literal["model", "random encoder", "pixels"]
+"""Whose features: the trained model's latents, those of the same networks untrained, raw downsampled frames."""
+
+Condition = Literal["untouched", "camera noise", "recoloured", "teleported"]
+
+
+class Interval(Config):
+    """An estimate with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ProbeRow(Config):
+    """How well one physical quantity can be read from features, on episodes that the probe has not seen."""
+
+    quantity: str
+    kind: Literal["ridge", "mlp"]
+    features: Features
+    mse: Interval  # of standardised targets, mean over components: 1 is no information
+    r: Interval  # Pearson's, mean over components
+    components: int
+    n_train: int
+    n_test: int
+    n_test_episodes: int  # what the intervals resample
+
+
+class SurpriseCurve(Config):
+    """Surprise per step around the event, mean over triples."""
+
+    condition: Condition
+    steps: tuple[int, ...]  # blocks after the event, negative before it
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+class SurpriseTest(Config):
+    """A condition against the untouched member of the same triples, at the event."""
+
+    condition: Condition
+    n: int  # triples
+    difference: Interval  # mean of paired differences
+    effect_size: float  # of paired differences: mean over deviation (Cohen's d_z)
+    p: float  # paired t-test, two-sided
+    p_sign_flip: float  # permutation test of the same, without a normal assumption
+    p_holm: float  # corrected for the number of conditions
+    auc: Interval  # chance that a member of this condition surprises more than an untouched one
+
+
+class Surprise(Config):
+    """Violation of expectation (LeWM paper, appendix F.3)."""
+
+    n: int
+    context: int  # frames that the model sees
+    unit: str = "mean squared error of the next latent"
+    curves: tuple[SurpriseCurve, ...]
+    tests: tuple[SurpriseTest, ...]
+    recolour_to_teleport: Interval | None  # ratio of the two mean differences
+    teleport_against_recolour: Interval | None  # AUC
+    detection: dict[str, tuple[tuple[float, float], ...]]  # condition to (false alarm rate, detection rate) points
+
+
+class Straightness(Config):
+    """Mean cosine of consecutive velocities along held-out paths."""
+
+    features: Features
+    value: Interval
+    n_paths: int
+    n_episodes: int
+
+
+class Collapse(Config):
+    """Whether the latents use their space, on held-out frames."""
+
+    collapsed: bool
+    reason: str  # one sentence, also where it did not collapse
+    n: int
+    size: int  # numbers of a latent
+    latent_std: float  # mean over dimensions
+    effective_rank: float
+    spectrum: tuple[float, ...]  # eigenvalues of the covariance, largest first, sum 1
+    sigreg: float  # the statistic, mean over directions
+    sigreg_quantiles: tuple[float, ...]  # 5, 25, 50, 75, 95 % over directions
+    sigreg_gaussian: float  # the same statistic of as many samples of a standard normal
+
+
+class OpenLoop(Config):
+    """Error of imagined latents against the encoded future, by horizon, beside predicting that nothing changes."""
+
+    horizons: tuple[int, ...]  # blocks
+    model: tuple[Interval, ...]  # mean squared error over the variance of held-out latents: 1 is a random frame's
+    copy_last: tuple[Interval, ...]
+    n: int
+    n_episodes: int
+
+
+class LatentMap(Config):
+    """Latents of held-out frames in two dimensions, and what they are coloured by."""
+
+    method: Literal["PCA", "t-SNE"]
+    points: tuple[tuple[float, float], ...]
+    quantity: str
+    values: tuple[tuple[float, ...], ...]  # (n, k) of the quantity
+    explained: tuple[float, float] | None = None  # shares of variance of the two components (PCA)
+
+
+class Decoded(Config):
+    """A decoder trained on frozen latents, and what it drew; file names are relative to the results folder."""
+
+    train_steps: int
+    mse: Interval  # of held-out pixels in [0, 1]
+    mean_frame_mse: float  # of always drawing the mean training frame
+    pictures: str  # PNG: real frames above decoded ones
+    videos: tuple[str, ...]  # real beside imagined
+    n: int
+    n_episodes: int
+
+
+class UnderstandingRecord(Config):
+    """One examined cell."""
+
+    schema_version: int = 1
+    status: Literal["done", "not run", "failed"]
+    reason: str = ""
+    suite: str
+    profile: str
+    env: str
+    agent: str
+    label: str = ""
+    note: str = ""
+    seed: int
+    key: str = ""
+    config: dict[str, Any] = Field(default_factory=dict)
+    dataset: str = ""
+    weights: str = "none"
+    parameters: int | None = None
+    train_seconds: float | None = None
+    training: dict[str, list[float | None]] = Field(default_factory=dict)
+    probes: tuple[ProbeRow, ...] = ()
+    surprise: Surprise | None = None
+    straightness: tuple[Straightness, ...] = ()
+    collapse: Collapse | None = None
+    open_loop: OpenLoop | None = None
+    maps: tuple[LatentMap, ...] = ()
+    decoded: Decoded | None = None
+    skipped: dict[str, str] = Field(default_factory=dict)  # examination to why it was not made
+    seconds: dict[str, float] = Field(default_factory=dict)  # examination to what it took
+    versions: dict[str, str] = Field(default_factory=dict)
+    hardware: dict[str, str] = Field(default_factory=dict)
+    commit: str = ""
+    created: str = ""
+
+    @property
+    def file_name(self) -> str:
+        """The name of this cell's JSON file."""
+        safe = "".join(c if c.isalnum() or c in "-." else "_" for c in f"{self.env.split('/')[-1]}__{self.agent}")
+        return f"{safe}__seed{self.seed}.json"
+
+    def save(self, folder: Path) -> Path:
+        """Write the record into ``folder``, atomically."""
+        path = folder / self.file_name
+        write_text(path, self.model_dump_json(indent=1))
+        return path
