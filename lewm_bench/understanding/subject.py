@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lewm_bench.agent import Embed, Loaded, Setting, embed_frames
+from lewm_bench.agent import Embed, Loaded, PlanningAgent, Setting, embed_frames
 from lewm_bench.data import Dataset
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError
+from lewm_bench.planning import CEMConfig
 from lewm_bench.rng import stream
 from lewm_bench.types import WorldModel
 
@@ -33,6 +34,12 @@ class Subject:
     device: torch.device
     agent: str
     seed: int
+    planner: PlanningAgent | None = None  # how it imagines while planning; None: by the plain loop
+
+    @property
+    def imagines(self) -> PlanningAgent:
+        """The agent that plans with the model: its ``encode`` for contexts and its ``imagine`` for futures."""
+        return self.planner or PlanningAgent(self.model, CEMConfig(), self.device)
 
     @torch.inference_mode()
     def latents(self, frames: np.ndarray, states: np.ndarray) -> Tensor:
@@ -81,7 +88,7 @@ class Subject:
 
     def untrained(self, model: WorldModel) -> Subject:
         """The same examination of another model, for the floor of a randomly initialised encoder."""
-        return replace(self, model=model, embed=embed_frames(model, self.device))
+        return replace(self, model=model, embed=embed_frames(model, self.device), planner=None)
 
 
 def subject_of(setting: Setting, loaded: Loaded) -> Subject:
@@ -101,4 +108,5 @@ def subject_of(setting: Setting, loaded: Loaded) -> Subject:
         device=setting.device,
         agent=setting.agent,
         seed=setting.seed,
+        planner=loaded.agent if isinstance(loaded.agent, PlanningAgent) else None,
     )
