@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from lewm_bench.config import Config
+from lewm_bench.errors import UserError
 from lewm_bench.files import write_text
+
+SCHEMA = 1
+KIND = "understanding"
 
 Features = Literal["model", "random encoder", "pixels"]
 """Whose features: the trained model's latents, those of the same networks untrained, raw downsampled frames."""
@@ -133,7 +140,8 @@ class Decoded(Config):
 class UnderstandingRecord(Config):
     """One examined cell."""
 
-    schema_version: int = 1
+    kind: Literal["understanding"] = KIND
+    schema_version: int = SCHEMA
     status: Literal["done", "not run", "failed"]
     reason: str = ""
     suite: str
@@ -173,5 +181,66 @@ class UnderstandingRecord(Config):
     def save(self, folder: Path) -> Path:
         """Write the record into ``folder``, atomically."""
         path = folder / self.file_name
-        write_text(path, self.model_dump_json(indent=1))
+        write_text(path, json.dumps(strict(self.model_dump(mode="json")), indent=1, allow_nan=False))
         return path
+
+
+def strict(value: Any) -> Any:
+    """``value`` for JSON, which has no NaN and no infinity: a correlation with a constant becomes the text ``nan``."""
+    if isinstance(value, Mapping):
+        return {key: strict(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def holds_understanding(folder: Path) -> bool:
+    """Whether the cells of a results folder are of this kind; unreadable ones do not tell."""
+    kinds = set()
+    for path in sorted((folder / "cells").glob("*.json")):
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        kinds.add(data.get("kind") if isinstance(data, dict) else None)
+    return KIND in kinds
+
+
+def load_record(path: Path) -> UnderstandingRecord:
+    """The record in a file.
+
+    Raises:
+        UserError: it cannot be read, or is not a record of this kind and schema.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        found = UnderstandingRecord.model_validate(data)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}")
+    except ValidationError as error:
+        first = error.errors()[0]
+        detail = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
+    except ValueError as error:  # not JSON, not UTF-8
+        detail = str(error)
+    else:
+        if data.get("schema_version") == SCHEMA:
+            return found
+        detail = f"its schema_version is {data.get('schema_version')}"
+    raise UserError(f"{path} is not a record of an examination, schema {SCHEMA} ({detail}); delete it and run again")
+
+
+def load_records(folders: Iterable[Path]) -> list[UnderstandingRecord]:
+    """All records of result folders, sorted; a later folder wins over an earlier one for the same cell.
+
+    Raises:
+        UserError: a folder has no cells, or a file is not a record of this kind and schema.
+    """
+    found: dict[tuple[str, str, int, str], UnderstandingRecord] = {}
+    for folder in folders:
+        paths = sorted((folder / "cells").glob("*.json"))
+        if not paths:
+            raise UserError(f"no cells in {folder / 'cells'}; run `lewm-bench run --suite {KIND}` first")
+        for path in paths:
+            each = load_record(path)
+            found[each.env, each.agent, each.seed, each.profile] = each
+    return [found[key] for key in sorted(found)]
