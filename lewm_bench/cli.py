@@ -434,7 +434,9 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 @app.command()
 def speed(
     profile: ProfileOption = "quick",
-    methods: Annotated[str, typer.Option("--methods", help="Comma-separated: lewm,pldm,dino-wm,dino-wm:reencode.")] = "",
+    methods: Annotated[
+        str, typer.Option("--methods", help="Comma-separated: lewm,fast-lewm,pldm,dino-wm,dino-wm:reencode.")
+    ] = "",
     solver: SolverOption = "",
     samples: Annotated[str, typer.Option("--samples", help="Candidates; several are swept: 300,600,1200.")] = "",
     iterations: Annotated[int, typer.Option("--iterations", help="Of the planner; 30 if left out.")] = 0,

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -289,7 +289,8 @@ def check_card(folder: Path, setting: Setting) -> None:
     Raises:
         UserError: the first field that differs, and both values.
     """
-    card, own = flat_card(load_card(folder)), flat_card(card_of(setting))
+    free = ("train", *agent_family(setting.agent).planning_only)
+    card, own = flat_card(load_card(folder), free), flat_card(card_of(setting), free)
     for name in sorted({*card, *own}, key=lambda name: (name != "agent", name)):
         if (theirs := card.get(name)) != (ours := own.get(name)):
             raise UserError(
@@ -299,12 +300,13 @@ def check_card(folder: Path, setting: Setting) -> None:
         raise UserError(f"{folder} is not a checkpoint: it has no {WEIGHTS}")
 
 
-def flat_card(card: Any) -> dict[str, Any]:
-    """What must agree between a checkpoint and its use; how it was trained does not matter for acting."""
+def flat_card(card: Any, free: Collection[str]) -> dict[str, Any]:
+    """What must agree between a checkpoint and its use; settings in ``free`` may differ, and with them the variant."""
     flat = {name: card.get(name) for name in ("agent", "image_size", "action_dim")} if isinstance(card, dict) else {}
-    config = card.get("config") if flat else None
+    flat["agent"] = parse_agent(str(flat.get("agent"))).base
+    config = card.get("config") if isinstance(card, dict) else None
     settings = config.items() if isinstance(config, dict) else ()
-    return flat | {f"{flat['agent']}.{key}": value for key, value in settings if key != "train"}
+    return flat | {f"{flat['agent']}.{key}": value for key, value in settings if key not in free}
 
 
 def record(

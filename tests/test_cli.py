@@ -283,7 +283,7 @@ def test_the_options_of_speed_are_settings(lewm_bench, monkeypatch, options, exp
 def test_list_names_the_speed_suite(lewm_bench):
     _, out, _ = lewm_bench("list", "suites")
     (line,) = (line for line in out.splitlines() if line.startswith("  speedup "))
-    assert line.endswith("Planning time: LeWM, PLDM and DINO-WM with the same planner")  # no envs, no agents
+    assert line.endswith("Planning time: LeWM, Fast-LeWM, PLDM and DINO-WM with the same planner")  # no envs, no agents
 
 
 @pytest.mark.parametrize("wrong", ["speed.samples=[8, 0]", "speed.batches=[0]", "speed.horizons=[0]", "image_size=40"])

@@ -837,3 +837,16 @@ def test_a_budget_in_seconds_shows_as_steps_in_the_record(tmp_path, config):
     (pace,) = (json.loads(path.read_text()) for path in (tmp_path / "cache").rglob("pace.json"))
     assert steps == int((2 - pace["fixed"]) / pace["step"])
     assert cells["gcbc"].training["step"][-1] == steps - 1
+
+
+def test_a_card_may_differ_in_training_and_in_what_only_planning_reads():
+    card = {"agent": "fast-lewm:consistent", "image_size": 64, "action_dim": 2}
+    card["config"] = {"width": 8, "self_consistency": 1.0, "train": {"steps": 3}}
+    plain = {**card, "agent": "fast-lewm", "config": {"width": 8, "self_consistency": 0.0, "train": {"steps": 4}}}
+    free = ("train", "self_consistency")
+    assert runner.flat_card(card, free) == runner.flat_card(plain, free) and "fast-lewm.width" in runner.flat_card(
+        card, ()
+    )
+    assert runner.flat_card(card, ("train",)) != runner.flat_card(plain, ("train",))
+    plain["config"]["width"] = 16
+    assert runner.flat_card(card, free) != runner.flat_card(plain, free)
