@@ -62,7 +62,7 @@ class SurpriseTest(Config):
     n: int  # triples
     difference: Interval  # mean of paired differences
     effect_size: float  # of paired differences: mean over deviation (Cohen's d_z)
-    p: float  # paired t-test, two-sided
+    p: float  # paired t-test, two-sided, on the means of episodes
     p_sign_flip: float  # permutation test of the same, without a normal assumption
     p_holm: float  # corrected for the number of conditions
     auc: Interval  # chance that a member of this condition surprises more than an untouched one
@@ -71,7 +71,8 @@ class SurpriseTest(Config):
 class Surprise(Config):
     """Violation of expectation (LeWM paper, appendix F.3)."""
 
-    n: int
+    n: int  # triples
+    n_episodes: int  # what intervals resample and tests count: triples of one episode are not independent
     context: int  # frames that the model sees
     unit: str = "mean squared error of the next latent"
     curves: tuple[SurpriseCurve, ...]
