@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lewm_bench.agent import Embed, Loaded, PlanningAgent, Setting, embed_frames
@@ -48,6 +49,10 @@ class Subject:
         pieces = range(0, len(images), PIECE)
         found = [self.embed(images[k : k + PIECE], states[k : k + PIECE]) for k in pieces]
         return torch.cat([part.flatten(1).float().cpu() for part in found])
+
+    def episodes_of(self, rows: np.ndarray) -> np.ndarray:
+        """The episodes (N,) that dataset rows (N,) belong to."""
+        return np.searchsorted(self.dataset.ends, rows, side="right")
 
     def latents_at(self, rows: np.ndarray) -> Tensor:
         """Latents (N, D) of dataset rows (N,)."""
@@ -89,6 +94,16 @@ class Subject:
     def untrained(self, model: WorldModel) -> Subject:
         """The same examination of another model, for the floor of a randomly initialised encoder."""
         return replace(self, model=model, embed=embed_frames(model, self.device), planner=None)
+
+
+def downsampled(frames: np.ndarray, side: int) -> np.ndarray:
+    """(N, h, w, 3) uint8 frames to (N, side * side * 3) float32 in [0, 1], averaged over areas; never made larger."""
+    size = (min(side, frames.shape[1]), min(side, frames.shape[2]))
+    pieces = [
+        F.adaptive_avg_pool2d(torch.from_numpy(np.moveaxis(frames[k : k + PIECE], -1, -3) / np.float32(255)), size)
+        for k in range(0, len(frames), PIECE)
+    ]
+    return torch.cat(pieces).flatten(1).numpy()
 
 
 def subject_of(setting: Setting, loaded: Loaded) -> Subject:
