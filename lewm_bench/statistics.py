@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 RESAMPLES = 10_000
+_FLIPS_AT_ONCE = 1000
 
 
 class Estimate(NamedTuple):
@@ -221,6 +222,130 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     steps = p_values[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
+
+
+def paired_t(differences: np.ndarray, confidence: float = 0.95) -> Difference:
+    """Mean of (n,) paired differences, Student's interval for it, and the two-sided p value of no difference.
+
+    Where all differences are the same number there is nothing to estimate an error from: p is 1 if it is 0, else 0.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    differences = np.asarray(differences, np.float64)
+    if differences.ndim != 1 or differences.size < 2:
+        raise ValueError(f"a t-test needs at least two differences in a row, got shape {differences.shape}")
+    mean, free = float(differences.mean()), differences.size - 1
+    error = float(differences.std(ddof=1) / np.sqrt(differences.size))
+    half = float(stdtrit(free, (1 + confidence) / 2)) * error
+    p = 2 * float(stdtr(free, -abs(mean) / error)) if error > 0 else float(mean == 0)
+    return Difference(mean, mean - half, mean + half, p)
+
+
+def sign_flip_p(differences: np.ndarray, rng: np.random.Generator, flips: int = RESAMPLES) -> float:
+    """The two-sided p value of (n,) paired differences having a distribution that is symmetric about 0 (Fisher 1935).
+
+    All 2^n ways to choose the signs are compared if they are no more than ``flips``, else as many random ones, among
+    which the data count as one (Phipson and Smyth 2010), so that it is never 0.
+    """
+    differences = np.asarray(differences, np.float64)
+    n, total = differences.size, abs(differences.sum()) * (1 - 1e-12)  # equal sums differ by rounding
+    if n < 63 and 2**n <= flips:
+        flipped = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+        return float((abs(differences.sum() - 2 * flipped @ differences) >= total).mean())
+    extreme = 0
+    for count in [_FLIPS_AT_ONCE] * (flips // _FLIPS_AT_ONCE) + [flips % _FLIPS_AT_ONCE]:
+        flipped = rng.integers(2, size=(count, n)).astype(np.float64)
+        extreme += int((abs(differences.sum() - 2 * flipped @ differences) >= total).sum())
+    return (1 + extreme) / (1 + flips)
+
+
+def cohens_dz(differences: np.ndarray) -> float:
+    """Mean over standard deviation of (n,) paired differences; 0 if they are all 0, infinite if all another number."""
+    mean, std = float(np.mean(differences)), float(np.std(differences, ddof=1))
+    return mean / std if std > 0 else (float(np.sign(mean)) * math.inf if mean else 0.0)
+
+
+def cluster_means(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """(N, ...) values and their clusters (N,) to the mean of each cluster, (C, ...), in the order of their labels."""
+    _, place, counts = np.unique(clusters, return_inverse=True, return_counts=True)
+    totals = np.zeros((len(counts), *values.shape[1:]))
+    np.add.at(totals, place.ravel(), values)
+    return totals / counts.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def ratio_of_means(
+    ours: np.ndarray,
+    reference: np.ndarray,
+    rng: np.random.Generator,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Estimate | None:
+    """Mean of ours over mean of reference, (n,) each with entries that belong together; bootstrap over the entries.
+
+    None where the reference's own interval holds 0: a ratio to what may be nothing says nothing.
+    """
+    counts = _counts(rng, resamples, ours.size)
+    below = counts @ reference / ours.size
+    low, high = np.quantile(below, [(1 - confidence) / 2, (1 + confidence) / 2])
+    if low <= 0 <= high:
+        return None
+    value = float(ours.mean() / reference.mean())
+    return _percentiles(value, (counts @ ours / ours.size) / below, confidence)
+
+
+def auc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """The chance that one of (m,) positives is larger than one of (n,) negatives, ties counted half (Mann-Whitney)."""
+    m, n = len(positive), len(negative)
+    return float((ranks(np.concatenate([positive, negative]))[:m].sum() - m * (m + 1) / 2) / (m * n))
+
+
+def clustered_auc(
+    positive: np.ndarray,
+    negative: np.ndarray,
+    clusters: np.ndarray,
+    rng: np.random.Generator,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """The AUC of (N,) positives against (N,) negatives that belong together and to clusters (N,).
+
+    Whole clusters are drawn, with both sides of theirs. Where the two sides do not overlap no resample differs, so the
+    interval contains at least Newcombe's (2006) for as many independent positives and negatives as there are clusters.
+    """
+    _, place = np.unique(clusters, return_inverse=True)
+    sizes = np.bincount(place.ravel()).astype(np.float64)
+    member = np.eye(len(sizes))[place.ravel()]  # (N, C)
+    wins = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
+    wins = member.T @ wins @ member  # (C, C)
+    counts = _counts(rng, resamples, len(sizes))
+    draws = np.einsum("bc,bc->b", counts @ wins, counts) / (counts @ sizes) ** 2
+    drawn = _percentiles(auc(positive, negative), draws, confidence)
+    least = newcombe_auc(drawn.value, len(sizes), confidence)
+    return Estimate(drawn.value, min(drawn.low, least.low), max(drawn.high, least.high))
+
+
+def newcombe_auc(value: float, n: int, confidence: float = 0.95) -> Estimate:
+    """The interval of an AUC of n positives and n negatives, all independent (Newcombe 2006, part 2, method 5).
+
+    Hanley and McNeil's (1982) variance at the limit itself, not at the estimate: like Wilson's it stays honest at 0
+    and 1.
+    """
+    z = _z(confidence)
+
+    def low(value: float) -> float:
+        inside, outside = 0.0, value  # the distance to the limit is more, less than z errors at the limit
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            far = value - middle > z * np.sqrt(_hanley_mcneil(middle, n))
+            inside, outside = (middle, outside) if far else (inside, middle)
+        return inside
+
+    return Estimate(value, low(value), 1 - low(1 - value))
+
+
+def _hanley_mcneil(value: float, n: int) -> float:
+    """The variance of an AUC of n positives and n negatives, for exponential distributions of both."""
+    return value * (1 - value) * (1 + (n - 1) * ((1 - value) / (2 - value) + value / (1 + value))) / n**2
 
 
 def binomial_range(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
