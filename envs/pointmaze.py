@@ -16,7 +16,7 @@ from mujoco.rollout import Rollout
 
 from lewm_bench.env import GoalEnv, PolicyFactory
 from lewm_bench.envs.maze import BALL_RADIUS, Box, clearance, parse_maze, wall_boxes
-from lewm_bench.envs.raster import BALL, FLOOR, WALL, Raster
+from lewm_bench.envs.raster import BALL, FLOOR, RECOLORED_BALL, WALL, Raster
 from lewm_bench.envs.waypoints import waypoints
 from lewm_bench.errors import UserError, unknown
 from lewm_bench.policies import generic_policies
@@ -78,7 +78,7 @@ class PointMaze(GoalEnv):
         self.image_size = image_size
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
-        self._raster = Raster(self.walls, image_size)
+        self._raster, self._recolored = (Raster(self.walls, image_size, ball) for ball in (BALL, RECOLORED_BALL))
         self._gl = _GLCamera(self.walls, image_size, self._raster.ball_radius) if renderer == "mujoco" else None
         self._model = mujoco.MjModel.from_xml_string(physics_xml(self.walls, self.dynamics))
         self._data = mujoco.MjData(self._model)
@@ -107,6 +107,10 @@ class PointMaze(GoalEnv):
 
     def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
         return {"position": states[:, :2], "velocity": states[:, 2:]}
+
+    def teleported(self, states: np.ndarray, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+        """(N, 4) states to others with the same velocity."""
+        return np.concatenate([super().teleported(states, rngs)[:, :2], np.asarray(states)[:, 2:]], axis=1)
 
     # Dynamics.
 
@@ -150,6 +154,11 @@ class PointMaze(GoalEnv):
     def render_states(self, states: np.ndarray) -> np.ndarray:
         positions = np.asarray(states, np.float64)[:, :2]
         return self._raster.draw(positions) if self._gl is None else self._gl.draw(positions)
+
+    def recolored(self, states: np.ndarray) -> np.ndarray:
+        """(N, 4) states to frames with a green ball."""
+        positions = np.asarray(states, np.float64)[:, :2]
+        return self._recolored.draw(positions) if self._gl is None else self._gl.draw(positions, RECOLORED_BALL)
 
     def close(self) -> None:
         if self._gl is not None:
@@ -197,6 +206,10 @@ def _add_boxes(world: Element, shape: tuple[int, int], boxes: Iterable[Box], **l
         _add(world, "geom", type="box", pos=center, size=size, contype=1, conaffinity=0, **look)
 
 
+def _rgba(color: tuple[int, int, int]) -> list[float]:
+    return [*(channel / 255 for channel in color), 1.0]
+
+
 class _GLCamera:
     """The same view drawn by MuJoCo's own renderer."""
 
@@ -204,7 +217,7 @@ class _GLCamera:
         from lewm_bench.gl import Camera
 
         rows, columns = walls.shape
-        wall, floor, ball = ([*(channel / 255 for channel in color), 1.0] for color in (WALL, FLOOR, BALL))
+        wall, floor, ball = map(_rgba, (WALL, FLOOR, BALL))
         root = Element("mujoco", model="pointmaze")
         visual = _add(root, "visual")
         _add(visual, "headlight", ambient=(0.65,) * 3, diffuse=(0.35,) * 3, specular=(0, 0, 0))
@@ -215,15 +228,16 @@ class _GLCamera:
         # A maze that is not square leaves room beside it.
         _add(world, "geom", type="plane", pos=(0, 0, -0.01), size=(rows + columns, rows + columns, 1), rgba=wall)
         body = _add(world, "body", name="ball", mocap="true")
-        _add(body, "geom", type="sphere", size=ball_radius, rgba=ball)
+        _add(body, "geom", name="ball", type="sphere", size=ball_radius, rgba=ball)
         view = max(rows, columns) - 1
         _add(world, "camera", name="top", pos=(0, 0, 5), projection="orthographic", fovy=view)
         self._model = mujoco.MjModel.from_xml_string(tostring(root, encoding="unicode"))
         self._data = mujoco.MjData(self._model)
         self._camera = Camera(self._model, image_size, "top")
 
-    def draw(self, positions: np.ndarray) -> np.ndarray:
-        """(N, 2) x, y of the ball to (N, size, size, 3) uint8 frames."""
+    def draw(self, positions: np.ndarray, ball: tuple[int, int, int] = BALL) -> np.ndarray:
+        """(N, 2) x, y of the ball and its colour to (N, size, size, 3) uint8 frames."""
+        self._model.geom("ball").rgba[:] = _rgba(ball)
         frames = np.empty((len(positions), self._camera.image_size, self._camera.image_size, 3), np.uint8)
         for position, frame in zip(positions, frames, strict=True):
             self._data.mocap_pos[0] = *position, 1.0  # above the walls, so that they hide no part of it

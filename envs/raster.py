@@ -9,6 +9,7 @@ import numpy as np
 WALL = (38, 44, 62)
 FLOOR = (242, 239, 230)
 BALL = (235, 64, 52)
+RECOLORED_BALL = (52, 235, 64)  # the channels of the red one, rotated
 BALL_RADIUS = 0.2  # maze cells; twice the physical ball, so that it covers enough pixels to be learnt from
 MIN_BALL_RADIUS = 2.0  # pixels; keeps the ball visible where a large maze leaves few pixels per cell
 _CHUNK = 128  # frames whose patches are blended together; larger spills the cache
@@ -43,9 +44,9 @@ class Raster(Backdrop):
     The outer walls are cropped to half a cell. A maze that is not square is centred in the image.
     """
 
-    def __init__(self, walls: np.ndarray, image_size: int) -> None:
+    def __init__(self, walls: np.ndarray, image_size: int, ball: tuple[int, int, int] = BALL) -> None:
         rows, columns = walls.shape
-        self._size = image_size
+        self._size, self._ball = image_size, np.array(ball, np.float32)
         self._scale = image_size / (max(rows, columns) - 1)  # pixels per cell
         self._radius = max(BALL_RADIUS * self._scale, MIN_BALL_RADIUS)
         self.ball_radius = self._radius / self._scale  # cells
@@ -71,7 +72,7 @@ class Raster(Backdrop):
         distance = np.sqrt(down[:, :, None] + across[:, None, :])  # (N, P, P)
         cover = np.clip(np.float32(self._radius + 0.5) - distance, 0, 1)[..., None]
         under = np.moveaxis(self._windows[top, left], 1, -1).astype(np.float32)  # (N, P, P, 3)
-        blended = np.rint(under + cover * (np.array(BALL, np.float32) - under)).astype(np.uint8)
+        blended = np.rint(under + cover * (self._ball - under)).astype(np.uint8)
         frames[:] = self.background
         for n, (t, x) in enumerate(zip(top.tolist(), left.tolist(), strict=True)):
             frames[n, t : t + patch, x : x + patch] = blended[n]

@@ -102,8 +102,12 @@ class Reacher(GoalEnv):
         }
 
     def teleported(self, states: np.ndarray, rngs: Sequence[np.random.Generator]) -> np.ndarray:
-        """Other joint angles, the same velocities."""
-        return np.concatenate([super().teleported(states, rngs)[:, :2], np.asarray(states)[:, 2:]], axis=1)
+        """Other joint angles, the same velocities; the shoulder at most half a turn away, so that far is not alike."""
+        out = np.array(states, np.float64)
+        angles = super().teleported(out, rngs)[:, :2]
+        out[:, 0] += (angles[:, 0] - out[:, 0] + math.pi) % (2 * math.pi) - math.pi
+        out[:, 1] = angles[:, 1]
+        return out
 
     # Dynamics.
 

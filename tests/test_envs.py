@@ -20,7 +20,7 @@ from lewm_bench.check import CHECKS, check_goal_env
 from lewm_bench.env import GoalEnv
 from lewm_bench.envs.maze import cell_of, center_of, clearance, parse_maze, wall_boxes, wall_faces
 from lewm_bench.envs.pointmaze import DAMPED, INERTIAL, PointMaze, physics_xml
-from lewm_bench.envs.raster import BALL, FLOOR, WALL, Raster
+from lewm_bench.envs.raster import BALL, FLOOR, RECOLORED_BALL, WALL, Raster
 from lewm_bench.errors import NotRun, UserError
 from lewm_bench.rng import stream
 
@@ -510,6 +510,28 @@ def test_frames_do_not_depend_on_the_batch() -> None:
         assert np.array_equal(env.render(), frames[n])
 
 
+def test_a_recolored_ball_is_green_and_nothing_else_changes() -> None:
+    env = PointMaze()
+    rng = stream(0, "test", "recolored")
+    states = np.stack([env.sample_state(rng) for _ in range(20)])
+    red, green = env.render_states(states), env.recolored(states)
+    background = Raster(env.walls, 64).background
+    ball = (red != background).any(-1)
+    assert np.array_equal((green != red).any(-1), ball), "neither walls nor floor change"
+    assert (green == RECOLORED_BALL).all(-1).sum() == (red == BALL).all(-1).sum() > 0
+    assert np.array_equal(env.render_states(states), red)
+
+
+def test_a_teleported_ball_keeps_its_velocity_and_draws_by_each_generator() -> None:
+    env = PointMaze()
+    rng = stream(0, "test", "teleported")
+    states = np.stack([[*env.sample_state(rng)[:2], *rng.normal(0, 2, 2)] for _ in range(6)])
+    moved = env.teleported(states, [stream(0, "t", n) for n in range(6)])
+    assert np.array_equal(moved[:, 2:], states[:, 2:]) and (env.distance(moved, states) > 1e-3).all()
+    assert all(clearance(env.walls, place) > 0.1 for place in moved[:, :2])
+    assert np.array_equal(env.teleported(states[4:5], [stream(0, "t", 4)])[0], moved[4])
+
+
 def test_mujoco_draws_the_same_view() -> None:
     done = run_python(
         "import numpy as np\n"
@@ -528,6 +550,11 @@ def test_mujoco_draws_the_same_view() -> None:
         "    red = [(frame[..., 0] - frame[..., 2]).clip(60) - 60 for frame in frames]\n"
         "    where = [np.array([(r * axis).sum() / r.sum() for axis in np.indices(r.shape)]) for r in red]\n"
         "    assert np.abs(where[0] - where[1]).max() < 0.3, (maze, where)\n"
+        "    state = camera.get_state()[None]\n"
+        "    red, green = camera.render_states(state)[0].astype(int), camera.recolored(state)[0].astype(int)\n"
+        "    assert np.array_equal(camera.render_states(state)[0], red)\n"
+        "    changed = (green != red).any(-1)\n"
+        "    assert 0 < changed.mean() < 0.03 and (green - red)[changed].mean(0).argmax() == 1, maze\n"
         "cameras[0].close(); cameras[0].close()\n",
         MUJOCO_GL="egl",
     )

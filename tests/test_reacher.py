@@ -263,6 +263,15 @@ def test_teleported_keeps_velocities_and_draws_by_each_generator() -> None:
     assert np.array_equal(moved[3:4], env.teleported(states[3:4], [stream(0, "test", 3)]))
 
 
+def test_a_teleported_shoulder_takes_the_short_way_round() -> None:
+    """A full turn away is far by the distance, and looks the same."""
+    env, turns = Reacher(), np.array([-7.0, 0.0, 3.5, 9.0])
+    moved = env.teleported(np.stack([[t, 0.3, 1.0, -1.0] for t in turns]), [stream(0, "turns", n) for n in range(4)])
+    drawn = np.array([env.sample_state(stream(0, "turns", n)) for n in range(4)])
+    assert (np.abs(moved[:, 0] - turns) <= np.pi).all()
+    np.testing.assert_allclose(np.exp(1j * moved[:, :2]), np.exp(1j * drawn[:, :2]), atol=1e-12)
+
+
 def test_pickles_with_its_state() -> None:
     env = Reacher()
     env.set_state(np.array([1.0, -0.5, 2.0, 3.0]))
