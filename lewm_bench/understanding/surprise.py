@@ -99,7 +99,7 @@ def clips(subject: Subject, config: SurpriseConfig) -> tuple[np.ndarray, np.ndar
         )
     rounds = range(max(map(len, starts)))
     chosen = np.array([own[k] for k in rounds for own in starts if k < len(own)][: config.triples])
-    return chosen[:, None] + np.arange(count) * skip, np.searchsorted(dataset.ends, chosen, side="right")
+    return chosen[:, None] + np.arange(count) * skip, subject.episodes_of(chosen)
 
 
 def surprises(
