@@ -16,9 +16,12 @@ from lewm_bench.files import write_text
 
 SCHEMA = 1
 KIND = "understanding"
+PICTURES = "decoded"  # folder of a decoder's pictures and videos below the results
+FAILED = "failed"
 
-Features = Literal["model", "random encoder", "pixels"]
-"""Whose features: the trained model's latents, those of the same networks untrained, raw downsampled frames."""
+Features = Literal["model", "random encoder", "pixels", "pixels, reduced"]
+"""Whose features: the trained model's latents, those of the same networks untrained, raw downsampled frames, and as many
+of the frames' principal components as a latent has numbers."""
 
 Condition = Literal["untouched", "camera noise", "recoloured", "teleported"]
 
@@ -172,6 +175,13 @@ class UnderstandingRecord(Config):
     hardware: dict[str, str] = Field(default_factory=dict)
     commit: str = ""
     created: str = ""
+
+    @property
+    def failures(self) -> list[str]:
+        """What went wrong; what cannot run here did not."""
+        if self.status == FAILED:
+            return [self.reason]
+        return [f"{name} {why}" for name, why in self.skipped.items() if why.startswith(FAILED)]
 
     @property
     def file_name(self) -> str:
