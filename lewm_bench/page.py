@@ -24,6 +24,7 @@ from lewm_bench.videos import video_name
 
 if TYPE_CHECKING:
     from lewm_bench.report import Summary
+    from lewm_bench.understanding.records import UnderstandingRecord
 
 VIDEO_BYTES = 7_500_000  # all embedded videos together, before base64 adds a third
 IMAGE_TYPES = {".gif": "image/gif", ".webp": "image/webp", ".png": "image/png"}
@@ -69,12 +70,15 @@ CAPTIONS = {
 
 @dataclass(frozen=True)
 class Section:
-    """A part that a suite adds to the page: plain text, a table of plain cells, figures with captions."""
+    """A part that a suite adds to the page: plain text, tables of plain cells, figures and films with captions."""
 
     title: str
     text: str = ""
     rows: tuple[tuple[str, ...], ...] = ()  # the first is the header
     figures: tuple[tuple[bytes, str], ...] = ()  # PNG and caption
+    tables: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = ()  # further ones, each with a heading
+    items: tuple[str, ...] = ()  # sentences
+    films: tuple[tuple[bytes, str], ...] = ()  # GIF and caption, side by side
 
 
 STABILITY = (
@@ -128,9 +132,15 @@ def _page(title: str, sections: Mapping[str, str]) -> str:
 
 
 def _section(section: Section) -> str:
-    table = _table(section.rows[0], plain_lines(section.rows[1:]), "text") if section.rows else ""
-    figures = "".join(_figure(png, "image/png", text) for png, text in section.figures)
-    return (_paragraph(section.text) if section.text else "") + table + figures
+    parts = [_paragraph(section.text) if section.text else ""]
+    for heading, rows in (("", section.rows), *section.tables):
+        parts.append(f"<h3>{escape(heading)}</h3>" if heading else "")
+        parts.append(_table(rows[0], plain_lines(rows[1:]), "text") if rows else "")
+    parts.append(_items(map(escape, section.items)))
+    parts += [_figure(png, "image/png", text) for png, text in section.figures]
+    films = "".join(_figure(gif, "image/gif", text) for gif, text in section.films)
+    parts.append(f'<div class="videos">{films}</div>' if films else "")
+    return "".join(parts)
 
 
 def _anchor(name: str) -> str:
@@ -288,7 +298,7 @@ def _figure(data: bytes, kind: str, text: str) -> str:
 def _videos(summary: Summary, folder: Path) -> str:
     embedded, left_out, room = [], [], VIDEO_BYTES
     for name, text in _video_captions(summary.cells, summary.labels):
-        path = _inside(folder, name)
+        path = inside(folder, name)
         if path is None or not path.is_file():
             left_out.append(f"{escape(name)}: the file is not in this results folder")
             continue
@@ -303,7 +313,7 @@ def _videos(summary: Summary, folder: Path) -> str:
     return shown + (f'<div class="small">{_items(left_out)}</div>' if left_out else "")
 
 
-def _inside(folder: Path, name: str) -> Path | None:
+def inside(folder: Path, name: str) -> Path | None:
     """The path of an image inside the folder; a record from elsewhere must not pull other files into the page."""
     path = (folder / name).resolve()
     known = path.suffix.lower() in IMAGE_TYPES and path.is_relative_to(folder.resolve())
@@ -346,10 +356,11 @@ def _reproduce(summary: Summary) -> str:
     commands = "\n".join(f"lewm-bench run --suite {suite} --profile {profile}" for suite, profile in runs)
     parts = [f"<pre><code>{escape(commands)}</code></pre>", "<h3>Machines and versions</h3>"]
     parts.append(_items(escape(line) for line in tables.caption(summary) if line.startswith(("Hard", "Vers", "Comm"))))
-    return "".join([*parts, "<h3>Resolved configurations</h3>", *_configs(summary.cells)])
+    return "".join([*parts, "<h3>Resolved configurations</h3>", *configs(summary.cells)])
 
 
-def _configs(cells: Iterable[CellRecord]) -> Iterator[str]:
+def configs(cells: Iterable[CellRecord | UnderstandingRecord]) -> Iterator[str]:
+    """The resolved configuration of each cell, folded away."""
     for cell in cells:
         if cell.status == "done":
             name = f"{short(cell.env)}, {cell.agent}, seed {cell.seed}, {cell.profile}"
