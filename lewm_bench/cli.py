@@ -159,6 +159,10 @@ def run(
             raise UserError(f"the suite {suite} times planning and has no agents, seeds or environments to choose")
         return _speed(suite, profile, overrides, device, out, config, quiet, None)
     it = _prepare(suite, profile, agents, seeds, envs, overrides, device, cache, config, out, quiet)
+    if it.suite.understand:
+        from lewm_bench.understanding.run import examine_suite
+
+        return _understood(examine_suite(it), it)
     cells = run_suite(it)
     typer.echo(terminal(write_report(cells, it.out, it.suite.title)))
     typer.echo(f"report: {it.out / 'report.html'}")
@@ -355,6 +359,50 @@ def evaluate(
 
 
 @app.command()
+def understand(
+    checkpoint: Annotated[Path, typer.Argument(help="A folder of `lewm-bench train --out`.")],
+    env: Annotated[str, typer.Option("--env", help="An environment of the suite; where it was trained if left out.")] = "",
+    suite: SuiteOption = "understanding",
+    profile: ProfileOption = "quick",
+    overrides: SetOption = None,
+    device: DeviceOption = "auto",
+    out: Annotated[Path | None, typer.Option("--out", help="Default: results/understand/NAME of the folder.")] = None,
+    cache: CacheOption = None,
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
+) -> None:  # fmt: skip
+    """Look into one trained world model: probes, violated expectations, straightness, collapse, decoded dreams.
+
+    Example: lewm-bench understand my-lewm --env lewm_bench/PointMaze-UMaze-v0
+    """
+    from lewm_bench.files import make_folder
+    from lewm_bench.understanding.run import examine_one, trained_as
+
+    was = trained_as(checkpoint)  # a wrong folder is found out before data is collected
+    place = out or Path("results/understand") / checkpoint.resolve().name
+    it = _prepare(
+        suite, profile, was.agent, str(was.seed), env or was.env, overrides, device, cache, config, place, quiet
+    )
+    make_folder(it.out)
+    _understood([examine_one(it, checkpoint)], it, f"{was.agent} on {it.suite.jobs[0].env.label}")
+
+
+def _understood(cells: list, it, title: str = "") -> None:
+    """Write and print the report of an examination; exit status 1 if some of it failed."""
+    from lewm_bench.understanding.report import terminal, write_understanding
+
+    typer.echo(terminal(write_understanding(cells, it.out, title or it.suite.title)))
+    typer.echo(f"report: {it.out / 'report.html'}")
+    if all(cell.status == "not run" for cell in cells):
+        raise NotRun(f"nothing could be run here: {cells[0].reason}")
+    failures = [(cell, failure) for cell in cells for failure in cell.failures]
+    for cell, failure in failures:
+        typer.echo(f"failed: {cell.env} {cell.agent} seed {cell.seed}: {failure}", err=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
 def tune(
     agents: Annotated[str, typer.Argument(help="An agent, or several with commas: each gets as many trials.")],
     trials: Annotated[int, typer.Option("--trials", min=1, help="Trainings per agent; the first is the default.")] = 7,
@@ -506,7 +554,10 @@ def report(
     from lewm_bench.speed_report import terminal as terminal_speed
     from lewm_bench.speed_report import write_speed_report
     from lewm_bench.tables import terminal
+    from lewm_bench.understanding.records import holds_understanding
 
+    if any(map(holds_understanding, folders)):
+        return _report_understanding(folders, out, title)
     if all((folder / SPEED_FILE).is_file() for folder in folders):
         rows = [row for folder in folders for row in load_speed(folder)]
         target = out or folders[0]
@@ -522,6 +573,20 @@ def report(
             shutil.copytree(folder / "videos", target / "videos", dirs_exist_ok=True)
     summary = write_report(cells, target, title or f"Suite {cells[0].suite}")
     typer.echo(terminal(summary))
+    typer.echo(f"report: {target / 'report.html'}")
+
+
+def _report_understanding(folders: list[Path], out: Path | None, title: str) -> None:
+    """Tables, figures and page of examinations again."""
+    from lewm_bench.understanding.records import PICTURES, load_records
+    from lewm_bench.understanding.report import terminal, write_understanding
+
+    cells = load_records(folders)
+    target = out or folders[0]
+    for folder in folders:
+        if folder != target and (folder / PICTURES).is_dir():
+            shutil.copytree(folder / PICTURES, target / PICTURES, dirs_exist_ok=True)
+    typer.echo(terminal(write_understanding(cells, target, title or f"Suite {cells[0].suite}")))
     typer.echo(f"report: {target / 'report.html'}")
 
 

@@ -27,6 +27,7 @@ from lewm_bench.names import parse_agent
 from lewm_bench.planning import CEMConfig
 from lewm_bench.registry import agent_family, agent_names, environment_ids
 from lewm_bench.speed import SpeedConfig
+from lewm_bench.understanding.config import UnderstandingConfig
 
 FILE = "benchmarks.yaml"
 PLANNER = "cem"  # the settings in an agent's name that are the planner's
@@ -55,6 +56,7 @@ class Settings(Config):
     cem: CEMConfig = CEMConfig()
     training: TrainingBudget = TrainingBudget()
     speed: SpeedConfig = SpeedConfig()
+    understanding: UnderstandingConfig = UnderstandingConfig()
 
     @model_validator(mode="after")
     def _pairs_exist(self) -> Settings:
@@ -125,6 +127,7 @@ class SuiteSpec(Config):
     envs: tuple[Annotated[EnvSpec, BeforeValidator(_spec)], ...] = ()
     agents: tuple[str, ...] = ()
     speed: bool = False  # times planning instead of evaluating agents in environments
+    understand: bool = False  # looks into world models instead of letting them act
     seeds: Seeds = Field((0, 1, 2), min_length=1)
     settings: dict[str, Any] = Field(default_factory=dict)
     profiles: dict[str, Part] = Field(default_factory=dict)
@@ -132,6 +135,8 @@ class SuiteSpec(Config):
     @model_validator(mode="after")
     def _names(self) -> SuiteSpec:
         """Results are filed under the last part of an environment's name; limits must be about something."""
+        if self.speed and self.understand:
+            raise ValueError("speed or understand, not both")
         for name, there in (("envs", self.envs), ("agents", self.agents)):
             if bool(there) == self.speed:
                 raise ValueError(f"{name}: {'a suite that times planning has none' if there else 'needs at least one'}")
@@ -222,6 +227,7 @@ class Suite(Resolved):
     jobs: tuple[Job, ...]
     by_env: dict[str, Resolved]
     speed: bool = False
+    understand: bool = False
 
     def of(self, env: EnvSpec) -> Resolved:
         """What holds in an environment."""
@@ -307,6 +313,9 @@ def resolve(
     command_line = parse_overrides(overrides)
     chosen_agents = tuple(dict.fromkeys(name for wanted in agents or [""] for name in meant(wanted, spec)))
 
+    if spec.understand:
+        check_world_models(chosen_agents)
+
     def resolved(env: EnvSpec | None) -> Resolved:
         recipe = bench.environments.get(env.id, Recipe()) if env else Recipe()
         own = (recipe.settings, recipe.profiles.get(profile, {}))
@@ -349,6 +358,7 @@ def resolve(
         jobs=tuple(jobs),
         by_env=by_env,
         speed=spec.speed,
+        understand=spec.understand,
     )
 
 
@@ -430,7 +440,26 @@ def meant(wanted: str, spec: SuiteSpec) -> Sequence[str]:
     """The agents that a name on the command line stands for: the suite's own for none, every one for ``all``."""
     if not wanted:
         return spec.agents
-    return [*spec.agents, *(name for name in AGENTS if name not in spec.agents)] if wanted == ALL else [wanted]
+    if wanted != ALL:
+        return [wanted]
+    others = [name for name in AGENTS if name not in spec.agents]
+    return [*spec.agents, *(name for name in others if not spec.understand or is_world_model(name))]
+
+
+def is_world_model(agent: str) -> bool:
+    """Whether an agent has latents to look into, as far as that can be told without the package that it may need."""
+    try:
+        return agent_family(agent).kind == "world model"
+    except NotRun:
+        return True
+
+
+def check_world_models(agents: Sequence[str]) -> None:
+    """Raise a UserError for the first agent that is none."""
+    for agent in agents:
+        if not is_world_model(agent):
+            known = ", ".join(filter(is_world_model, AGENTS))
+            raise UserError(f"{agent} is not a world model, so there is nothing to look into; world models: {known}")
 
 
 def check_agent(agent: str, agent_settings: Mapping[str, dict[str, Any]]) -> None:

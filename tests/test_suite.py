@@ -31,6 +31,7 @@ from lewm_bench.solvers import AdamConfig, ICEMConfig, MPPIConfig
 from lewm_bench.speed import SpeedConfig
 from lewm_bench.suite import Settings, load, parse_overrides, resolve
 from lewm_bench.train import TrainConfig
+from lewm_bench.understanding.config import UnderstandingConfig
 
 REPOSITORY = Path(__file__).parent.parent
 UMAZE, MEDIUM = "lewm_bench/PointMaze-UMaze-v0", "lewm_bench/PointMaze-Medium-v0"
@@ -232,7 +233,10 @@ def test_every_shipped_suite_resolves_in_every_profile_and_names_what_exists():
                 assert 1 <= job.num_pairs <= settings.evaluate.num_pairs
                 assert set(job.goal_offset) <= set(settings.evaluate.goal_offset)
                 assert found.of(job.env).agent_config(job.agent)
-            assert {"random", "oracle"} <= set(spec.agents), f"{name} lacks its floor or its ceiling"
+            if spec.understand:
+                assert all(agent_family(agent).kind == "world model" for agent in spec.agents), name
+            else:
+                assert {"random", "oracle"} <= set(spec.agents), f"{name} lacks its floor or its ceiling"
 
 
 # Limits.
@@ -756,6 +760,12 @@ def documented(heading: str) -> dict[str, str]:
         ("cem.mppi", MPPIConfig, None),
         ("cem.adam", AdamConfig, None),
         ("speed", SpeedConfig, None),
+        ("understanding", UnderstandingConfig, None),
+        *(
+            (f"understanding.{name}", type(config), None)
+            for name, config in UnderstandingConfig()
+            if isinstance(config, BaseModel)
+        ),
         ("every agent", AgentConfig, None),
         ("train", TrainConfig, None),
         ("dino-wm.local", LocalConfig, None),

@@ -1,0 +1,28 @@
+"""What is examined, and how thoroughly. The settings of each examination are defined beside it."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import Field
+
+from lewm_bench.config import Config
+from lewm_bench.understanding.collapse import CollapseConfig
+from lewm_bench.understanding.maps import MapsConfig
+from lewm_bench.understanding.paths import PathsConfig
+from lewm_bench.understanding.probes import ProbeConfig
+from lewm_bench.understanding.surprise import SurpriseConfig
+
+Name = Literal["collapse", "paths", "probe", "surprise", "maps"]
+"""The examinations, in the order in which they are made; each has its settings under its name."""
+
+
+class UnderstandingConfig(Config):
+    """Settings of a suite with ``understand: true``."""
+
+    examinations: tuple[Name, ...] = Field(get_args(Name), min_length=1)
+    collapse: CollapseConfig = CollapseConfig()
+    paths: PathsConfig = PathsConfig()
+    probe: ProbeConfig = ProbeConfig()
+    surprise: SurpriseConfig = SurpriseConfig()
+    maps: MapsConfig = MapsConfig()
