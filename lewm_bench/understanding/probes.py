@@ -156,6 +156,8 @@ def read_out(
         logger.info("%s does not vary and is not probed", quantity)
         return []
     x, test_x = standardised(train.features, test.features)
+    if not x.shape[1]:  # constant features, from which both probes learn the mean
+        x, test_x = np.zeros((len(x), 1)), np.zeros((len(test_x), 1))
     if x.shape[1] > config.components:  # 196 tokens of 384 numbers would not fit into memory
         x, test_x = principal(x, test_x, config.components)
     y, test_y = standardised(train.targets[:, kept], test.targets[:, kept])
@@ -208,8 +210,6 @@ def ridge(train: Split, test_features: np.ndarray, folds: int) -> np.ndarray:
     Folds are whole episodes: frames of one episode in both parts would reward remembering it.
     """
     x, y, groups = train
-    if not x.shape[1]:
-        return np.broadcast_to(y.mean(0), (len(test_features), y.shape[1]))
     error = np.zeros((len(PENALTIES), y.shape[1]))
     for fit, held in _folds(groups, folds):
         error += ((_ridge_path(x[fit], y[fit], x[held]) - y[held]) ** 2).sum(1)
