@@ -14,16 +14,20 @@ from sklearn.metrics import roc_auc_score
 from toy_env import TOY_ID, make_toy
 
 from lewm_bench import statistics as stats
-from lewm_bench.agent import PlanningAgent, embed_frames
+from lewm_bench.agent import PlanningAgent, Setting, embed_frames
+from lewm_bench.agents.dino_wm import DINO_WM, DinoWMConfig
+from lewm_bench.agents.encoders import LocalConfig
 from lewm_bench.collect import CollectConfig, collect
 from lewm_bench.data import Dataset
 from lewm_bench.errors import NotRun, UserError
 from lewm_bench.planning import CEMConfig
 from lewm_bench.registry import make_env
 from lewm_bench.rng import stream
+from lewm_bench.store import Store
+from lewm_bench.train import TrainConfig
 from lewm_bench.understanding import surprise as voe
 from lewm_bench.understanding.records import Surprise
-from lewm_bench.understanding.subject import Subject
+from lewm_bench.understanding.subject import Subject, subject_of
 from lewm_bench.understanding.surprise import Matched, Scene, SurpriseConfig
 from lewm_bench.understanding.surprise_statistics import comparisons, roc, summarise
 
@@ -229,6 +233,26 @@ def test_every_environment_can_be_examined(name: str, tmp_path: Path, pixels: Su
     found = voe.examine_surprise(subject, CONFIG)
     assert (found.n, found.n_episodes, found.context) == (2, 2, HISTORY)
     assert all(np.isfinite(curve.mean).all() for curve in found.curves)
+
+
+@pytest.mark.parametrize("proprio", [False, True])
+def test_dino_wm_is_examined_by_its_tokens_and_by_what_it_senses(proprio: bool, tmp_path: Path) -> None:
+    env = make_env("lewm_bench/PointMaze-UMaze-v0", 32)
+    config = CollectConfig(episodes=4, steps=14, policies={"ornstein_uhlenbeck": 1.0}, train=0.25, val=0.25, test=0.5)
+    data, train = collect(env, config, 0, tmp_path / "data", progress=False), TrainConfig(steps=2, batch_size=2)
+    local = LocalConfig(width=16, depth=1, heads=2, channels=8, scales=(4, 10), train=train)
+    sizes = {"width": 16, "depth": 1, "heads": 2, "head_size": 8, "mlp_hidden": 32, "frame_skip": SKIP}
+    config = DinoWMConfig(encoder="lowpass", local=local, proprio=proprio, train=train, **sizes)
+    name, store = "dino-wm:proprio" if proprio else "dino-wm", Store(tmp_path / "cache")
+    setting = Setting(env, "PointMaze", name, data, "key", config, CEMConfig(), 0, CPU, store)
+    DINO_WM.train(setting, tmp_path / "model")
+    subject = subject_of(setting, DINO_WM.load(setting, tmp_path / "model"))
+    rows, _ = voe.clips(subject, CONFIG)
+    clips = voe.matched(subject, rows, CONFIG, 0.5)
+    assert voe.encode(subject, clips.past).shape == (len(rows), EVENT, 4, 8 + 10 * proprio)
+    found = voe.surprise_of(subject, clips)
+    assert all(values.shape == (len(rows), FRAMES - HISTORY) for values in found.values())
+    assert (found["teleported"][:, 1] > found["untouched"][:, 1]).all()
 
 
 # Surprise.
