@@ -1,9 +1,12 @@
-"""Rollout videos as animated GIFs: they play in any browser, offline and on GitHub, and need Pillow alone."""
+"""Rollout videos as animated GIFs: they play in any browser, offline and on GitHub, and need Pillow alone.
+
+Also frames in rows, as a PNG.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +15,13 @@ from PIL import Image, ImageDraw, ImageFont
 from lewm_bench.files import write_bytes
 
 PANEL = 180  # pixels at least, by whole factors so that every pixel of a small frame stays a square
+THUMBNAIL = 120  # the same where many frames share a picture
 MARGIN = 8
 LINE = 20
 BACKGROUND, INK, FAINT = (250, 250, 248), (30, 30, 30), (110, 110, 110)
 REACHED, LEFT = (0, 158, 115), (150, 200, 180)
 FRAME_MS, LAST_FRAME_MS = 100, 1500
+SLOW_MS = 400  # of a frame that is to be compared with those beside it
 
 
 def video_name(env: str, agent: str, seed: int, goal_offset: int, pair: int) -> str:
@@ -60,8 +65,44 @@ def rollout_video(
         border = None if not reached.any() else REACHED if reached[-1] else LEFT
         status = f"step {step}/{len(frames) - 1}   distance {distances[step]:.2f}{unit and ' ' + unit}"
         status += f" (goal below {threshold:g})" if not reached.any() else f"   reached at step {reached.argmax()}"
-        pictures.append(_compose((goal, frames[0], frame), border, title, status))
+        panels = {"goal": goal, "start": frames[0], "now": frame}
+        pictures.append(_compose(panels, border, title, status))
     return _gif(pictures)
+
+
+def comparison_video(panels: Mapping[str, np.ndarray], title: str, lines: Sequence[str]) -> bytes:
+    """An animated GIF of several sequences of frames side by side.
+
+    Args:
+        panels: name to (T, h, w, 3) uint8, all of one shape.
+        title: the line on top.
+        lines: (T,) the line below each frame.
+    """
+    _checked(panels.values())
+    frames = zip(*panels.values(), strict=True)
+    moments = zip(frames, lines, strict=True)
+    pictures = [_compose(dict(zip(panels, now, strict=True)), None, title, line) for now, line in moments]
+    return _gif(pictures, SLOW_MS)
+
+
+def picture_rows(rows: Mapping[str, np.ndarray], title: str) -> bytes:
+    """A PNG of rows of frames, name to (N, h, w, 3) uint8, all of one shape, each under its name."""
+    count, height, width = _checked(rows.values())
+    scale = _factor(height, width, THUMBNAIL)
+    height, width = height * scale, width * scale
+    font = ImageFont.load_default(14)
+    size = count * (width + MARGIN) + MARGIN, LINE + MARGIN + len(rows) * (height + LINE + MARGIN)
+    sheet = Image.new("RGB", size, BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN // 2), _fit(draw, title, font, sheet.width - 2 * MARGIN), INK, font)
+    for r, (name, frames) in enumerate(rows.items()):
+        top = 2 * LINE + MARGIN + r * (height + LINE + MARGIN)
+        draw.text((MARGIN, top - LINE), name, FAINT, font)
+        for i, frame in enumerate(frames):
+            sheet.paste(_enlarged(frame, scale), (MARGIN + i * (width + MARGIN), top))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def write_video(
@@ -78,22 +119,48 @@ def write_video(
     write_bytes(path, rollout_video(frames, goal, distances, threshold, title, unit=unit))
 
 
-def _compose(images: Sequence[np.ndarray], border: tuple[int, int, int] | None, title: str, status: str) -> Image.Image:
-    """The panels side by side with their names, the title above and the status below."""
-    height, width = images[0].shape[:2]
-    scale = max(1, -(-PANEL // max(height, width)))
+def _checked(sequences: Iterable[np.ndarray]) -> tuple[int, int, int]:
+    """Number, height and width of frames in sequences (T, h, w, 3) uint8 of one shape."""
+    sequences = list(sequences)
+    shapes = {frames.shape for frames in sequences}
+    if len(shapes) != 1 or {frames.dtype for frames in sequences} != {np.dtype(np.uint8)}:
+        raise ValueError(f"need uint8 frames of one shape, got {[(f.dtype.name, f.shape) for f in sequences]}")
+    count, height, width, channels = sequences[0].shape
+    if not count or channels != 3:
+        raise ValueError(f"frames must be (T, h, w, 3) with T > 0, got {sequences[0].shape}")
+    return count, height, width
+
+
+def _factor(height: int, width: int, least: int) -> int:
+    """By how much frames are enlarged to be ``least`` pixels long."""
+    return max(1, -(-least // max(height, width)))
+
+
+def _enlarged(frame: np.ndarray, scale: int) -> Image.Image:
+    """Every pixel as a square."""
+    image = Image.fromarray(frame)
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def _compose(
+    images: Mapping[str, np.ndarray], border: tuple[int, int, int] | None, title: str, status: str
+) -> Image.Image:
+    """The panels side by side with their names, the title above and the status below; the border is the last one's."""
+    height, width = next(iter(images.values())).shape[:2]
+    scale = _factor(height, width, PANEL)
     height, width = height * scale, width * scale
     font = ImageFont.load_default(14)
-    sheet = Image.new("RGB", (3 * width + 4 * MARGIN, height + 3 * LINE + 3 * MARGIN), BACKGROUND)
+    size = len(images) * (width + MARGIN) + MARGIN, height + 3 * LINE + 3 * MARGIN
+    sheet = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN // 2), _fit(draw, title, font, sheet.width - 2 * MARGIN), INK, font)
     top = 2 * LINE + MARGIN
-    for i, (name, image) in enumerate(zip(("goal", "start", "now"), images, strict=True)):
+    for i, (name, image) in enumerate(images.items()):
         left = MARGIN + i * (width + MARGIN)
         draw.text((left, top - LINE), name, FAINT, font)
-        if name == "now" and border:
+        if border and i == len(images) - 1:
             draw.rectangle((left - 5, top - 5, left + width + 4, top + height + 4), fill=border)
-        sheet.paste(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST), (left, top))
+        sheet.paste(_enlarged(image, scale), (left, top))
     draw.text((MARGIN, top + height + MARGIN), _fit(draw, status, font, sheet.width - 2 * MARGIN), INK, font)
     return sheet
 
@@ -107,7 +174,7 @@ def _fit(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, wid
     return text + "..."
 
 
-def _gif(pictures: Sequence[Image.Image]) -> bytes:
+def _gif(pictures: Sequence[Image.Image], frame_ms: int = FRAME_MS) -> bytes:
     """One palette for all frames and no dithering: only what moves is stored again."""
     chosen = [pictures[i] for i in sorted({0, len(pictures) // 2, len(pictures) - 1})]
     sample = Image.new("RGB", (chosen[0].width, chosen[0].height * len(chosen)))
@@ -116,7 +183,7 @@ def _gif(pictures: Sequence[Image.Image]) -> bytes:
     palette = sample.quantize(128, method=Image.Quantize.MEDIANCUT)
     indexed = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
     buffer = io.BytesIO()
-    durations = [FRAME_MS] * (len(indexed) - 1) + [LAST_FRAME_MS]
+    durations = [frame_ms] * (len(indexed) - 1) + [LAST_FRAME_MS]
     indexed[0].save(
         buffer, "GIF", save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=True, disposal=1
     )
