@@ -136,11 +136,10 @@ def _section(section: Section) -> str:
     for heading, rows in (("", section.rows), *section.tables):
         parts.append(f"<h3>{escape(heading)}</h3>" if heading else "")
         parts.append(_table(rows[0], plain_lines(rows[1:]), "text") if rows else "")
-    parts.append(_items(map(escape, section.items)))
     parts += [_figure(png, "image/png", text) for png, text in section.figures]
     films = "".join(_figure(gif, "image/gif", text) for gif, text in section.films)
     parts.append(f'<div class="videos">{films}</div>' if films else "")
-    return "".join(parts)
+    return "".join([*parts, _items(map(escape, section.items))])
 
 
 def _anchor(name: str) -> str:

@@ -8,12 +8,14 @@ from pydantic import Field
 
 from lewm_bench.config import Config
 from lewm_bench.understanding.collapse import CollapseConfig
+from lewm_bench.understanding.decoder import DecoderConfig
 from lewm_bench.understanding.maps import MapsConfig
+from lewm_bench.understanding.open_loop import OpenLoopConfig
 from lewm_bench.understanding.paths import PathsConfig
 from lewm_bench.understanding.probes import ProbeConfig
 from lewm_bench.understanding.surprise import SurpriseConfig
 
-Name = Literal["collapse", "paths", "probe", "surprise", "maps"]
+Name = Literal["collapse", "paths", "probe", "surprise", "open_loop", "maps", "decoder"]
 """The examinations, in the order in which they are made; each has its settings under its name."""
 
 
@@ -25,4 +27,6 @@ class UnderstandingConfig(Config):
     paths: PathsConfig = PathsConfig()
     probe: ProbeConfig = ProbeConfig()
     surprise: SurpriseConfig = SurpriseConfig()
+    open_loop: OpenLoopConfig = OpenLoopConfig()
     maps: MapsConfig = MapsConfig()
+    decoder: DecoderConfig = DecoderConfig()

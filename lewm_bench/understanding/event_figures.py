@@ -31,8 +31,8 @@ def groups(cells: Sequence[UnderstandingRecord]) -> list[list[UnderstandingRecor
 def heading(cells: Sequence[UnderstandingRecord]) -> str:
     """Model and environment above a panel."""
     agent = cells[0].agent
-    name = arms.title(agent) + (f"\n{arms.settings_text(agent)}" if arms.is_arm(agent) else "")
-    return plain(f"{clip(name, 60)}\n{short(cells[0].env)}")
+    settings = f", {arms.settings_text(agent)}" if arms.is_arm(agent) else ""
+    return plain(f"{clip(arms.title(agent) + settings, 28)}\n{short(cells[0].env)}")
 
 
 def voe(cells: Sequence[UnderstandingRecord]) -> Figure | None:

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lewm_bench import arms
-from lewm_bench.drawing import colour, figure_of, marker, named, plain, png, rows_of, tidy
+from lewm_bench.drawing import clip, colour, figure_of, grid, marker, plain, png, rows_of, tidy
 from lewm_bench.understanding.event_figures import detection, voe
 from lewm_bench.understanding.map_figures import maps
 from lewm_bench.understanding.published import published_probes
@@ -26,6 +26,8 @@ GREY, GRID = "#777777", "#e5e5e5"
 SHIFTS = {"ridge": -0.17, "mlp": 0.17}
 SHAPES = {"ridge": "o", "mlp": "s"}
 FILLED = {"ridge": True, "mlp": False}
+FLOORS = {"random encoder": "#AAAAAA", "pixels, reduced": "#C9A227"}  # a colour for those that differ between models
+PIXELS = "#CC3311"
 
 
 def draw_all(cells: Cells) -> dict[str, bytes]:
@@ -49,10 +51,15 @@ class Lines:
     def draw(self, axes: Axes, names: bool = True) -> None:
         """Names at the axis, or an axis without names."""
         self.rows.draw(axes)
-        if not names:
-            axes.set_yticklabels([])
+        axes.set_yticklabels([short_name(a) for a in self.rows.heights] if names else [])
         axes.grid(axis="x", color=GRID)
         axes.set_axisbelow(True)
+
+
+def short_name(agent: str, length: int = 26) -> str:
+    """An agent at an axis; of an arm its first settings, which stand for what is special about it."""
+    base = arms.parts(agent).trained
+    return plain(clip(f"{base}, {arms.settings_text(agent)}" if arms.is_arm(agent) else base, length))
 
 
 def with_interval(axes: Axes, interval: Interval, y: float, tone: str, shape: str, filled: bool = True) -> None:
@@ -74,27 +81,27 @@ def probe(cells: Cells) -> Figure | None:
         return None
     lines = Lines(cells)
     figure = figure_of(len(parts) * (lines.rows.inches() + 0.25) + 0.6)
-    grid = figure.subplots(len(parts), 2, squeeze=False)
-    for row, (heading, quantity, own) in zip(grid, parts, strict=True):
+    panels = figure.subplots(len(parts), 2, squeeze=False)
+    for row, (heading, quantity, own) in zip(panels, parts, strict=True):
         for axes, measure in zip(row, ("r", "mse"), strict=True):
             _probe_panel(axes, own, quantity, measure, lines)
             lines.draw(axes, names=measure == "r")
         tidy(row[0], plain(f"{heading}: {quantity.replace('_', ' ')}"))
         tidy(row[1], "")
-    figure.legend(handles=_probe_legend(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(handles=_probe_legend(cells), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
 
 
 def _probe_panel(axes: Axes, cells: Cells, quantity: str, measure: str, lines: Lines) -> None:
     for cell in cells:
         for kind, shift in SHIFTS.items():
-            for features, tone in (("random encoder", "#AAAAAA"), ("model", colour(cell.agent))):
+            for features, tone in (*FLOORS.items(), ("model", colour(cell.agent))):
                 if found := probe_of(cell, quantity, kind, features):
                     y = lines.place(cell) + shift
                     with_interval(axes, getattr(found, measure), y, tone, SHAPES[kind], FILLED[kind])
     for floor in _pixels(cells, quantity):
         if known(value := getattr(floor, measure).value):
-            axes.axvline(value, color="#CC3311", linewidth=1.2, linestyle="--" if floor.kind == "ridge" else ":")
+            axes.axvline(value, color=PIXELS, linewidth=1.2, linestyle="--" if floor.kind == "ridge" else ":")
     for row in published_probes(cells[0].env, quantity):
         if row.agent in lines.rows.heights:
             y = lines.rows.heights[row.agent] + 2 * SHIFTS[row.kind]
@@ -106,7 +113,9 @@ def _probe_panel(axes: Axes, cells: Cells, quantity: str, measure: str, lines: L
     else:
         axes.set_xscale("log")
         axes.axvline(1, color="#bbbbbb", linewidth=1)
-        axes.set_xlabel("MSE of the standardised quantity, log scale; 1: nothing known", fontsize=9)
+        axes.set_xlim(left=min(axes.get_xlim()[0], 0.1))  # a decade at least, so that there are ticks
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("MSE, standardised, log scale; 1: nothing known", fontsize=9)
 
 
 def _pixels(cells: Cells, quantity: str) -> list[ProbeRow]:
@@ -115,17 +124,23 @@ def _pixels(cells: Cells, quantity: str) -> list[ProbeRow]:
     return next(([p for p in both if p] for both in found if any(both)), [])
 
 
-def _probe_legend() -> list[Line2D]:
-    grey = {"color": "#444444", "linestyle": "none"}
-    return [
-        Line2D([], [], marker="o", label="model, ridge", **grey),
-        Line2D([], [], marker="s", markerfacecolor="white", label="model, MLP", **grey),
-        Line2D([], [], marker="o", color="#AAAAAA", linestyle="none", label="random encoder (same shapes)"),
-        Line2D([], [], color="#CC3311", linestyle="--", label="raw pixels, ridge"),
-        Line2D([], [], color="#CC3311", linestyle=":", label="raw pixels, MLP"),
-        Line2D([], [], marker="D", color="#111111", linestyle="none", markersize=4.5, label="published, linear"),
-        Line2D([], [], marker="D", markerfacecolor="white", color="#111111", linestyle="none", markersize=4.5, label="published, MLP"),
-    ]  # fmt: skip
+def _probe_legend(cells: Cells) -> list[Line2D]:
+    """Full shapes are ridge, hollow squares the MLP, whatever the colour."""
+    none = {"linestyle": "none"}
+    drawn = {p.features for c in cells for p in c.probes}
+    names = {"random encoder": "random encoder", "pixels, reduced": "pixels, reduced to the latent's size"}
+    found = [
+        Line2D([], [], marker="o", color="#444444", label="model, ridge", **none),
+        Line2D([], [], marker="s", color="#444444", markerfacecolor="white", label="model, MLP", **none),
+        *(Line2D([], [], marker="o", color=FLOORS[f], label=names[f], **none) for f in FLOORS if f in drawn),
+        Line2D([], [], color=PIXELS, linestyle="--", label="raw pixels, ridge"),
+        Line2D([], [], color=PIXELS, linestyle=":", label="raw pixels, MLP"),
+    ]
+    if any(published_probes(c.env, p.quantity) for c in cells for p in c.probes):
+        black = {"marker": "D", "color": "#111111", "markersize": 4.5}
+        found.append(Line2D([], [], label="published, linear", **black, **none))
+        found.append(Line2D([], [], markerfacecolor="white", label="published, MLP", **black, **none))
+    return found
 
 
 # Straightness.
@@ -139,8 +154,8 @@ def straightness(cells: Cells) -> Figure | None:
         return None
     lines = Lines(cells)
     figure = figure_of(len(parts) * max(2.9, lines.rows.inches()) + 0.4)
-    grid = figure.subplots(len(parts), 2, squeeze=False)
-    for (left, right), (heading, own) in zip(grid, parts, strict=True):
+    panels = figure.subplots(len(parts), 2, squeeze=False)
+    for (left, right), (heading, own) in zip(panels, parts, strict=True):
         _straightness_curves(left, own)
         _straightness_ends(right, own, lines)
         tidy(left, plain(heading))
@@ -150,7 +165,7 @@ def straightness(cells: Cells) -> Figure | None:
         Line2D([], [], color="#444444", label="a training run"),
         Line2D([], [], marker="o", label="held-out paths at the end", **grey),
         Line2D([], [], marker="x", color="#888888", linestyle="none", label="random encoder"),
-        Line2D([], [], color="#CC3311", linestyle="--", label="raw pixels"),
+        Line2D([], [], color=PIXELS, linestyle="--", label="raw pixels"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
@@ -177,7 +192,7 @@ def _straightness_ends(axes: Axes, cells: Cells, lines: Lines) -> None:
             axes.plot(floor.value.value, lines.place(cell), "x", color="#888888", markersize=6)
     pixels = next((s for c in cells if (s := straightness_of(c, "pixels"))), None)
     if pixels:
-        axes.axvline(pixels.value.value, color="#CC3311", linestyle="--", linewidth=1.2)
+        axes.axvline(pixels.value.value, color=PIXELS, linestyle="--", linewidth=1.2)
     lines.draw(axes)
     axes.set_xlabel("straightness at the end, with 95 % interval", fontsize=9)
 
@@ -193,11 +208,14 @@ def collapse(cells: Cells) -> Figure | None:
         return None
     lines = Lines(cells)
     figure = figure_of(len(parts) * max(2.9, lines.rows.inches()) + 0.4, 10.5)
-    grid = figure.subplots(len(parts), 4, squeeze=False, width_ratios=(1.5, 1, 1, 1))
-    for row, (heading, own) in zip(grid, parts, strict=True):
+    panels = figure.subplots(len(parts), 4, squeeze=False, width_ratios=(1.5, 1, 1, 1))
+    for row, (heading, own) in zip(panels, parts, strict=True):
         _spectra(row[0], own)
-        _scale(row[1], own, lines, "latent_std", "mean deviation of a latent, log")
-        _scale(row[2], own, lines, "effective_rank", "effective rank, log")
+        _scale(row[1], own, lines, "latent_std", "mean deviation, log")
+        row[1].set_xscale("log")
+        row[1].xaxis.set_minor_formatter(NullFormatter())
+        _scale(row[2], own, lines, "effective_rank", "effective rank")
+        row[2].set_xlim(left=0)
         _sigreg(row[3], own, lines)
         tidy(row[0], plain(heading))
         for axes in row[1:]:
@@ -237,7 +255,6 @@ def _scale(axes: Axes, cells: Cells, lines: Lines, name: str, label: str) -> Non
         axes.plot(value, y, marker(cell.agent), color=colour(cell.agent), markersize=6)
         if cell.collapse.collapsed:
             axes.plot(value, y, "X", color="#CC3311", markersize=9)
-    axes.set_xscale("log")
     axes.set_xlabel(label, fontsize=9)
 
 
@@ -262,9 +279,8 @@ def open_loop(cells: Cells) -> Figure | None:
     parts = list(places(cells))
     if not parts:
         return None
-    figure = figure_of(0.6 + 3.6 * -(-len(parts) // 2))
-    grid = figure.subplots(-(-len(parts) // 2), 2, squeeze=False).ravel()
-    for axes, (heading, own) in zip(grid, parts, strict=False):
+    figure, panels = grid(len(parts), 2, 3.6, bottom=0.6)
+    for axes, (heading, own) in zip(panels, parts, strict=True):
         for cell in own:
             _open_loop_line(axes, cell)
         axes.axhline(1, color="#bbbbbb", linewidth=1)
@@ -273,10 +289,8 @@ def open_loop(cells: Cells) -> Figure | None:
         axes.set_ylabel("squared error over the variance, log", fontsize=9)
         axes.grid(color=GRID)
         tidy(axes, plain(heading))
-    for spare in grid[len(parts) :]:
-        spare.set_axis_off()
     agents = dict.fromkeys(c.agent for c in cells)
-    handles = [Line2D([], [], color=colour(a), marker=marker(a), markersize=5, label=named(a, 40)) for a in agents]
+    handles = [Line2D([], [], color=colour(a), marker=marker(a), markersize=5, label=short_name(a, 40)) for a in agents]
     handles.append(Line2D([], [], color="#444444", linestyle="--", linewidth=1, label="copy the last frame"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure

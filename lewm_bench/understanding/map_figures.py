@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,21 +35,38 @@ def maps(cells: Sequence[UnderstandingRecord]) -> Figure | None:
     panels = list(panels_of(cells))
     if not panels:
         return None
-    rows = -(-len(panels) // COLUMNS)
-    figure = figure_of(2.55 * rows)
-    grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-    for axes, panel in zip(grid, panels, strict=False):
-        _draw(axes, panel)
-    for spare in grid[len(panels) :]:
-        spare.set_axis_off()
+    figure, grids = blocks(panels)
+    for place, own in grids.items():
+        for axes, panel in zip(own, (p for p in panels if place_of(p.cell) == place), strict=False):
+            _draw(axes, panel)
     return figure
+
+
+def blocks(panels: Sequence[Panel]) -> tuple[Figure, dict[tuple[str, str], list[Axes]]]:
+    """A figure and the axes of each environment, which begins on a line of its own."""
+    counts = Counter(place_of(panel.cell) for panel in panels)
+    lines = {place: -(-count // COLUMNS) for place, count in counts.items()}
+    figure = figure_of(2.55 * sum(lines.values()))
+    axes = figure.subplots(sum(lines.values()), COLUMNS, squeeze=False)
+    found, top = {}, 0
+    for place, count in counts.items():
+        own = axes[top : top + lines[place]].ravel()
+        for spare in own[count:]:
+            spare.set_axis_off()
+        found[place], top = list(own[:count]), top + lines[place]
+    return figure, found
+
+
+def place_of(cell: UnderstandingRecord) -> tuple[str, str]:
+    """Where a cell belongs."""
+    return cell.profile, cell.env
 
 
 def panels_of(cells: Sequence[UnderstandingRecord]) -> list[Panel]:
     """What is drawn, in order."""
     found, seen = [], set()
     for cell in (c for c in cells if c.maps):
-        place, quantity = (cell.profile, cell.env), cell.maps[0].quantity
+        place, quantity = place_of(cell), cell.maps[0].quantity
         if (*place, cell.agent) in seen:
             continue
         if place not in seen and len(cell.maps[0].values[0]) == 2:
@@ -70,8 +88,8 @@ def _draw(axes: Axes, panel: Panel) -> None:
         title = f"{short(panel.cell.env)}\nkey: the true {quantity}"
     else:
         agent = panel.cell.agent
-        name = arms.settings_text(agent) if arms.is_arm(agent) else arms.title(agent)
-        title = f"{clip(name, 30)}\n{short(panel.cell.env)}, {described(panel.drawn)}"
+        settings = f", {arms.settings_text(agent)}" if arms.is_arm(agent) else ""
+        title = f"{clip(arms.title(agent) + settings, 32)}\n{described(panel.drawn)}"
     axes.set_title(plain(title), fontsize=8, loc="left")
 
 

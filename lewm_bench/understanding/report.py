@@ -38,12 +38,12 @@ READ = (
     "shape and of raw pixels. AUC: how often a teleport surprises more than the untouched clip. d_z: size of the effect; "
     "an asterisk marks p < 0.05 after Holm's correction. Recolour / teleport: how much of a teleport's effect a mere change of "
     "colour has (empty where the teleport itself has none). Straightness: 1 is a straight path. Errors are squared, over "
-    "the variance of latents: 1 is what a random frame would give."
+    "the variance of latents: 1 is what the mean latent would give."
 )  # fmt: skip
 
 CAPTIONS = {
-    "probe.png": "How to read it: the further right (r) or left (MSE) a coloured marker stands of the grey ones on its line "
-    "and of the red lines, the more of the quantity has the model learned to write into its latent.",
+    "probe.png": "How to read it: the further right (r) or left (MSE) a coloured marker stands of the grey and yellow ones on its "
+    "line and of the red lines, the easier is the quantity read from the latent than without any learning (full: ridge, hollow: MLP).",
     "voe.png": "How to read it: the red curve (a teleport) should jump at the event while the others stay together; bands are "
     "95 % intervals of the first seed, thin lines are further seeds, and an axis with powers of ten is logarithmic.",
     "detection.png": "How to read it: a curve in the upper left corner tells the change from untouched clips by surprise alone; "
@@ -51,11 +51,11 @@ CAPTIONS = {
     "straightness.png": "How to read it: left, a curve that rises is a latent space whose paths straighten while it is learned "
     "(a line per training run, arms of an ablation dashed); right, how straight held-out paths are in the end: 1 is a line, 0 is "
     "no direction, below 0 is to and fro.",
-    "collapse.png": "How to read it: a spectrum that falls steeply, a small deviation and an effective rank near 1 mean that "
-    "latents use little of their space; the bar of SIGReg (5, 25, 75 and 95 % of directions) stands near the black tick where "
-    "latents look Gaussian.",
+    "collapse.png": "How to read it: a red cross is the monitor's verdict that latents are constant, lie in one direction, or hold "
+    "noise that nothing predicts (then the spectrum is flat and the rank high, and only the deviation looks collapsed); the bar of "
+    "SIGReg (5, 25, 75 and 95 % of directions) stands at the black tick where latents look Gaussian.",
     "open_loop.png": "How to read it: a solid line below the dashed one of its colour predicts better than assuming that nothing "
-    "happens; at the grey line (1) the imagined latent is as far off as that of a random frame.",
+    "happens; at the grey line (1) the imagined latent is no nearer than the mean of all latents, at 2 no nearer than that of a random frame.",
     "maps.png": "How to read it: each dot is a held-out frame; where neighbouring dots have neighbouring colours (the key shows "
     "which colour is where), the latent space is laid out like the world; in t-SNE distances between far dots mean nothing.",
 }  # fmt: skip

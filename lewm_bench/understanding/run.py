@@ -47,7 +47,9 @@ from lewm_bench.tables import seconds as in_words
 from lewm_bench.tables import short
 from lewm_bench.understanding.collapse import examine_collapse
 from lewm_bench.understanding.config import Name
+from lewm_bench.understanding.decoder import decode
 from lewm_bench.understanding.maps import maps
+from lewm_bench.understanding.open_loop import open_loop
 from lewm_bench.understanding.paths import straightness
 from lewm_bench.understanding.probes import probe
 from lewm_bench.understanding.records import FAILED, PICTURES, Decoded, UnderstandingRecord, strict
@@ -125,7 +127,11 @@ EXAMINATIONS: Mapping[Name, Examination] = {
     "paths": Examination("straightness", lambda case, config, _: straightness(case.subject, case.untrained, config)),
     "probe": Examination("probes", lambda case, config, _: probe(case.subject, case.untrained, config)),
     "surprise": Examination("surprise", lambda case, config, _: examine_surprise(case.subject, config)),
+    "open_loop": Examination("open_loop", lambda case, config, _: open_loop(case.subject, config)),
     "maps": Examination("maps", lambda case, config, _: maps(case.subject, config)),
+    "decoder": Examination(
+        "decoded", lambda case, config, folder: decode(case.subject, folder, config, case.run.progress)
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from lewm_bench import arms
 from lewm_bench.tables import short
 from lewm_bench.understanding.published import published_probes
 from lewm_bench.understanding.records import SurpriseTest, UnderstandingRecord
@@ -41,14 +42,20 @@ def probes(cell: UnderstandingRecord) -> str:
 def _above(cell: UnderstandingRecord, quantity: str) -> str:
     """Whether ridge's interval lies above those of the floors."""
     own = probe_of(cell, quantity, "ridge", "model")
-    floors = {name: probe_of(cell, quantity, "ridge", name) for name in ("random encoder", "pixels")}
+    floors = {name: probe_of(cell, quantity, "ridge", name) for name in FLOORS}
     floors = {name: floor for name, floor in floors.items() if floor}
     if own is None or not floors:
         return ""
     beaten = [name for name, floor in floors.items() if own.r.low > floor.r.high]
-    told = ", ".join(f"{name} {floor.r.value:.3f}" for name, floor in floors.items())
-    verdict = {len(floors): "ridge is above the floors", 0: "ridge is not above the floors"}
-    return f" ({verdict.get(len(beaten), 'ridge is above ' + ', '.join(beaten) + ' only')}: {told})"
+    told = ", ".join(f"{FLOORS[name]} {floor.r.value:.3f}" for name, floor in floors.items())
+    rest = [FLOORS[name] for name in floors if name not in beaten]
+    verdict = "is above all floors" if not rest else "is above no floor"
+    if beaten and rest:
+        verdict = f"is above {' and '.join(FLOORS[name] for name in beaten)}, not above {' and '.join(rest)}"
+    return f" (ridge {verdict}: {told})"
+
+
+FLOORS = {"random encoder": "a random encoder", "pixels": "raw pixels", "pixels, reduced": "reduced pixels"}
 
 
 def surprise(cell: UnderstandingRecord) -> str:
@@ -59,8 +66,7 @@ def surprise(cell: UnderstandingRecord) -> str:
     parts = [f"{_condition(test)}" for test in found.tests]
     if found.recolour_to_teleport is not None:
         share = found.recolour_to_teleport
-        percent = [f"{100 * each:.0f}" for each in (share.value, share.low, share.high)]
-        parts.append(f"a recolouring has {percent[0]} % [{percent[1]}, {percent[2]}] of the effect of a teleport")
+        parts.append(f"a recolouring has {bracket(share, '.2g')} times the effect of a teleport")
     if found.teleport_against_recolour is not None:
         parts.append(f"teleports are told from recolourings with AUC {bracket(found.teleport_against_recolour)}")
     return f"{where(cell)} ({found.n} triples from {found.n_episodes} held-out episodes): {'; '.join(parts)}."
@@ -72,6 +78,9 @@ def _condition(test: SurpriseTest) -> str:
         verdict = "surprises more" if test.difference.value > 0 else "surprises less"
     numbers = f"{bracket(test.difference, '.3g')}, d_z {test.effect_size:.2f}, {p_value(test.p_holm)} corrected"
     return f"{test.condition} {verdict} than untouched ({numbers}, AUC {bracket(test.auc)})"
+
+
+STILL = 0.05  # cosine; less than single batches differ by
 
 
 def straightness(cell: UnderstandingRecord) -> str:
@@ -87,9 +96,10 @@ def straightness(cell: UnderstandingRecord) -> str:
     words = f"{where(cell)}: {bracket(own.value, '.2f')} on {own.n_paths} paths of {own.n_episodes} held-out episodes"
     words += f" ({', '.join(floors)})" if floors else ""
     if len(curve := logged(cell, "straightness")) > 1:
-        first, last = curve[0][1], curve[-1][1]
-        moved = "rose" if last > first else "fell"
-        words += f"; during training it {moved} from {first:.2f} to {last:.2f}"
+        first, late = curve[0][1], [value for _, value in curve[-(len(curve) // 5 or 1) :]]
+        last = sum(late) / len(late)
+        moved = "stayed" if abs(last - first) < STILL else "rose" if last > first else "fell"
+        words += f"; during training it {moved} (first logged {first:.2f}, mean of the last fifth {last:.2f})"
     return f"{words}."
 
 
@@ -108,13 +118,17 @@ def open_loop(cell: UnderstandingRecord) -> str:
     found = cell.open_loop
     if found is None:
         return ""
-    better = [h for h, m, c in zip(found.horizons, found.model, found.copy_last, strict=True) if m.high < c.low]
+    pairs = zip(found.horizons, found.model, found.copy_last, strict=True)
+    better = [horizon for horizon, own, copied in pairs if own.high < min(copied.low, 1.0)]
     ends = ", ".join(
         f"{bracket(found.model[i], '.3f')} at {found.horizons[i]} (copying {found.copy_last[i].value:.3f})"
         for i in dict.fromkeys((0, len(found.horizons) - 1))
     )
-    told = f"clearly better than copying at {_listed(better)}" if better else "nowhere clearly better than copying"
-    return f"{where(cell)}: error over variance {ends}; {told} blocks ahead (n {found.n}, {found.n_episodes} episodes)."
+    told = f"better at {_listed(better)} blocks ahead" if better else "better nowhere"
+    return (
+        f"{where(cell)}: error over variance {ends}; than copying and than the mean latent it is {told} "
+        f"(n {found.n} clips, {found.n_episodes} episodes)."
+    )
 
 
 def _listed(numbers: Sequence[int]) -> str:
@@ -139,6 +153,8 @@ def notes(cells: Sequence[UnderstandingRecord]) -> tuple[str, ...]:
     done = [c for c in cells if c.status == "done"]
     said = [_seeds(done), INTERVALS, _tests(done), UNITS, SMALL if any(c.profile == "quick" for c in done) else ""]
     said.append(COLLAPSED if any(c.collapse and c.collapse.collapsed for c in done) else "")
+    names = {arms.title(c.agent): c.label for c in done if c.label}
+    said.append(f"What the names stand for: {'; '.join(f'{a} = {b}' for a, b in names.items() if a != b)}.")
     said += [f"{where(c)}: {c.note}." for c in done if c.note]
     return tuple(filter(None, said))
 

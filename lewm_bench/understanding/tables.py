@@ -182,7 +182,8 @@ def logged(cell: UnderstandingRecord, quantity: str) -> list[tuple[float, float]
 
 def name_of(cell: UnderstandingRecord) -> str:
     """A cell in a table: ``LeWM, seed 0``."""
-    return f"{arms.label(cell.agent, cell.label)}, seed {cell.seed}"
+    settings = f" with {arms.settings_text(cell.agent)}" if arms.is_arm(cell.agent) else ""
+    return f"{arms.title(cell.agent)}{settings}, seed {cell.seed}"
 
 
 def places(cells: Iterable[UnderstandingRecord]) -> Iterator[tuple[str, list[UnderstandingRecord]]]:
@@ -213,8 +214,8 @@ def p_value(p: float) -> str:
 
 
 HEADER = (
-    "model", "{quantity}: ridge r", "random encoder r", "pixels r", "teleport AUC", "teleport d_z", "recolour d_z",
-    "recolour / teleport", "straightness", "effective rank", "collapsed", "error 1 block ahead", "copying",
+    "model", "{quantity}: ridge r", "random encoder, pixels", "teleport AUC", "d_z: teleport, recolour",
+    "recolour / teleport", "straightness", "collapsed", "1 block ahead: error, copying",
 )  # fmt: skip
 
 
@@ -230,8 +231,8 @@ def _reader_row(cell: UnderstandingRecord) -> tuple[str, ...]:
         return name_of(cell), cell.status, *[""] * (len(HEADER) - 2)
     row = main_row(cell)
 
-    def shown(name: str, form: str = ".2f") -> str:
-        return number(row.get(name), form)
+    def pair(*names: str) -> str:
+        return ", ".join(filter(None, (number(row.get(name), ".3f") for name in names)))
 
     teleported = tested(cell, "teleported")
     ridge = probe_of(cell, row.get("quantity", ""), "ridge", "model")
@@ -239,21 +240,24 @@ def _reader_row(cell: UnderstandingRecord) -> tuple[str, ...]:
     return (
         name_of(cell),
         bracket(ridge.r if ridge else None),
-        shown("random_encoder_ridge_r", ".3f"),
-        shown("pixels_ridge_r", ".3f"),
+        pair("random_encoder_ridge_r", "pixels_ridge_r"),
         bracket(teleported.auc if teleported else None),
-        _starred(row, "teleport"),
-        _starred(row, "recolour"),
+        ", ".join(filter(None, (_starred(row, name) for name in ("teleport", "recolour")))),
         bracket(cell.surprise.recolour_to_teleport, ".2f") if cell.surprise else "",
         bracket(straight.value if straight else None, ".2f"),
-        shown("effective_rank", ".1f") + (f" of {row['latent_size']}" if "latent_size" in row else ""),
-        {True: "collapsed", False: "no", None: ""}[row.get("collapsed")],
-        shown("open_loop_first", ".3f"),
-        shown("copy_last_first", ".3f"),
+        _verdict(cell),
+        pair("open_loop_first", "copy_last_first"),
     )
 
 
 LEVEL = 0.05
+
+
+def _verdict(cell: UnderstandingRecord) -> str:
+    if cell.collapse is None:
+        return ""
+    rank = f"rank {cell.collapse.effective_rank:.1f} of {cell.collapse.size}"
+    return f"{'COLLAPSED' if cell.collapse.collapsed else 'no'} ({rank})"
 
 
 def _starred(row: dict[str, Any], name: str) -> str:
