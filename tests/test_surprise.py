@@ -235,7 +235,7 @@ def test_every_environment_can_be_examined(name: str, tmp_path: Path, pixels: Su
     assert all(np.isfinite(curve.mean).all() for curve in found.curves)
 
 
-@pytest.mark.parametrize("proprio", [False, True])
+@pytest.mark.parametrize("proprio", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_dino_wm_is_examined_by_its_tokens_and_by_what_it_senses(proprio: bool, tmp_path: Path) -> None:
     env = make_env("lewm_bench/PointMaze-UMaze-v0", 32)
     config = CollectConfig(episodes=4, steps=14, policies={"ornstein_uhlenbeck": 1.0}, train=0.25, val=0.25, test=0.5)
@@ -504,6 +504,15 @@ def test_the_interval_of_an_auc_is_that_of_drawn_clusters() -> None:
     assert (found.low, found.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.03)
     least = stats.newcombe_auc(found.value, 12)
     assert found.low < least.low and found.high > least.high
+
+
+def test_the_interval_of_an_auc_is_never_empty() -> None:
+    """Neither where everything is tied nor where nothing overlaps, and no resample differs."""
+    clusters, rising = np.repeat(np.arange(20), 2), np.arange(40.0)
+    tied = stats.clustered_auc(np.ones(40), np.ones(40), clusters, stream(0, "test"))
+    assert tied == pytest.approx(stats.newcombe_auc(0.5, 20)) and tied.low < 0.45 and tied.high > 0.55
+    apart = stats.clustered_auc(rising + 40, rising, clusters, stream(0, "test"))
+    assert apart == pytest.approx(stats.newcombe_auc(1.0, 20)) and apart.low < 0.95
 
 
 def test_the_interval_of_an_auc_covers_the_truth() -> None:
