@@ -14,6 +14,7 @@ from lewm_bench.understanding.collapse import (
     Predictability,
     eigenvalues,
     examine_collapse,
+    predictability,
     shares,
     sigreg_by_direction,
     verdict,
@@ -152,6 +153,17 @@ def test_the_worlds_own_dynamics_are_asked(dataset) -> None:
     blind = examine_collapse(planted(dataset, latent, lambda z, _: torch.zeros_like(z)), SMALL)
     knowing = examine_collapse(planted(dataset, latent, predict), SMALL)
     assert blind.collapsed and not knowing.collapsed
+
+
+def test_predictability_of_a_subject(dataset) -> None:
+    """From the definition: of true positions, one block apart; what is copied is the last frame's."""
+    subject = planted(dataset, lambda s: s)
+    clips = subject.clips("test", 4, 60)
+    before, after = dataset.states[clips[:, 2]], dataset.states[clips[:, 3]]
+    a, b = before - before.mean(0), after - after.mean(0)
+    found = predictability(subject, 60)
+    assert found.last == pytest.approx((a * b).sum() ** 2 / (a**2).sum() / (b**2).sum(), rel=1e-5)
+    assert found.model == pytest.approx(1 - ((before - after) ** 2).sum() / (b**2).sum(), rel=1e-5)
 
 
 def test_sigreg_tells_the_normal_from_others(dataset) -> None:

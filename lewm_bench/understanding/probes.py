@@ -137,7 +137,7 @@ def _features(
     yield "pixels", pixels
     size = latents["train"].shape[1]
     if size < pixels["train"].shape[1]:
-        yield "pixels, reduced", dict(zip(pixels, principal(*pixels.values(), size), strict=True))
+        yield "pixels, reduced", dict(zip(pixels, principal(*standardised(*pixels.values()), size), strict=True))
 
 
 def read_out(
