@@ -230,12 +230,12 @@ def test_every_environment_can_be_examined(name: str, tmp_path: Path, pixels: Su
         pytest.skip(str(error))
     config = CollectConfig(episodes=4, steps=14, policies={"ornstein_uhlenbeck": 1.0}, train=0.25, val=0.25, test=0.5)
     subject = replace(pixels, env=env, env_id=name, dataset=collect(env, config, 0, tmp_path / "data", progress=False))
-    found = voe.examine_surprise(subject, CONFIG)
-    assert (found.n, found.n_episodes, found.context) == (2, 2, HISTORY)
-    assert all(np.isfinite(curve.mean).all() for curve in found.curves)
+    found = voe.surprises(subject, voe.clips(subject, CONFIG)[0], CONFIG)
+    assert all(found[name].shape == (2, FRAMES - HISTORY) and np.isfinite(found[name]).all() for name in NAMES)
 
 
-@pytest.mark.parametrize("proprio", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("proprio", [False, True])
 def test_dino_wm_is_examined_by_its_tokens_and_by_what_it_senses(proprio: bool, tmp_path: Path) -> None:
     env = make_env("lewm_bench/PointMaze-UMaze-v0", 32)
     config = CollectConfig(episodes=4, steps=14, policies={"ornstein_uhlenbeck": 1.0}, train=0.25, val=0.25, test=0.5)
