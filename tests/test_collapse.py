@@ -121,6 +121,12 @@ def test_informative_latents_of_any_scale_have_not_collapsed(dataset, scale: flo
     assert again == found
 
 
+def test_tokens_are_laid_flat(dataset) -> None:
+    tokens = examine_collapse(planted(dataset, lambda s: np.stack([s, -s, 2 * s], 1)), SMALL)
+    flat = examine_collapse(planted(dataset, lambda s: np.concatenate([s, -s, 2 * s], 1)), SMALL)
+    assert tokens == flat and tokens.size == 6 and not tokens.collapsed
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0])
 def test_noise_has_full_rank_and_has_collapsed(dataset, scale: float) -> None:
     """As a LeWM without SIGReg leaves it. A predictor that knows the mean does not save it."""
