@@ -185,7 +185,7 @@ def test_after_the_jump_the_simulator_obeys_the_recorded_actions(
         assert np.array_equal(env.render(), matched.futures["teleported"].frames[n, -1])
 
 
-def test_a_teleport_leads_farther_than_any_block_and_than_the_set_distance(pixels: Subject, matched: Matched) -> None:
+def test_a_teleport_leads_farther_than_blocks_go_and_than_the_set_distance(pixels: Subject, matched: Matched) -> None:
     data, jumps = pixels.dataset, matched.futures
     far = pixels.env.distance(jumps["teleported"].states[:, 0], jumps["untouched"].states[:, 0])
     ways = [
@@ -193,11 +193,12 @@ def test_a_teleport_leads_farther_than_any_block_and_than_the_set_distance(pixel
         for e in (data[int(k)] for k in data.episodes("test"))
         for t in range(len(e.actions) - SKIP + 1)
     ]
-    assert far.min() > max(3 * 0.1, *ways) and len(np.unique(far)) == len(far)
+    usual = sorted(ways)[int(0.99 * len(ways))]
+    assert far.min() > max(3 * 0.1, usual * 0.999) and len(np.unique(far)) == len(far)
     wide = CONFIG.model_copy(update={"min_distance": 9.0})
     assert voe.least_distance(pixels, wide) == pytest.approx(0.9)
     by_blocks = CONFIG.model_copy(update={"min_distance": 0.0, "min_blocks": 2.0})
-    assert voe.least_distance(pixels, by_blocks) == pytest.approx(2 * max(ways))
+    assert voe.least_distance(pixels, by_blocks) == pytest.approx(2 * np.percentile(ways, 99))
 
 
 def test_a_teleport_is_drawn_again_by_its_own_generator_until_it_is_far(pixels: Subject) -> None:
@@ -207,7 +208,7 @@ def test_a_teleport_is_drawn_again_by_its_own_generator_until_it_is_far(pixels: 
         rng = stream(0, "t", n)
         draws = (pixels.env.sample_state(rng) for _ in range(100))
         assert np.array_equal(next(d for d in draws if np.linalg.norm(d) > 0.8), found[n])
-    with pytest.raises(UserError, match=r"farther than 3 box half-widths in 100 draws; lower understanding.surprise"):
+    with pytest.raises(UserError, match=r"farther than 3 box half-widths in 1000 draws; lower understanding.surprise"):
         voe.elsewhere(pixels.env, states, [stream(0, "t", n) for n in range(12)], 3.0)
 
 
