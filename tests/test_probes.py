@@ -15,6 +15,7 @@ from lewm_bench.understanding.probes import (
     Split,
     constant_quantities,
     mlp,
+    prepared,
     principal,
     probe,
     read_out,
@@ -41,6 +42,8 @@ def pair(function, rng: np.random.Generator, size: int = 8, frames: int = 1200) 
 
 
 def rows_of(train: Split, test: Split, config: ProbeConfig = SMALL) -> dict[str, ProbeRow]:
+    features = prepared(train.features, test.features, config.components)
+    train, test = (part._replace(features=x) for part, x in zip((train, test), features, strict=True))
     return {row.kind: row for row in read_out("planted", "model", train, test, config, HERE)}
 
 
@@ -217,6 +220,17 @@ def test_an_mlp_goes_back_to_its_best_weights() -> None:
     train, test = pair(lambda x: rng.normal(size=(len(x), 1)), rng, frames=200)
     predicted = mlp(train, test.features, SMALL.model_copy(update={"steps": 500, "patience": 100}), HERE)
     assert predicted.std() < 0.3
+
+
+def test_large_features_are_reduced() -> None:
+    """Most of what can be read stays where most of the variance is."""
+    rng = np.random.default_rng(15)
+    basis = rng.normal(size=(4, 200))
+    train, test = pair(lambda x: x[:, :1], rng, size=4)
+    wide = [s._replace(features=(s.features @ basis).astype(np.float32)) for s in (train, test)]
+    assert prepared(wide[0].features, wide[1].features, 4)[0].shape[1] == 4
+    config = SMALL.model_copy(update={"components": 4, "steps": 1})
+    assert rows_of(*wide, config)["ridge"].r.value == pytest.approx(1, abs=1e-6)
 
 
 @pytest.fixture(scope="module")

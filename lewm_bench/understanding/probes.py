@@ -91,53 +91,62 @@ class Split(NamedTuple):
     episodes: np.ndarray  # (N,)
 
 
+class Drawn(NamedTuple):
+    """Training and test frames of a subject, each under the name of its split."""
+
+    rows: dict[str, np.ndarray]  # (N,) of the dataset
+    quantities: dict[str, Mapping[str, np.ndarray]]  # (N, k) by name
+
+
 def probe(subject: Subject, untrained: Subject | None, config: ProbeConfig) -> tuple[ProbeRow, ...]:
     """Every quantity that varies, from every kind of features, by both probes.
 
     Args:
         untrained: the same networks with random weights; None leaves that floor out.
     """
-    rows = {split: subject.frames(split, n) for split, n in _counts(config).items()}
-    quantities = {split: subject.env.quantities(subject.dataset.states[r]) for split, r in rows.items()}
+    rows, quantities = drawn = _drawn(subject, config)
+    episodes = [subject.episodes_of(rows[split]) for split in rows]
     found = []
-    for name, features in _features(subject, untrained, config, rows):
+    for name, (train, test) in _features(subject, untrained, config, drawn):
+        features = prepared(train, test, config.components)
         for quantity in quantities["train"]:
-            train, test = (
-                Split(features[s], np.asarray(quantities[s][quantity], np.float64), subject.episodes_of(rows[s]))
-                for s in ("train", "test")
-            )
-            address = (subject.env_id, quantity, name)
-            found += read_out(quantity, name, train, test, config, address)
+            targets = [np.asarray(quantities[split][quantity], np.float64) for split in rows]
+            splits = [Split(*parts) for parts in zip(features, targets, episodes, strict=True)]
+            found += read_out(quantity, name, *splits, config, (subject.env_id, quantity, name))
     return tuple(found)
 
 
 def constant_quantities(subject: Subject, config: ProbeConfig) -> dict[str, str]:
     """The quantities that ``probe`` leaves out, and why."""
-    rows = {split: subject.frames(split, n) for split, n in _counts(config).items()}
-    quantities = {split: subject.env.quantities(subject.dataset.states[r]) for split, r in rows.items()}
+    train, test = _drawn(subject, config).quantities.values()
     return {
         name: "no component of it varies in both training and test episodes"
-        for name in quantities["train"]
-        if not (varying(quantities["train"][name]) & varying(quantities["test"][name])).any()
+        for name in train
+        if not (varying(train[name]) & varying(test[name])).any()
     }
 
 
-def _counts(config: ProbeConfig) -> dict[str, int]:
-    return {"train": config.train_frames, "test": config.test_frames}
+def _drawn(subject: Subject, config: ProbeConfig) -> Drawn:
+    counts = {"train": config.train_frames, "test": config.test_frames}
+    rows = {split: subject.frames(split, count) for split, count in counts.items()}
+    return Drawn(rows, {split: subject.env.quantities(subject.dataset.states[r]) for split, r in rows.items()})
 
 
 def _features(
-    subject: Subject, untrained: Subject | None, config: ProbeConfig, rows: Mapping[str, np.ndarray]
-) -> Iterator[tuple[Features, dict[str, np.ndarray]]]:
-    latents = {split: subject.latents_at(r).numpy() for split, r in rows.items()}
+    subject: Subject, untrained: Subject | None, config: ProbeConfig, drawn: Drawn
+) -> Iterator[tuple[Features, list[np.ndarray]]]:
+    """Features (N, D) of training and test frames by kind."""
+    rows = drawn.rows.values()
+    latents = [subject.latents_at(r).numpy() for r in rows]
+    size = latents[0].shape[1]
     yield "model", latents
+    del latents  # tokens take gigabytes
     if untrained is not None:
-        yield "random encoder", {split: untrained.latents_at(r).numpy() for split, r in rows.items()}
-    pixels = {split: downsampled(subject.dataset.frames[r], config.pixels) for split, r in rows.items()}
+        yield "random encoder", [untrained.latents_at(r).numpy() for r in rows]
+    pixels = [downsampled(subject.dataset.frames[r], config.pixels) for r in rows]
     yield "pixels", pixels
-    size = latents["train"].shape[1]
-    if size < pixels["train"].shape[1]:
-        yield "pixels, reduced", dict(zip(pixels, principal(*standardised(*pixels.values()), size), strict=True))
+    if size < pixels[0].shape[1]:
+        yield "pixels, reduced", list(principal(*standardised(*pixels), size))
 
 
 def read_out(
@@ -145,30 +154,27 @@ def read_out(
 ) -> list[ProbeRow]:
     """Both probes of one quantity; none if it does not vary.
 
-    Components that are constant in either split are left out: they have no correlation. Features and targets are
-    standardised with the mean and deviation of the training frames.
+    Components that are constant in either split are left out: they have no correlation. Targets are standardised with
+    the mean and deviation of the training frames.
 
     Args:
+        train: with ``prepared`` features, like ``test``.
         address: of the random streams, with seed 0, so that floors come out the same beside every agent.
     """
     kept = varying(train.targets) & varying(test.targets)
     if not kept.any():
         logger.info("%s does not vary and is not probed", quantity)
         return []
-    x, test_x = standardised(train.features, test.features)
-    if not x.shape[1]:  # constant features, from which both probes learn the mean
-        x, test_x = np.zeros((len(x), 1)), np.zeros((len(test_x), 1))
-    if x.shape[1] > config.components:  # 196 tokens of 384 numbers would not fit into memory
-        x, test_x = principal(x, test_x, config.components)
     y, test_y = standardised(train.targets[:, kept], test.targets[:, kept])
+    train = train._replace(targets=y)
     predictions: dict[Kind, np.ndarray] = {
-        "ridge": ridge(Split(x, y, train.episodes), test_x, config.folds),
-        "mlp": mlp(Split(x, y, train.episodes), test_x, config, address),
+        "ridge": ridge(train, test.features, config.folds),
+        "mlp": mlp(train, test.features, config, address),
     }
     rows = []
     for kind, predicted in predictions.items():
         mse, r = scores(predicted, test_y, test.episodes, stream(0, "probe intervals", *address, kind))
-        counts = {"n_train": len(x), "n_test": len(test_x), "n_test_episodes": len(np.unique(test.episodes))}
+        counts = {"n_train": len(y), "n_test": len(test_y), "n_test_episodes": len(np.unique(test.episodes))}
         rows.append(
             ProbeRow(
                 quantity=quantity, kind=kind, features=features, mse=mse, r=r, components=int(kept.sum()), **counts
@@ -177,17 +183,29 @@ def read_out(
     return rows
 
 
+def prepared(train: np.ndarray, test: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N, D) features as probes read them: standardised, and reduced where there are more than ``components``.
+
+    Constant features leave a column of zeros, from which every probe learns the mean.
+    """
+    train, test = standardised(train, test)
+    if not train.shape[1]:
+        return np.zeros((len(train), 1)), np.zeros((len(test), 1))
+    if train.shape[1] > components:  # a regression on 196 tokens of 384 numbers would not fit into memory
+        train, test = principal(train, test, components)
+    return train.astype(np.float64), test.astype(np.float64)
+
+
 def varying(values: np.ndarray) -> np.ndarray:
     """(N, K) to (K,) bool: which columns change by more than rounding."""
-    values = np.asarray(values, np.float64)
-    return values.std(0) > CONSTANT * np.abs(values).max(0)
+    return (values - values[:1]).std(0) > CONSTANT * np.abs(values).max(0)
 
 
 def standardised(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both (N, D) float64 with the training mean and deviation; columns that are constant in training are left out."""
+    """Both (N, D) with the training mean and deviation; columns that are constant in training are left out."""
     kept = varying(train)
-    train, test = train[:, kept].astype(np.float64), test[:, kept].astype(np.float64)
-    mean, std = train.mean(0), train.std(0)
+    train, test = train[:, kept], test[:, kept]
+    mean, std = train.mean(0, np.float64).astype(train.dtype), train.std(0, np.float64).astype(train.dtype)
     return (train - mean) / std, (test - mean) / std
 
 
