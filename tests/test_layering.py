@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {"lewm_bench": "lewm_bench", "agents": "lewm_bench.agents", "envs": "lewm_bench.envs"}
+FOLDERS = {
+    "lewm_bench": "lewm_bench",
+    "lewm_bench/understanding": "lewm_bench.understanding",
+    "agents": "lewm_bench.agents",
+    "envs": "lewm_bench.envs",
+}
 
 
 def files() -> dict[str, Path]:
@@ -113,7 +118,11 @@ def test_environments_never_hear_of_agents(module: str) -> None:
     assert not used & {f"lewm_bench.{name}" for name in ("agent", "planning", "train", "evaluate", "runner")}
 
 
-@pytest.mark.parametrize("name", ["report", "tables", "plots", "page", "statistics", "records"])
+REPORTING = ("report", "tables", "plots", "page", "statistics", "records")
+UNDERSTOOD = ("report", "sentences", "tables", "figures", "event_figures", "map_figures", "records")
+
+
+@pytest.mark.parametrize("name", [*REPORTING, *(f"understanding.{name}" for name in UNDERSTOOD)])
 def test_reporting_sees_rows(name: str) -> None:
     used = reachable(f"lewm_bench.{name}")
     assert not {"torch", "transformers", "mujoco", "gymnasium"} & top(used)
