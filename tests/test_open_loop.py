@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from toy_walks import CPU, SKIP, Constant, Tokens, Walk, dataset, knowing, walks
+from toy_walks import CPU, SKIP, Constant, Tokens, Walk, Watchful, dataset, knowing, walks
 
 from lewm_bench.agent import PlanningAgent
 from lewm_bench.agents import fast_imagination
@@ -33,7 +33,7 @@ def futures(data, horizon: int, clips: int = CONFIG.clips) -> np.ndarray:
 
 def test_the_true_dynamics_have_no_error_and_copying_has_the_displacement():
     data = walks(RAGGED, held_out=8)
-    found = open_loop(knowing(data, Walk()), CONFIG)
+    found = open_loop(knowing(data, Watchful()), CONFIG)
     assert found.horizons == (1, 2, 3, 4, 5) and found.n == 30 and found.n_episodes == 8
     assert all(i.value == i.low == i.high == 0 for i in found.model)
     x = futures(data, 5)

@@ -66,6 +66,14 @@ class Walk:
         return latents[:, -1] + moves.view_as(latents[:, -1]) + self.bias
 
 
+class Watchful(Walk):
+    """The same, but off by as much as the window's actions do not explain its latents."""
+
+    def predict_next(self, latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        moves = self.denormalize_actions(actions[:, :-1]).unflatten(-1, (self.frame_skip, -1)).sum(2)
+        return super().predict_next(latents, actions) + (latents.diff(dim=1) - moves).abs().sum((1, 2))[:, None]
+
+
 class Constant(Walk):
     """Always imagines the same."""
 
