@@ -180,7 +180,8 @@ def _gif(pictures: Sequence[Image.Image], frame_ms: int = FRAME_MS) -> bytes:
     sample = Image.new("RGB", (chosen[0].width, chosen[0].height * len(chosen)))
     for i, picture in enumerate(chosen):
         sample.paste(picture, (0, i * picture.height))
-    palette = sample.quantize(128, method=Image.Quantize.MEDIANCUT)
+    # By coverage of the colours and not by how many pixels have them: what moves is small.
+    palette = sample.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2)
     indexed = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
     buffer = io.BytesIO()
     durations = [frame_ms] * (len(indexed) - 1) + [LAST_FRAME_MS]

@@ -183,7 +183,7 @@ def test_videos_show_what_happened_beside_what_was_imagined(tmp_path: Path, mode
             lefts = [videos.MARGIN + i * (side + videos.MARGIN) for i in range(3)]
             real, decoded, dreamt = (tile(sheet, left, 2 * videos.LINE + videos.MARGIN, 12) for left in lefts)
             frame = subject.dataset.frames[clip[2 + k]]
-            assert np.abs(real - frame).mean() < 3 and np.abs(real - frame).mean((0, 1)).max() < 5  # a palette's error
+            assert np.abs(real - frame).mean() < 3 and np.abs(real - frame).max() < 40  # a palette's error
             same = k == 0 or not model.bias
             assert same == (decoded == dreamt).all()
 
@@ -199,6 +199,26 @@ def test_imagined_panels_draw_the_imagined_latents(monkeypatch, tmp_path: Path):
         assert (panels["real"] == subject.dataset.frames[clip[2:]]).all()
         assert (panels["decoded from real"] == as_bytes(decoder.draw(subject.latents_at(clip[2:])))).all()
         assert (panels["decoded from imagined"][1:] == as_bytes(decoder.draw(future))).all()
+
+
+def test_small_things_keep_their_colour(tmp_path: Path):
+    """A blue dot of four pixels beside thousands of greys."""
+    greys = np.linspace(90, 255, 64 * 64).astype(np.uint8).reshape(1, 64, 64, 1).repeat(3, -1)
+    dotted = greys.copy()
+    dotted[0, 30:32, 30:32] = 65, 105, 225
+    (tmp_path / "a.gif").write_bytes(videos.comparison_video({"a": greys, "b": dotted}, "title", ["line"]))
+    (sheet,) = pictures(tmp_path / "a.gif")
+    panel = tile(sheet, videos.MARGIN + 192 + videos.MARGIN, 2 * videos.LINE + videos.MARGIN, 3, 64)
+    assert np.abs(panel[30:32, 30:32] - (65, 105, 225)).max() < 10
+
+
+def test_panels_must_fit_together():
+    frames = np.zeros((2, 8, 8, 3), np.uint8)
+    for other in (frames[:1], frames[:, :4], frames / 255):
+        with pytest.raises(ValueError, match="one shape"):
+            videos.comparison_video({"a": frames, "b": other}, "title", ["", ""])
+    with pytest.raises(ValueError, match="T > 0"):
+        videos.picture_rows({"a": frames[:0]}, "title")
 
 
 def test_rollouts_are_no_longer_than_episodes(tmp_path: Path):
