@@ -136,10 +136,11 @@ def _probe_legend(cells: Cells) -> list[Line2D]:
         Line2D([], [], color=PIXELS, linestyle="--", label="raw pixels, ridge"),
         Line2D([], [], color=PIXELS, linestyle=":", label="raw pixels, MLP"),
     ]
-    if any(published_probes(c.env, p.quantity) for c in cells for p in c.probes):
+    quoted = {row.kind for c in cells for p in c.probes for row in published_probes(c.env, p.quantity)}
+    for kind in (kind for kind in FILLED if kind in quoted):
         black = {"marker": "D", "color": "#111111", "markersize": 4.5}
-        found.append(Line2D([], [], label="published, linear", **black, **none))
-        found.append(Line2D([], [], markerfacecolor="white", label="published, MLP", **black, **none))
+        face, name = ("#111111", "linear") if FILLED[kind] else ("white", "MLP")
+        found.append(Line2D([], [], markerfacecolor=face, label=f"published, {name}", **black, **none))
     return found
 
 
@@ -263,7 +264,7 @@ def _sigreg(axes: Axes, cells: Cells, lines: Lines) -> None:
         found, y, tone = cell.collapse, lines.place(cell), colour(cell.agent)
         least, low, middle, high, most = found.sigreg_quantiles
         axes.plot([least, most], [y, y], color=tone, linewidth=1)
-        axes.plot([low, high], [y, y], color=tone, linewidth=4, solid_capstyle="butt")
+        axes.plot([low, high], [y, y], color=tone, linewidth=3, solid_capstyle="butt")
         axes.plot(middle, y, marker(cell.agent), color=tone, markerfacecolor="white", markersize=5)
         axes.plot(found.sigreg_gaussian, y, "|", color="black", markersize=11, markeredgewidth=1.4)
     axes.set_xscale("log")
