@@ -61,9 +61,9 @@ CAPTIONS = {
 }  # fmt: skip
 PICTURES = (
     "How to read it: real held-out frames above what a decoder draws from their latents; what is missing below, the latent "
-    "does not hold, or the decoder could not find."
+    "does not hold, or the decoder could not find. In the films what really happened stands beside what the model imagined "
+    "from the first frames and the actions alone, both drawn by the decoder."
 )
-FILM = "How to read it: what really happened beside what the model imagined from the first frames and the actions alone"
 
 
 def write_understanding(cells: Iterable[UnderstandingRecord], folder: Path, title: str) -> list[UnderstandingRecord]:
@@ -144,13 +144,10 @@ def pictures(cells: Cells, folder: Path) -> page.Section:
                 left_out.append(f"{name}: left out of this page to keep it small.")
             else:
                 room -= path.stat().st_size
-                data, about = path.read_bytes(), sentences.where(cell)
-                if path.suffix.lower() == ".png":
-                    drawn.append((data, f"{about}. {PICTURES}"))
-                else:
-                    films.append((data, f"{about}. {FILM}."))
+                kind = drawn if path.suffix.lower() == ".png" else films
+                kind.append((path.read_bytes(), f"{sentences.where(cell)}."))
     told = sentences.every(cells, sentences.decoded)
-    return page.Section("Decoded dreams", items=(*told, *left_out), figures=tuple(drawn), films=tuple(films))
+    return page.Section("Decoded dreams", PICTURES, figures=tuple(drawn), films=tuple(films), items=(*told, *left_out))
 
 
 def missing(cells: Cells) -> tuple[str, ...]:

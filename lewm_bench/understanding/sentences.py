@@ -124,9 +124,9 @@ def open_loop(cell: UnderstandingRecord) -> str:
         f"{bracket(found.model[i], '.3f')} at {found.horizons[i]} (copying {found.copy_last[i].value:.3f})"
         for i in dict.fromkeys((0, len(found.horizons) - 1))
     )
-    told = f"better at {_listed(better)} blocks ahead" if better else "better nowhere"
+    told = f"at {_listed(better)} blocks ahead" if better else "nowhere"
     return (
-        f"{where(cell)}: error over variance {ends}; than copying and than the mean latent it is {told} "
+        f"{where(cell)}: error over variance {ends}; better than both copying and the mean latent {told} "
         f"(n {found.n} clips, {found.n_episodes} episodes)."
     )
 

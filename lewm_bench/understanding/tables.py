@@ -262,7 +262,7 @@ def _verdict(cell: UnderstandingRecord) -> str:
 
 def _starred(row: dict[str, Any], name: str) -> str:
     effect, p = row.get(f"{name}_effect_size"), row.get(f"{name}_p_holm")
-    return "" if effect is None else f"{effect:.2f}" + (" *" if p < LEVEL else "")
+    return "" if effect is None else f"{effect:.2f}" + ("*" if p < LEVEL else "")
 
 
 def reader_tests(cells: Sequence[UnderstandingRecord]) -> tuple[tuple[str, ...], ...]:
