@@ -227,10 +227,13 @@ def test_speed_prints_its_table_and_report_makes_it_again(lewm_bench, tmp_path, 
     status, out, err = lewm_bench("speed", *TINY_SPEED, "--samples", "8,16", "--out", "fast")
     assert status == 0 and err.startswith("suite speedup, profile quick, on cpu") and err.count("\n") == 1
     assert out.endswith("report: fast/report.html\n") and (tmp_path / "fast" / "report.html").is_file()
-    assert "quick, 32 px, cem, 8 candidates x 2 iterations x 5 blocks" in out and "published: LeWM (Maes et al. 2026)" in out
+    assert (
+        "quick, 32 px, cem, 8 candidates x 2 iterations x 5 blocks" in out
+        and "published: LeWM (Maes et al. 2026)" in out
+    )
     rows = json.loads((tmp_path / "fast" / "speed.json").read_text())["rows"]
     table, swept = ([r for r in rows if bool(r["sweep"]) == sweep] for sweep in (False, True))
-    assert len(table) == 4 * 2 and {r["num_samples"] for r in table} == {8}
+    assert len(table) == 5 * 2 and {r["num_samples"] for r in table} == {8}
     of_samples = [(r["method"], r["num_samples"]) for r in swept if r["sweep"] == "num_samples"]
     assert of_samples == [("lewm", 8), ("lewm", 16), ("dino-wm", 8), ("dino-wm", 16)]
     assert [r["horizon"] for r in swept if r["sweep"] == "horizon"] == [2, 2]
@@ -587,7 +590,17 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.slow
 def test_a_run_with_every_solver(lewm_bench, tmp_path):
     """One model, five planners: the weights are trained once, and only the oracle has no gradient to offer."""
-    sets = ("--seeds", "0", "--set", "evaluate.num_pairs=2", "--set", "lewm.train.steps=3", "--device", "cpu", "--quiet")
+    sets = (
+        "--seeds",
+        "0",
+        "--set",
+        "evaluate.num_pairs=2",
+        "--set",
+        "lewm.train.steps=3",
+        "--device",
+        "cpu",
+        "--quiet",
+    )
     run = ("run", "--suite", "smoke", "--agents", "lewm,oracle", *sets)
     ends = set()
     for name in ("cem", "icem", "mppi", "shooting", "adam"):

@@ -24,8 +24,8 @@ class FakeSetting:
     store: Store
     seed: int = 0
     agent: str = "fake"
-    config: AgentConfig = AgentConfig()
-    device: torch.device = torch.device("cpu")
+    config: AgentConfig = field(default_factory=AgentConfig)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: bool = True
 
 

@@ -352,7 +352,7 @@ def test_rows_take_turns(monkeypatch, small_peak):
     assert max(first.values()) < min(last.values())  # nobody is done before everybody has begun
     assert all(a[0] != b[0] for a, b in pairwise(order))
     table = {p: [number for q, number in order if q == p] for p in places if not p[2]}
-    assert len(table) == 10 and all(numbers == [0, 1, 2, 3, 4] for numbers in table.values())
+    assert len(table) == 12 and all(numbers == [0, 1, 2, 3, 4] for numbers in table.values())
 
 
 def test_what_takes_too_long_is_extrapolated(monkeypatch, small_peak):

@@ -283,7 +283,7 @@ class Collapsing(Model):
 
 def test_collapsed_latents_fail_with_one_line(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"steps": 20, "log_every": 1})
-    with pytest.raises(TrainingFailed, match=r"the latents collapsed .*0\.0100 < 0\.02 at step 7\); raise sigreg"):
+    with pytest.raises(TrainingFailed, match=r"the latents collapsed .*0\.0100 < 0\.02 at step 7\); raise the weight"):
         run(Collapsing([1.0] * 3 + [0.01] * 17), tmp_path / "late", config=config)
     with pytest.raises(TrainingFailed, match="at step 4"):
         run(Collapsing([0.01] * 20), tmp_path / "early", config=config)
