@@ -69,7 +69,7 @@ suites:
 FIELDS = {"collapse", "straightness", "probes", "surprise", "open_loop", "maps", "decoded"}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
