@@ -6,8 +6,6 @@ from typing import Literal
 
 import numpy as np
 from pydantic import Field
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 
 from lewm_bench.config import Config
 from lewm_bench.errors import unknown
@@ -59,6 +57,8 @@ def pca(latents: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
 
     A latent of one number has a second component of 0.
     """
+    from sklearn.decomposition import PCA  # two seconds that not every command should pay
+
     fitted = PCA(min(2, latents.shape[1]), svd_solver="full").fit(latents)
     points, shares = fitted.transform(latents), fitted.explained_variance_ratio_
     if len(shares) < 2:
@@ -69,6 +69,9 @@ def pca(latents: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
 def tsne(latents: np.ndarray, perplexity: float) -> np.ndarray:
     """(N, D) to (N, 2); begins at the principal components, so that far groups stay where they are."""
     seed = torch_seed(0, "t-SNE") % 2**32
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
     if latents.shape[1] > TSNE_INPUTS:
         latents = PCA(min(TSNE_INPUTS, len(latents)), random_state=seed).fit_transform(latents)
     start = "pca" if latents.shape[1] > 1 else "random"

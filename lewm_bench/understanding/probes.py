@@ -19,8 +19,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.decomposition import PCA
-from sklearn.model_selection import GroupKFold
 from torch import Tensor, nn
 
 from lewm_bench.config import Config
@@ -218,6 +216,8 @@ def principal(train: np.ndarray, test: np.ndarray, components: int) -> tuple[np.
     seed = (
         torch_seed(0, "probe components") % 2**32
     )  # of a randomised decomposition, where sklearn finds it worth while
+    from sklearn.decomposition import PCA  # two seconds that not every command should pay
+
     pca = PCA(min(components, *train.shape), random_state=seed).fit(train)
     return pca.transform(train), pca.transform(test)
 
@@ -242,6 +242,8 @@ def _folds(groups: np.ndarray, folds: int) -> list[tuple[np.ndarray, np.ndarray]
     if episodes < 2:
         everything = np.arange(len(groups))
         return [(everything, everything)]
+    from sklearn.model_selection import GroupKFold
+
     return list(GroupKFold(min(folds, episodes)).split(groups, groups=groups))
 
 
