@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -190,15 +190,18 @@ def load_speed(folder: Path) -> list[SpeedRow]:
     raise UserError(f"{path} is not a speed record of schema {SCHEMA} ({detail}); run `lewm-bench speed` again")
 
 
-def load_cell(path: Path) -> CellRecord:
-    """The record in a file.
+R = TypeVar("R", bound=Config)
+
+
+def read_record(path: Path, kind: type[R], schema: int, what: str) -> R:
+    """The record of a kind in a file; ``what`` names the kind for people.
 
     Raises:
-        UserError: it cannot be read, or is not a cell record of this schema.
+        UserError: it cannot be read, or is not a record of this kind and schema.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        cell = CellRecord.model_validate(data)
+        found = kind.model_validate(data)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}")
     except ValidationError as error:
@@ -207,10 +210,15 @@ def load_cell(path: Path) -> CellRecord:
     except ValueError as error:  # not JSON, not UTF-8
         detail = str(error)
     else:
-        if data.get("schema_version") == SCHEMA:
-            return cell
+        if data.get("schema_version") == schema:
+            return found
         detail = f"its schema_version is {data.get('schema_version')}"
-    raise UserError(f"{path} is not a cell record of schema {SCHEMA} ({detail}); delete it and run again")
+    raise UserError(f"{path} is not {what} of schema {schema} ({detail}); delete it and run again")
+
+
+def load_cell(path: Path) -> CellRecord:
+    """The record in a file; raises what ``read_record`` does."""
+    return read_record(path, CellRecord, SCHEMA, "a cell record")
 
 
 def load_cells(folders: Iterable[Path]) -> list[CellRecord]:

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from lewm_bench.config import Config
 from lewm_bench.errors import UserError
 from lewm_bench.files import write_text
+from lewm_bench.records import read_record
 
 SCHEMA = 1
 KIND = "understanding"
@@ -218,26 +219,8 @@ def holds_understanding(folder: Path) -> bool:
 
 
 def load_record(path: Path) -> UnderstandingRecord:
-    """The record in a file.
-
-    Raises:
-        UserError: it cannot be read, or is not a record of this kind and schema.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        found = UnderstandingRecord.model_validate(data)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}")
-    except ValidationError as error:
-        first = error.errors()[0]
-        detail = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
-    except ValueError as error:  # not JSON, not UTF-8
-        detail = str(error)
-    else:
-        if data.get("schema_version") == SCHEMA:
-            return found
-        detail = f"its schema_version is {data.get('schema_version')}"
-    raise UserError(f"{path} is not a record of an examination, schema {SCHEMA} ({detail}); delete it and run again")
+    """The record in a file; raises what ``read_record`` does."""
+    return read_record(path, UnderstandingRecord, SCHEMA, "a record of an examination")
 
 
 def load_records(folders: Iterable[Path]) -> list[UnderstandingRecord]:
