@@ -6,6 +6,8 @@ their characteristic functions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -50,6 +52,22 @@ def sigreg(latents: Tensor, unit_vectors: Tensor, num_knots: int = 17, per_direc
 
 def _mean_over_ranks(x: Tensor) -> Tensor:
     """All-reduced mean that gradients flow through."""
-    from torch.distributed.nn.functional import all_reduce
+    return _SumOverRanks.apply(x) / dist.get_world_size()
 
-    return all_reduce(x, op=dist.ReduceOp.SUM) / dist.get_world_size()
+
+class _SumOverRanks(torch.autograd.Function):
+    """Each rank's share adds to the sum that every rank has, so the gradient is the sum of the ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _sum_over_ranks(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _sum_over_ranks(gradient)
+
+
+def _sum_over_ranks(x: Tensor) -> Tensor:
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
