@@ -130,7 +130,7 @@ class ImplicitPolicy(GoalPolicy):
             advantage = self.advantage(pairs, transitions, actions)
         weights = advantage_weights(advantage, self.config.inverse_temperature)
         error = (self.block(pairs) - actions).square().mean(1)
-        policy_loss = (weights * error).mean()
+        policy_loss = weighted_mean(error, weights)
         parts |= {"policy": policy_loss, "action_error": error.mean(), "weight": weights.mean()}
         return critic_loss + policy_loss, parts
 
@@ -153,6 +153,16 @@ def advantage_weights(advantage: Tensor, inverse_temperature: float) -> Tensor:
     return (inverse_temperature * advantage).exp().clamp(max=MAX_WEIGHT)
 
 
+def weighted_mean(error: Tensor, weights: Tensor) -> Tensor:
+    """Mean of (B,) errors by weights that do not sum to one.
+
+    OGBench does not divide by their sum. They grow thirtyfold within some tens of steps, while the critic finds out what
+    a goal is, and Adam's averages, which are slower, then let the policy take steps as much too large: in a thousand steps
+    it may never come back. What is learned is the same.
+    """
+    return (weights * error).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+
+
 def target_of(critic: Critic) -> Critic:
     """A copy that does not train; ``move_average`` lets it follow."""
     return deepcopy(critic).requires_grad_(False)
@@ -167,6 +177,7 @@ def move_average(target: nn.Module, online: nn.Module, rate: float) -> None:
 class OfflineFamily(GoalPolicyFamily):
     """A family that learns from relabelled transitions."""
 
+    schema = 2
     step_cost = 0.12
 
     def batches(self, setting: Setting[OfflineConfig]) -> Batches:
