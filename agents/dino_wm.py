@@ -27,7 +27,15 @@ from lewm_bench.agent import (
     ready_to_act,
     train_module,
 )
-from lewm_bench.agents.encoders import Dinov2Encoder, LocalConfig, LocalEncoder, dinov2_folder, dinov2_identity
+from lewm_bench.agents.encoders import (
+    STATISTICS_FRAMES,
+    Dinov2Encoder,
+    LocalConfig,
+    LocalEncoder,
+    dinov2_folder,
+    dinov2_identity,
+    sample_frames,
+)
 from lewm_bench.agents.imagination import PackedDinoWM
 from lewm_bench.agents.nets import ActionScale
 from lewm_bench.agents.tokens import empty_encoder, frozen_encoder, pretraining_seconds, token_source
@@ -375,6 +383,9 @@ class DinoWMFamily(Family):
         ready_to_act(model, setting, checkpoint)
         check_encoder(model, setting)
         model.encoder.to(setting.device).eval()
+        if checkpoint is None and isinstance(model.encoder, LocalEncoder):
+            # Its principal components are zeros until they are fitted, and so would be every token of random weights.
+            model.encoder.fit(sample_frames(setting.dataset, STATISTICS_FRAMES).to(setting.device))
         names = {"dinov2-small": "DINOv2 ViT-S/14", "lowpass": "frozen low-pass ViT", "mae": "frozen MAE ViT"}
         counted = sum(p.numel() for module in {model, model.encoder} for p in module.parameters())
         inside = sum(p.numel() for p in model.encoder.parameters()) if model.encoder in model.modules() else 0

@@ -282,6 +282,14 @@ def test_the_pretraining_losses_by_hand(setting: Setting) -> None:
         assert loss.item() == pytest.approx(np.mean(errors), rel=1e-4)
 
 
+def test_random_weights_give_tokens_that_vary(setting: Setting) -> None:
+    """They are the floor of every examination; principal components that nobody fitted would make them zeros."""
+    embed = DINO_WM.load(setting, None).embed
+    rows = setting.dataset.rows("test")[:40]
+    tokens = embed(torch.from_numpy(np.moveaxis(setting.dataset.frames[rows], -1, 1)), setting.dataset.states[rows])
+    assert tokens.std(0).mean() > 0.1
+
+
 def test_fitted_tokens_are_centred_principal_components(setting: Setting) -> None:
     encoder, frames = encoder_and_frames(setting, "lowpass")
     encoder.requires_grad_(False)

@@ -123,10 +123,10 @@ class Examination(NamedTuple):
 
 
 EXAMINATIONS: Mapping[Name, Examination] = {
-    "collapse": Examination("collapse", lambda case, config, _: examine_collapse(case.subject, config)),
-    "paths": Examination("straightness", lambda case, config, _: straightness(case.subject, case.untrained, config)),
-    "probe": Examination("probes", lambda case, config, _: probe(case.subject, case.untrained, config)),
-    "surprise": Examination("surprise", lambda case, config, _: examine_surprise(case.subject, config)),
+    "collapse": Examination("collapse", lambda case, config, _: examine_collapse(case.subject, config), 2),
+    "paths": Examination("straightness", lambda case, config, _: straightness(case.subject, case.untrained, config), 2),
+    "probe": Examination("probes", lambda case, config, _: probe(case.subject, case.untrained, config), 2),
+    "surprise": Examination("surprise", lambda case, config, _: examine_surprise(case.subject, config), 2),
     "open_loop": Examination("open_loop", lambda case, config, _: open_loop(case.subject, config)),
     "maps": Examination("maps", lambda case, config, _: maps(case.subject, config)),
     "decoder": Examination(
