@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -170,6 +172,13 @@ def test_predictability_of_a_subject(dataset) -> None:
     found = predictability(subject, 60)
     assert found.last == pytest.approx((a * b).sum() ** 2 / (a**2).sum() / (b**2).sum(), rel=1e-5)
     assert found.model == pytest.approx(1 - ((before - after) ** 2).sum() / (b**2).sum(), rel=1e-5)
+
+
+def test_what_is_predicted_is_compared_in_its_own_space(dataset) -> None:
+    """Latents whose distance is planned with may be scaled, as proprioception is: the shares are still the model's."""
+    subject = planted(dataset, lambda s: s)
+    scaled = replace(subject, embed=lambda frames, states: 3 * subject.embed(frames, states))
+    assert predictability(scaled, 60) == predictability(subject, 60)
 
 
 def test_sigreg_tells_the_normal_from_others(dataset) -> None:

@@ -186,6 +186,7 @@ def test_models_are_those_of_the_suites_that_act(finished, config, tmp_path, mon
         ("understanding.surprise.noise=0.1", {"examine_surprise"}),
         ("understanding.examinations=[collapse]", set()),
         ("cem.num_samples=5", set()),
+        ("cem.rollout=reference", {"open_loop", "decode"}),
         ("lewm.train.log_every=2", set()),
     ],
 )

@@ -119,12 +119,11 @@ def predictability(subject: Subject, count: int) -> Predictability:
     before, predicted, after = [], [], []
     for rows in np.array_split(clips, -(-len(clips) // 16)):
         frames = torch.from_numpy(np.ascontiguousarray(np.moveaxis(dataset.frames[rows], -1, -3)))
-        context = agent.encode(frames[:, :-1], dataset.states[rows[:, :-1]])
-        blocks = subject.blocks(rows)
-        imagined = rollout(subject.model, context, blocks[:, :-1], blocks[:, None, -1:])
-        predicted.append(imagined[:, 0, 0].flatten(1).double().cpu())
-        before.append(subject.latents_at(rows[:, -2]).double())
-        after.append(subject.latents_at(rows[:, -1]).double())
+        # All three as the model predicts them: the latents whose distance is planned with may be scaled otherwise.
+        latents, blocks = agent.encode(frames, dataset.states[rows]), subject.blocks(rows)
+        imagined = rollout(subject.model, latents[:, :-1], blocks[:, :-1], blocks[:, None, -1:])[:, 0, 0]
+        for kept, own in ((before, latents[:, -2]), (predicted, imagined), (after, latents[:, -1])):
+            kept.append(own.flatten(1).cpu().double())
     return shares(*(torch.cat(parts) for parts in (before, predicted, after)))
 
 

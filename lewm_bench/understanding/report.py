@@ -46,7 +46,7 @@ CAPTIONS = {
     "line and of the red lines, the easier is the quantity read from the latent than without any learning (full: ridge, hollow: MLP).",
     "voe.png": "How to read it: the red curve (a teleport) should jump at the event while the others stay together; bands are "
     "95 % intervals of the first seed, thin lines are further seeds, and an axis with powers of ten is logarithmic.",
-    "detection.png": "How to read it: a curve in the upper left corner tells the change from untouched clips by surprise alone; "
+    "detection.png": "How to read it: a curve in the upper left corner tells the change from untouched clips (and a teleport from a recolouring) by surprise alone; "
     "on the diagonal it cannot be told (first seed of each model).",
     "straightness.png": "How to read it: left, a curve that rises is a latent space whose paths straighten while it is learned "
     "(a line per training run, arms of an ablation dashed); right, how straight held-out paths are in the end: 1 is a line, 0 is "

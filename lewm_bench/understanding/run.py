@@ -88,6 +88,11 @@ class Case:
         except (NotRun, UserError):
             return None
 
+    @property
+    def imagination(self) -> dict[str, Any]:
+        """How the planner computes what it imagines, for the keys of what looks at that."""
+        return {"imagination": self.setting.cem.model_dump(mode="json", include={"arithmetic", "rollout"})}
+
     def stage(self, name: str, what: Mapping[str, Any], find: Callable[[Path], Any]) -> Path:
         """The folder with the outcome of ``find`` and the seconds that it took, from the cache if it is there."""
         spec = {
@@ -115,6 +120,7 @@ class Examination(NamedTuple):
     field: str  # of the record
     make: Callable[[Case, Any, Path], Any]  # from a case, the examination's settings and a folder for files
     schema: int = 1  # raise it when the code changes what is found
+    imagines: bool = False  # as the planner does, with its arithmetic
 
     @property
     def adapter(self) -> TypeAdapter:
@@ -127,10 +133,12 @@ EXAMINATIONS: Mapping[Name, Examination] = {
     "paths": Examination("straightness", lambda case, config, _: straightness(case.subject, case.untrained, config), 2),
     "probe": Examination("probes", lambda case, config, _: probe(case.subject, case.untrained, config), 2),
     "surprise": Examination("surprise", lambda case, config, _: examine_surprise(case.subject, config), 2),
-    "open_loop": Examination("open_loop", lambda case, config, _: open_loop(case.subject, config)),
+    "open_loop": Examination("open_loop", lambda case, config, _: open_loop(case.subject, config), imagines=True),
     "maps": Examination("maps", lambda case, config, _: maps(case.subject, config)),
     "decoder": Examination(
-        "decoded", lambda case, config, folder: decode(case.subject, folder, config, case.run.progress)
+        "decoded",
+        lambda case, config, folder: decode(case.subject, folder, config, case.run.progress),
+        imagines=True,
     ),
 }
 
@@ -143,7 +151,8 @@ def examine(case: Case, name: str) -> tuple[Any, float]:
     def find(work: Path) -> Any:
         return how.adapter.dump_python(how.make(case, config, work), mode="json")
 
-    folder = case.stage(name, {"schema": how.schema, "config": config.model_dump(mode="json")}, find)
+    what = {"schema": how.schema, "config": config.model_dump(mode="json")}
+    folder = case.stage(name, what | (case.imagination if how.imagines else {}), find)
     outcome = read(folder)
     found = how.adapter.validate_python(outcome["result"])
     return (placed(case, folder, found) if isinstance(found, Decoded) else found), outcome["seconds"]
@@ -183,7 +192,7 @@ def about(case: Case) -> dict[str, Any]:
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
 
-    return read(case.stage("about", {"schema": 1}, find))["result"]
+    return read(case.stage("about", {"schema": 1} | case.imagination, find))["result"]
 
 
 def ignore(_: str) -> None:

@@ -212,5 +212,5 @@ def prediction_errors(model: WorldModel, latents: Tensor, blocks: Tensor) -> np.
     windows = torch.stack([latents[:, k : k + history] for k in starts], 1).flatten(0, 1)
     actions = torch.stack([blocks[:, k : k + history] for k in starts], 1).flatten(0, 1)
     predicted = model.predict_next(windows, actions).unflatten(0, (clips, -1))
-    errors = (predicted.double() - latents[:, history:].double()).square()
-    return errors.flatten(2).mean(-1).cpu().numpy()
+    errors = (predicted.cpu().double() - latents[:, history:].cpu().double()).square()  # MPS has no float64
+    return errors.flatten(2).mean(-1).numpy()

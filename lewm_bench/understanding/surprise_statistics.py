@@ -35,6 +35,7 @@ def summarise(found: Mapping[Condition, np.ndarray], episodes: np.ndarray, befor
     moved = {name: cluster_means(v - event[BASELINE], episodes) for name, v in event.items() if name != BASELINE}
     ratio = ratio_of_means(moved["recoloured"], moved["teleported"], _rng("ratio"))
     apart = clustered_auc(event["teleported"], event["recoloured"], episodes, _rng("teleport against recolour"))
+    detection = {name: roc(values, event[BASELINE]) for name, values in event.items() if name != BASELINE}
     return Surprise(
         n=len(episodes),
         n_episodes=len(np.unique(episodes)),
@@ -43,7 +44,7 @@ def summarise(found: Mapping[Condition, np.ndarray], episodes: np.ndarray, befor
         tests=comparisons(event, episodes),
         recolour_to_teleport=None if ratio is None else interval(ratio),
         teleport_against_recolour=interval(apart),
-        detection={name: roc(values, event[BASELINE]) for name, values in event.items() if name != BASELINE},
+        detection=detection | {"teleported against recoloured": roc(event["teleported"], event["recoloured"])},
     )
 
 
