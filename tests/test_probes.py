@@ -13,7 +13,6 @@ from lewm_bench.understanding.probes import (
     PUBLISHED_PROBES,
     ProbeConfig,
     Split,
-    constant_quantities,
     mlp,
     prepared,
     principal,
@@ -44,7 +43,7 @@ def pair(function, rng: np.random.Generator, size: int = 8, frames: int = 1200) 
 def rows_of(train: Split, test: Split, config: ProbeConfig = SMALL) -> dict[str, ProbeRow]:
     features = prepared(train.features, test.features, config.components)
     train, test = (part._replace(features=x) for part, x in zip((train, test), features, strict=True))
-    return {row.kind: row for row in read_out("planted", "model", train, test, config, HERE)}
+    return {row.kind: row for row in read_out("model", train, test, {"planted": slice(None)}, config, "test")}
 
 
 def test_a_planted_linear_map_is_recovered() -> None:
@@ -253,8 +252,40 @@ def test_probes_of_a_subject(dataset) -> None:
     assert found["model", "ridge"].n_test_episodes == len(dataset.episodes("test"))
     np.random.seed(1)
     assert probe(subject, noise, config) == rows
-    assert constant_quantities(subject, config).keys() == {"depth"}
     assert {row.features for row in probe(subject, None, config)} == {"model", "pixels", "pixels, reduced"}
+
+
+def test_quantities_beside_each_other_are_read_as_alone() -> None:
+    """A quantity's penalty, prediction and streams are its own; constant columns between them move nothing."""
+    rng = np.random.default_rng(16)
+    train, test = pair(lambda x: np.column_stack([x[:, :2], np.ones(len(x)), rng.normal(size=len(x))]), rng)
+    config = SMALL.model_copy(update={"steps": 50})
+    places = {"near": slice(2), "still": slice(2, 3), "noise": slice(3, 4)}
+    together = read_out("model", train, test, places, config, "test")
+    for name, place in places.items():
+        one, other = (part._replace(targets=part.targets[:, place]) for part in (train, test))
+        alone = read_out("model", one, other, {name: slice(None)}, config, "test")
+        shared = [row for row in together if row.quantity == name]
+        assert len(alone) == len(shared) == (0 if name == "still" else 2)
+        for a, b in zip(alone, shared, strict=True):
+            assert (a.kind, a.components, a.n_train) == (b.kind, b.components, b.n_train)
+            for which in ("r", "mse"):
+                assert getattr(a, which).model_dump() == pytest.approx(getattr(b, which).model_dump(), abs=1e-9)
+
+
+def test_floors_can_be_kept_and_the_models_own_rows_cannot(dataset) -> None:
+    config = SMALL.model_copy(update={"steps": 20})
+    subject, kept = planted(dataset, lambda s: s), {}
+
+    def keep(name, features, find):
+        assert [len(part) for part in features] == [400, 100] and name not in kept
+        kept[name] = find()
+        return kept[name]
+
+    rows = probe(subject, subject, config, keep)
+    assert list(kept) == ["random encoder", "pixels", "pixels, reduced"] and rows == probe(subject, subject, config)
+    none = probe(subject, subject, config, lambda *_: ())
+    assert none and {row.features for row in none} == {"model"}
 
 
 def test_floors_do_not_depend_on_the_model(dataset) -> None:

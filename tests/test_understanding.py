@@ -150,6 +150,15 @@ def test_pictures_of_two_models_lie_apart_and_are_in_the_page(finished):
     assert float(rows[0]["teleport_auc"]) == pytest.approx(cells[0].surprise.tests[-1].auc.value, rel=1e-5)
 
 
+def test_floors_that_models_share_are_found_once(finished):
+    """Pixels are everyone's, and the two models have the same networks and seed."""
+    run, cells = finished
+    specs = [json.loads(path.read_text())["spec"] for path in run.store.root.glob("understanding/*/done.json")]
+    assert sorted(spec["floor"] for spec in specs if "floor" in spec) == ["pixels", "pixels, reduced", "random encoder"]
+    floors = [[row for row in cell.probes if row.features != "model"] for cell in cells]
+    assert floors[0] and floors[0] == floors[1]
+
+
 def test_every_finished_cell_is_told_in_a_line(finished):
     lines = [line for line in said(finished[0]) if line.startswith("[")]
     assert len(lines) == 2 and lines[0].startswith("[1/2] PointMaze-UMaze-v0 lewm seed 0: examined in ")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -96,32 +96,41 @@ class Drawn(NamedTuple):
     quantities: dict[str, Mapping[str, np.ndarray]]  # (N, k) by name
 
 
-def probe(subject: Subject, untrained: Subject | None, config: ProbeConfig) -> tuple[ProbeRow, ...]:
+Rows = tuple[ProbeRow, ...]
+Keep = Callable[[Features, list[np.ndarray], Callable[[], Rows]], Rows]
+"""Name and values (N, D) of a floor's features, and how its rows are found, to its rows."""
+
+
+def found_anew(name: Features, features: list[np.ndarray], find: Callable[[], Rows]) -> Rows:
+    """Keeps nothing."""
+    del name, features
+    return find()
+
+
+def probe(subject: Subject, untrained: Subject | None, config: ProbeConfig, keep: Keep = found_anew) -> Rows:
     """Every quantity that varies, from every kind of features, by both probes.
 
     Args:
         untrained: the same networks with random weights; None leaves that floor out.
+        keep: of floors, most of which are the same for every model of an environment.
     """
     rows, quantities = drawn = _drawn(subject, config)
+    if not quantities["train"]:
+        return ()
+    columns = [np.column_stack([np.asarray(q, np.float64) for q in quantities[split].values()]) for split in rows]
+    ends = np.cumsum([q.shape[1] for q in quantities["train"].values()])
+    places = {name: slice(*ends[[k - 1, k]]) if k else slice(ends[0]) for k, name in enumerate(quantities["train"])}
     episodes = [subject.episodes_of(rows[split]) for split in rows]
-    found = []
-    for name, (train, test) in _features(subject, untrained, config, drawn):
-        features = prepared(train, test, config.components)
-        for quantity in quantities["train"]:
-            targets = [np.asarray(quantities[split][quantity], np.float64) for split in rows]
-            splits = [Split(*parts) for parts in zip(features, targets, episodes, strict=True)]
-            found += read_out(quantity, name, *splits, config, (subject.env_id, quantity, name))
+    found: list[ProbeRow] = []
+    for name, features in _features(subject, untrained, config, drawn):
+
+        def find(name: Features = name, features: list[np.ndarray] = features) -> Rows:
+            values = prepared(*features, config.components)
+            splits = [Split(*parts) for parts in zip(values, columns, episodes, strict=True)]
+            return read_out(name, *splits, places, config, subject.env_id)
+
+        found += find() if name == "model" else keep(name, features, find)
     return tuple(found)
-
-
-def constant_quantities(subject: Subject, config: ProbeConfig) -> dict[str, str]:
-    """The quantities that ``probe`` leaves out, and why."""
-    train, test = _drawn(subject, config).quantities.values()
-    return {
-        name: "no component of it varies in both training and test episodes"
-        for name in train
-        if not (varying(train[name]) & varying(test[name])).any()
-    }
 
 
 def _drawn(subject: Subject, config: ProbeConfig) -> Drawn:
@@ -148,37 +157,42 @@ def _features(
 
 
 def read_out(
-    quantity: str, features: Features, train: Split, test: Split, config: ProbeConfig, address: tuple[str, ...]
-) -> list[ProbeRow]:
-    """Both probes of one quantity; none if it does not vary.
+    features: Features, train: Split, test: Split, quantities: Mapping[str, slice], config: ProbeConfig, env_id: str
+) -> Rows:
+    """Both probes of every quantity that varies, all of which are columns of the targets.
 
     Components that are constant in either split are left out: they have no correlation. Targets are standardised with
-    the mean and deviation of the training frames.
+    the mean and deviation of the training frames. Random streams have seed 0 and the address of environment, quantity
+    and features, so that floors come out the same beside every agent.
 
     Args:
         train: with ``prepared`` features, like ``test``.
-        address: of the random streams, with seed 0, so that floors come out the same beside every agent.
     """
     kept = varying(train.targets) & varying(test.targets)
     if not kept.any():
-        logger.info("%s does not vary and is not probed", quantity)
-        return []
+        return ()
     y, test_y = standardised(train.targets[:, kept], test.targets[:, kept])
-    train = train._replace(targets=y)
-    predictions: dict[Kind, np.ndarray] = {
-        "ridge": ridge(train, test.features, config.folds),
-        "mlp": mlp(train, test.features, config, address),
-    }
+    # One regression for all quantities: what costs is the decomposition of the features, which knows no target.
+    linear = ridge(train._replace(targets=y), test.features, config.folds)
+    counts = {"n_train": len(y), "n_test": len(test_y), "n_test_episodes": len(np.unique(test.episodes))}
     rows = []
-    for kind, predicted in predictions.items():
-        mse, r = scores(predicted, test_y, test.episodes, stream(0, "probe intervals", *address, kind))
-        counts = {"n_train": len(y), "n_test": len(test_y), "n_test_episodes": len(np.unique(test.episodes))}
-        rows.append(
-            ProbeRow(
-                quantity=quantity, kind=kind, features=features, mse=mse, r=r, components=int(kept.sum()), **counts
-            )
-        )
-    return rows
+    for quantity, place in quantities.items():
+        own = np.zeros_like(kept)
+        own[place] = kept[place]
+        if not own.any():
+            logger.info("%s does not vary and is not probed", quantity)
+            continue
+        at, address = own[kept], (env_id, quantity, features)
+        predictions: dict[Kind, np.ndarray] = {
+            "ridge": linear[:, at],
+            "mlp": mlp(train._replace(targets=y[:, at]), test.features, config, address),
+        }
+        for kind, predicted in predictions.items():
+            rng = stream(0, "probe intervals", *address, kind)
+            mse, r = scores(predicted, test_y[:, at], test.episodes, rng)
+            what = {"quantity": quantity, "kind": kind, "features": features, "components": int(at.sum())}
+            rows.append(ProbeRow(**what, **counts, mse=mse, r=r))
+    return tuple(rows)
 
 
 def prepared(train: np.ndarray, test: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,10 +6,11 @@ stage of its own: a killed run goes on, and one that fails is left out of the re
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -17,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from pydantic import TypeAdapter
 from tqdm import tqdm
 
@@ -51,8 +53,16 @@ from lewm_bench.understanding.decoder import decode
 from lewm_bench.understanding.maps import maps
 from lewm_bench.understanding.open_loop import open_loop
 from lewm_bench.understanding.paths import straightness
-from lewm_bench.understanding.probes import probe
-from lewm_bench.understanding.records import FAILED, PICTURES, Decoded, UnderstandingRecord, strict
+from lewm_bench.understanding.probes import ProbeConfig, probe
+from lewm_bench.understanding.records import (
+    FAILED,
+    PICTURES,
+    Decoded,
+    Features,
+    ProbeRow,
+    UnderstandingRecord,
+    strict,
+)
 from lewm_bench.understanding.subject import Subject, subject_of
 from lewm_bench.understanding.surprise import examine_surprise
 
@@ -114,6 +124,40 @@ class Case:
         return self.run.store.stage("understanding", spec, build)
 
 
+PROBE_SCHEMA = 3
+
+
+def probed(case: Case, config: ProbeConfig) -> tuple[ProbeRow, ...]:
+    """The probes' rows; those of floors from the cache if another model of the environment had the same features."""
+    rows = TypeAdapter(tuple[ProbeRow, ...])
+
+    def keep(name: Features, features: list[np.ndarray], find: Callable[[], tuple[ProbeRow, ...]]) -> Any:
+        spec = {
+            "floor": name,
+            "schema": PROBE_SCHEMA,
+            "env": case.setting.env_id,
+            "data": [case.setting.dataset_key, case.setting.dataset.fingerprint],
+            "features": digest(features),
+            "config": config.model_dump(mode="json"),
+        }
+
+        def build(work: Path) -> None:
+            write_text(work / RESULT, json.dumps(strict(rows.dump_python(find(), mode="json")), allow_nan=False))
+
+        return rows.validate_python(read(case.run.store.stage("understanding", spec, build)))
+
+    return probe(case.subject, case.untrained, config, keep)
+
+
+def digest(arrays: Iterable[np.ndarray]) -> str:
+    """What tells arrays from others."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype.str} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
 class Examination(NamedTuple):
     """How one part of a record is made."""
 
@@ -131,7 +175,7 @@ class Examination(NamedTuple):
 EXAMINATIONS: Mapping[Name, Examination] = {
     "collapse": Examination("collapse", lambda case, config, _: examine_collapse(case.subject, config), 2),
     "paths": Examination("straightness", lambda case, config, _: straightness(case.subject, case.untrained, config), 2),
-    "probe": Examination("probes", lambda case, config, _: probe(case.subject, case.untrained, config), 2),
+    "probe": Examination("probes", lambda case, config, _: probed(case, config), PROBE_SCHEMA),
     "surprise": Examination("surprise", lambda case, config, _: examine_surprise(case.subject, config), 2),
     "open_loop": Examination("open_loop", lambda case, config, _: open_loop(case.subject, config), imagines=True),
     "maps": Examination("maps", lambda case, config, _: maps(case.subject, config)),
