@@ -54,6 +54,8 @@ def load_card(folder: Path) -> dict[str, Any]:
         card = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{folder} is not a checkpoint: it has no {CARD}")
+    except NotADirectoryError:
+        raise UserError(f"{folder} is a file; name the folder of the checkpoint, which has a {CARD}")
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}); delete its folder and train again")
     if not isinstance(card, dict):

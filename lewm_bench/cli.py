@@ -362,7 +362,7 @@ def evaluate(
 def understand(
     checkpoint: Annotated[Path, typer.Argument(help="A folder of `lewm-bench train --out`.")],
     env: Annotated[str, typer.Option("--env", help="An environment of the suite; where it was trained if left out.")] = "",
-    suite: SuiteOption = "understanding",
+    suite: SuiteOption = "understanding-all",
     profile: ProfileOption = "quick",
     overrides: SetOption = None,
     device: DeviceOption = "auto",

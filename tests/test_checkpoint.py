@@ -114,6 +114,9 @@ def test_an_absent_checkpoint_says_what_to_do(tmp_path: Path) -> None:
         load_weights(model(), tmp_path)
     with pytest.raises(UserError, match=r"is not a checkpoint: it has no card\.json"):
         load_card(tmp_path)
+    (tmp_path / WEIGHTS).touch()
+    with pytest.raises(UserError, match=r"is a file; name the folder"):
+        load_card(tmp_path / WEIGHTS)
 
 
 def test_saving_again_replaces_the_old_one(folder: Path) -> None:

@@ -32,7 +32,7 @@ from lewm_bench.understanding.records import (
     load_records,
     strict,
 )
-from lewm_bench.understanding.report import CAPTIONS, terminal, write_understanding
+from lewm_bench.understanding.report import CAPTIONS, reproduce, terminal, write_understanding
 from lewm_bench.understanding.tables import ordered, reader_table, spread
 
 UMAZE, TWOROOM = "lewm_bench/PointMaze-UMaze-v0", "lewm_bench/TwoRoom-v0"
@@ -48,7 +48,8 @@ SURPRISE = (
 )
 UNDERSTANDING = (
     "env,agent,seed,profile,status,label,quantity,ridge_r,ridge_r_low,ridge_r_high,ridge_mse,mlp_r,mlp_mse,"
-    "random_encoder_ridge_r,pixels_ridge_r,triples,episodes,teleport_difference,teleport_effect_size,teleport_p_holm,"
+    "random_encoder_ridge_r,pixels_ridge_r,pixels_reduced_ridge_r,triples,episodes,teleport_difference,"
+    "teleport_effect_size,teleport_p_holm,"
     "teleport_auc,teleport_auc_low,teleport_auc_high,recolour_difference,recolour_effect_size,recolour_p_holm,"
     "recolour_to_teleport,recolour_to_teleport_low,recolour_to_teleport_high,straightness,straightness_low,"
     "straightness_high,straightness_random_encoder,straightness_pixels,straightness_first_logged,"
@@ -115,6 +116,7 @@ def record(agent: str = "lewm", seed: int = 0, env: str = UMAZE, **changes) -> U
         "probes": [
             probe("ridge", "model", 0.991, 0.02), probe("mlp", "model", 0.995, 0.01),
             probe("ridge", "random encoder", 0.7, 0.5), probe("ridge", "pixels", 0.8, 0.4),
+            probe("ridge", "pixels, reduced", 0.6, 0.6),
             probe("ridge", "model", 0.05, 1.1, "velocity"), probe("ridge", "pixels", 0.2, 0.9, "velocity"),
         ],
         "surprise": surprise(),
@@ -226,7 +228,8 @@ def test_the_rows_hold_the_numbers_of_the_records(written):
     assert column(table, "status") == ["done", "done", "done", "failed", "done", "done"]
     expected = {
         "quantity": "position", "ridge_r": "0.991", "ridge_r_low": "0.988", "ridge_mse": "0.02", "mlp_r": "0.995",
-        "random_encoder_ridge_r": "0.7", "pixels_ridge_r": "0.8", "triples": "123", "episodes": "45",
+        "random_encoder_ridge_r": "0.7", "pixels_ridge_r": "0.8", "pixels_reduced_ridge_r": "0.6",
+        "triples": "123", "episodes": "45",
         "teleport_difference": "3.9", "teleport_effect_size": "2.75", "teleport_p_holm": "2e-09",
         "teleport_auc": "0.97", "recolour_effect_size": "0.25", "recolour_p_holm": "0.2",
         "recolour_to_teleport": "0.026", "straightness": "0.45", "straightness_pixels": "-0.25",
@@ -239,7 +242,7 @@ def test_the_rows_hold_the_numbers_of_the_records(written):
         found = column(table, name)[0]
         assert found == value or float(found) == float(value), (name, found)
     assert column(table, "collapsed")[4] == "True" and column(table, "note")[3] == "out of memory"
-    assert len(column(written / "probes.csv", "r")) == 5 * 6 and len(column(written / "surprise.csv", "p")) == 5 * 2
+    assert len(column(written / "probes.csv", "r")) == 5 * 7 and len(column(written / "surprise.csv", "p")) == 5 * 2
     assert column(written / "surprise.csv", "auc_low")[1] == "0.96"
     assert spread("x", None) == {}
 
@@ -261,7 +264,8 @@ def test_people_read_intervals_asterisks_and_verdicts():
     header, row = reader_table([record()])
     read = dict(zip(header, row, strict=True))
     assert read == {
-        "model": "LeWM, seed 0", "position: ridge r": "0.991 [0.988, 0.994]", "random encoder, pixels": "0.700, 0.800",
+        "model": "LeWM, seed 0", "position: ridge r": "0.991 [0.988, 0.994]",
+        "random encoder, pixels, reduced pixels": "0.700, 0.800, 0.600",
         "teleport AUC": "0.970 [0.960, 0.980]", "d_z: teleport, recolour": "2.75*, 0.25",
         "recolour / teleport": "0.03 [0.02, 0.03]", "straightness": "0.45 [0.44, 0.46]",
         "collapsed": "no (rank 2.5 of 4)", "1 block ahead: error, copying": "0.050, 0.300",
@@ -484,6 +488,9 @@ def test_the_page_holds_figures_sentences_and_how_to_read_them(written):
     assert "Insight <b>" in words and "b" not in reader.tags  # titles are text
     assert "PLDM, seed 1, PointMaze-UMaze-v0: failed: out of memory" in words
     assert "lewm-bench run --suite understanding --profile quick" in words
+    looked = reproduce([record(checkpoint="my lewm", suite="understanding-all")])
+    command = "lewm-bench understand &#x27;my lewm&#x27; --env lewm_bench/PointMaze-UMaze-v0 --suite understanding-all"
+    assert f"{command} --profile quick" in looked and "lewm-bench run" not in looked
     assert not {"script", "link", "iframe"} & reader.tags
     assert set(CAPTIONS) == set(figures.FIGURES)
 

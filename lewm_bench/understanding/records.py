@@ -114,7 +114,7 @@ class OpenLoop(Config):
     """Error of imagined latents against the encoded future, by horizon, beside predicting that nothing changes."""
 
     horizons: tuple[int, ...]  # blocks
-    model: tuple[Interval, ...]  # mean squared error over the variance of held-out latents: 1 is a random frame's
+    model: tuple[Interval, ...]  # mean squared error over the variance of held-out latents: 1 is the mean latent's
     copy_last: tuple[Interval, ...]
     n: int
     n_episodes: int
@@ -153,6 +153,7 @@ class UnderstandingRecord(Config):
     profile: str
     env: str
     agent: str
+    checkpoint: str = ""  # the folder that was looked into, where one was named
     label: str = ""
     note: str = ""
     seed: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -35,7 +36,7 @@ INTRODUCTION = (
 )
 READ = (
     "Ridge r: Pearson correlation of a linear readout with the truth, beside readouts of an untrained encoder of the same "
-    "shape and of raw pixels. AUC: how often a teleport surprises more than the untouched clip. d_z: size of the effect; "
+    "shape, of raw pixels, and of pixels reduced to as many numbers as the latent has. AUC: how often a teleport surprises more than the untouched clip. d_z: size of the effect; "
     "an asterisk marks p < 0.05 after Holm's correction. Recolour / teleport: how much of a teleport's effect a mere change of "
     "colour has (empty where the teleport itself has none). Straightness: 1 is a straight path. Errors are squared, over "
     "the variance of latents: 1 is what the mean latent would give."
@@ -172,10 +173,17 @@ def about(cells: Cells) -> list[str]:
     return [f"{name}: {'; '.join(values)}." for name, values in lines.items() if values]
 
 
+def command(cell: UnderstandingRecord) -> str:
+    """The command line that makes a cell again, but for its ``--set``, which is in its configuration."""
+    where = f"--suite {shlex.quote(cell.suite)} --profile {shlex.quote(cell.profile)}"
+    if not cell.checkpoint:
+        return f"lewm-bench run {where}"
+    return f"lewm-bench understand {shlex.quote(cell.checkpoint)} --env {shlex.quote(cell.env)} {where}"
+
+
 def reproduce(cells: Cells) -> str:
     """Commands, machines and configurations, as HTML."""
-    runs = dict.fromkeys((c.suite, c.profile) for c in cells)
-    commands = "\n".join(f"lewm-bench run --suite {suite} --profile {profile}" for suite, profile in runs)
+    commands = "\n".join(dict.fromkeys(map(command, cells)))
     items = "".join(f"<li>{escape(line)}</li>" for line in about(cells))
     configs = "".join(page.configs(cells))
     return f"<pre><code>{escape(commands)}</code></pre><ul>{items}</ul><h3>Resolved configurations</h3>{configs}"

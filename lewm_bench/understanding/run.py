@@ -392,12 +392,16 @@ def progress(run: Run) -> Iterator[Step]:
     """A bar over all trainings and examinations of a run."""
     total = sum(1 + len(run.suite.of(job.env).settings.understanding.examinations) for job in run.suite.jobs)
     with tqdm(total=total, desc=f"suite {run.suite.name}", disable=not run.progress) as bar:
+        running = 0
 
         def step(name: str) -> None:
+            nonlocal running
             bar.set_postfix_str(name)
-            bar.update()
+            bar.update(running)
+            running = 1
 
         yield step
+        bar.update(running)
 
 
 def outcome(cell: UnderstandingRecord) -> str:

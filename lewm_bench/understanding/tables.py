@@ -23,7 +23,7 @@ SURPRISE_COLUMNS = (
 )  # fmt: skip
 COLUMNS = (
     *PLACE, "status", "label", "quantity", "ridge_r", "ridge_r_low", "ridge_r_high", "ridge_mse", "mlp_r", "mlp_mse",
-    "random_encoder_ridge_r", "pixels_ridge_r", "triples", "episodes", "teleport_difference", "teleport_effect_size",
+    "random_encoder_ridge_r", "pixels_ridge_r", "pixels_reduced_ridge_r", "triples", "episodes", "teleport_difference", "teleport_effect_size",
     "teleport_p_holm", "teleport_auc", "teleport_auc_low", "teleport_auc_high", "recolour_difference",
     "recolour_effect_size", "recolour_p_holm", "recolour_to_teleport", "recolour_to_teleport_low",
     "recolour_to_teleport_high", "straightness", "straightness_low", "straightness_high",
@@ -110,9 +110,9 @@ def _probed(cell: UnderstandingRecord) -> dict[str, Any]:
         row |= spread("ridge_r", ridge.r) | {"ridge_mse": ridge.mse.value}
     if mlp := probe_of(cell, quantity, "mlp", "model"):
         row |= {"mlp_r": mlp.r.value, "mlp_mse": mlp.mse.value}
-    for features in ("random encoder", "pixels"):
+    for features in ("random encoder", "pixels", "pixels, reduced"):
         if floor := probe_of(cell, quantity, "ridge", features):
-            row[f"{features.replace(' ', '_')}_ridge_r"] = floor.r.value
+            row[f"{features.replace(',', '').replace(' ', '_')}_ridge_r"] = floor.r.value
     return row
 
 
@@ -214,7 +214,7 @@ def p_value(p: float) -> str:
 
 
 HEADER = (
-    "model", "{quantity}: ridge r", "random encoder, pixels", "teleport AUC", "d_z: teleport, recolour",
+    "model", "{quantity}: ridge r", "random encoder, pixels, reduced pixels", "teleport AUC", "d_z: teleport, recolour",
     "recolour / teleport", "straightness", "collapsed", "1 block ahead: error, copying",
 )  # fmt: skip
 
@@ -240,7 +240,7 @@ def _reader_row(cell: UnderstandingRecord) -> tuple[str, ...]:
     return (
         name_of(cell),
         bracket(ridge.r if ridge else None),
-        pair("random_encoder_ridge_r", "pixels_ridge_r"),
+        pair("random_encoder_ridge_r", "pixels_ridge_r", "pixels_reduced_ridge_r"),
         bracket(teleported.auc if teleported else None),
         ", ".join(filter(None, (_starred(row, name) for name in ("teleport", "recolour")))),
         bracket(cell.surprise.recolour_to_teleport, ".2f") if cell.surprise else "",
