@@ -15,6 +15,7 @@ from toy_walks import CPU, Knowing, Tokens, Walk, dataset, knowing, walks
 from lewm_bench import videos
 from lewm_bench.agent import embed_frames
 from lewm_bench.data import Dataset
+from lewm_bench.errors import UserError
 from lewm_bench.train import TrainConfig
 from lewm_bench.understanding import decoder as module
 from lewm_bench.understanding.decoder import Decoder, DecoderConfig, as_bytes, decode, frame_statistics, trained
@@ -151,6 +152,28 @@ def test_an_interrupted_training_ends_where_it_would_have(tmp_path: Path, monkey
     expected = whole.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.state_dict().items())
     assert not any((tmp_path / "killed").iterdir())
+
+
+def test_a_trained_decoder_is_not_trained_again(tmp_path: Path, monkeypatch):
+    subject = knowing(walks(LENGTHS, held_out=6, draw=True), Walk())
+    whole = decode(subject, tmp_path / "whole", SHORT)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(module, "write_videos", interrupt)
+        decode(subject, tmp_path / "killed", SHORT)
+    monkeypatch.setattr(module, "train", interrupt)
+    assert decode(subject, tmp_path / "killed", SHORT) == whole
+    for name in (whole.pictures, *whole.videos):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_episodes_too_short_for_a_film_are_found_out_before_the_training(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(module, "train", interrupt)
+    with pytest.raises(UserError, match=r"raise collect\.steps"):
+        decode(knowing(walks([30, 3, 3, 3], held_out=3, draw=True), Walk()), tmp_path, SHORT)
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
 
 
 def test_pictures_show_the_frames_above_the_decoded_ones(tmp_path: Path):

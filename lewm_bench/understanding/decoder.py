@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from lewm_bench.checkpoint import load_strict, load_tensors, save_tensors
 from lewm_bench.config import Config
 from lewm_bench.files import write_bytes
 from lewm_bench.rng import stream, torch_stream
@@ -31,6 +32,7 @@ TOKEN = 16  # numbers that a token of a latent of tokens is shortened to
 BASE = 8  # pixels at most of the grid that is upsampled
 CHANNELS = 256  # at most
 PICTURES = "frames.png"
+TRAINED = ".decoder.safetensors"  # scratch of the cache, gone when the stage is complete
 
 
 class DecoderConfig(Config):
@@ -123,21 +125,44 @@ def decode(subject: Subject, folder: Path, config: DecoderConfig, progress: bool
         folder: of this subject and config alone: an interrupted training goes on from what it left there. Pictures and
             videos are written into it.
     """
-    decoder, steps = trained(subject, folder, config, progress)
+    clips = film_clips(subject, config)  # first: episodes that are too short are found out before a training, not after
+    decoder = kept(subject, folder, config, progress)
     rows = subject.frames("test", config.test_frames)
     errors, floor = _errors(decoder, subject, rows)
     episodes = subject.episodes_of(rows)
     sums = episode_sums(np.stack([errors, np.ones(len(rows))], 1), episodes)
     draws = resampled(sums, stream(0, "understanding", "decoder", subject.env_id))
     return Decoded(
-        train_steps=steps,
+        train_steps=config.train.steps,
         mse=interval(errors.mean(), draws[:, 0] / draws[:, 1]),
         mean_frame_mse=float(floor.mean()),
         pictures=write_pictures(decoder, subject, folder, config),
-        videos=write_videos(decoder, subject, folder, config),
+        videos=write_videos(decoder, subject, folder, clips),
         n=len(rows),
         n_episodes=len(sums),
     )
+
+
+def kept(subject: Subject, folder: Path, config: DecoderConfig, progress: bool = False) -> Decoder:
+    """A trained decoder: the one that a kill between its training and the last film has left, or a new one."""
+    path = folder / TRAINED
+    if not path.is_file():
+        decoder, _ = trained(subject, folder, config, progress)
+        save_tensors(path, decoder.state_dict())
+        return decoder
+    decoder = untrained(subject, config)
+    load_strict(decoder, load_tensors(path), str(path))
+    return decoder.to(subject.device).eval()
+
+
+def untrained(subject: Subject, config: DecoderConfig) -> Decoder:
+    """A decoder of the subject's latents and frames with random weights."""
+    dataset, row = subject.dataset, subject.frames("train", config.frames)[:1]
+    one = torch.from_numpy(np.array(np.moveaxis(dataset.frames[row], -1, -3)))
+    with torch.inference_mode():
+        shape = tuple(subject.embed(one, dataset.states[row]).shape[1:])
+    with torch_stream(subject.seed, "init", "decoder"):
+        return Decoder(config, shape, *dataset.frames.shape[1:3])
 
 
 def trained(subject: Subject, folder: Path, config: DecoderConfig, progress: bool = False) -> tuple[Decoder, int]:
@@ -145,11 +170,7 @@ def trained(subject: Subject, folder: Path, config: DecoderConfig, progress: boo
     rows = subject.frames("train", config.frames)
     dataset = subject.dataset
     latents = subject.latents_at(rows).clone()  # no inference tensor, which could take no part in a training
-    one = torch.from_numpy(np.array(np.moveaxis(dataset.frames[rows[:1]], -1, -3)))
-    with torch.inference_mode():
-        shape = tuple(subject.embed(one, dataset.states[rows[:1]]).shape[1:])
-    with torch_stream(subject.seed, "init", "decoder"):
-        decoder = Decoder(config, shape, *dataset.frames.shape[1:3])
+    decoder = untrained(subject, config)
     decoder.fit(latents, *frame_statistics(dataset.frames, rows))
     decoder.to(subject.device)
 
@@ -209,13 +230,22 @@ def write_pictures(decoder: Decoder, subject: Subject, folder: Path, config: Dec
     return PICTURES
 
 
-def write_videos(decoder: Decoder, subject: Subject, folder: Path, config: DecoderConfig) -> tuple[str, ...]:
-    """Write imagined rollouts of held-out episodes beside what happened; returns the files' names.
+def film_clips(subject: Subject, config: DecoderConfig) -> np.ndarray:
+    """Rows (N, T) of the held-out clips whose rollouts are shown.
+
+    Raises:
+        UserError: no episode is long enough.
+    """
+    horizon = possible_horizon(subject, config.blocks)
+    return subject.clips("test", subject.model.history + horizon, config.videos)
+
+
+def write_videos(decoder: Decoder, subject: Subject, folder: Path, clips: np.ndarray) -> tuple[str, ...]:
+    """Write imagined rollouts of held-out clips (N, T) beside what happened; returns the files' names.
 
     The first picture is the last frame that the model sees, so both decoded panels show the same latent there.
     """
     seen = subject.model.history
-    clips = subject.clips("test", seen + possible_horizon(subject, config.blocks), config.videos)
     names = []
     for number, (clip, future) in enumerate(zip(clips, imagine(subject, clips), strict=True)):
         shown = clip[seen - 1 :]
