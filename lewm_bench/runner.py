@@ -14,8 +14,9 @@ import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -38,13 +39,18 @@ from lewm_bench.records import CellRecord, EpisodeRow, OffsetRecord
 from lewm_bench.registry import agent_family, make_env
 from lewm_bench.sac_policy import train_sac_policy
 from lewm_bench.store import Store, stage_key
-from lewm_bench.suite import EnvSpec, Job, Suite, shares_budget
+from lewm_bench.suite import EnvSpec, Job, Suite, checked, shares_budget
 from lewm_bench.videos import video_name, write_video
 
 logger = logging.getLogger(__name__)
 
 DATA_SCHEMA, MODEL_SCHEMA, EVALUATION_SCHEMA = 1, 1, 1
 DATA_SEED = 0  # all training seeds share one dataset
+TRAINING = "training.json"  # of a checkpoint folder
+
+
+Data = tuple[GoalEnv, Dataset, str]
+"""An environment, its dataset and the dataset's key."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ def checkpoint_of(setting: Setting, family: Family) -> Path | None:
 
     def build(work: Path) -> None:
         log = family.train(setting, work)
-        write_text(work / "training.json", json.dumps({"columns": log.columns, "seconds": log.seconds}))
+        write_text(work / TRAINING, json.dumps({"columns": log.columns, "seconds": log.seconds}))
 
     return setting.store.stage("model", model_spec(setting, family), build)
 
@@ -247,6 +253,13 @@ def extras(
         "parameters": loaded.parameters,
         "tokens_per_frame": loaded.tokens_per_frame,
         "note": loaded.note,
+        **made(run),
+    }
+
+
+def made(run: Run) -> dict[str, Any]:
+    """Where and when something is measured."""
+    return {
         "versions": versions(),
         "hardware": hardware(run.device),
         "commit": commit(),
@@ -263,24 +276,58 @@ def run_job(
         NotRun: it cannot run here.
         TrainingFailed: it did not learn anything usable.
     """
+    (family, setting, folder), measured = measured_job(run, job, (env, dataset, dataset_key), checkpoint)
+    return record(run, job, setting, family, measured, training_of(folder))
+
+
+def measured_job(run: Run, job: Job, data: Data, checkpoint: Path | None = None) -> tuple[Ready, dict[int, Measured]]:
+    """A cell's agent, trained if it is not in the cache, and its episodes by goal offset; raises what ``run_job`` does."""
+    family, setting, folder = it = ready(run, job, data, checkpoint)
+    loaded = cache(lambda: family.load(setting, folder))
+    return it, {offset: measure(run, job, setting, family, loaded, offset) for offset in job.goal_offset}
+
+
+class Ready(NamedTuple):
+    """The agent of a cell before it is loaded."""
+
+    family: Family
+    setting: Setting
+    folder: Path | None  # its checkpoint; None for agents that do not train
+
+
+def ready(run: Run, job: Job, data: Data, checkpoint: Path | None = None) -> Ready:
+    """The agent of a cell, trained if it is not in the cache, or that of a ``checkpoint`` folder from elsewhere.
+
+    Raises:
+        NotRun: it cannot run here.
+        TrainingFailed: it did not learn anything usable.
+        UserError: the checkpoint is of another agent, configuration or seed.
+    """
     family = agent_family(job.agent)
-    setting = setting_of(run, job, env, dataset, dataset_key)
+    setting = setting_of(run, job, *data)
     family.requirements(setting)
-    if checkpoint is not None:
-        check_card(checkpoint, setting)
-        setting = replace(setting, outside=checksum(checkpoint / WEIGHTS))
-    folder = checkpoint or checkpoint_of(setting, family)
-    cache: list[Loaded] = []
+    if checkpoint is None:
+        return Ready(family, setting, checkpoint_of(setting, family))
+    check_card(checkpoint, setting)
+    return Ready(family, as_trained(checkpoint, setting), checkpoint)
 
-    def loaded() -> Loaded:
-        if not cache:
-            cache.append(family.load(setting, folder))
-        return cache[0]
 
-    measured = {offset: measure(run, job, setting, family, loaded, offset) for offset in job.goal_offset}
-    log = folder / "training.json" if folder else None
-    training = json.loads(log.read_text(encoding="utf-8")) if log and log.is_file() else {}
-    return record(run, job, setting, family, measured, training)
+def as_trained(checkpoint: Path, setting: Setting) -> Setting:
+    """``setting`` with the training that the weights of a checkpoint have had, and their checksum.
+
+    Raises:
+        UserError: its card has settings of training that there are not.
+    """
+    card, own = load_card(checkpoint).get("config", {}), type(setting.config)
+    had = {name: card[name] for name in ("train",) if name in card}
+    config = checked(lambda: own(**setting.config.model_dump() | had), setting.agent, own)
+    return replace(setting, config=config, outside=checksum(checkpoint / WEIGHTS))
+
+
+def training_of(folder: Path | None) -> dict[str, Any]:
+    """The seconds and the columns of the training that a checkpoint folder tells of, if it does."""
+    log = folder / TRAINING if folder else None
+    return json.loads(log.read_text(encoding="utf-8")) if log and log.is_file() else {}
 
 
 def check_card(folder: Path, setting: Setting) -> None:
@@ -290,12 +337,15 @@ def check_card(folder: Path, setting: Setting) -> None:
         UserError: the first field that differs, and both values.
     """
     free = ("train", *agent_family(setting.agent).planning_only)
-    card, own = flat_card(load_card(folder), free), flat_card(card_of(setting), free)
+    found = load_card(folder)
+    card, own = flat_card(found, free), flat_card(card_of(setting), free)
     for name in sorted({*card, *own}, key=lambda name: (name != "agent", name)):
         if (theirs := card.get(name)) != (ours := own.get(name)):
             raise UserError(
                 f"checkpoint {folder} was made with {name} {theirs!r}, but here it is {ours!r}; set it alike"
             )
+    if isinstance(seed := found.get("seed"), int) and seed != setting.seed:
+        raise UserError(f"checkpoint {folder} was trained with seed {seed}, not {setting.seed}; add --seed {seed}")
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder} is not a checkpoint: it has no {WEIGHTS}")
 
@@ -427,9 +477,6 @@ def videos(run: Run, job: Job, setting: Setting, offset: int, measured: Measured
 
 def run_suite(run: Run) -> list[CellRecord]:
     """Run every job, save every record under ``out/cells`` as it is made, and return them all."""
-    make_folder(run.out)  # before hours of training, not after
-    clear_cells(run.out)
-    cells: list[CellRecord] = []
     shares = work_shares(run.suite)
     bar = tqdm(
         total=1.0,
@@ -437,21 +484,42 @@ def run_suite(run: Run) -> list[CellRecord]:
         bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left",
         disable=not run.progress,
     )
+
+    def shown(run: Run, job: Job, data: Data | Exception) -> CellRecord:
+        cell = attempt(run, job, data)
+        bar.update(shares[run.suite.jobs.index(job)])
+        return cell
+
     with bar:
-        for spec in run.suite.envs:
-            data = obtain(run, spec)
-            for number, job in enumerate(run.suite.jobs, 1):
-                if job.env != spec:
-                    continue
-                cell = attempt(run, job, data)
-                cell.save(run.out / "cells")
-                cells.append(cell)
-                bar.update(shares[number - 1])
-                run.say(f"[{number}/{len(run.suite.jobs)}] {outcome(cell)}")
+        return each_job(run, shown, outcome)
+
+
+class Saved(Protocol):
+    """The record of a cell."""
+
+    def save(self, folder: Path) -> Path: ...
+
+
+R = TypeVar("R", bound=Saved)
+
+
+def each_job(run: Run, attempt: Callable[[Run, Job, Data | Exception], R], tell: Callable[[R], str]) -> list[R]:
+    """The records of all jobs, each saved under ``out/cells`` as it is made and told in a line.
+
+    Args:
+        attempt: makes the record of a job from its environment's data, or from why there is none.
+    """
+    make_folder(run.out)  # before hours of training, not after
+    clear_cells(run.out)
+    cells: list[R] = []
+    for spec in run.suite.envs:
+        data = obtain(run, spec)
+        for number, job in enumerate(run.suite.jobs, 1):
+            if job.env == spec:
+                cells.append(attempt(run, job, data))
+                cells[-1].save(run.out / "cells")
+                run.say(f"[{number}/{len(run.suite.jobs)}] {tell(cells[-1])}")
     return cells
-
-
-Data = tuple[GoalEnv, Dataset, str]
 
 
 T = TypeVar("T")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import Any
 
 from tqdm import tqdm
@@ -26,11 +25,10 @@ from lewm_bench.runner import (
     MODEL_SCHEMA,
     Data,
     Run,
-    checkpoint_of,
     dataset_of,
-    measure,
+    measured_job,
     model_spec,
-    setting_of,
+    training_of,
 )
 from lewm_bench.search import Dimension, bisect, random_point
 from lewm_bench.store import stage_key
@@ -236,18 +234,13 @@ def measured(run: Run, job: Job, data: Data) -> dict[str, Any]:
         TrainingFailed: it did not learn anything usable.
         NotRun: it cannot run here.
     """
-    family = agent_family(job.agent)
-    setting = setting_of(run, job, *data)
-    family.requirements(setting)
-    folder = checkpoint_of(setting, family)
-    loaded = cache(lambda: family.load(setting, folder))
-    offsets = [measure(run, job, setting, family, loaded, offset) for offset in job.goal_offset]
-    training = json.loads((folder / "training.json").read_text(encoding="utf-8")) if folder else {}
+    (family, setting, folder), found = measured_job(run, job, data)
+    offsets = list(found.values())
     return {
         "hit": tuple(tuple(r.hit for r in offset.results) for offset in offsets),
         "held": tuple(tuple(r.held for r in offset.results) for offset in offsets),
         "distances": tuple(tuple(r.distance_end for r in offset.results) for offset in offsets),
-        "train_seconds": training.get("seconds"),
+        "train_seconds": training_of(folder).get("seconds"),
         "key": stage_key("model", model_spec(setting, family)),
         "commit": offsets[0].extras["commit"],
     }

@@ -460,6 +460,11 @@ def test_a_checkpoint_is_evaluated_only_with_the_settings_it_was_made_with(finis
         job, *data, checkpoint=folder,
     )  # fmt: skip
     assert {r.pair: r.distance_end for r in other.episodes} == pytest.approx(cached)
+    assert (
+        other.config["agent"]["train"]["steps"]
+        == json.loads((folder / "card.json").read_text())["config"]["train"]["steps"]
+    )
+    refused(r"trained with seed 0, not 1; add --seed 0", agents=["gcbc"], seeds=[1])
 
 
 def test_what_is_not_a_checkpoint_is_said_so(finished, config, tmp_path):

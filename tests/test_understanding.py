@@ -209,11 +209,13 @@ def test_a_setting_repeats_what_depends_on_it_and_nothing_else(
 
     for name in ("probe", "straightness", "examine_collapse", "examine_surprise", "open_loop", "maps", "decode"):
         monkeypatch.setattr(understanding, name, spied(name, getattr(understanding, name)))
+    monkeypatch.setattr(runner, "commit", lambda: "c0ffee")
     cache = tmp_path / "cache"
     shutil.copytree(finished[0].store.root, cache)
     run = make_run(config, tmp_path, cache, agents=["lewm"], overrides=[override])
     (cell,) = examine_suite(run)
     assert cell.status == "done" and not cell.skipped and made == again
+    assert (cell.commit == "c0ffee") == bool(again)  # of the newest part
     asked = run.suite.settings.understanding.examinations
     assert set(cell.seconds) == set(asked)
 
@@ -264,14 +266,14 @@ def test_a_failed_examination_is_left_out_with_its_reason(finished, config, tmp_
 def test_a_model_that_cannot_be_trained_is_a_failed_cell_and_the_next_is_examined(
     finished, config, tmp_path, monkeypatch
 ):
-    real = understanding.checkpoint_of
+    real = runner.checkpoint_of
 
     def broken(setting, family):
         if setting.agent == "lewm":
             raise RuntimeError("no training today")
         return real(setting, family)
 
-    monkeypatch.setattr(understanding, "checkpoint_of", broken)
+    monkeypatch.setattr(runner, "checkpoint_of", broken)
     cells = examine_suite(make_run(config, tmp_path, finished[0].store.root))
     assert [cell.status for cell in cells] == ["failed", "done"] and "no training today" in cells[0].reason
     assert cells[0].failures == [cells[0].reason]
@@ -373,10 +375,28 @@ def test_understand_looks_into_a_checkpoint_folder(lewm_bench, tmp_path):
     (cell,) = load_records([tmp_path / "results" / "understand" / "mine"])
     assert (cell.agent, cell.seed, cell.env, cell.note) == ("lewm", 0, UMAZE, "")
     assert cell.training["step"][-1] == 11 and set(cell.seconds) == {"collapse", "maps"}
-    other = (*options, "--set", "collect.episodes=41", "--out", "other")
+    assert cell.checkpoint == "mine"
+    other = (*options, "--set", "collect.episodes=41", "--set", "lewm.train.steps=99", "--out", "other")
     assert lewm_bench("understand", "mine", *other)[0] == 0
     (cell,) = load_records([tmp_path / "other"])
     assert "trained on another dataset" in cell.note
+    assert cell.config["agent"]["train"]["steps"] == 12  # what it was, not what the suite says
+
+
+def test_what_is_refused_costs_no_record(lewm_bench, tmp_path):
+    assert lewm_bench("run", "--suite", "look", "--device", "cpu")[0] == 0
+    assert lewm_bench("train", "lewm", "--suite", "act", "--device", "cpu", "--out", "mine")[0] == 0
+    options = ("--suite", "look", "--device", "cpu", "--set", "understanding.examinations=[collapse]")
+    assert lewm_bench("understand", "mine", *options)[0] == 0
+    before = {path: path.read_bytes() for path in tmp_path.glob("results/**/cells/*.json")}
+    assert len(before) == 3
+    for more, says in (
+        (("--out", "results/look"), "has records of other cells"),
+        (("--set", "lewm.latent=9"), "was made with lewm.latent 8"),
+    ):
+        status, out, err = lewm_bench("understand", "mine", *options, *more)
+        assert status == 2 and not out and says in err.splitlines()[-1]
+    assert {path: path.read_bytes() for path in tmp_path.glob("results/**/cells/*.json")} == before
 
 
 def test_mistakes_are_one_line(lewm_bench, tmp_path):

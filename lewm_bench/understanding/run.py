@@ -12,8 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,26 +22,24 @@ from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from lewm_bench.agent import Family, Loaded, Setting
-from lewm_bench.checkpoint import WEIGHTS, load_card
+from lewm_bench.checkpoint import load_card
 from lewm_bench.config import Config
 from lewm_bench.errors import NotRun, UserError
-from lewm_bench.files import checksum, make_folder, write_bytes, write_text
-from lewm_bench.provenance import commit, hardware, versions
-from lewm_bench.registry import agent_family
+from lewm_bench.files import write_bytes, write_text
 from lewm_bench.runner import (
     Data,
     Run,
-    check_card,
-    checkpoint_of,
-    clear_cells,
     config_of,
     dataset_of,
+    each_job,
     failure,
+    made,
     model_spec,
-    obtain,
-    setting_of,
+    ready,
+    training_of,
     tried,
 )
+from lewm_bench.runner import base as common
 from lewm_bench.store import stage_key
 from lewm_bench.suite import Job
 from lewm_bench.tables import seconds as in_words
@@ -61,6 +58,7 @@ from lewm_bench.understanding.records import (
     Features,
     ProbeRow,
     UnderstandingRecord,
+    holds_understanding,
     strict,
 )
 from lewm_bench.understanding.subject import Subject, subject_of
@@ -118,7 +116,7 @@ class Case:
             _ = self.subject  # loading is not what is timed
             begin = time.perf_counter()
             found = find(work)
-            outcome = {"result": strict(found), "seconds": time.perf_counter() - begin}
+            outcome = {"value": strict(found), "seconds": time.perf_counter() - begin, "made": made(self.run)}
             write_text(work / RESULT, json.dumps(outcome, allow_nan=False))
 
         return self.run.store.stage("understanding", spec, build)
@@ -178,7 +176,7 @@ EXAMINATIONS: Mapping[Name, Examination] = {
     "probe": Examination("probes", lambda case, config, _: probed(case, config), PROBE_SCHEMA),
     "surprise": Examination("surprise", lambda case, config, _: examine_surprise(case.subject, config), 2),
     "open_loop": Examination("open_loop", lambda case, config, _: open_loop(case.subject, config), imagines=True),
-    "maps": Examination("maps", lambda case, config, _: maps(case.subject, config)),
+    "maps": Examination("maps", lambda case, config, _: maps(case.subject, config), 2),
     "decoder": Examination(
         "decoded",
         lambda case, config, folder: decode(case.subject, folder, config, case.run.progress),
@@ -187,8 +185,16 @@ EXAMINATIONS: Mapping[Name, Examination] = {
 }
 
 
-def examine(case: Case, name: str) -> tuple[Any, float]:
-    """What an examination finds, and the seconds that it took."""
+class Found(NamedTuple):
+    """The outcome of a stage."""
+
+    value: Any
+    seconds: float
+    made: dict[str, Any]  # where and when
+
+
+def examine(case: Case, name: str) -> Found:
+    """What an examination finds."""
     how = EXAMINATIONS[name]
     config: Config = getattr(case.run.suite.of(case.job.env).settings.understanding, name)
 
@@ -197,9 +203,9 @@ def examine(case: Case, name: str) -> tuple[Any, float]:
 
     what = {"schema": how.schema, "config": config.model_dump(mode="json")}
     folder = case.stage(name, what | (case.imagination if how.imagines else {}), find)
-    outcome = read(folder)
-    found = how.adapter.validate_python(outcome["result"])
-    return (placed(case, folder, found) if isinstance(found, Decoded) else found), outcome["seconds"]
+    found = Found(**read(folder))
+    value = how.adapter.validate_python(found.value)
+    return found._replace(value=placed(case, folder, value) if isinstance(value, Decoded) else value)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -220,23 +226,13 @@ def placed(case: Case, folder: Path, decoded: Decoded) -> Decoded:
     )
 
 
-def about(case: Case) -> dict[str, Any]:
-    """What a report says of the model, and where and when it was examined first."""
+def about(case: Case) -> Found:
+    """What a report says of the model."""
 
     def find(_: Path) -> dict[str, Any]:
-        loaded = case.loaded
-        return {
-            "label": loaded.label,
-            "note": loaded.note,
-            "weights": loaded.weights,
-            "parameters": loaded.parameters,
-            "versions": versions(),
-            "hardware": hardware(case.run.device),
-            "commit": commit(),
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        }
+        return {name: getattr(case.loaded, name) for name in ("label", "note", "weights", "parameters")}
 
-    return read(case.stage("about", {"schema": 1} | case.imagination, find))["result"]
+    return Found(**read(case.stage("about", {"schema": 1} | case.imagination, find)))
 
 
 def ignore(_: str) -> None:
@@ -253,32 +249,27 @@ def examine_job(
         TrainingFailed: it did not learn anything usable.
         UserError: it is not a world model, or the checkpoint is another agent's.
     """
-    family = agent_family(job.agent)
-    setting = setting_of(run, job, *data)
-    family.requirements(setting)
-    notes = []
-    if checkpoint is not None:
-        check_card(checkpoint, setting)
-        notes = foreign_data(load_card(checkpoint), setting)
-        setting = replace(setting, outside=checksum(checkpoint / WEIGHTS))
     step("train")
-    folder = checkpoint or checkpoint_of(setting, family)
+    family, setting, folder = ready(run, job, data, checkpoint)
+    notes = [] if checkpoint is None else foreign_data(load_card(checkpoint), setting)
     case = Case(run, job, setting, family, folder)
     facts = about(case)
-    parts, skipped, seconds = examine_all(case, step)
-    log = folder / "training.json" if folder else None
-    training = json.loads(log.read_text(encoding="utf-8")) if log and log.is_file() else {}
+    found, skipped = examine_all(case, step)
+    newest = max([facts, *found.values()], key=lambda one: one.made["created"])
+    training = training_of(folder)
     return UnderstandingRecord(
         **base(run, job, "done"),
-        **facts | {"note": "; ".join(filter(None, [facts["note"], *notes]))},
-        **parts,
+        **newest.made,
+        **facts.value | {"note": "; ".join(filter(None, [facts.value["note"], *notes]))},
+        **{EXAMINATIONS[name].field: one.value for name, one in found.items()},
+        checkpoint="" if checkpoint is None else str(checkpoint),
         key=stage_key("model", model_spec(setting, family)),
         config=config_of(run, job, setting, family),
         dataset=setting.dataset.fingerprint,
         train_seconds=training.get("seconds"),
         training=training.get("columns", {}),
         skipped=skipped,
-        seconds=seconds,
+        seconds={name: one.seconds for name, one in found.items()},
     )
 
 
@@ -304,9 +295,16 @@ def trained_as(checkpoint: Path) -> Trained:
 
 
 def examine_one(run: Run, checkpoint: Path) -> UnderstandingRecord:
-    """Examine a checkpoint folder as the run's only cell, and save the record."""
-    clear_cells(run.out)
+    """Examine a checkpoint folder as the run's only cell, and save the record.
+
+    Raises:
+        UserError: the results folder has records of other cells, which this one would stand among or replace.
+    """
     job = run.suite.jobs[0]
+    own = UnderstandingRecord(**base(run, job, "not run")).file_name
+    for path in sorted((run.out / "cells").glob("*.json")):
+        if path.name != own or not holds_understanding(run.out):
+            raise UserError(f"{run.out} has records of other cells ({path.name}); name another folder with --out")
     with progress(run) as step:
         cell = examine_job(run, job, dataset_of(run, job.env), checkpoint, step)
     cell.save(run.out / "cells")
@@ -320,17 +318,17 @@ def foreign_data(card: Mapping[str, Any], setting: Setting) -> list[str]:
     return ["trained on another dataset than the one it is examined on, so held-out episodes may not be new to it"]
 
 
-def examine_all(case: Case, step: Step) -> tuple[dict[str, Any], dict[str, str], dict[str, float]]:
-    """The parts of the record, why others are missing, and what each took."""
-    parts, skipped, seconds = {}, {}, {}
+def examine_all(case: Case, step: Step) -> tuple[dict[str, Found], dict[str, str]]:
+    """What each examination found, and why others are missing."""
+    done, skipped = {}, {}
     for name in case.run.suite.of(case.job.env).settings.understanding.examinations:
         step(name)
         found = tried(lambda name=name: examine(case, name))
         if isinstance(found, Exception):
             skipped[name] = reason(case, name, found)
         else:
-            parts[EXAMINATIONS[name].field], seconds[name] = found
-    return parts, skipped, seconds
+            done[name] = found
+    return done, skipped
 
 
 def reason(case: Case, name: str, error: Exception) -> str:
@@ -347,14 +345,7 @@ def reason(case: Case, name: str, error: Exception) -> str:
 
 def base(run: Run, job: Job, status: str) -> dict[str, Any]:
     """The fields that every record of a job has."""
-    return {
-        "status": status,
-        "suite": run.suite.name,
-        "profile": run.suite.profile,
-        "env": job.env.label,
-        "agent": job.agent,
-        "seed": job.seed,
-    }
+    return {name: value for name, value in common(run, job, status).items() if name != "protocol"}
 
 
 def stem(run: Run, job: Job) -> str:
@@ -373,18 +364,8 @@ def attempt(run: Run, job: Job, data: Data | Exception, step: Step = ignore) -> 
 
 def examine_suite(run: Run) -> list[UnderstandingRecord]:
     """Examine every cell, save every record under ``out/cells`` as it is made, and return them all."""
-    make_folder(run.out)
-    clear_cells(run.out)
-    cells: list[UnderstandingRecord] = []
     with progress(run) as step:
-        for spec in run.suite.envs:
-            data = obtain(run, spec)
-            for number, job in enumerate(run.suite.jobs, 1):
-                if job.env == spec:
-                    cells.append(attempt(run, job, data, step))
-                    cells[-1].save(run.out / "cells")
-                    run.say(f"[{number}/{len(run.suite.jobs)}] {outcome(cells[-1])}")
-    return cells
+        return each_job(run, lambda run, job, data: attempt(run, job, data, step), outcome)
 
 
 @contextmanager
