@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import io
 import json
 import shutil
 import sys
@@ -164,6 +166,24 @@ def test_every_finished_cell_is_told_in_a_line(finished):
     assert len(lines) == 2 and lines[0].startswith("[1/2] PointMaze-UMaze-v0 lewm seed 0: examined in ")
 
 
+def test_the_bar_counts_what_is_done(config, tmp_path, monkeypatch):
+    bars = []
+
+    def made(**options):
+        bars.append(real(**options, file=io.StringIO()))
+        return bars[0]
+
+    real = understanding.tqdm
+    monkeypatch.setattr(understanding, "tqdm", made)
+    run = dataclasses.replace(make_run(config, tmp_path, agents=["lewm"]), progress=True)
+    counts = []
+    with understanding.progress(run) as step:
+        for name in ("train", *EXAMINATIONS):
+            step(name)
+            counts.append(bars[0].n)
+    assert counts == list(range(bars[0].total)) and bars[0].n == bars[0].total
+
+
 # The cache.
 
 
@@ -318,8 +338,6 @@ def test_a_suite_does_not_time_and_look(tmp_path):
 
 
 def test_a_model_without_latents_is_refused_in_a_line(config, tmp_path, finished, monkeypatch):
-    import dataclasses
-
     from lewm_bench.agents.lewm import LeWMFamily
 
     real = LeWMFamily.load

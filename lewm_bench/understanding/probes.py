@@ -130,6 +130,7 @@ def probe(subject: Subject, untrained: Subject | None, config: ProbeConfig, keep
             return read_out(name, *splits, places, config, subject.env_id)
 
         found += find() if name == "model" else keep(name, features, find)
+        del features, find  # tokens take gigabytes, and the next ones are about to be made
     return tuple(found)
 
 
@@ -147,7 +148,7 @@ def _features(
     latents = [subject.latents_at(r).numpy() for r in rows]
     size = latents[0].shape[1]
     yield "model", latents
-    del latents  # tokens take gigabytes
+    del latents
     if untrained is not None:
         yield "random encoder", [untrained.latents_at(r).numpy() for r in rows]
     pixels = [downsampled(subject.dataset.frames[r], config.pixels) for r in rows]
