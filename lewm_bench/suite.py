@@ -411,8 +411,12 @@ def configure(agent: str, agent_settings: Mapping[str, dict[str, Any]]) -> Agent
     """The checked config of ``agent``, variant included."""
     name, family = parse_agent(agent), agent_family(agent)
     own = {key: value for key, value in named_settings(agent).items() if key != PLANNER}
-    settings = deep_merge(agent_settings.get(name.base, {}), own)
-    return checked(lambda: family.configure(settings, name.variant), name.base, family.Config)
+
+    def make() -> AgentConfig:
+        config = family.configure(agent_settings.get(name.base, {}), name.variant)
+        return type(config)(**deep_merge(config.model_dump(), own)) if own else config  # a name's settings win
+
+    return checked(make, name.base, family.Config)
 
 
 def named_settings(agent: str) -> dict[str, Any]:

@@ -36,9 +36,9 @@ class TrainConfig(Config):
     steps: int = Field(100_000, ge=1)
     batch_size: int = Field(128, ge=2)
     learning_rate: float = Field(5e-5, gt=0)
-    weight_decay: float = 1e-3  # on matrices
+    weight_decay: float = Field(1e-3, ge=0)  # on matrices
     warmup: float = Field(0.01, ge=0, lt=1)  # share of the steps
-    clip_norm: float = 1.0
+    clip_norm: float = Field(1.0, gt=0)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     log_every: int = Field(20, ge=1)
     save_every: int = Field(200, ge=1)

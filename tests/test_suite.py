@@ -826,6 +826,12 @@ def test_settings_in_a_name_win_over_set(tmp_path):
     assert found.agent_config("lewm:depth=5").depth == 5
 
 
+def test_a_setting_in_a_name_wins_over_the_variant_beside_it(tmp_path):
+    names = ["fast-lewm:consistent", "fast-lewm:consistent:self_consistency=0.5"]
+    found = resolve(benchmarks(tmp_path, LAYERS), "layers", "small", agents=names)
+    assert [found.agent_config(name).self_consistency for name in names] == [1.0, 0.5]
+
+
 @pytest.mark.parametrize(
     ("agent", "says"),
     [
@@ -837,6 +843,11 @@ def test_settings_in_a_name_win_over_set(tmp_path):
         ("gcbc:cem.std=2", ["gcbc does not plan"]),
         ("lewm:dropout=[", ["dropout", "'['"]),
         ("lewm:small", ["no variants"]),
+        ("lewm:train.clip_norm=0", ["clip_norm", "greater than 0"]),
+        ("gcbc:history=2", ["gcbc.history"]),
+        ("gcbc:heads=5", ["multiple of heads (5)"]),
+        ("dino-wm:depth=0", ["dino-wm.depth"]),
+        ("dino-wm:local.channels=65", ["width (64) channels", "65"]),
     ],
 )
 def test_a_mistake_in_a_name_is_one_line(tmp_path, agent, says):
