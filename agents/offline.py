@@ -44,7 +44,6 @@ class OfflineConfig(GoalPolicyConfig):
     target_rate: float = Field(0.005, gt=0, le=1)  # of the averaged critic, per step
     current_goals: float = Field(0.2, ge=0, le=1)  # share of value goals that are the current frame itself
     future_goals: float = Field(0.5, ge=0, le=1)  # share from the rest of the episode; what remains: any frame
-    max_goal_offset: int | None = Field(None, ge=1)  # environment steps that the policy's goals lie ahead; None: any
     crop: float = Field(0.5, ge=0, le=1)  # probability that a batch is shifted by up to three pixels
 
     @model_validator(mode="after")
@@ -186,14 +185,13 @@ def relabelled_batches(setting: Setting[OfflineConfig]) -> Batches:
     clips = dataset.clips("train", 2, config.frame_skip)
     rows = dataset.rows("train")
     blocks_left = (clips.last_rows - clips.starts) // config.frame_skip
-    reach = blocks_left.max() if config.max_goal_offset is None else max(1, config.max_goal_offset // config.frame_skip)
 
     def batch(index: int) -> tuple[Tensor, ...]:
         rng = stream(setting.seed, "batch", index)
         chosen = rng.integers(len(clips), size=size)
         now, left = clips.starts[chosen], blocks_left[chosen]
         value_goals = sample_value_goals(rng, now, left, rows, config)
-        policy_goals = now + config.frame_skip * rng.integers(1, np.minimum(left, reach) + 1)
+        policy_goals = now + config.frame_skip * rng.integers(1, left + 1)
         images = [dataset.frames[r] for r in (now, now + config.frame_skip, value_goals, policy_goals)]
         if rng.random() < config.crop:
             images = random_crop(rng, images)

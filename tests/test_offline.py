@@ -317,18 +317,6 @@ def test_goals_are_those_of_the_recipe(rows_setting: Setting) -> None:
     assert elsewhere.mean() == pytest.approx(0.3 * (1 - (1 + left.mean()) / len(rows)), abs=4 * np.sqrt(0.21 / n))
 
 
-def test_the_policys_goals_lie_no_further_than_asked(rows_setting: Setting) -> None:
-    config = rows_setting.config.model_copy(update={"max_goal_offset": 3 * SKIP + 1})
-    found = sampled(setting_of("gcivl", rows_setting.dataset, config))
-    ends, now = rows_setting.dataset.ends, found["frames"]
-    left = (ends[np.searchsorted(ends, now, side="right")] - 1 - now) // SKIP
-    ahead = (found["policy_goals"] - now) // SKIP
-    for blocks in (1, 2, 5, 9):
-        share = np.bincount(ahead[left == blocks])[1:] / (left == blocks).sum()
-        assert len(share) == min(blocks, 3)
-        np.testing.assert_allclose(share, 1 / len(share), atol=4 * np.sqrt(0.25 / (left == blocks).sum()))
-
-
 @pytest.mark.parametrize("current, future", [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0)])
 def test_each_kind_of_value_goal_alone(rows_setting: Setting, current: float, future: float) -> None:
     config = rows_setting.config.model_copy(update={"current_goals": current, "future_goals": future})
