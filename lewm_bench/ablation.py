@@ -141,14 +141,15 @@ def _rest(cell: CellRecord, path: str) -> dict[str, Any]:
 def _settings(cell: CellRecord) -> dict[str, Any]:
     """Path to value of everything that a name may set."""
     planner = planner_of(cell.config)
-    return {**_flat(cell.config.get("agent") or {}, ""), **_flat(dict(planner) if planner else {}, "cem.")}
+    return {**flatten(cell.config.get("agent") or {}), **flatten(dict(planner) if planner else {}, "cem.")}
 
 
-def _flat(settings: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted path to value of nested settings."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         nested = isinstance(value, (dict, BaseModel))
-        flat |= _flat(dict(value), f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+        flat |= flatten(dict(value), f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return flat
 
 

@@ -23,7 +23,7 @@ from lewm_bench.collect import CollectConfig
 from lewm_bench.config import Config, deep_merge
 from lewm_bench.errors import NotRun, UserError, unknown
 from lewm_bench.evaluate import EvalConfig
-from lewm_bench.names import parse_agent
+from lewm_bench.names import names_steps, parse_agent
 from lewm_bench.planning import CEMConfig
 from lewm_bench.registry import agent_family, agent_names, environment_ids
 from lewm_bench.speed import SpeedConfig
@@ -432,8 +432,7 @@ def named_settings(agent: str) -> dict[str, Any]:
 def shares_budget(agent: str) -> bool:
     """Whether the common training budget is for this agent: it learns from the dataset and names no steps itself."""
     family = agent_family(agent)
-    named = any(path == "train.steps" for path, _ in parse_agent(agent).settings)
-    return family.trainable and family.kind != "privileged" and not named
+    return family.trainable and family.kind != "privileged" and not names_steps(agent)
 
 
 def meant(wanted: str, spec: SuiteSpec) -> Sequence[str]:

@@ -6,13 +6,14 @@ Formats numbers and never computes a statistic; ``table.csv`` is for programs, t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from lewm_bench import arms
+from lewm_bench.names import names_steps
 from lewm_bench.records import CellRecord
 
 if TYPE_CHECKING:
@@ -369,13 +370,29 @@ def caption(summary: Summary) -> list[str]:
         "Protocol": ", ".join(sorted({c.protocol for c in summary.cells})),
         "Profile": ", ".join(sorted({c.profile for c in summary.cells})),
         "Training seeds": ", ".join(map(str, seeds)),
-        "Training budget": "; ".join(sorted({budget(c) for c in done} - {""})),
+        "Training budget": budgets(done),
         "Hardware": "; ".join(sorted({hardware_line(c.hardware) for c in done} - {""})),
         "Versions": "; ".join(versions),
         "Commit": ", ".join(sorted({c.commit for c in done} - {""})),
         "What the names stand for": "; ".join(substitutes),
     }
     return [f"{name}: {text}." for name, text in lines.items() if text]
+
+
+OWN_STEPS = "each agent its own steps"
+
+
+def budgets(done: Iterable[CellRecord]) -> str:
+    """The training budgets of these cells in words, and whether they are several; empty if none was ever common."""
+    found = sorted({budget(c) or OWN_STEPS for c in done if shares_budget(c)})
+    if found in ([], [OWN_STEPS]):
+        return ""
+    return f"{'NOT EQUAL: ' if len(found) > 1 else ''}{'; '.join(found)}"
+
+
+def shares_budget(cell: CellRecord) -> bool:
+    """What ``suite.shares_budget`` says, told from the record: its agent may be unknown here."""
+    return cell.weights == "trained" and cell.kind != "privileged" and not names_steps(cell.agent)
 
 
 def budget(cell: CellRecord) -> str:

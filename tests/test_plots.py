@@ -149,7 +149,8 @@ def test_training_has_a_row_per_agent_and_its_own_quantities():
 
 
 def budgeted(agent, steps, training, **change):
-    return cell(agent, LEWM, config={"agent": {"train": {"steps": steps}}, "training": training}, **change)
+    config = {"agent": {"train": {"steps": steps}}, "training": training}
+    return cell(agent, LEWM, **{"config": config, "weights": "trained", **change})
 
 
 @pytest.mark.parametrize(
@@ -167,6 +168,39 @@ def test_the_caption_names_a_common_budget(training, said):
     summary = report.summarise([budgeted("lewm", 1500, training), budgeted("gcbc", 900, training)], "t")
     text = " ".join(tables.caption(summary))
     assert said in text if said else "budget" not in text
+
+
+def test_two_budgets_are_not_told_as_one():
+    minute, none = {"seconds": 60.0, "steps": None}, {"seconds": None, "steps": None}
+    cells = [budgeted("lewm", 1500, minute), budgeted("gcbc", 900, none)]
+    told = " ".join(tables.caption(report.summarise(cells, "t")))
+    assert "Training budget: NOT EQUAL: 60 s of training" in told and "; each agent its own steps." in told
+    apart = [budgeted("sac-her", 9, none, kind="privileged"), budgeted("lewm:train.steps=5", 5, none)]
+    told = " ".join(tables.caption(report.summarise([cells[0], *apart, cell("random", RANDOM)], "t")))
+    assert "Training budget: 60 s" in told and "NOT EQUAL" not in told
+
+
+@pytest.mark.parametrize(
+    ("agent", "change", "differ"),
+    [
+        ("lewm", {"agent": {"dropout": 0.1}}, True),
+        ("lewm", {"image_size": 64}, True),
+        ("lewm", {"cem": {"solver": "icem"}}, True),
+        ("lewm", {"training": {"seconds": None}}, True),
+        ("lewm", {"agent": {"dropout": 0, "train": {"steps": 8}}}, False),  # as many as fit into the seconds
+        ("lewm", {"agent": {"dropout": 0, "train": {"steps": 9, "on_collapse": "fail"}}}, False),
+        ("lewm", {"collect": {}}, False),  # a version that did not have the setting
+        ("gcbc", {"cem": {"solver": "icem"}}, False),  # it does not plan
+    ],
+)
+def test_seeds_with_other_settings_are_not_one_method(agent, change, differ):
+    config = {
+        "agent": {"dropout": 0, "train": {"steps": 9, "on_collapse": "continue"}}, "cem": {"solver": "cem"},
+        "collect": {"episodes": 5}, "training": {"seconds": 60.0}, "image_size": 32,
+    }  # fmt: skip
+    seeds = [cell(agent, LEWM, seed=i, weights="trained", config=c) for i, c in enumerate((config, config | change))]
+    (note,) = report.build_tables(seeds)["note"]
+    assert ("settings differ between seeds: not one method" in note) == differ
 
 
 def test_training_steps_stand_beside_training_time():
