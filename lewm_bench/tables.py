@@ -123,7 +123,8 @@ def offset_name(offset: object) -> str:
     return "nothing measured" if _missing(offset) else f"goal {offset} steps ahead"
 
 
-def _hit(row: pd.Series) -> str:
+def reached(row: pd.Series) -> str:
+    """The share that reached the goal with its interval, or why there is none."""
     if row["status"] in ("not run", "failed"):
         return row["status"]
     star = " (partial)" if row["status"] == "partial" else ""
@@ -161,7 +162,7 @@ def _steps(row: pd.Series) -> str:
 Cell = Callable[[pd.Series], str]
 
 RESULT_COLUMNS: Mapping[str, Cell] = {
-    "Reached at any step, %": _hit,
+    "Reached at any step, %": reached,
     "Still there at the last step, %": lambda r: percent(r["held"], r["held_low"], r["held_high"]),
     "Above random, %": lambda r: percent(r["normalised_hit"]),
     "Minus LeWM, points": _difference,
@@ -445,7 +446,7 @@ def terminal(summary: Summary) -> str:
             plan = seconds(row["plan_seconds_median"])
             held = percent(row["held"], row["held_low"], row["held_high"])
             pairs, seeds = (number(row[name], "d") for name in ("n_pairs", "n_seeds"))
-            lines.append(f"  {row['agent']:<{width}}{_hit(row):>20}{held:>20}{plan:>12}{pairs:>7}{seeds:>7}")
+            lines.append(f"  {row['agent']:<{width}}{reached(row):>20}{held:>20}{plan:>12}{pairs:>7}{seeds:>7}")
             if row["status"] in ("not run", "failed"):
                 lines.append(f"      {row['note']}")
     return "\n".join([*lines[1:], ""])
