@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from lewm_bench import arms
+from lewm_bench.ablation import SOLVER
 from lewm_bench.names import names_steps
 from lewm_bench.records import CellRecord
 
@@ -295,7 +296,6 @@ def solver_tables(summary: Summary) -> list[tuple[str, list[tuple[str, ...]]]]:
     ]
 
 
-SOLVER = "cem.solver"
 SOLVERS = (
     "All solvers minimise the same cost with the same trained model. 'Plans imagined' counts the plans whose cost a search "
     "asks for; a gradient solver asks for gradients too, and gets fewer plans for that."
@@ -437,8 +437,8 @@ def plain_lines(rows: Sequence[Sequence[str]]) -> tuple[tuple[str, tuple[Line, .
 def terminal(summary: Summary) -> str:
     """The results in 100 columns of plain text."""
     lines = []
-    for (env, offset), part in summary.table.groupby(["env", "goal_offset"], sort=False, dropna=False):
-        protocol, profile = part.iloc[0][["protocol", "profile"]]
+    place = ["protocol", "profile", "env", "goal_offset"]
+    for (protocol, profile, env, offset), part in summary.table.groupby(place, sort=False, dropna=False):
         lines += ["", f"{short(env)}, {offset_name(offset)} ({protocol}, {profile}; % with 95 % intervals)"]
         width = max(22, *(min(len(agent), 46) for agent in part["agent"]))
         lines.append(f"  {'agent':<{width}}{'reached':>20}{'still there':>20}{'plan time':>12}{'pairs':>7}{'seeds':>7}")

@@ -449,7 +449,7 @@ def test_weights_of_a_collapse_are_not_taken_for_a_training_that_must_not(config
         return runner.checkpoint_of(setting, runner.agent_family("gcbc"))
 
     first = folder("continue")
-    with pytest.raises(TrainingFailed, match="the latents collapsed .*0.0100 < 0.02 at step 140"):
+    with pytest.raises(TrainingFailed, match=r"the latents collapsed .*0\.0100 < 0.02 at step 140"):
         folder("fail")
     assert folder("continue") == first
 
