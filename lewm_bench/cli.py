@@ -6,7 +6,6 @@ import ctypes
 import difflib
 import logging
 import os
-import shutil
 import sys
 import warnings
 from collections import Counter
@@ -66,6 +65,16 @@ def _names(text: str) -> tuple[str, ...]:
     if text and not names:
         raise UserError(f"expected comma-separated names, got {text!r}")
     return names
+
+
+def _one_agent(text: str) -> str:
+    """The agent of a command that has one."""
+    from lewm_bench.suite import ALL
+
+    names = _names(text)
+    if len(names) != 1 or names[0] == ALL:
+        raise UserError(f"expected one agent, got {text!r}; several are for `lewm-bench run --agents`")
+    return names[0]
 
 
 def _solver(name: str) -> list[str]:
@@ -289,10 +298,11 @@ def train(
     Example: lewm-bench train lewm --env lewm_bench/PointMaze-UMaze-v0 --seed 1 --out my-lewm
     """
     from lewm_bench.agent import Setting
-    from lewm_bench.files import disk_errors, make_folder
+    from lewm_bench.files import copy_folder, make_folder
     from lewm_bench.registry import agent_family
     from lewm_bench.runner import checkpoint_of, dataset_of, setting_of
 
+    agent = _one_agent(agent)
     family = agent_family(agent)
     if not family.trainable:
         raise UserError(f"{agent} does not train; evaluate it right away: lewm-bench evaluate {agent}")
@@ -304,8 +314,7 @@ def train(
     family.requirements(setting)
     folder = checkpoint_of(setting, family)
     if out is not None:
-        with disk_errors(out):
-            shutil.copytree(folder, out, dirs_exist_ok=True)
+        copy_folder(folder, out)
         folder = out
     typer.echo(str(folder))
 
@@ -341,6 +350,7 @@ def evaluate(
     from lewm_bench.runner import dataset_of, run_job
     from lewm_bench.tables import terminal
 
+    agent = _one_agent(agent)
     if checkpoint is not None:
         load_card(checkpoint)  # a wrong folder is found out before data is collected
     overrides = [*_solver(solver), *(overrides or [])]
@@ -425,6 +435,8 @@ def tune(
     from lewm_bench import tune as tuning
     from lewm_bench.tune_report import report, terminal
 
+    if not _names(agents):
+        raise UserError("name an agent to tune, or several with commas: lewm-bench tune lewm")
     chosen, place = tuning.validation_only(overrides or ()), out or Path("results/tune")
     it = _prepare(suite, profile, agents, str(seed), env, chosen, device, cache, config, place, quiet)
     done, folders = report(tuning.tune(it, _names(agents), trials, search), it.out)
@@ -549,6 +561,7 @@ def report(
 
     Example: lewm-bench report results/pointmaze other-machine/pointmaze --out results/both
     """
+    from lewm_bench.files import copy_folder
     from lewm_bench.records import SPEED_FILE, load_cells, load_speed
     from lewm_bench.report import write_report
     from lewm_bench.speed_report import terminal as terminal_speed
@@ -570,7 +583,7 @@ def report(
     target = out or folders[0]
     for folder in folders:
         if out is not None and (folder / "videos").is_dir():
-            shutil.copytree(folder / "videos", target / "videos", dirs_exist_ok=True)
+            copy_folder(folder / "videos", target / "videos")
     summary = write_report(cells, target, title or f"Suite {cells[0].suite}")
     typer.echo(terminal(summary))
     typer.echo(f"report: {target / 'report.html'}")
@@ -578,6 +591,7 @@ def report(
 
 def _report_understanding(folders: list[Path], out: Path | None, title: str) -> None:
     """Tables, figures and page of examinations again."""
+    from lewm_bench.files import copy_folder
     from lewm_bench.understanding.records import PICTURES, load_records
     from lewm_bench.understanding.report import terminal, write_understanding
 
@@ -585,7 +599,7 @@ def _report_understanding(folders: list[Path], out: Path | None, title: str) -> 
     target = out or folders[0]
     for folder in folders:
         if folder != target and (folder / PICTURES).is_dir():
-            shutil.copytree(folder / PICTURES, target / PICTURES, dirs_exist_ok=True)
+            copy_folder(folder / PICTURES, target / PICTURES)
     typer.echo(terminal(write_understanding(cells, target, title or f"Suite {cells[0].suite}")))
     typer.echo(f"report: {target / 'report.html'}")
 
