@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -103,7 +104,18 @@ def _say(line: str) -> None:
 
 
 def _prepare(
-    suite: str, profile: str, agents: str, seeds: str, envs: str, overrides, device, cache, config, out, quiet: bool
+    suite: str,
+    profile: str,
+    *,
+    agents: str = "",
+    seeds: str = "",
+    envs: str = "",
+    overrides: Sequence[str] | None = None,
+    device: str = "auto",
+    cache: Path | None = None,
+    config: Path | None = None,
+    out: Path | None = None,
+    quiet: bool = False,
 ):
     """The run that the common options describe."""
     from lewm_bench import suite as suites
@@ -167,20 +179,28 @@ def run(
         if agents or seeds or envs:
             raise UserError(f"the suite {suite} times planning and has no agents, seeds or environments to choose")
         return _speed(suite, profile, overrides, device, out, config, quiet, None)
-    it = _prepare(suite, profile, agents, seeds, envs, overrides, device, cache, config, out, quiet)
+    it = _prepare(
+        suite, profile, agents=agents, seeds=seeds, envs=envs, overrides=overrides, device=device, cache=cache,
+        config=config, out=out, quiet=quiet,
+    )  # fmt: skip
     if it.suite.understand:
         from lewm_bench.understanding.run import examine_suite
 
         return _understood(examine_suite(it), it)
     cells = run_suite(it)
-    typer.echo(terminal(write_report(cells, it.out, it.suite.title)))
-    typer.echo(f"report: {it.out / 'report.html'}")
+    shown = terminal(write_report(cells, it.out, it.suite.title))
+    _end(shown, it.out, cells, [(cell, cell.reason) for cell in cells if cell.status == "failed"])
+
+
+def _end(shown: str, out: Path, cells: list, failures: list[tuple]) -> None:
+    """Print what a run found and where its report is; exit status 1 if some of it failed."""
+    typer.echo(shown)
+    typer.echo(f"report: {out / 'report.html'}")
     if all(cell.status == "not run" for cell in cells):
         raise NotRun(f"nothing could be run here: {cells[0].reason}")
-    failed = [c for c in cells if c.status == "failed"]
-    for cell in failed:
-        typer.echo(f"failed: {cell.env} {cell.agent} seed {cell.seed}: {cell.reason}", err=True)
-    if failed:
+    for cell, reason in failures:
+        typer.echo(f"failed: {cell.env} {cell.agent} seed {cell.seed}: {reason}", err=True)
+    if failures:
         raise typer.Exit(1)
 
 
@@ -272,7 +292,7 @@ def collect(
     """
     from lewm_bench.runner import dataset_of
 
-    it = _prepare(suite, profile, "", "", env, overrides, "cpu", cache, config, None, quiet)
+    it = _prepare(suite, profile, envs=env, overrides=overrides, device="cpu", cache=cache, config=config, quiet=quiet)
     for spec in it.suite.envs:
         _, dataset, _ = dataset_of(it, spec)
         rows = len(dataset.frames)
@@ -306,7 +326,10 @@ def train(
     family = agent_family(agent)
     if not family.trainable:
         raise UserError(f"{agent} does not train; evaluate it right away: lewm-bench evaluate {agent}")
-    it = _prepare(suite, profile, agent, str(seed), env, overrides, device, cache, config, None, quiet)
+    it = _prepare(
+        suite, profile, agents=agent, seeds=str(seed), envs=env, overrides=overrides, device=device, cache=cache,
+        config=config, quiet=quiet,
+    )  # fmt: skip
     if out is not None:
         make_folder(out)
     job = it.suite.jobs[0]
@@ -354,7 +377,10 @@ def evaluate(
     if checkpoint is not None:
         load_card(checkpoint)  # a wrong folder is found out before data is collected
     overrides = [*_solver(solver), *(overrides or [])]
-    it = _prepare(suite, profile, agent, str(seed), env, overrides, device, cache, config, out, quiet)
+    it = _prepare(
+        suite, profile, agents=agent, seeds=str(seed), envs=env, overrides=overrides, device=device, cache=cache,
+        config=config, out=out, quiet=quiet,
+    )  # fmt: skip
     if out is not None:
         make_folder(out)
     job = it.suite.jobs[0]
@@ -391,25 +417,19 @@ def understand(
     was = trained_as(checkpoint)  # a wrong folder is found out before data is collected
     place = out or Path("results/understand") / checkpoint.resolve().name
     it = _prepare(
-        suite, profile, was.agent, str(was.seed), env or was.env, overrides, device, cache, config, place, quiet
-    )
+        suite, profile, agents=was.agent, seeds=str(was.seed), envs=env or was.env, overrides=overrides, device=device,
+        cache=cache, config=config, out=place, quiet=quiet,
+    )  # fmt: skip
     make_folder(it.out)
     _understood([examine_one(it, checkpoint)], it, f"{was.agent} on {it.suite.jobs[0].env.label}")
 
 
 def _understood(cells: list, it, title: str = "") -> None:
-    """Write and print the report of an examination; exit status 1 if some of it failed."""
+    """Write and print the report of an examination."""
     from lewm_bench.understanding.report import terminal, write_understanding
 
-    typer.echo(terminal(write_understanding(cells, it.out, title or it.suite.title)))
-    typer.echo(f"report: {it.out / 'report.html'}")
-    if all(cell.status == "not run" for cell in cells):
-        raise NotRun(f"nothing could be run here: {cells[0].reason}")
-    failures = [(cell, failure) for cell in cells for failure in cell.failures]
-    for cell, failure in failures:
-        typer.echo(f"failed: {cell.env} {cell.agent} seed {cell.seed}: {failure}", err=True)
-    if failures:
-        raise typer.Exit(1)
+    shown = terminal(write_understanding(cells, it.out, title or it.suite.title))
+    _end(shown, it.out, cells, [(cell, failure) for cell in cells for failure in cell.failures])
 
 
 @app.command()
@@ -438,7 +458,10 @@ def tune(
     if not _names(agents):
         raise UserError("name an agent to tune, or several with commas: lewm-bench tune lewm")
     chosen, place = tuning.validation_only(overrides or ()), out or Path("results/tune")
-    it = _prepare(suite, profile, agents, str(seed), env, chosen, device, cache, config, place, quiet)
+    it = _prepare(
+        suite, profile, agents=agents, seeds=str(seed), envs=env, overrides=chosen, device=device, cache=cache,
+        config=config, out=place, quiet=quiet,
+    )  # fmt: skip
     done, folders = report(tuning.tune(it, _names(agents), trials, search), it.out)
     typer.echo(terminal(done))
     for folder in folders:
