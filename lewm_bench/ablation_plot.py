@@ -150,7 +150,11 @@ def _ticks(axes: Axes, panel: Panel, axis: Axis) -> None:
 
 
 def _text(value: Value) -> str:
-    return f"{value:g}" if isinstance(value, float) else value
+    if isinstance(value, float):
+        return f"{value:g}"
+    name, bracket, own = value.partition(" (")
+    # A solver's own settings on lines of their own: slanted, one long line would take the panel's height.
+    return "".join((name, "\n(", own.replace(", ", ",\n"))) if bracket else value
 
 
 def _break(axes: Axes, axis: Axis) -> None:
