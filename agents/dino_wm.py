@@ -38,7 +38,7 @@ from lewm_bench.agents.encoders import (
 )
 from lewm_bench.agents.imagination import PackedDinoWM
 from lewm_bench.agents.nets import ActionScale
-from lewm_bench.agents.tokens import empty_encoder, frozen_encoder, pretraining_seconds, token_source
+from lewm_bench.agents.tokens import empty_encoder, encoding_seconds, frozen_encoder, pretraining_seconds, token_source
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError, unknown
 from lewm_bench.planning import CEMConfig, Imagination, Imagine, plain
@@ -61,13 +61,13 @@ class DinoWMConfig(AgentConfig):
     proprio_size: int = Field(10, ge=1)  # of its embedding, further channels of every token
     proprio_weight: float = Field(1.0, ge=0)  # of its distance in the cost of planning
     conditioning: Literal["concat", "adaln"] = "concat"  # how the action enters: ten more channels, or modulation
-    action_size: int = 10  # of the concatenated embedding
-    width: int | None = None  # None: as wide as a token with its action channels
-    depth: int = 6
-    heads: int = 16
-    head_size: int = 64
-    mlp_hidden: int = 2048
-    dropout: float = 0.1
+    action_size: int = Field(10, ge=1)  # of the concatenated embedding
+    width: int | None = Field(None, ge=1)  # None: as wide as a token with its action channels
+    depth: int = Field(6, ge=1)
+    heads: int = Field(16, ge=1)
+    head_size: int = Field(64, ge=1)
+    mlp_hidden: int = Field(2048, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
     train: TrainConfig = TrainConfig(learning_rate=5e-4, batch_size=32)
 
 
@@ -333,7 +333,7 @@ class DinoWMFamily(Family):
     kind = "world model"
     trainable = True
     plans = True
-    schema = 2
+    schema = 3
 
     def configure(self, overrides: dict, variant: str | None) -> DinoWMConfig:
         for part in variant.split(":") if variant is not None else ():
@@ -374,7 +374,8 @@ class DinoWMFamily(Family):
             return *batch, proprio_of(setting.env, dataset.states[rows.ravel()]).unflatten(0, rows.shape)
 
         log = train_module(setting, build, batch, folder)
-        log.seconds += pretraining_seconds(setting, encoder)  # whoever pretrains an encoder of their own pays for it
+        # Whoever needs an encoder of their own, and tokens of all frames, pays for them.
+        log.seconds += pretraining_seconds(setting, encoder) + encoding_seconds(setting, encoder)
         return log
 
     def load(self, setting: Setting[DinoWMConfig], checkpoint: Path | None) -> Loaded:

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lewm_bench.agents.nets import Normalize, StemViT
@@ -43,14 +43,22 @@ class LocalConfig(Config):
     ``mae``: each token of a hidden patch predicts that patch's pixels (He et al., 2022, without a separate decoder).
     """
 
-    width: int = 64
-    depth: int = 2
-    heads: int = 4
-    channels: int = 32  # principal components that are kept
-    scales: tuple[float, ...] = (8, 16, 32)  # deviations of the blurs, in pixels of a 64 px image
+    width: int = Field(64, ge=4, multiple_of=4)
+    depth: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    channels: int = Field(32, ge=1)  # principal components that are kept
+    scales: tuple[float, ...] = Field((8, 16, 32), min_length=1)  # deviations of the blurs, in pixels of a 64 px image
     lowpass_mask: float = Field(0.1, ge=0, lt=1)
     mae_mask: float = Field(0.5, gt=0, lt=1)
     train: TrainConfig = TrainConfig(steps=600, batch_size=128, learning_rate=2e-3, warmup=0.05)
+
+    @model_validator(mode="after")
+    def _sizes(self) -> LocalConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
+        if self.channels > self.width:
+            raise ValueError(f"there are no more than width ({self.width}) channels, got {self.channels}")
+        return self
 
 
 def gaussian_pool(size: int, cells: int, deviation: float) -> Tensor:
@@ -102,9 +110,11 @@ class LocalEncoder(nn.Module):
     @torch.no_grad()
     def fit(self, frames: Tensor) -> None:
         """After pretraining: remove each position's mean token, keep the principal channels, one global scale."""
-        tokens = torch.cat([self.vit(self.normalize(part)) for part in frames.split(256)])
-        self.token_mean.copy_(tokens.mean(0))
-        centred = (tokens - self.token_mean).flatten(0, 1).double()
+        # On the CPU, because not every device has float64.
+        tokens = torch.cat([self.vit(self.normalize(part)).cpu() for part in frames.split(256)])
+        mean = tokens.mean(0)
+        self.token_mean.copy_(mean)
+        centred = (tokens - mean).flatten(0, 1).double()
         vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, : self.size]
         # A sign convention: eigenvectors are defined up to sign, and a table must not depend on the library's choice.
         vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()

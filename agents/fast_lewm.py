@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lewm_bench.agent import Loaded, PlanningAgent, Setting
+from lewm_bench.agent import Setting
 from lewm_bench.agents.fast_imagination import PackedFastLeWM, consistent, reference
 from lewm_bench.agents.jepa import JEPAFamily, latent_diagnostics
 from lewm_bench.agents.lewm import LeWM, LeWMConfig
@@ -223,11 +223,8 @@ class FastLeWMFamily(JEPAFamily):
         plain = setting.config.model_copy(update={name: fields[name].default for name in self.planning_only})
         return super().train(replace(setting, agent=parse_agent(setting.agent).base, config=plain), folder)
 
-    def load(self, setting: Setting[FastLeWMConfig], checkpoint: Path | None) -> Loaded:
-        loaded = super().load(setting, checkpoint)
-        model, imagine = loaded.model, loaded.agent.imagine
-        agent = PlanningAgent(model, setting.cem, setting.device, imagine, differentiable=reference(model))
-        return replace(loaded, agent=agent)
+    def differentiable(self, model: FastLeWM) -> Imagine:
+        return reference(model)
 
     def imagine(self, model: FastLeWM, config: CEMConfig) -> Imagine:
         if config.rollout == "reference":

@@ -42,9 +42,7 @@ class GCBCFamily(GoalPolicyFamily):
     step_cost = 0.03
     search_space = (Dimension("train.learning_rate", 3e-5, 3e-3),)
     schema = 3
-
-    def build(self, setting: Setting[GCBCConfig]) -> GCBC:
-        return GCBC(setting.config, setting.image_size, setting.action_dim)
+    model = GCBC
 
     def batches(self, setting: Setting[GCBCConfig]) -> Batches:
         return hindsight_batches(setting)
@@ -54,8 +52,7 @@ def hindsight_batches(setting: Setting[GCBCConfig]) -> Batches:
     """A function from a step index to (frames, goal frames, action blocks) of that step."""
     config, dataset = setting.config, setting.dataset
     clips = dataset.clips("train", 2, config.frame_skip)
-    starts = clips.starts
-    last = dataset.ends[np.searchsorted(dataset.ends, starts, side="right")] - 1  # of each clip's episode
+    starts, last = clips.starts, clips.last_rows
 
     def batch(index: int) -> tuple[Tensor, ...]:
         rng = stream(setting.seed, "batch", index)

@@ -10,7 +10,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lewm_bench.agent import Setting
 from lewm_bench.agents.offline import (
     Critic,
     ImplicitPolicy,
@@ -19,11 +18,9 @@ from lewm_bench.agents.offline import (
     Transitions,
     bellman_target,
     expectile_loss,
-    move_average,
     target_of,
 )
 from lewm_bench.search import Dimension
-from lewm_bench.train import Step, TrainableModule
 
 
 class GCIQLConfig(OfflineConfig):
@@ -32,8 +29,10 @@ class GCIQLConfig(OfflineConfig):
     inverse_temperature: float = Field(3.0, ge=0)
 
 
-class GCIQL(ImplicitPolicy, TrainableModule):
+class GCIQL(ImplicitPolicy):
     """A policy, a value V(s, g), a critic Q(s, a, g) with two estimates, and the critic's moving average."""
+
+    averaged = "critic"
 
     def __init__(self, config: GCIQLConfig, image_size: int, action_dim: int) -> None:
         super().__init__(config, image_size, action_dim)
@@ -59,9 +58,6 @@ class GCIQL(ImplicitPolicy, TrainableModule):
         """Q(s, a, g) - V(s, g), with the lower Q."""
         return self.critic(pairs, actions).amin(0) - self.value(pairs)[0]
 
-    def after_step(self, step: Step) -> None:
-        move_average(self.target, self.critic, self.config.target_rate)
-
 
 class GCIQLFamily(OfflineFamily):
     """``gciql``."""
@@ -70,9 +66,7 @@ class GCIQLFamily(OfflineFamily):
     summary = "goal-conditioned implicit Q-learning from pixels, no planning"
     search_space = (Dimension("inverse_temperature", 0.3, 30), Dimension("train.learning_rate", 3e-5, 3e-3))
     label = "GCIQL (implicit Q-learning from pixels)"
-
-    def build(self, setting: Setting[GCIQLConfig]) -> GCIQL:
-        return GCIQL(setting.config, setting.image_size, setting.action_dim)
+    model = GCIQL
 
 
 GCIQL_FAMILY = GCIQLFamily()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lewm_bench.agent import Setting
 from lewm_bench.agents.offline import (
     Critic,
     ImplicitPolicy,
@@ -14,15 +13,15 @@ from lewm_bench.agents.offline import (
     Transitions,
     bellman_target,
     expectile_loss,
-    move_average,
     target_of,
 )
 from lewm_bench.search import Dimension
-from lewm_bench.train import Step, TrainableModule
 
 
-class GCIVL(ImplicitPolicy, TrainableModule):
+class GCIVL(ImplicitPolicy):
     """A policy, a value V(s, g) with two estimates, and its moving average."""
+
+    averaged = "value"
 
     def __init__(self, config: OfflineConfig, image_size: int, action_dim: int) -> None:
         super().__init__(config, image_size, action_dim)
@@ -49,9 +48,6 @@ class GCIVL(ImplicitPolicy, TrainableModule):
         following = self.pair(batch.following, batch.policy_goals)
         return self.value(following).mean(0) - self.value(pairs).mean(0)
 
-    def after_step(self, step: Step) -> None:
-        move_average(self.target, self.value, self.config.target_rate)
-
 
 class GCIVLFamily(OfflineFamily):
     """``gcivl``."""
@@ -60,9 +56,7 @@ class GCIVLFamily(OfflineFamily):
     summary = "goal-conditioned implicit value learning from pixels, no planning"
     search_space = (Dimension("inverse_temperature", 1, 100), Dimension("train.learning_rate", 3e-5, 3e-3))
     label = "GCIVL (implicit value learning from pixels)"
-
-    def build(self, setting: Setting[OfflineConfig]) -> GCIVL:
-        return GCIVL(setting.config, setting.image_size, setting.action_dim)
+    model = GCIVL
 
 
 GCIVL_FAMILY = GCIVLFamily()

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lewm_bench.agent import AgentConfig, Family, Loaded, Setting, primitive_actions, ready_to_act, train_module
@@ -28,11 +28,17 @@ Batches = Callable[[int], tuple[Tensor, ...]]
 class GoalPolicyConfig(AgentConfig):
     """Sizes of the policy."""
 
-    history: int = 1
+    history: int = Field(1, ge=1, le=1)  # it sees one frame
     width: int = Field(256, ge=4, multiple_of=4)  # sine and cosine of two axes
     depth: int = Field(4, ge=1)
     heads: int = Field(4, ge=1)
     hidden: int = Field(512, ge=1)
+
+    @model_validator(mode="after")
+    def _heads(self) -> GoalPolicyConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
+        return self
 
 
 class GoalPolicy(nn.Module):
@@ -111,10 +117,11 @@ class GoalPolicyFamily(Family):
     kind = "policy"
     trainable = True
     label: ClassVar[str]  # its name for people
+    model: ClassVar[type[GoalPolicy]]
 
-    @abstractmethod
     def build(self, setting: Setting) -> GoalPolicy:
         """The untrained module."""
+        return self.model(setting.config, setting.image_size, setting.action_dim)
 
     @abstractmethod
     def batches(self, setting: Setting) -> Batches:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lewm_bench.errors import UserError
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -77,7 +79,7 @@ class StemViT(nn.Module):
     def __init__(self, image_size: int, width: int = 64, depth: int = 2, heads: int = 4, channels: int = 3) -> None:
         super().__init__()
         if image_size % self.patch:
-            raise ValueError(f"image_size must be a multiple of {self.patch}, got {image_size}")
+            raise UserError(f"image_size must be a multiple of {self.patch}, got {image_size}")
         self.num_tokens = (image_size // self.patch) ** 2
         self.width = width
         self.stem = nn.Sequential(
@@ -106,7 +108,7 @@ class ViT(nn.Module):
     def __init__(self, image_size: int, patch: int = 14, width: int = 192, depth: int = 12, heads: int = 3) -> None:
         super().__init__()
         if image_size % patch:
-            raise ValueError(f"image_size must be a multiple of {patch}, got {image_size}")
+            raise UserError(f"image_size must be a multiple of {patch}, got {image_size}")
         self.num_tokens = (image_size // patch) ** 2
         self.width = width
         self.embeddings = _Embeddings(self.num_tokens, patch, width)
@@ -167,7 +169,7 @@ class CNN(nn.Module):
     def __init__(self, image_size: int, width: int = 128) -> None:
         super().__init__()
         if image_size % 16:
-            raise ValueError(f"image_size must be a multiple of 16, got {image_size}")
+            raise UserError(f"image_size must be a multiple of 16, got {image_size}")
         self.num_tokens = 1
         self.width = width
         self.net = nn.Sequential(

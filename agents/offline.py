@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from lewm_bench.agent import Setting
 from lewm_bench.agents.goal_policy import Batches, GoalPolicy, GoalPolicyConfig, GoalPolicyFamily, pair_encoder
 from lewm_bench.rng import stream
-from lewm_bench.train import Step, TrainConfig
+from lewm_bench.train import Step, TrainableModule, TrainConfig
 
 MAX_WEIGHT = 100.0  # of a transition in the policy's loss
 CROP_PADDING = 3  # pixels
@@ -102,12 +102,18 @@ def value_head(inputs: int, hidden: int) -> nn.Sequential:
     )
 
 
-class ImplicitPolicy(GoalPolicy):
+class ImplicitPolicy(GoalPolicy, TrainableModule):
     """A policy trained by advantage-weighted regression, with whatever critics its subclass adds."""
+
+    averaged: ClassVar[str]  # the critic whose moving average is ``target``
+    target: Critic
 
     def __init__(self, config: OfflineConfig, image_size: int, action_dim: int) -> None:
         super().__init__(config, image_size, action_dim)
         self.config = config
+
+    def after_step(self, step: Step) -> None:
+        move_average(self.target, self.get_submodule(self.averaged), self.config.target_rate)
 
     @abstractmethod
     def critic_loss(self, batch: Transitions, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -130,7 +136,7 @@ class ImplicitPolicy(GoalPolicy):
             advantage = self.advantage(pairs, transitions, actions)
         weights = advantage_weights(advantage, self.config.inverse_temperature)
         error = (self.block(pairs) - actions).square().mean(1)
-        policy_loss = weighted_mean(error, weights)
+        policy_loss = (weights * error).mean()
         parts |= {"policy": policy_loss, "action_error": error.mean(), "weight": weights.mean()}
         return critic_loss + policy_loss, parts
 
@@ -153,16 +159,6 @@ def advantage_weights(advantage: Tensor, inverse_temperature: float) -> Tensor:
     return (inverse_temperature * advantage).exp().clamp(max=MAX_WEIGHT)
 
 
-def weighted_mean(error: Tensor, weights: Tensor) -> Tensor:
-    """Mean of (B,) errors by weights that do not sum to one.
-
-    OGBench does not divide by their sum. They grow thirtyfold within some tens of steps, while the critic finds out what
-    a goal is, and Adam's averages, which are slower, then let the policy take steps as much too large: in a thousand steps
-    it may never come back. What is learned is the same.
-    """
-    return (weights * error).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
-
-
 def target_of(critic: Critic) -> Critic:
     """A copy that does not train; ``move_average`` lets it follow."""
     return deepcopy(critic).requires_grad_(False)
@@ -177,7 +173,6 @@ def move_average(target: nn.Module, online: nn.Module, rate: float) -> None:
 class OfflineFamily(GoalPolicyFamily):
     """A family that learns from relabelled transitions."""
 
-    schema = 2
     step_cost = 0.12
 
     def batches(self, setting: Setting[OfflineConfig]) -> Batches:
@@ -189,8 +184,7 @@ def relabelled_batches(setting: Setting[OfflineConfig]) -> Batches:
     config, dataset, size = setting.config, setting.dataset, setting.config.train.batch_size
     clips = dataset.clips("train", 2, config.frame_skip)
     rows = dataset.rows("train")
-    last = dataset.ends[np.searchsorted(dataset.ends, clips.starts, side="right")] - 1  # of each clip's episode
-    blocks_left = (last - clips.starts) // config.frame_skip
+    blocks_left = (clips.last_rows - clips.starts) // config.frame_skip
 
     def batch(index: int) -> tuple[Tensor, ...]:
         rng = stream(setting.seed, "batch", index)

@@ -29,8 +29,8 @@ class PLDMConfig(JEPAConfig):
     covariance_weight: float = Field(12, ge=0)
     time_similarity_weight: float = Field(0.2, ge=0)
     time_variance_weight: float = Field(0.7, ge=0)
-    time_covariance_weight: float = Field(0, ge=0)
-    inverse_dynamics_weight: float = Field(0, ge=0)  # without a weight there is no head
+    time_covariance_weight: float = Field(0.0, ge=0)
+    inverse_dynamics_weight: float = Field(0.0, ge=0)  # without a weight there is no head
     inverse_dynamics_hidden: int = Field(512, ge=1)
 
     @property

@@ -39,14 +39,15 @@ def sigreg(latents: Tensor, unit_vectors: Tensor, num_knots: int = 17, per_direc
     target = torch.exp(-knots.square() / 2)
     weights = torch.full_like(knots, 2 * step)
     weights[0] = weights[-1] = step
-    angles = (latents.float() @ unit_vectors.to(latents.device)).unsqueeze(-1) * knots  # (T, B, M, K)
-    real, imaginary = angles.cos().mean(1), angles.sin().mean(1)  # (T, M, K)
-    count = latents.shape[1]
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        real, imaginary = _mean_over_ranks(real), _mean_over_ranks(imaginary)
-        count *= dist.get_world_size()
-    distance = (real - target).square() + imaginary.square()
-    statistic = count * (distance @ (weights * target))  # (T, M)
+    with torch.autocast(latents.device.type, enabled=False):  # bfloat16 has too few digits for angles
+        angles = (latents.float() @ unit_vectors.to(latents.device)).unsqueeze(-1) * knots  # (T, B, M, K)
+        real, imaginary = angles.cos().mean(1), angles.sin().mean(1)  # (T, M, K)
+        count = latents.shape[1]
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            real, imaginary = _mean_over_ranks(real), _mean_over_ranks(imaginary)
+            count *= dist.get_world_size()
+        distance = (real - target).square() + imaginary.square()
+        statistic = count * (distance @ (weights * target))  # (T, M)
     return statistic if per_direction else statistic.mean()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +35,8 @@ from lewm_bench.rng import stream, torch_stream
 if TYPE_CHECKING:
     from lewm_bench.agents.dino_wm import DinoWMConfig
 
-ENCODER_SCHEMA, TOKENS_SCHEMA = 2, 2
-SECONDS = "pretraining_seconds.json"
+ENCODER_SCHEMA, TOKENS_SCHEMA = 2, 3
+SECONDS, ENCODING = "pretraining_seconds.json", "encoding_seconds.json"
 TOGETHER = 256  # frames that are encoded together
 DISK_LIMIT = 32 * 2**30  # bytes that `cache_tokens: auto` takes at most
 DISK_SPARE = 2 * 2**30  # bytes that are left free
@@ -151,12 +152,27 @@ def cached_tokens(setting: Setting[DinoWMConfig], encoder: Encoder) -> tuple[np.
     """
     rows = setting.dataset.rows("train")
     spec = tokens_spec(setting, encoder)
-    folder = setting.store.stage("tokens", spec, lambda work: write_tokens(setting, encoder, rows, work / "tokens.npy"))
+
+    def build(work: Path) -> None:
+        begin = time.perf_counter()
+        share = write_tokens(setting, encoder, rows, work / "tokens.npy")
+        seconds = (time.perf_counter() - begin) / share if share else 0.0
+        write_text(work / ENCODING, json.dumps(seconds))
+
+    folder = setting.store.stage("tokens", spec, build)
     return rows, np.load(folder / "tokens.npy", mmap_mode="r")
 
 
-def write_tokens(setting: Setting, encoder: Encoder, rows: np.ndarray, path: Path) -> None:
-    """Encode all rows into ``path``, going on behind what an interrupted call has written there."""
+def encoding_seconds(setting: Setting[DinoWMConfig], encoder: Encoder) -> float:
+    """What encoding the training frames once took; 0 where every batch is encoded anew, inside the training's time."""
+    if not to_disk(setting, encoder):
+        return 0.0
+    folder = setting.store.find("tokens", tokens_spec(setting, encoder))
+    return 0.0 if folder is None else json.loads((folder / ENCODING).read_text(encoding="utf-8"))
+
+
+def write_tokens(setting: Setting, encoder: Encoder, rows: np.ndarray, path: Path) -> float:
+    """Encode all rows into ``path``, going on behind what an interrupted call has written; the share done this time."""
     header = npy_header((len(rows), encoder.num_tokens, encoder.size))
     frame = encoder.num_tokens * encoder.size * 2
     written = path.stat().st_size if path.is_file() else 0
@@ -169,6 +185,7 @@ def write_tokens(setting: Setting, encoder: Encoder, rows: np.ndarray, path: Pat
         file.seek(0, io.SEEK_END)
         for begin in tqdm(range(done, len(rows), TOGETHER), "encode frames", disable=not setting.progress, leave=False):
             file.write(encoded(setting, encoder, rows[begin : begin + TOGETHER]).cpu().numpy().tobytes())
+    return 1 - done / len(rows)
 
 
 def check_room(needed: int, frames: int, path: Path) -> None:

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from lewm_bench.arms import HARMLESS, parts, size, title
+from lewm_bench.names import AgentName
 from lewm_bench.records import CellRecord
 from lewm_bench.stability import ending, has_collapsed
 from lewm_bench.statistics import Estimate
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from lewm_bench.planning import CEMConfig
 
 FLOOR = "random"
+PLANNER = "cem."  # what the paths of the planner's settings begin with
+SOLVER = f"{PLANNER}solver"
 DIAGNOSTICS = ("effective_rank", "latent_std")  # the first that was logged is drawn
 
 Value = float | str
@@ -44,7 +47,8 @@ class Point:
     plan_seconds: Estimate
     n_pairs: int
     n_seeds: int
-    collapsed: int  # seeds whose latents hardly vary at the end
+    trained: int  # seeds that were run, failed ones included
+    collapsed: int  # those of them whose latents hardly vary at the end
     endings: Mapping[str, tuple[float, ...]]  # diagnostic to its last logged value, seed by seed
     plans: int | None  # whose costs one search asks for
     differentiates: bool  # and their gradients
@@ -72,7 +76,7 @@ class Panel:
     @property
     def diagnostic(self) -> str | None:
         """What tells a collapse, if it was logged; nothing for the planner's settings, which no training knows."""
-        if self.path.startswith("cem."):
+        if self.path.startswith(PLANNER):
             return None
         return next((d for d in DIAGNOSTICS if any(d in p.endings for p in self.points)), None)
 
@@ -110,15 +114,20 @@ def _questions(agents: Iterable[str]) -> list[tuple[str, str, Settings]]:
     found = {}
     for name in map(parts, agents):
         for path, _ in name.settings:
-            others = tuple(sorted(s for s in name.settings if s[0] != path))
-            found[name.trained, path, others] = None
+            found[name.trained, path, _others(name, path)] = None
     return list(found)
+
+
+def _others(name: AgentName, path: str) -> Settings:
+    """The settings in a name beside one; a solver's own belong to the choice of it."""
+    own = [f"{PLANNER}{value}." for key, value in name.settings if key == path == SOLVER]
+    return tuple(sorted(s for s in name.settings if s[0] != path and not s[0].startswith(tuple(own))))
 
 
 def _answers(candidate: str, agent: str, path: str, fixed: Settings) -> bool:
     """Whether a name is the agent with the fixed settings, and with the varied one or without it."""
     name = parts(candidate)
-    return name.trained == agent and tuple(sorted(s for s in name.settings if s[0] != path)) == fixed
+    return name.trained == agent and _others(name, path) == fixed
 
 
 def _alike(members: Mapping[str, Sequence[CellRecord]], path: str, arms: Sequence[str]) -> list[str]:
@@ -135,20 +144,30 @@ def _rest(cell: CellRecord, path: str) -> dict[str, Any]:
     left_out = {path, *HARMLESS}
     if (cell.config.get("training") or {}).get("seconds") is not None:
         left_out.add("train.steps")  # follow from the pace, which the varied setting may change
-    return {key: value for key, value in _settings(cell).items() if key not in left_out}
+    blocks = _solver_blocks() if path == SOLVER else ()
+    return {k: v for k, v in _settings(cell).items() if k not in left_out and not k.startswith(blocks)}
+
+
+def _solver_blocks() -> tuple[str, ...]:
+    """What the paths of the solvers' own settings begin with."""
+    # Inside, lest a report without ablations imports torch.
+    from lewm_bench.solvers import SOLVERS
+
+    return tuple(f"{PLANNER}{name}." for name in SOLVERS)
 
 
 def _settings(cell: CellRecord) -> dict[str, Any]:
     """Path to value of everything that a name may set."""
     planner = planner_of(cell.config)
-    return {**_flat(cell.config.get("agent") or {}, ""), **_flat(dict(planner) if planner else {}, "cem.")}
+    return {**flatten(cell.config.get("agent") or {}), **flatten(dict(planner) if planner else {}, PLANNER)}
 
 
-def _flat(settings: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted path to value of nested settings."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         nested = isinstance(value, (dict, BaseModel))
-        flat |= _flat(dict(value), f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+        flat |= flatten(dict(value), f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return flat
 
 
@@ -169,6 +188,7 @@ def _point(row: pd.Series, cells: Sequence[CellRecord], path: str, default: bool
         plan_seconds=Estimate(*row[["plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75"]].astype(float)),
         n_pairs=0 if pd.isna(row["n_pairs"]) else int(row["n_pairs"]),
         n_seeds=0 if pd.isna(row["n_seeds"]) else int(row["n_seeds"]),
+        trained=sum(c.status != "not run" for c in cells),
         collapsed=sum(map(has_collapsed, cells)),
         endings={name: values for name, values in logged.items() if values},
         plans=sum(planner.plans_per_iteration) if planner else None,
@@ -180,9 +200,16 @@ def _value(agent: str, done: Sequence[CellRecord], path: str) -> Value | None:
     """The resolved value in a record, else what the name says; None for an agent whose default nobody recorded."""
     for cell in done:
         if path in (settings := _settings(cell)):
-            return _plain(settings[path])
+            return _with_own(agent, path, _plain(settings[path]))
     written = dict(parts(agent).settings).get(path)
-    return None if written is None else _plain(yaml.safe_load(written))
+    return None if written is None else _with_own(agent, path, _plain(yaml.safe_load(written)))
+
+
+def _with_own(agent: str, path: str, value: Value) -> Value:
+    """A solver with the settings of its own that a name gives it: ``adam (optimizer=rmsprop)``."""
+    block = f"{PLANNER}{value}."
+    own = [f"{key.removeprefix(block)}={v}" for key, v in parts(agent).settings if key.startswith(block)]
+    return f"{value} ({', '.join(own)})" if own and path == SOLVER else value
 
 
 def _plain(value: Any) -> Value:

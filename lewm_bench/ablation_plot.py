@@ -116,8 +116,8 @@ def _mark(axes: Axes, x: float, point: Point, width: float) -> None:
 def verdict(point: Point) -> str:
     """The word at an arm: ``collapsed``, in how many seeds if not in all, or ``failed``."""
     if point.collapsed:
-        all_of_them = point.collapsed >= max(point.n_seeds, 1)
-        return "collapsed" if all_of_them else f"{point.collapsed} of {point.n_seeds} collapsed"
+        all_of_them = point.collapsed == point.trained
+        return "collapsed" if all_of_them else f"{point.collapsed} of {point.trained} collapsed"
     return "failed" if point.status == "failed" else ""
 
 
@@ -150,7 +150,11 @@ def _ticks(axes: Axes, panel: Panel, axis: Axis) -> None:
 
 
 def _text(value: Value) -> str:
-    return f"{value:g}" if isinstance(value, float) else value
+    if isinstance(value, float):
+        return f"{value:g}"
+    name, bracket, own = value.partition(" (")
+    # A solver's own settings on lines of their own: slanted, one long line would take the panel's height.
+    return "".join((name, "\n(", own.replace(", ", ",\n"))) if bracket else value
 
 
 def _break(axes: Axes, axis: Axis) -> None:

@@ -133,11 +133,11 @@ def train_module(
     """Initialise a module from the setting's seed, train it, and save its checkpoint.
 
     Args:
-        model_of: makes the module; called with weights drawn from the stream (seed, "init", agent).
+        model_of: makes the module; called with weights drawn from the stream (seed, "init", the agent's name without variant and settings).
         batch: function of a step index.
         finish: called with the trained module before it is saved.
     """
-    with torch_stream(setting.seed, "init", parse_agent(setting.agent).trained):
+    with torch_stream(setting.seed, "init", parse_agent(setting.agent).base):
         model = model_of()
     model.to(setting.device)
     log = train(
@@ -214,6 +214,10 @@ class TrainedWorldModel(Family):
         """
         return imagine_plainly(model, config)
 
+    def differentiable(self, model: nn.Module) -> Imagine:
+        """How ``model`` imagines for planners that want gradients."""
+        return plain(model)
+
     def train(self, setting: Setting, folder: Path) -> TrainingLog:
         def build() -> nn.Module:
             model = self.build(setting)
@@ -228,7 +232,9 @@ class TrainedWorldModel(Family):
             model = self.build(setting)
         ready_to_act(model, setting, checkpoint)
         return Loaded(
-            PlanningAgent(model, setting.cem, setting.device, self.imagine(model, setting.cem)),
+            PlanningAgent(
+                model, setting.cem, setting.device, self.imagine(model, setting.cem), self.differentiable(model)
+            ),
             self.label(setting),
             "random" if checkpoint is None else "trained",
             sum(p.numel() for p in model.parameters()),

@@ -6,10 +6,10 @@ import ctypes
 import difflib
 import logging
 import os
-import shutil
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -68,6 +68,16 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _one_agent(text: str) -> str:
+    """The agent of a command that has one."""
+    from lewm_bench.suite import ALL
+
+    names = _names(text)
+    if len(names) != 1 or names[0] == ALL:
+        raise UserError(f"expected one agent, got {text!r}; several are for `lewm-bench run --agents`")
+    return names[0]
+
+
 def _solver(name: str) -> list[str]:
     """``--solver`` as a setting."""
     if not name:
@@ -94,7 +104,18 @@ def _say(line: str) -> None:
 
 
 def _prepare(
-    suite: str, profile: str, agents: str, seeds: str, envs: str, overrides, device, cache, config, out, quiet: bool
+    suite: str,
+    profile: str,
+    *,
+    agents: str = "",
+    seeds: str = "",
+    envs: str = "",
+    overrides: Sequence[str] | None = None,
+    device: str = "auto",
+    cache: Path | None = None,
+    config: Path | None = None,
+    out: Path | None = None,
+    quiet: bool = False,
 ):
     """The run that the common options describe."""
     from lewm_bench import suite as suites
@@ -158,20 +179,28 @@ def run(
         if agents or seeds or envs:
             raise UserError(f"the suite {suite} times planning and has no agents, seeds or environments to choose")
         return _speed(suite, profile, overrides, device, out, config, quiet, None)
-    it = _prepare(suite, profile, agents, seeds, envs, overrides, device, cache, config, out, quiet)
+    it = _prepare(
+        suite, profile, agents=agents, seeds=seeds, envs=envs, overrides=overrides, device=device, cache=cache,
+        config=config, out=out, quiet=quiet,
+    )  # fmt: skip
     if it.suite.understand:
         from lewm_bench.understanding.run import examine_suite
 
         return _understood(examine_suite(it), it)
     cells = run_suite(it)
-    typer.echo(terminal(write_report(cells, it.out, it.suite.title)))
-    typer.echo(f"report: {it.out / 'report.html'}")
+    shown = terminal(write_report(cells, it.out, it.suite.title))
+    _end(shown, it.out, cells, [(cell, cell.reason) for cell in cells if cell.status == "failed"])
+
+
+def _end(shown: str, out: Path, cells: list, failures: list[tuple]) -> None:
+    """Print what a run found and where its report is; exit status 1 if some of it failed."""
+    typer.echo(shown)
+    typer.echo(f"report: {out / 'report.html'}")
     if all(cell.status == "not run" for cell in cells):
         raise NotRun(f"nothing could be run here: {cells[0].reason}")
-    failed = [c for c in cells if c.status == "failed"]
-    for cell in failed:
-        typer.echo(f"failed: {cell.env} {cell.agent} seed {cell.seed}: {cell.reason}", err=True)
-    if failed:
+    for cell, reason in failures:
+        typer.echo(f"failed: {cell.env} {cell.agent} seed {cell.seed}: {reason}", err=True)
+    if failures:
         raise typer.Exit(1)
 
 
@@ -263,7 +292,7 @@ def collect(
     """
     from lewm_bench.runner import dataset_of
 
-    it = _prepare(suite, profile, "", "", env, overrides, "cpu", cache, config, None, quiet)
+    it = _prepare(suite, profile, envs=env, overrides=overrides, device="cpu", cache=cache, config=config, quiet=quiet)
     for spec in it.suite.envs:
         _, dataset, _ = dataset_of(it, spec)
         rows = len(dataset.frames)
@@ -289,14 +318,18 @@ def train(
     Example: lewm-bench train lewm --env lewm_bench/PointMaze-UMaze-v0 --seed 1 --out my-lewm
     """
     from lewm_bench.agent import Setting
-    from lewm_bench.files import disk_errors, make_folder
+    from lewm_bench.files import copy_folder, make_folder
     from lewm_bench.registry import agent_family
     from lewm_bench.runner import checkpoint_of, dataset_of, setting_of
 
+    agent = _one_agent(agent)
     family = agent_family(agent)
     if not family.trainable:
         raise UserError(f"{agent} does not train; evaluate it right away: lewm-bench evaluate {agent}")
-    it = _prepare(suite, profile, agent, str(seed), env, overrides, device, cache, config, None, quiet)
+    it = _prepare(
+        suite, profile, agents=agent, seeds=str(seed), envs=env, overrides=overrides, device=device, cache=cache,
+        config=config, quiet=quiet,
+    )  # fmt: skip
     if out is not None:
         make_folder(out)
     job = it.suite.jobs[0]
@@ -304,8 +337,7 @@ def train(
     family.requirements(setting)
     folder = checkpoint_of(setting, family)
     if out is not None:
-        with disk_errors(out):
-            shutil.copytree(folder, out, dirs_exist_ok=True)
+        copy_folder(folder, out)
         folder = out
     typer.echo(str(folder))
 
@@ -341,10 +373,14 @@ def evaluate(
     from lewm_bench.runner import dataset_of, run_job
     from lewm_bench.tables import terminal
 
+    agent = _one_agent(agent)
     if checkpoint is not None:
         load_card(checkpoint)  # a wrong folder is found out before data is collected
     overrides = [*_solver(solver), *(overrides or [])]
-    it = _prepare(suite, profile, agent, str(seed), env, overrides, device, cache, config, out, quiet)
+    it = _prepare(
+        suite, profile, agents=agent, seeds=str(seed), envs=env, overrides=overrides, device=device, cache=cache,
+        config=config, out=out, quiet=quiet,
+    )  # fmt: skip
     if out is not None:
         make_folder(out)
     job = it.suite.jobs[0]
@@ -381,25 +417,19 @@ def understand(
     was = trained_as(checkpoint)  # a wrong folder is found out before data is collected
     place = out or Path("results/understand") / checkpoint.resolve().name
     it = _prepare(
-        suite, profile, was.agent, str(was.seed), env or was.env, overrides, device, cache, config, place, quiet
-    )
+        suite, profile, agents=was.agent, seeds=str(was.seed), envs=env or was.env, overrides=overrides, device=device,
+        cache=cache, config=config, out=place, quiet=quiet,
+    )  # fmt: skip
     make_folder(it.out)
     _understood([examine_one(it, checkpoint)], it, f"{was.agent} on {it.suite.jobs[0].env.label}")
 
 
 def _understood(cells: list, it, title: str = "") -> None:
-    """Write and print the report of an examination; exit status 1 if some of it failed."""
+    """Write and print the report of an examination."""
     from lewm_bench.understanding.report import terminal, write_understanding
 
-    typer.echo(terminal(write_understanding(cells, it.out, title or it.suite.title)))
-    typer.echo(f"report: {it.out / 'report.html'}")
-    if all(cell.status == "not run" for cell in cells):
-        raise NotRun(f"nothing could be run here: {cells[0].reason}")
-    failures = [(cell, failure) for cell in cells for failure in cell.failures]
-    for cell, failure in failures:
-        typer.echo(f"failed: {cell.env} {cell.agent} seed {cell.seed}: {failure}", err=True)
-    if failures:
-        raise typer.Exit(1)
+    shown = terminal(write_understanding(cells, it.out, title or it.suite.title))
+    _end(shown, it.out, cells, [(cell, failure) for cell in cells for failure in cell.failures])
 
 
 @app.command()
@@ -425,8 +455,13 @@ def tune(
     from lewm_bench import tune as tuning
     from lewm_bench.tune_report import report, terminal
 
+    if not _names(agents):
+        raise UserError("name an agent to tune, or several with commas: lewm-bench tune lewm")
     chosen, place = tuning.validation_only(overrides or ()), out or Path("results/tune")
-    it = _prepare(suite, profile, agents, str(seed), env, chosen, device, cache, config, place, quiet)
+    it = _prepare(
+        suite, profile, agents=agents, seeds=str(seed), envs=env, overrides=chosen, device=device, cache=cache,
+        config=config, out=place, quiet=quiet,
+    )  # fmt: skip
     done, folders = report(tuning.tune(it, _names(agents), trials, search), it.out)
     typer.echo(terminal(done))
     for folder in folders:
@@ -549,6 +584,7 @@ def report(
 
     Example: lewm-bench report results/pointmaze other-machine/pointmaze --out results/both
     """
+    from lewm_bench.files import copy_folder
     from lewm_bench.records import SPEED_FILE, load_cells, load_speed
     from lewm_bench.report import write_report
     from lewm_bench.speed_report import terminal as terminal_speed
@@ -570,7 +606,7 @@ def report(
     target = out or folders[0]
     for folder in folders:
         if out is not None and (folder / "videos").is_dir():
-            shutil.copytree(folder / "videos", target / "videos", dirs_exist_ok=True)
+            copy_folder(folder / "videos", target / "videos")
     summary = write_report(cells, target, title or f"Suite {cells[0].suite}")
     typer.echo(terminal(summary))
     typer.echo(f"report: {target / 'report.html'}")
@@ -578,6 +614,7 @@ def report(
 
 def _report_understanding(folders: list[Path], out: Path | None, title: str) -> None:
     """Tables, figures and page of examinations again."""
+    from lewm_bench.files import copy_folder
     from lewm_bench.understanding.records import PICTURES, load_records
     from lewm_bench.understanding.report import terminal, write_understanding
 
@@ -585,7 +622,7 @@ def _report_understanding(folders: list[Path], out: Path | None, title: str) -> 
     target = out or folders[0]
     for folder in folders:
         if folder != target and (folder / PICTURES).is_dir():
-            shutil.copytree(folder / PICTURES, target / PICTURES, dirs_exist_ok=True)
+            copy_folder(folder / PICTURES, target / PICTURES)
     typer.echo(terminal(write_understanding(cells, target, title or f"Suite {cells[0].suite}")))
     typer.echo(f"report: {target / 'report.html'}")
 

@@ -175,6 +175,12 @@ class Clips:
     def __len__(self) -> int:
         return len(self.starts)
 
+    @property
+    def last_rows(self) -> np.ndarray:
+        """(clips,) the last row of each clip's episode."""
+        ends = self.dataset.ends
+        return ends[np.searchsorted(ends, self.starts, side="right")] - 1
+
     def batch(self, indices: np.ndarray) -> Clip:
         """The clips of (B,) indices: frames (B, T, 3, h, w) uint8, actions (B, T-1, frame_skip x action_dim) float32."""
         starts = self.starts[np.asarray(indices)][:, None]

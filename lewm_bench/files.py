@@ -74,6 +74,19 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy the files of a folder and those below it into another, each atomically; one onto itself is left alone."""
+    for path in sorted(p for p in source.rglob("*") if p.is_file()):
+        to = target / path.relative_to(source)
+        if to.exists() and to.samefile(path):
+            continue
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}")
+        write_bytes(to, data)
+
+
 def checksum(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     digest = hashlib.sha256()

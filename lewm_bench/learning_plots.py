@@ -63,8 +63,8 @@ def stability(summary: Summary) -> Figure | None:
 def _stability_panel(axes: Axes, part: pd.DataFrame, rows: Rows) -> None:
     for agent, y in rows.heights.items():
         own, tone = part[part["agent"] == agent], colour(agent)
-        hits = 100 * own["hit"].to_numpy(float)
-        count = f"{len(hits)} seed{'' if len(hits) == 1 else 's'}" if len(hits) else "not run"
+        hits = 100 * own["hit"].dropna().to_numpy(float)
+        count = _seeds(len(hits), len(own) - len(hits))
         axes.annotate(count, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, color="#555555")
         if len(hits) > 1:
             low, high = 100 * own["chance_low"].iloc[0], 100 * own["chance_high"].iloc[0]
@@ -75,6 +75,13 @@ def _stability_panel(axes: Axes, part: pd.DataFrame, rows: Rows) -> None:
         axes.plot(hits, height, "o", color=tone, markersize=6.5, markeredgecolor="white", alpha=0.95)
     rows.draw(axes)
     percent_axis(axes, "reached, %, one dot per training seed")
+
+
+def _seeds(measured: int, failed: int) -> str:
+    """``2 seeds, 1 failed``, of an agent in a place."""
+    if not measured:
+        return f"{failed} failed" if failed else "not run"
+    return f"{measured} seed{'' if measured == 1 else 's'}" + (f", {failed} failed" if failed else "")
 
 
 def _aside(values: np.ndarray) -> np.ndarray:

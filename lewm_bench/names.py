@@ -22,6 +22,11 @@ class AgentName(NamedTuple):
         return self.base if self.variant is None else f"{self.base}:{self.variant}"
 
 
+def names_steps(agent: str) -> bool:
+    """Whether an agent's name sets its training steps, so that no common budget does."""
+    return any(path == "train.steps" for path, _ in parse_agent(agent).settings)
+
+
 def parse_agent(name: str) -> AgentName:
     """``dino-wm:mae:cem.solver=icem`` to ("dino-wm", "mae", (("cem.solver", "icem"),))."""
     parts = name.split(":")

@@ -92,7 +92,7 @@ STABILITY = (
 
 def captions(summary: Summary) -> dict[str, str]:
     """What stands beneath each figure."""
-    pairs = sorted({int(n) for n in summary.seeds["n_pairs"]})
+    pairs = sorted({int(n) for n in summary.seeds["n_pairs"].dropna()})
     counted = f"{pairs[0]} to {pairs[-1]}" if len(pairs) > 1 else "".join(map(str, pairs))
     return {**CAPTIONS, "stability.png": STABILITY.format(pairs=counted)}
 
@@ -158,16 +158,17 @@ def _items(html: Iterable[str], css: str = "") -> str:
 def _in_short(summary: Summary) -> str:
     """What most readers come for: LeWM, DINO-WM and random actions, a row per environment and offset."""
     place = ["protocol", "profile", "env", "goal_offset"]
-    measured = summary.table[summary.table["hit"].notna()]
-    agents = [a for a in HEADLINE if a in set(measured["agent"])]
+    measured = summary.table["hit"].notna()
+    told_of = summary.table[measured | (summary.table["status"] == "failed")]
+    agents = [a for a in HEADLINE if a in set(told_of["agent"])]
     ratios = {tuple(r[place]): r for _, r in summary.ratios.iterrows() if r["agent"] == "dino-wm"}
     rows = []
-    for values, part in measured.groupby(place, sort=False):
-        shares = {r["agent"]: tables.percent(r["hit"], r["hit_low"], r["hit_high"]) for _, r in part.iterrows()}
+    for values, part in told_of.groupby(place, sort=False, dropna=False):
+        shares = {r["agent"]: tables.reached(r) for _, r in part.iterrows()}
         task = f"{short(values[2])}, {tables.offset_name(values[3])} ({values[1]})"
         rows.append([task, *(shares.get(a, "not run") for a in agents), _ratio_cell(ratios.get(values))])
     intro = _paragraph(INTRODUCTION)
-    if not rows:
+    if not measured.any():
         return intro + _paragraph("Nothing was measured yet; what was not run and why stands below.")
     header = ["Task", *(f"{summary.labels[a]}, %" for a in agents), "Plan time, DINO-WM over LeWM"]
     told = "How many of the goals each agent reached, in percent, with 95 % intervals in brackets:"

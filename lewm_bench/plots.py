@@ -52,9 +52,12 @@ def success(summary: Summary) -> Figure | None:
     """Hit and held with their intervals, one line per agent, one panel per environment and offset."""
     measured = summary.table["hit"].notna()
     table = arms.main_rows(summary.table[measured], summary.kinds)
-    parts = places(table)
-    if not parts:
+    if table.empty:
         return None
+    arm = summary.table["agent"].map(arms.is_arm)
+    failed = (summary.table["status"] == "failed") & (~arm | arm[table.index].any())
+    table = summary.table[(measured & summary.table["agent"].isin(table["agent"])) | failed]
+    parts = places(table)
     rows = rows_of([a for a in summary.table["agent"] if a in set(table["agent"])], summary.kinds)
     figure, axes = grid(len(parts), 2, rows.inches(), bottom=0.35)
     for each, (title, part) in zip(axes, parts, strict=True):
@@ -81,11 +84,14 @@ def _success_panel(axes: Axes, part: pd.DataFrame, rows: Rows) -> None:
     # The legend explains the two shapes, not the agents: those stand at the axis.
     axes.plot([], [], "o", color="#444444", markersize=7, label="reached at any step")
     axes.plot([], [], "s", markerfacecolor="white", markeredgecolor="#444444", label="still there at the last step")
-    floor = part.loc[part["agent"] == "random", "hit"]
+    floor = part.loc[part["agent"] == "random", "hit"].dropna()
     if len(floor):
         axes.axvline(100 * floor.iloc[0], color=colour("random"), linestyle="--", linewidth=1.2, label="random actions")
-    for agent in rows.heights.keys() - set(part["agent"]):
-        axes.text(50, rows.heights[agent], "not run", color="#999999", fontsize=9, ha="center", va="center")
+    status = dict(zip(part["agent"], part["status"], strict=True))
+    measured = set(part.loc[part["hit"].notna(), "agent"])
+    for agent in rows.heights.keys() - measured:
+        told, tone = status.get(agent, "not run"), "#B00020" if agent in status else "#999999"
+        axes.text(50, rows.heights[agent], told, color=tone, fontsize=9, ha="center", va="center")
     rows.draw(axes)
     percent_axis(axes, "success, % with 95 % interval")
 

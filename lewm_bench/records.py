@@ -224,6 +224,8 @@ def load_cell(path: Path) -> CellRecord:
 def load_cells(folders: Iterable[Path]) -> list[CellRecord]:
     """All cell records of result folders, sorted; a later folder wins over an earlier one for the same cell.
 
+    But what was not done there hides nothing that was done elsewhere.
+
     Raises:
         UserError: a folder has no cells, or a file is not a cell record of this schema.
     """
@@ -234,5 +236,7 @@ def load_cells(folders: Iterable[Path]) -> list[CellRecord]:
             raise UserError(f"no cells in {folder / 'cells'}; run `lewm-bench run --suite NAME` first")
         for path in paths:
             cell = load_cell(path)
-            cells[(cell.env, cell.agent, cell.seed, cell.profile, cell.protocol)] = cell
+            key = (cell.env, cell.agent, cell.seed, cell.profile, cell.protocol)
+            if cell.status == "done" or key not in cells or cells[key].status != "done":
+                cells[key] = cell
     return [cells[k] for k in sorted(cells)]

@@ -5,6 +5,7 @@ The records may come from several machines and in any order; the same records gi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lewm_bench import arms, page, plots, stability, tables
-from lewm_bench.ablation import Panel, ablations
+from lewm_bench.ablation import Panel, ablations, flatten
 from lewm_bench.errors import UserError
 from lewm_bench.files import write_bytes, write_text
 from lewm_bench.records import CellRecord, EpisodeRow, OffsetRecord
@@ -340,6 +341,8 @@ def _notes(group: Group) -> list[str]:
     collapsed = [c.seed for c in cells if stability.has_collapsed(c)]
     if collapsed:
         notes.append(f"the latents collapsed in the training of seed {', '.join(map(str, collapsed))}")
+    if _settings_differ(cells):
+        notes.append("settings differ between seeds: not one method")
     partial = [c.seed for c in cells if not c.evaluation_complete]
     if partial:
         notes.append(f"partial: evaluation of seed {', '.join(map(str, partial))} is not complete")
@@ -348,6 +351,29 @@ def _notes(group: Group) -> list[str]:
     if elsewhere:
         notes.append(f"seed {', '.join(map(str, elsewhere))} not run at this offset")
     return notes
+
+
+def _settings_differ(cells: Sequence[CellRecord]) -> bool:
+    """Whether a setting that can change results has two values; what one record lacks is another version's."""
+    found: dict[str, set[str]] = {}
+    for cell in cells:
+        for path, value in _settings(cell).items():
+            found.setdefault(path, set()).add(json.dumps(value))
+    return any(len(values) > 1 for values in found.values())
+
+
+def _settings(cell: CellRecord) -> dict[str, object]:
+    """Path to value of everything that makes a cell's method what it is."""
+    sections = {"agent", "collect", "image_size"}
+    if cell.kind in ("world model", "privileged"):
+        sections.add("cem")  # others do not plan
+    if tables.shares_budget(cell):
+        sections.add("training")
+    flat = flatten({name: value for name, value in cell.config.items() if name in sections})
+    harmless = {f"agent.{path}" for path in arms.HARMLESS}
+    if (cell.config.get("training") or {}).get("seconds") is not None:
+        harmless.add("agent.train.steps")  # follow from the pace of a machine
+    return {path: value for path, value in flat.items() if path not in harmless}
 
 
 def _reason(cell: CellRecord, seed: bool) -> str:

@@ -40,6 +40,7 @@ from lewm_bench.registry import agent_family, make_env
 from lewm_bench.sac_policy import train_sac_policy
 from lewm_bench.store import Store, stage_key
 from lewm_bench.suite import EnvSpec, Job, Suite, checked, shares_budget
+from lewm_bench.train import raise_if_collapsed
 from lewm_bench.videos import video_name, write_video
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,11 @@ def model_spec(setting: Setting, family: Family) -> dict[str, Any]:
 
 
 def checkpoint_of(setting: Setting, family: Family) -> Path | None:
-    """The checkpoint folder of a job, trained if it is not in the cache; None for agents that do not train."""
+    """The checkpoint folder of a job, trained if it is not in the cache; None for agents that do not train.
+
+    Raises:
+        TrainingFailed: it did not learn anything usable.
+    """
     if not family.trainable:
         return None
 
@@ -151,7 +156,11 @@ def checkpoint_of(setting: Setting, family: Family) -> Path | None:
         log = family.train(setting, work)
         write_text(work / TRAINING, json.dumps({"columns": log.columns, "seconds": log.seconds}))
 
-    return setting.store.stage("model", model_spec(setting, family), build)
+    folder = setting.store.stage("model", model_spec(setting, family), build)
+    if setting.config.train.on_collapse == "fail":
+        # The weights may be those of a training that was told to go on.
+        raise_if_collapsed(training_of(folder)["columns"])
+    return folder
 
 
 def evaluation_spec(run: Run, job: Job, setting: Setting, family: Family, offset: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -27,8 +27,9 @@ SEED_COLUMNS = (
 
 
 def seed_scores(cells: Sequence[CellRecord]) -> pd.DataFrame:
-    """The success of every trained cell, if some agent was trained with two seeds or more; else no rows.
+    """The success of every trained cell, if some agent has it for two seeds or more; else no rows.
 
+    A training that failed has rows too, without pairs and with a success of NaN, at each offset of its environment.
     ``chance_low`` and ``chance_high`` hold 95 % of seeds if all have the agent's mean success and differ by chance only.
     They are binomial and so at least as wide as chance is: pairs of unequal difficulty, which all seeds share, spread
     less than a coin of their mean does.
@@ -40,16 +41,29 @@ def seed_scores(cells: Sequence[CellRecord]) -> pd.DataFrame:
         for o in c.offsets
         if (own := [e for e in c.episodes if e.goal_offset == o.goal_offset])
     ]
-    table = pd.DataFrame(rows, columns=SEED_COLUMNS[:-2])
-    main = table[[not is_arm(a) for a in table["agent"]]]
-    table = (table if main.empty else main).reset_index(drop=True)
+    table = pd.DataFrame([*rows, *_failed(cells)], columns=SEED_COLUMNS[:-2])
+    main = table[[not is_arm(a) for a in table["agent"]]] if len(table) else table
+    table = (main if main["hit"].notna().any() else table).sort_values(list(SEED_COLUMNS[:6]), ignore_index=True)
     cell = ["protocol", "profile", "env", "goal_offset", "agent"]
-    many = not table.empty and table.groupby(cell)["seed"].transform("size").max() > 1
+    many = not table.empty and table.groupby(cell)["hit"].transform("count").max() > 1
     if not many:
         return pd.DataFrame(columns=SEED_COLUMNS)
     mean, pairs = (table.groupby(cell)[name].transform("mean") for name in ("hit", "n_pairs"))
-    chance = [binomial_range(p, round(n)) for p, n in zip(mean, pairs, strict=True)]
+    known = zip(mean, pairs, strict=True)
+    chance = [(math.nan, math.nan) if math.isnan(p) else binomial_range(p, round(n)) for p, n in known]
     return table.assign(chance_low=[low for low, _ in chance], chance_high=[high for _, high in chance])
+
+
+def _failed(cells: Sequence[CellRecord]) -> Iterator[tuple]:
+    """Rows without a success of the cells that were to be trained and failed."""
+    trained = {c.agent for c in cells if c.weights == "trained"}
+    offsets: dict[tuple[str, str, str], set[int]] = {}
+    for c in cells:
+        offsets.setdefault((c.protocol, c.profile, c.env), set()).update(o.goal_offset for o in c.offsets)
+    for c in cells:
+        if c.status == "failed" and (c.agent in trained or c.kind in ("world model", "policy")):
+            for offset in sorted(offsets[c.protocol, c.profile, c.env]):
+                yield c.protocol, c.profile, c.env, offset, c.agent, c.seed, math.nan, math.nan
 
 
 def ending(cell: CellRecord, quantity: str) -> float:

@@ -160,22 +160,6 @@ def paired_comparison(
     return Difference(interval.value, low, high, max(_bootstrap_p(draws), _agresti_min_p(delta)))
 
 
-def paired_difference(
-    ours: np.ndarray,
-    reference: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    seeds_paired: bool = False,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-) -> Estimate:
-    """``paired_comparison`` without its p value."""
-    found = paired_comparison(
-        ours, reference, rng, seeds_paired=seeds_paired, confidence=confidence, resamples=resamples
-    )
-    return Estimate(found.value, found.low, found.high)
-
-
 def _bootstrap_p(draws: np.ndarray) -> float:
     """Twice the share of resamples on the rarer side of 0; with the sample itself counted it is never 0."""
     draws = draws[np.isfinite(draws)]

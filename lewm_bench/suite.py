@@ -23,7 +23,7 @@ from lewm_bench.collect import CollectConfig
 from lewm_bench.config import Config, deep_merge
 from lewm_bench.errors import NotRun, UserError, unknown
 from lewm_bench.evaluate import EvalConfig
-from lewm_bench.names import parse_agent
+from lewm_bench.names import names_steps, parse_agent
 from lewm_bench.planning import CEMConfig
 from lewm_bench.registry import agent_family, agent_names, environment_ids
 from lewm_bench.speed import SpeedConfig
@@ -279,13 +279,22 @@ def load(path: Path) -> Benchmarks:
 class UniqueKeys(yaml.SafeLoader):
     """YAML in which a key that is given twice is an error: the first would be dropped without a word."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-        return super().construct_mapping(node, deep)
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._checked: set[int] = set()  # nodes by id; all of them live as long as the document is read
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        # Once: flattening writes what ``<<`` brings beside what overrides it, and a node with an anchor is flattened
+        # again wherever it is merged.
+        if id(node) not in self._checked:
+            self._checked.add(id(node))
+            seen = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key.value in seen:
+                    problem = f"the key {key.value!r} is given twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+        super().flatten_mapping(node)
 
 
 def resolve(
@@ -333,7 +342,8 @@ def resolve(
     envs_of = select_envs(spec, envs)
     by_env = {env.label: resolved(env) for env in envs_of}
     chosen_seeds = tuple(dict.fromkeys(seeds or part.seeds or spec.seeds))
-    asked = command_line.get("evaluate") or {}
+    evaluation = command_line.get("evaluate")
+    asked = evaluation if isinstance(evaluation, dict) else {}  # anything else is refused with the settings
     lifted = Lifted(bool(agents) and ALL not in agents, bool(seeds), "goal_offset" in asked, "num_pairs" in asked)
     jobs = []
     for env in envs_of:
@@ -411,8 +421,12 @@ def configure(agent: str, agent_settings: Mapping[str, dict[str, Any]]) -> Agent
     """The checked config of ``agent``, variant included."""
     name, family = parse_agent(agent), agent_family(agent)
     own = {key: value for key, value in named_settings(agent).items() if key != PLANNER}
-    settings = deep_merge(agent_settings.get(name.base, {}), own)
-    return checked(lambda: family.configure(settings, name.variant), name.base, family.Config)
+
+    def make() -> AgentConfig:
+        config = family.configure(agent_settings.get(name.base, {}), name.variant)
+        return type(config)(**deep_merge(config.model_dump(), own)) if own else config  # a name's settings win
+
+    return checked(make, name.base, family.Config)
 
 
 def named_settings(agent: str) -> dict[str, Any]:
@@ -426,14 +440,16 @@ def named_settings(agent: str) -> dict[str, Any]:
         if not path or not text:
             raise UserError(f"agent {agent!r}: settings in a name are PATH=VALUE, for example lewm:sigreg_weight=0.01")
         merged = deep_merge(merged, override(path, text))
+    if not isinstance(merged.get(PLANNER, {}), dict):
+        example = f"{parse_agent(agent).trained}:{PLANNER}.solver=icem"
+        raise UserError(f"agent {agent!r}: {PLANNER} has settings of its own, for example {example}")
     return merged
 
 
 def shares_budget(agent: str) -> bool:
     """Whether the common training budget is for this agent: it learns from the dataset and names no steps itself."""
     family = agent_family(agent)
-    named = any(path == "train.steps" for path, _ in parse_agent(agent).settings)
-    return family.trainable and family.kind != "privileged" and not named
+    return family.trainable and family.kind != "privileged" and not names_steps(agent)
 
 
 def meant(wanted: str, spec: SuiteSpec) -> Sequence[str]:

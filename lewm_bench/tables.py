@@ -6,13 +6,15 @@ Formats numbers and never computes a statistic; ``table.csv`` is for programs, t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from lewm_bench import arms
+from lewm_bench.ablation import SOLVER
+from lewm_bench.names import names_steps
 from lewm_bench.records import CellRecord
 
 if TYPE_CHECKING:
@@ -122,7 +124,8 @@ def offset_name(offset: object) -> str:
     return "nothing measured" if _missing(offset) else f"goal {offset} steps ahead"
 
 
-def _hit(row: pd.Series) -> str:
+def reached(row: pd.Series) -> str:
+    """The share that reached the goal with its interval, or why there is none."""
     if row["status"] in ("not run", "failed"):
         return row["status"]
     star = " (partial)" if row["status"] == "partial" else ""
@@ -160,7 +163,7 @@ def _steps(row: pd.Series) -> str:
 Cell = Callable[[pd.Series], str]
 
 RESULT_COLUMNS: Mapping[str, Cell] = {
-    "Reached at any step, %": _hit,
+    "Reached at any step, %": reached,
     "Still there at the last step, %": lambda r: percent(r["held"], r["held_low"], r["held_high"]),
     "Above random, %": lambda r: percent(r["normalised_hit"]),
     "Minus LeWM, points": _difference,
@@ -293,7 +296,6 @@ def solver_tables(summary: Summary) -> list[tuple[str, list[tuple[str, ...]]]]:
     ]
 
 
-SOLVER = "cem.solver"
 SOLVERS = (
     "All solvers minimise the same cost with the same trained model. 'Plans imagined' counts the plans whose cost a search "
     "asks for; a gradient solver asks for gradients too, and gets fewer plans for that."
@@ -369,13 +371,29 @@ def caption(summary: Summary) -> list[str]:
         "Protocol": ", ".join(sorted({c.protocol for c in summary.cells})),
         "Profile": ", ".join(sorted({c.profile for c in summary.cells})),
         "Training seeds": ", ".join(map(str, seeds)),
-        "Training budget": "; ".join(sorted({budget(c) for c in done} - {""})),
+        "Training budget": budgets(done),
         "Hardware": "; ".join(sorted({hardware_line(c.hardware) for c in done} - {""})),
         "Versions": "; ".join(versions),
         "Commit": ", ".join(sorted({c.commit for c in done} - {""})),
         "What the names stand for": "; ".join(substitutes),
     }
     return [f"{name}: {text}." for name, text in lines.items() if text]
+
+
+OWN_STEPS = "each agent its own steps"
+
+
+def budgets(done: Iterable[CellRecord]) -> str:
+    """The training budgets of these cells in words, and whether they are several; empty if none was ever common."""
+    found = sorted({budget(c) or OWN_STEPS for c in done if shares_budget(c)})
+    if found in ([], [OWN_STEPS]):
+        return ""
+    return f"{'NOT EQUAL: ' if len(found) > 1 else ''}{'; '.join(found)}"
+
+
+def shares_budget(cell: CellRecord) -> bool:
+    """What ``suite.shares_budget`` says, told from the record: its agent may be unknown here."""
+    return cell.weights == "trained" and cell.kind != "privileged" and not names_steps(cell.agent)
 
 
 def budget(cell: CellRecord) -> str:
@@ -419,8 +437,8 @@ def plain_lines(rows: Sequence[Sequence[str]]) -> tuple[tuple[str, tuple[Line, .
 def terminal(summary: Summary) -> str:
     """The results in 100 columns of plain text."""
     lines = []
-    for (env, offset), part in summary.table.groupby(["env", "goal_offset"], sort=False, dropna=False):
-        protocol, profile = part.iloc[0][["protocol", "profile"]]
+    place = ["protocol", "profile", "env", "goal_offset"]
+    for (protocol, profile, env, offset), part in summary.table.groupby(place, sort=False, dropna=False):
         lines += ["", f"{short(env)}, {offset_name(offset)} ({protocol}, {profile}; % with 95 % intervals)"]
         width = max(22, *(min(len(agent), 46) for agent in part["agent"]))
         lines.append(f"  {'agent':<{width}}{'reached':>20}{'still there':>20}{'plan time':>12}{'pairs':>7}{'seeds':>7}")
@@ -428,7 +446,7 @@ def terminal(summary: Summary) -> str:
             plan = seconds(row["plan_seconds_median"])
             held = percent(row["held"], row["held_low"], row["held_high"])
             pairs, seeds = (number(row[name], "d") for name in ("n_pairs", "n_seeds"))
-            lines.append(f"  {row['agent']:<{width}}{_hit(row):>20}{held:>20}{plan:>12}{pairs:>7}{seeds:>7}")
+            lines.append(f"  {row['agent']:<{width}}{reached(row):>20}{held:>20}{plan:>12}{pairs:>7}{seeds:>7}")
             if row["status"] in ("not run", "failed"):
                 lines.append(f"      {row['note']}")
     return "\n".join([*lines[1:], ""])

@@ -7,7 +7,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -36,9 +36,9 @@ class TrainConfig(Config):
     steps: int = Field(100_000, ge=1)
     batch_size: int = Field(128, ge=2)
     learning_rate: float = Field(5e-5, gt=0)
-    weight_decay: float = 1e-3  # on matrices
+    weight_decay: float = Field(1e-3, ge=0)  # on matrices
     warmup: float = Field(0.01, ge=0, lt=1)  # share of the steps
-    clip_norm: float = 1.0
+    clip_norm: float = Field(1.0, gt=0)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     log_every: int = Field(20, ge=1)
     save_every: int = Field(200, ge=1)
@@ -187,12 +187,19 @@ def _watch(log: TrainingLog, index: int, config: TrainConfig) -> None:
         raise TrainingFailed(f"the loss is not a finite number at step {index}; try a lower train.learning_rate")
     if config.on_collapse == "continue":
         return
-    recent = log.columns.get("latent_std", [])[-PATIENCE:]
-    if len(recent) == PATIENCE and all(s is not None and s < COLLAPSED_STD for s in recent):
-        raise TrainingFailed(
-            f"the latents collapsed (standard deviation {recent[-1]:.4f} < {COLLAPSED_STD} at step {index}); "
-            "raise the weight of what keeps them apart (sigreg_weight of lewm) or lower train.learning_rate"
-        )
+    raise_if_collapsed({name: log.columns.get(name, [])[-PATIENCE:] for name in ("step", "latent_std")})
+
+
+def raise_if_collapsed(columns: Mapping[str, Sequence[float | None]]) -> None:
+    """Raise a TrainingFailed where a log's latents first hardly vary for ``PATIENCE`` logged steps in a row."""
+    in_a_row = 0
+    for step, std in zip(columns["step"], columns.get("latent_std", ()), strict=False):
+        in_a_row = in_a_row + 1 if std is not None and std < COLLAPSED_STD else 0
+        if in_a_row == PATIENCE:
+            raise TrainingFailed(
+                f"the latents collapsed (standard deviation {std:.4f} < {COLLAPSED_STD} at step {step}); "
+                "raise the weight of what keeps them apart (sigreg_weight of lewm) or lower train.learning_rate"
+            )
 
 
 def _to_device(batch, device: torch.device):

@@ -13,7 +13,7 @@ from lewm_bench.config import Config
 from lewm_bench.names import parse_agent
 from lewm_bench.rng import stream
 from lewm_bench.search import Dimension, Tried, distance
-from lewm_bench.statistics import Estimate, paired_difference, wilson
+from lewm_bench.statistics import Estimate, paired_comparison, wilson
 
 SCHEMA = 1
 SPLIT = "val"  # the test episodes are for reporting
@@ -107,7 +107,8 @@ class Tuning(Config):
             return None
         ours, reference = (np.concatenate(t.held).astype(float)[None] for t in (best, self.default))
         rng = stream(self.seed, "tune", "difference", self.env, self.agent)
-        return paired_difference(ours, reference, rng)
+        found = paired_comparison(ours, reference, rng)
+        return Estimate(found.value, found.low, found.high)
 
     @property
     def best_so_far(self) -> tuple[float, ...]:

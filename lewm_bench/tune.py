@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from tqdm import tqdm
@@ -28,6 +29,7 @@ from lewm_bench.runner import (
     dataset_of,
     measured_job,
     model_spec,
+    setting_of,
     training_of,
 )
 from lewm_bench.search import Dimension, bisect, random_point
@@ -132,6 +134,7 @@ def tune(run: Run, agents: Sequence[str], trials: int, search: str = "auto") -> 
     make_folder(run.out)  # before hours of training, not after
     data = dataset_of(run, jobs[0].env)
     check_pairs(run, jobs[0], data)
+    check_requirements(run, jobs, data)
     for job in jobs:
         yield tune_agent(run, job, data, trials, searches[job.agent])
 
@@ -142,6 +145,13 @@ def check_pairs(run: Run, job: Job, data: Data) -> None:
     rules = run.suite.of(job.env).settings.evaluate.rules
     for offset in job.goal_offset:
         sample_pairs(dataset, env, rules, job.num_pairs, offset, SPLIT)
+
+
+def check_requirements(run: Run, jobs: Sequence[Job], data: Data) -> None:
+    """Raise a NotRun for the first agent that cannot run here, lest it ends a tuning that has gone on for hours."""
+    for job in jobs:
+        with suppress(TrainingFailed):  # of the training that measures the pace: a failed trial, not the end
+            agent_family(job.agent).requirements(setting_of(run, job, *data))
 
 
 def tune_agent(run: Run, job: Job, data: Data, count: int, search: str) -> Tuning:

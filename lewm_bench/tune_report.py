@@ -7,11 +7,13 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import yaml
 
 from lewm_bench import tables
+from lewm_bench.ablation import PLANNER
 from lewm_bench.config import deep_merge
 from lewm_bench.drawing import png
 from lewm_bench.files import write_bytes, write_text
@@ -109,21 +111,34 @@ def settings_of(tuning: Tuning, trial: Trial) -> dict[str, float]:
 def best_yaml(tuning: Tuning, best: Trial) -> str:
     """A block for a profile of benchmarks.yaml."""
     block: dict[str, Any] = {}
-    for path, value in settings_of(tuning, best).items():
+    kept = {path: yaml.safe_load(text) for path, text in kept_settings(tuning)}
+    for path, value in {**kept, **settings_of(tuning, best)}.items():
         nested: Any = value
-        for key in reversed(path.split(".")):
+        for key in reversed(_owner(tuning, path)):
             nested = {key: nested}
         block = deep_merge(block, nested)
     about = f"{tuning.agent} in {tuning.env}, profile {tuning.profile}: {_many(tuning)}, {_shares(best)} on validation"
-    base = parse_agent(tuning.agent).base
-    return f"# {about}\n{yaml.safe_dump({base: block}, default_flow_style=None, sort_keys=False, width=1000)}"
+    return f"# {about}\n{yaml.safe_dump(block, default_flow_style=None, sort_keys=False, width=1000)}"
+
+
+def kept_settings(tuning: Tuning) -> list[tuple[str, str]]:
+    """The settings in the agent's name that were not searched: what was found holds with them."""
+    searched = {d.path for d in tuning.dimensions}
+    return [(path, text) for path, text in parse_agent(tuning.agent).settings if path not in searched]
+
+
+def _owner(tuning: Tuning, path: str) -> list[str]:
+    """The keys of a setting in a profile: below the agent, unless it is the planner's."""
+    return [*([] if path.startswith(PLANNER) else [parse_agent(tuning.agent).base]), *path.split(".")]
 
 
 def set_options(tuning: Tuning, trial: Trial) -> str:
-    """The options that use a trial's values in any command."""
-    base = parse_agent(tuning.agent).base
-    texts = [f"{d.path}={d.text(v)}" for d, v in zip(tuning.dimensions, trial.values, strict=True)]
-    return " ".join(f"--set {base}.{text}" for text in texts)
+    """The options that use a trial's values in a command; of a variant, which ``--set`` cannot name, its whole name."""
+    if parse_agent(tuning.agent).variant is not None:
+        return f"--agents {quote(trial.agent)}"
+    found = [(d.path, d.text(v)) for d, v in zip(tuning.dimensions, trial.values, strict=True)]
+    texts = (f"{'.'.join(_owner(tuning, path))}={text}" for path, text in [*kept_settings(tuning), *found])
+    return " ".join(f"--set {quote(text)}" for text in texts)
 
 
 def _many(tuning: Tuning) -> str:

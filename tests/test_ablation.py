@@ -25,7 +25,7 @@ def arm(settings: dict, hits=LEWM, *, base="lewm", curve=None, more=None, **chan
         place = config if path.startswith("cem.") else config["agent"]
         *way, last = path.split(".")
         for key in way:
-            place = place[key]
+            place = place.setdefault(key, {})  # a planner's record has the block of its solver only
         place[last] = value
     name = base + "".join(f":{path}={value}" for path, value in settings.items())
     log = {"step": [0.0, 1.0], **(curve or {})}
@@ -111,11 +111,16 @@ def test_collapse_is_read_from_the_end_of_the_curve_and_from_failed_cells():
         arm({"sigreg_weight": 0.001}, curve=flat),
         absent("lewm:sigreg_weight=0.01", "failed", "the latents collapsed (standard deviation 0.001)"),
         absent("lewm:sigreg_weight=0.1", "failed", "out of memory"),
+        arm({"sigreg_weight": 0.3}, curve=fine),
+        absent("lewm:sigreg_weight=0.3", "failed", "the latents collapsed", seed=1),
+        absent("lewm:sigreg_weight=0.3", seed=2),
     ]  # fmt: skip
     summary = report.summarise(cells, "t")
     points = {p.value: p for p in summary.ablations[0].points}
     words = {value: ablation_plot.verdict(point) for value, point in points.items()}
-    assert words == {0.0: "1 of 2 collapsed", 0.001: "collapsed", 0.002: "", 0.01: "collapsed", 0.1: "failed"}
+    assert words == {
+        0.0: "1 of 2 collapsed", 0.001: "collapsed", 0.002: "", 0.01: "collapsed", 0.1: "failed", 0.3: "1 of 2 collapsed"
+    }  # fmt: skip
     assert points[0.0].endings == {"latent_std": (0.019, 0.8), "effective_rank": (1.2, 1.0)}
     assert summary.ablations[0].diagnostic == "effective_rank"
     assert "the latents collapsed in the training of seed 0" in row(summary.table, "lewm:sigreg_weight=0")["note"]
@@ -193,6 +198,21 @@ def test_solver_table_has_success_time_and_plans():
     assert rows[0][4].endswith(", with gradients")
     assert sum(planner_of({"cem": {"num_samples": 64, "num_iterations": 3}}).plans_per_iteration) == 192
     assert planner_of({"cem": {"unknown": 1}}) is None and planner_of({}) is None
+
+
+def test_a_solver_is_compared_with_its_own_settings_too():
+    """The arms of the suite solvers that tune an optimiser; a setting that is not the solver's own is another question."""
+    steepest = {"cem.solver": "adam", "cem.adam.optimizer": "rmsprop", "cem.adam.learning_rate": 0.03}
+    spread = {"cem.solver": "mppi", "cem.mppi.temperature": 1, "cem.std": 2}
+    cells = [
+        *solvers(),
+        arm(steepest, seconds=[0.1]),
+        arm(spread),
+        arm({"cem.solver": "icem", "cem.adam.num_starts": 2}),
+    ]
+    ((_, (_, *rows)),) = tables.solver_tables(report.summarise(cells, "t"))
+    names = ["adam", "adam (optimizer=rmsprop, learning_rate=0.03)", "cem (default)", "icem", "mppi"]
+    assert [r[0] for r in rows] == names
 
 
 def test_arms_stand_apart_from_the_main_agents(tmp_path):

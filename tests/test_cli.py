@@ -126,6 +126,13 @@ MISTAKES = [
     (["evaluate", "absent_package.agents:MINE", *TINY_RUN], ["cannot import 'absent_package'"]),
     (["evaluate", "json.decoder:NOPE", *TINY_RUN], ["nothing called 'NOPE'"]),
     (["evaluate", "json.decoder:JSONDecoder", *TINY_RUN], ["not a lewm_bench.agent.Family"]),
+    (["evaluate", "gcbc,random", *TINY_RUN], ["expected one agent, got 'gcbc,random'", "lewm-bench run --agents"]),
+    (["evaluate", "all", *TINY_RUN], ["expected one agent, got 'all'"]),
+    (["evaluate", "", *TINY_RUN], ["expected one agent, got ''"]),
+    (["train", "gcbc:hidden=8,lewm", *TINY_RUN], ["expected one agent, got 'gcbc:hidden=8,lewm'"]),
+    (["tune", "", *TINY_RUN], ["name an agent to tune"]),
+    (["run", *TINY_RUN, "--agents", "lewm:cem=icem"], ["cem has settings of its own", "example lewm:cem.solver=icem"]),
+    (["run", *TINY_RUN, "--set", "collect.policies={{uniform: 1}}"], ["collect.policies: cannot read the value"]),
     (["evaluate", "gcbc", *TINY_RUN, "--checkpoint", "corrupt"], ["corrupt is not a checkpoint"]),
     (["evaluate", "gcbc", *TINY_RUN, "--checkpoint", "other"], ["gcbc.width 99, but here it is 16"]),
     (["collect", "--suite", "speedup"], ["times planning", "no environments", "`lewm-bench run --suite speedup`"]),
@@ -145,6 +152,7 @@ MISTAKES = [
     (["speed", "--batch", "0"], ["speed.batch"]),
     (["speed", "--samples", "1"], ["1 < num_elites <= num_samples"]),
     (["speed", "--iterations", "-1"], ["num_iterations >= 1"]),
+    (["speed", "--set", "evaluate=5"], ["evaluate has settings of its own (evaluate.KEY), got 5"]),
     (["speed", "--set", "speed.sample=[8]"], ["did you mean 'speed.samples'?"]),
     (["speed", "--profile", "quik"], ["did you mean 'quick'?"]),
     (["speed", "--config", "tiny.yaml"], ["no suite named 'speedup'"]),
@@ -212,6 +220,7 @@ def test_a_runs_path_from_collect_to_report(lewm_bench, tmp_path):
     status, out, _ = lewm_bench("train", "gcbc", *TINY_RUN, "--out", "mine")
     assert (status, out) == (0, "mine\n")
     assert {p.name for p in (tmp_path / "mine").iterdir()} >= {"model.safetensors", "card.json"}
+    assert lewm_bench("train", "gcbc", *TINY_RUN, "--out", "mine")[0] == 0  # over the files that are there
     status, out, err = lewm_bench("evaluate", "gcbc", *TINY_RUN, "--checkpoint", "mine", "--out", "one")
     assert status == 0 and "  gcbc  " in out and "report: one/report.html" in out
     status, out, err = lewm_bench("run", *TINY_RUN, "--agents", "random,noop")
@@ -220,6 +229,10 @@ def test_a_runs_path_from_collect_to_report(lewm_bench, tmp_path):
     status, out, _ = lewm_bench("report", "one", "results/tiny", "--out", "both", "--title", "Both")
     assert status == 0 and (tmp_path / "both" / "table.md").read_text().startswith("# Both")
     assert "  gcbc  " in out and "  random  " in out and (tmp_path / "both" / "report.html").is_file()
+    films = {folder: {p.name for p in (tmp_path / folder / "videos").iterdir()} for folder in ("one", "both")}
+    assert films["one"] and films["one"] < films["both"]
+    assert lewm_bench("report", "one", "results/tiny", "--out", "one")[0] == 0  # its films are there already
+    assert {p.name for p in (tmp_path / "one" / "videos").iterdir()} == films["both"]
     assert {p.name for p in tmp_path.iterdir()} == {"cache", "tiny.yaml", "mine", "one", "results", "both"}
 
 

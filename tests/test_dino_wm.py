@@ -25,7 +25,7 @@ from lewm_bench.agents.encoders import (
     gaussian_pool,
     sample_frames,
 )
-from lewm_bench.agents.tokens import cached_tokens, empty_encoder, frozen_encoder, pretraining_seconds
+from lewm_bench.agents.tokens import cached_tokens, empty_encoder, encoding_seconds, frozen_encoder, pretraining_seconds
 from lewm_bench.collect import CollectConfig, collect
 from lewm_bench.errors import NotRun, UserError
 from lewm_bench.planning import CEMConfig
@@ -462,11 +462,20 @@ def test_variants_choose_the_encoder() -> None:
         DINO_WM.configure({}, "low-pass")
 
 
-def test_training_time_includes_the_pretraining_of_a_local_encoder(setting: Setting, tmp_path: Path) -> None:
+def test_a_variant_that_is_the_default_trains_to_the_same_weights(setting: Setting, tmp_path: Path) -> None:
+    """Both names have one key in the cache."""
+    for name in ("dino-wm", f"dino-wm:{setting.config.encoder}"):
+        DINO_WM.train(replace(setting, agent=name), tmp_path / name.replace(":", "-"))
+    first, second = (path.read_bytes() for path in sorted(tmp_path.glob("dino-wm*/model.safetensors")))
+    assert first == second
+
+
+def test_training_time_includes_what_a_local_encoder_costs(setting: Setting, tmp_path: Path) -> None:
     chosen = replace(setting, store=Store(tmp_path / "cache"))
     log = DINO_WM.train(chosen, tmp_path)
     encoder = empty_encoder(chosen)
-    seconds = pretraining_seconds(chosen, encoder)
-    assert 0 < seconds < log.seconds
+    seconds, encoding = pretraining_seconds(chosen, encoder), encoding_seconds(chosen, encoder)
+    assert min(seconds, encoding) > 0 and seconds + encoding < log.seconds
     again = DINO_WM.train(replace(chosen, seed=1), tmp_path / "again")  # the encoder comes from the cache
-    assert again.seconds > seconds == pretraining_seconds(chosen, encoder)
+    assert again.seconds > seconds + encoding
+    assert seconds == pretraining_seconds(chosen, encoder) and encoding == encoding_seconds(chosen, encoder)

@@ -11,7 +11,7 @@ import pytest
 
 from lewm_bench import files
 from lewm_bench.errors import UserError
-from lewm_bench.files import StorageError, checksum, disk_errors, make_folder, write_bytes, write_text
+from lewm_bench.files import StorageError, checksum, copy_folder, disk_errors, make_folder, write_bytes, write_text
 
 
 def test_bytes_and_text_arrive_with_their_folders(tmp_path):
@@ -90,6 +90,22 @@ def test_other_errors_pass():
         open("a file that is not there")  # noqa: SIM115
     with pytest.raises(ZeroDivisionError), disk_errors("x"):
         1 / 0  # noqa: B018
+
+
+def test_a_folder_is_copied_onto_others_and_onto_itself(tmp_path, monkeypatch):
+    write_text(tmp_path / "a" / "b" / "x", "new")
+    write_text(tmp_path / "to" / "b" / "x", "old")
+    write_text(tmp_path / "to" / "y", "kept")
+    for source in ("a", "to"):
+        copy_folder(tmp_path / source, tmp_path / "to")
+    assert [(tmp_path / "to" / name).read_text() for name in ("b/x", "y")] == ["new", "kept"]
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(StorageError, match="free some space"):
+        copy_folder(tmp_path / "a", tmp_path / "other")
 
 
 def test_checksum(tmp_path):

@@ -18,6 +18,7 @@ from lewm_bench.agents.nets import (
     ViT,
     sine_cosine_positions,
 )
+from lewm_bench.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +89,7 @@ def test_the_paper_encoder_is_transformers_vit(pair: tuple[ViT, nn.Module]) -> N
 
 
 def test_the_paper_encoder_rejects_other_images() -> None:
-    with pytest.raises(ValueError, match="multiple of 14"):
+    with pytest.raises(UserError, match="multiple of 14"):
         ViT(64)
 
 
@@ -121,7 +122,7 @@ def test_tokens_of_the_small_vit_are_laid_out_by_rows() -> None:
 
 @pytest.mark.parametrize(("make", "size"), [(StemViT, 60), (CNN, 60)])
 def test_small_encoders_reject_other_images(make, size: int) -> None:
-    with pytest.raises(ValueError, match="multiple of 16, got 60"):
+    with pytest.raises(UserError, match="multiple of 16, got 60"):
         make(size)
 
 

@@ -58,15 +58,15 @@ def test_steps_are_what_fits_and_fixed_costs_are_paid_out_of_the_budget(tmp_path
 def test_the_pace_is_measured_once_for_all_seeds_and_budgets(tmp_path):
     setting, family = FakeSetting(Store(tmp_path)), Clockwork(1, 0.5)
     assert within_seconds(setting, family, 11, spec(seed=0)).config.train.steps == 20
-    assert family.trained == list(pace.PROBES)
+    assert family.trained == [pace.PROBES[0], *pace.PROBES]
     family.step = 100.0  # would show
     assert within_seconds(setting, family, 21, spec(seed=1)).config.train.steps == 40
     other = spec(seed=1)
     other["config"]["train"]["steps"] = 77
     assert within_seconds(setting, family, 11, other).config.train.steps == 20
-    assert family.trained == list(pace.PROBES)
+    assert family.trained == [pace.PROBES[0], *pace.PROBES]
     within_seconds(setting, family, 9999, spec(size=2))  # another network has another pace
-    assert len(family.trained) == 2 * len(pace.PROBES)
+    assert len(family.trained) == 2 * (1 + len(pace.PROBES))
     (folder,) = {path.parent for path in tmp_path.rglob(pace.FILE) if json.loads(path.read_text())["step"] == 0.5}
     assert {path.name for path in folder.iterdir()} == {pace.FILE, "done.json"}  # no models of the probes are kept
 

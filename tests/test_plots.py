@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import scipy.stats
 from matplotlib.colors import to_rgb
-from test_report import DINO, ENV, LEWM, OTHER, RANDOM, cell, parse
+from test_report import DINO, ENV, LEWM, OTHER, RANDOM, absent, cell, parse
 
-from lewm_bench import arms, drawing, learning_plots, plots, report, stability, tables
+from lewm_bench import arms, drawing, learning_plots, page, plots, report, stability, tables
 from lewm_bench.agents import AGENTS
 
 # Machado, Oliveira and Fernandes (2009), severity 1, for linear RGB.
@@ -101,6 +101,56 @@ def test_arms_are_no_methods_unless_there_is_nothing_else():
     assert set(stability.seed_scores(arm)["agent"]) == {"lewm:dropout=0"}
 
 
+def words(figure):
+    return [t.get_text() for axes in figure.axes for t in axes.texts]
+
+
+def failures():
+    """LeWM with two of three seeds, PLDM with none; one of two places has nothing of LeWM."""
+    lost = [absent("lewm", "failed", "NaN", seed=2), *(absent("pldm", "failed", "NaN", seed=i) for i in range(3))]
+    there = [absent("lewm", "failed", "NaN", env=OTHER), *runs("gcbc", 0.4, env=OTHER), absent("oracle", "failed", "?")]
+    return [*runs("lewm", 0.9, 0.5), *lost, *there, cell("random", RANDOM)]
+
+
+def test_seeds_that_failed_are_counted_beside_the_others():
+    summary = report.summarise(failures(), "t")
+    seeds = summary.seeds[summary.seeds["env"] == ENV]
+    assert list(zip(seeds["agent"], seeds["seed"], strict=True)) == [
+        *(("lewm", i) for i in range(3)), *(("pldm", i) for i in range(3))
+    ]  # fmt: skip
+    assert list(seeds["hit"].isna()) == [False, False, True, True, True, True]
+    band = scipy.stats.binom.ppf([0.025, 0.975], 10, 0.7) / 10
+    assert (seeds["chance_low"].iloc[2], seeds["chance_high"].iloc[2]) == pytest.approx(tuple(band))
+    told = words(learning_plots.stability(summary))
+    for said, times in (("2 seeds, 1 failed", 1), ("3 failed", 1), ("1 failed", 1), ("1 seed", 1)):
+        assert told.count(said) == times, (said, told)
+    assert "10 pairs stand behind" in page.captions(summary)["stability.png"]
+
+
+def test_what_failed_is_not_called_not_run():
+    summary = report.summarise(failures(), "t")
+    figure = plots.success(summary)
+    rows = {t.get_text(): y for y, t in zip(figure.axes[0].get_yticks(), figure.axes[0].get_yticklabels(), strict=True)}
+    assert list(rows) == ["lewm", "pldm", "gcbc", "oracle", "random"]
+    drawn = [
+        {(t.get_text(), t.get_position()[1]) for t in axes.texts if t.get_text() in ("failed", "not run")}
+        for axes in figure.axes
+    ]
+    gaps = {"pldm": "failed", "oracle": "failed", "gcbc": "not run"}, {"lewm": "failed"}
+    gaps = gaps[0], gaps[1] | dict.fromkeys(("pldm", "oracle", "random"), "not run")
+    assert drawn == [{(word, rows[agent]) for agent, word in places.items()} for places in gaps]
+    short = parse(page._in_short(summary)).text
+    assert "(partial)" in short and "(quick)failednot run" in short.split("Wall-v0")[1]
+    assert "Nothing was measured yet" in page._in_short(report.summarise([absent("lewm", "failed", "NaN")], "t"))
+
+
+def test_a_failed_agent_does_not_hide_the_arms_that_were_measured():
+    cells = [absent("lewm", "failed", "NaN"), *runs("lewm:dropout=0", 0.3, 0.4)]
+    summary = report.summarise(cells, "t")
+    assert len(plots.success(summary).axes[0].get_yticks()) == 2
+    assert set(summary.seeds["agent"]) == {"lewm", "lewm:dropout=0"}
+
+
 def test_equal_seeds_do_not_hide_each_other():
     shifts = learning_plots._aside(np.array([80.0, 90.0, 80.0, 80.0]))
     assert len(set(shifts[[0, 2, 3]])) == 3 and shifts[1] == 0 and shifts.sum() == pytest.approx(0)
@@ -149,7 +199,8 @@ def test_training_has_a_row_per_agent_and_its_own_quantities():
 
 
 def budgeted(agent, steps, training, **change):
-    return cell(agent, LEWM, config={"agent": {"train": {"steps": steps}}, "training": training}, **change)
+    config = {"agent": {"train": {"steps": steps}}, "training": training}
+    return cell(agent, LEWM, **{"config": config, "weights": "trained", **change})
 
 
 @pytest.mark.parametrize(
@@ -167,6 +218,39 @@ def test_the_caption_names_a_common_budget(training, said):
     summary = report.summarise([budgeted("lewm", 1500, training), budgeted("gcbc", 900, training)], "t")
     text = " ".join(tables.caption(summary))
     assert said in text if said else "budget" not in text
+
+
+def test_two_budgets_are_not_told_as_one():
+    minute, none = {"seconds": 60.0, "steps": None}, {"seconds": None, "steps": None}
+    cells = [budgeted("lewm", 1500, minute), budgeted("gcbc", 900, none)]
+    told = " ".join(tables.caption(report.summarise(cells, "t")))
+    assert "Training budget: NOT EQUAL: 60 s of training" in told and "; each agent its own steps." in told
+    apart = [budgeted("sac-her", 9, none, kind="privileged"), budgeted("lewm:train.steps=5", 5, none)]
+    told = " ".join(tables.caption(report.summarise([cells[0], *apart, cell("random", RANDOM)], "t")))
+    assert "Training budget: 60 s" in told and "NOT EQUAL" not in told
+
+
+@pytest.mark.parametrize(
+    ("agent", "change", "differ"),
+    [
+        ("lewm", {"agent": {"dropout": 0.1}}, True),
+        ("lewm", {"image_size": 64}, True),
+        ("lewm", {"cem": {"solver": "icem"}}, True),
+        ("lewm", {"training": {"seconds": None}}, True),
+        ("lewm", {"agent": {"dropout": 0, "train": {"steps": 8}}}, False),  # as many as fit into the seconds
+        ("lewm", {"agent": {"dropout": 0, "train": {"steps": 9, "on_collapse": "fail"}}}, False),
+        ("lewm", {"collect": {}}, False),  # a version that did not have the setting
+        ("gcbc", {"cem": {"solver": "icem"}}, False),  # it does not plan
+    ],
+)
+def test_seeds_with_other_settings_are_not_one_method(agent, change, differ):
+    config = {
+        "agent": {"dropout": 0, "train": {"steps": 9, "on_collapse": "continue"}}, "cem": {"solver": "cem"},
+        "collect": {"episodes": 5}, "training": {"seconds": 60.0}, "image_size": 32,
+    }  # fmt: skip
+    seeds = [cell(agent, LEWM, seed=i, weights="trained", config=c) for i, c in enumerate((config, config | change))]
+    (note,) = report.build_tables(seeds)["note"]
+    assert ("settings differ between seeds: not one method" in note) == differ
 
 
 def test_training_steps_stand_beside_training_time():

@@ -67,6 +67,16 @@ def test_cells_come_sorted_and_the_later_folder_wins(tmp_path):
     assert load_cells([tmp_path / "two", tmp_path / "one"])[1].reason == ""
 
 
+@pytest.mark.parametrize("status", ["failed", "not run"])
+def test_what_was_measured_is_not_hidden_by_what_was_not(tmp_path, status):
+    cell().save(tmp_path / "one" / "cells")
+    cell(status=status, reason="later").save(tmp_path / "two" / "cells")
+    cell(status="failed", reason="last").save(tmp_path / "three" / "cells")
+    assert load_cells([tmp_path / "one", tmp_path / "two"]) == [cell()]
+    assert load_cells([tmp_path / "two", tmp_path / "one"]) == [cell()]
+    assert load_cells([tmp_path / "two", tmp_path / "three"])[0].reason == "last"
+
+
 def test_two_profiles_or_protocols_are_two_cells(tmp_path):
     for name, change in (("a", {}), ("b", {"profile": "paper"}), ("c", {"protocol": "paper-v3"})):
         cell(**change).save(tmp_path / name / "cells")

@@ -195,6 +195,13 @@ def test_latent_columns_weigh_seeds_by_their_pairs():
     assert found["distance_rank_correlation"] == pytest.approx(0.8)
 
 
+def test_the_terminal_names_the_profile_of_each_part():
+    cells = [cell("lewm", LEWM), cell("lewm", DINO, profile="paper"), cell("lewm", RANDOM, protocol="paper-v3")]
+    parts = [part.splitlines() for part in tables.terminal(report.summarise(cells, "t")).split("\n\n")]
+    told = {part[0].split("(")[1].split(";")[0]: [line.split()[1] for line in part[2:]] for part in parts}
+    assert told == {"clean-1, quick": ["90.0"], "clean-1, paper": ["70.0"], "paper-v3, quick": ["20.0"]}
+
+
 # What is not there
 
 

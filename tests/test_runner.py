@@ -27,13 +27,14 @@ from lewm_bench.agents.gcbc import GCBC, GCBCFamily
 from lewm_bench.collect import collect
 from lewm_bench.data import Dataset
 from lewm_bench.device import resolve_device
-from lewm_bench.errors import NotRun, UserError
+from lewm_bench.errors import NotRun, TrainingFailed, UserError
 from lewm_bench.files import StorageError
 from lewm_bench.records import EpisodeRow, load_cells
 from lewm_bench.report import COLUMNS, write_report
 from lewm_bench.runner import Run, run_suite
 from lewm_bench.store import Store
 from lewm_bench.suite import EnvSpec, load, resolve
+from lewm_bench.train import TrainingLog
 
 UMAZE = "lewm_bench/PointMaze-UMaze-v0"
 TINY = f"""
@@ -433,6 +434,24 @@ def test_a_damaged_stage_is_built_again_with_the_same_result(config, tmp_path, k
     assert without_times(tmp_path / "out") == before
     assert "is damaged" in caplog.text and name in caplog.text
     assert len(list((tmp_path / "cache").glob(f"{kind}/*.corrupt-1"))) == 1
+
+
+def test_weights_of_a_collapse_are_not_taken_for_a_training_that_must_not(config, tmp_path, monkeypatch):
+    """Trained on with ``continue``, the latents even recover: a training with ``fail`` would not have seen that."""
+    std = [1.0] * 3 + [0.01] * 5 + [1.0]
+    log = TrainingLog({"step": list(range(0, 180, 20)), "loss": [1.0] * 9, "latent_std": std}, 1.0)
+    monkeypatch.setattr(GCBCFamily, "train", lambda *_: log)
+
+    def folder(on_collapse):
+        run = make_run(config, tmp_path, agents=["gcbc"], overrides=[f"gcbc.train.on_collapse={on_collapse}"])
+        job = run.suite.jobs[0]
+        setting = runner.setting_of(run, job, *runner.dataset_of(run, job.env))
+        return runner.checkpoint_of(setting, runner.agent_family("gcbc"))
+
+    first = folder("continue")
+    with pytest.raises(TrainingFailed, match=r"the latents collapsed .*0\.0100 < 0.02 at step 140"):
+        folder("fail")
+    assert folder("continue") == first
 
 
 # Checkpoints from elsewhere.

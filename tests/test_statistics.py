@@ -126,7 +126,7 @@ def test_intervals_cover_the_truth(seeds, seed_spread, pair_spread):
 
 def test_paired_difference_is_the_mean_difference_on_the_same_pairs():
     ours, reference = generator(1).random((2, 30)), generator(2).random((3, 30))
-    found = stats.paired_difference(ours, reference, generator())
+    found = stats.paired_comparison(ours, reference, generator())
     assert found.value == pytest.approx((ours.mean(0) - reference.mean(0)).mean())
     assert found.low < found.value < found.high
 
@@ -135,37 +135,37 @@ def test_paired_difference_beats_two_separate_intervals():
     hard = (generator(3).random(100) < 0.5).astype(float)
     ours = hard[None].copy()
     ours[0, np.flatnonzero(hard == 0)[:8]] = 1.0  # ours also solves eight pairs that the reference does not
-    found = stats.paired_difference(ours, hard[None], generator())
+    found = stats.paired_comparison(ours, hard[None], generator())
     assert found.value == pytest.approx(0.08) and found.low > 0
     assert stats.success_rate(ours, generator()).low < stats.success_rate(hard[None], generator()).high
 
 
 def test_equal_outcomes_keep_the_interval_of_agresti_and_min():
     n = 50
-    found = stats.paired_difference(np.ones((1, n)), np.ones((1, n)), generator())
+    found = stats.paired_comparison(np.ones((1, n)), np.ones((1, n)), generator())
     half = scipy.stats.norm.ppf(0.975) * np.sqrt(1.0 / (n + 2)) / np.sqrt(n + 2)
-    assert found == pytest.approx((0, -half, half))
+    assert found == pytest.approx((0, -half, half, 1))
 
 
 def test_paired_seeds_share_what_training_on_one_seed_does():
     """With one effect per seed in both agents the joint resampling cancels it, the separate one does not."""
     effect = np.array([[0.0], [1.0]]) * np.ones((1, 400))
-    joint = stats.paired_difference(effect, effect, generator(), seeds_paired=True)
-    separate = stats.paired_difference(effect, effect, generator())
+    joint = stats.paired_comparison(effect, effect, generator(), seeds_paired=True)
+    separate = stats.paired_comparison(effect, effect, generator())
     assert joint.high < 0.02 and separate.high > 0.4
 
 
 def test_paired_difference_leaves_out_pairs_that_one_side_lacks():
     ours, reference = np.array([[1.0, 1.0, np.nan]]), np.array([[0.0, np.nan, 0.0]])
-    assert stats.paired_difference(ours, reference, generator()).value == 1.0
-    assert np.isnan(stats.paired_difference(ours[:, 2:], reference[:, 2:], generator())).all()
+    assert stats.paired_comparison(ours, reference, generator()).value == 1.0
+    assert np.isnan(stats.paired_comparison(ours[:, 2:], reference[:, 2:], generator())).all()
 
 
 def test_paired_difference_refuses_other_pairs_and_other_seeds():
     with pytest.raises(ValueError, match="same pairs"):
-        stats.paired_difference(np.ones((1, 3)), np.ones((1, 4)), generator())
+        stats.paired_comparison(np.ones((1, 3)), np.ones((1, 4)), generator())
     with pytest.raises(ValueError, match="as many rows"):
-        stats.paired_difference(np.ones((1, 3)), np.ones((2, 3)), generator(), seeds_paired=True)
+        stats.paired_comparison(np.ones((1, 3)), np.ones((2, 3)), generator(), seeds_paired=True)
     with pytest.raises(ValueError, match=r"\(seeds, pairs\)"):
         stats.bootstrap_mean(np.ones(3), generator())
 
@@ -176,7 +176,7 @@ def test_paired_difference_covers_the_truth():
         skill = rng.normal(size=(1, 50))
         ours = (rng.random((2, 50)) < 1 / (1 + np.exp(-1.5 - skill))).astype(float)
         reference = (rng.random((1, 50)) < 1 / (1 + np.exp(-0.5 - skill))).astype(float)
-        found = stats.paired_difference(ours, reference, rng, resamples=400)
+        found = stats.paired_comparison(ours, reference, rng, resamples=400)
         covered += found.low <= 0.1765 <= found.high  # E[sigmoid(1.5 + z)] - E[sigmoid(0.5 + z)], z ~ N(0, 1)
     assert covered / 250 >= 0.91
 
@@ -250,7 +250,7 @@ def test_equal_generators_give_equal_numbers():
     matrix = (generator(5).random((3, 20)) < 0.6).astype(float)
     calls = [
         lambda rng: stats.success_rate(matrix, rng),
-        lambda rng: stats.paired_difference(matrix, matrix[:1], rng),
+        lambda rng: stats.paired_comparison(matrix, matrix[:1], rng),
         lambda rng: stats.interquartile_mean_interval([matrix, matrix], rng),
     ]
     for call in calls:

@@ -28,7 +28,7 @@ from lewm_bench.errors import NotRun, TrainingFailed
 from lewm_bench.registry import agent_family
 from lewm_bench.rng import stream
 from lewm_bench.search import Dimension, Tried, bisect, distance, random_point
-from lewm_bench.suite import load, resolve
+from lewm_bench.suite import load, parse_overrides, resolve
 from lewm_bench.train import TrainingLog
 from lewm_bench.trials import Trial, Tuning, named
 
@@ -659,6 +659,32 @@ def test_the_names_settings_stay(lewm_bench, toys):
     folder = Path("results/tune/steering_offset_0.5_gain_3-SizedToy-v0")
     assert [r["agent"] for r in table(folder)] == ["steering:offset=0.5:gain=3", "steering:offset=0.5:gain=0.01"]
     assert toys["steering"].trained == [3, 0.01]
+
+
+@pytest.mark.parametrize("kept", ["offset=0.5", "offset=0.5:cem.horizon=6:gain=3"])
+def test_what_was_found_holds_with_the_other_settings_of_the_name(kept):
+    """The block and the options configure what the best trial's name says."""
+    best = trial(1, 2, "1111").model_copy(update={"agent": f"steering:{kept.removesuffix(':gain=3')}:gain=2.0"})
+    t = tuning(trial(0, 1, "0000"), best).model_copy(update={"agent": f"steering:{kept}"})
+    options = re.findall(r"--set (\S+)", tune_report.path_text(t))
+    assert options == ["steering.offset=0.5", *["cem.horizon=6"] * ("cem" in kept), "steering.gain=2.0"]
+    assert yaml.safe_load(tune_report.best_yaml(t, best)) == parse_overrides(options)
+
+
+def test_a_variant_is_used_by_its_name():
+    best = trial(1, 2, "1111").model_copy(update={"agent": "steering:fast:gain=2.0"})
+    t = tuning(trial(0, 1, "0000"), best).model_copy(update={"agent": "steering:fast"})
+    assert "use it: --agents steering:fast:gain=2.0" in tune_report.path_text(t)
+
+
+def test_an_agent_that_cannot_run_is_found_out_before_another_is_tuned(lewm_bench, toys, monkeypatch):
+    def absent(setting):
+        raise NotRun("its weights are not here; fetch them")
+
+    monkeypatch.setattr(toys["twofold"], "requirements", absent)
+    status, _, err = lewm_bench("tune", "steering,twofold")
+    assert status == 2 and err.strip().endswith("lewm-bench: its weights are not here; fetch them")
+    assert not toys["steering"].trained
 
 
 def test_help_has_an_example(lewm_bench, monkeypatch):
