@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lewm_bench import arms
 from lewm_bench.drawing import (
@@ -183,4 +183,5 @@ def curves(axes: Axes, own: pd.DataFrame, tone: str, styles: Mapping[str, str], 
     values = own["value"].to_numpy(float)
     if np.nanmin(values) > 0 and np.nanmax(values) > 50 * np.nanmin(values):
         axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())  # between less than two decades they would lie on each other
     axes.xaxis.set_major_locator(MaxNLocator(3))
