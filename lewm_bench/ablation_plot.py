@@ -40,7 +40,9 @@ def ablation(summary: Summary) -> Figure | None:
         Line2D([], [], color="#444444", marker="s", markerfacecolor="white", linestyle=":", label="still there at the last step"),
         Line2D([], [], color=colour("random"), linestyle="--", label="random actions"),
     ]  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower center", ncols=3 if columns > 1 else 2, frameon=False, fontsize=10)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=3 if columns > 1 else 2, frameon=False, fontsize=10
+    )
     return figure
 
 

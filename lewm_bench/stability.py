@@ -29,6 +29,8 @@ SEED_COLUMNS = (
 def seed_scores(cells: Sequence[CellRecord]) -> pd.DataFrame:
     """The success of every trained cell, if some agent has it for two seeds or more; else no rows.
 
+    Environments and offsets where no agent has a second seed and no training failed are left out.
+
     A training that failed has rows too, without pairs and with a success of NaN, at each offset of its environment.
     ``chance_low`` and ``chance_high`` hold 95 % of seeds if all have the agent's mean success and differ by chance only.
     They are binomial and so at least as wide as chance is: pairs of unequal difficulty, which all seeds share, spread
@@ -45,12 +47,14 @@ def seed_scores(cells: Sequence[CellRecord]) -> pd.DataFrame:
     main = table[[not is_arm(a) for a in table["agent"]]] if len(table) else table
     table = (main if main["hit"].notna().any() else table).sort_values(list(SEED_COLUMNS[:6]), ignore_index=True)
     cell = ["protocol", "profile", "env", "goal_offset", "agent"]
-    many = not table.empty and table.groupby(cell)["hit"].transform("count").max() > 1
-    if not many:
+    known = table.groupby(cell)["hit"].transform("count")
+    if table.empty or known.max() < 2:
         return pd.DataFrame(columns=SEED_COLUMNS)
+    telling = table.assign(telling=(known > 1) | table["hit"].isna())  # a second seed, or a training that failed
+    table = table[telling.groupby(cell[:-1])["telling"].transform("any")].reset_index(drop=True)
     mean, pairs = (table.groupby(cell)[name].transform("mean") for name in ("hit", "n_pairs"))
-    known = zip(mean, pairs, strict=True)
-    chance = [(math.nan, math.nan) if math.isnan(p) else binomial_range(p, round(n)) for p, n in known]
+    both = zip(mean, pairs, strict=True)
+    chance = [(math.nan, math.nan) if math.isnan(p) else binomial_range(p, round(n)) for p, n in both]
     return table.assign(chance_low=[low for low, _ in chance], chance_high=[high for _, high in chance])
 
 

@@ -95,6 +95,11 @@ def test_no_stability_without_a_second_seed():
     assert summary.seeds.empty and learning_plots.stability(summary) is None
 
 
+def test_places_without_a_second_seed_are_left_out():
+    cells = [*runs("lewm", 0.9, 0.5), *runs("gcbc", 0.4), *runs("lewm", 0.5, env=OTHER), *runs("gcbc", 0.4, env=OTHER)]
+    assert set(stability.seed_scores(cells)["env"]) == {ENV}
+
+
 def test_arms_are_no_methods_unless_there_is_nothing_else():
     arm = runs("lewm:dropout=0", 0.3, 0.4)
     assert set(stability.seed_scores([*arm, *runs("lewm", 0.5, 0.6)])["agent"]) == {"lewm"}
