@@ -87,7 +87,7 @@ def detection(cells: Sequence[UnderstandingRecord]) -> Figure | None:
     parts = [seeds for seeds in groups(cells) if seeds[0].surprise.detection]
     if not parts:
         return None
-    figure, panels = grid(len(parts), COLUMNS, 3.6)
+    figure, panels = grid(len(parts), COLUMNS, 3.3)
     for axes, (cell, *_) in zip(panels, parts, strict=True):
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
         for condition, points in cell.surprise.detection.items():
@@ -99,7 +99,7 @@ def detection(cells: Sequence[UnderstandingRecord]) -> Figure | None:
         tidy(axes, "")
         axes.set_title(heading([cell]), fontsize=9, loc="left", fontweight="bold")
         axes.tick_params(labelsize=8.5)
-        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(-0.15, -0.2), handlelength=1.6)
+        axes.legend(fontsize=7.5, loc="lower right", handlelength=1.6, edgecolor="none", framealpha=0.85)
     for axes in panels[::COLUMNS]:
         axes.set_ylabel("detected", fontsize=9)
     return figure
@@ -109,4 +109,5 @@ def _named(cell: UnderstandingRecord, condition: str) -> str:
     test = tested(cell, condition)
     against = cell.surprise.teleport_against_recolour
     auc = test.auc if test else against if "against" in condition else None
+    condition = condition.replace(" against ", " against\n")
     return condition if auc is None else f"{condition}, AUC {auc.value:.2f}"

@@ -79,10 +79,11 @@ def probe(cells: Cells) -> Figure | None:
     parts = [(h, q, own) for h, own in places(cells) for q in dict.fromkeys(p.quantity for c in own for p in c.probes)]
     if not parts:
         return None
-    lines = Lines(cells)
-    figure = figure_of(len(parts) * (lines.rows.inches() + 0.25) + 0.6)
-    panels = figure.subplots(len(parts), 2, squeeze=False)
+    inches = [Lines(own).rows.inches() + 0.25 for *_, own in parts]
+    figure = figure_of(sum(inches) + 0.6)
+    panels = figure.subplots(len(parts), 2, squeeze=False, height_ratios=inches)
     for row, (heading, quantity, own) in zip(panels, parts, strict=True):
+        lines = Lines(own)
         for axes, measure in zip(row, ("r", "mse"), strict=True):
             _probe_panel(axes, own, quantity, measure, lines)
             lines.draw(axes, names=measure == "r")
@@ -153,12 +154,12 @@ def straightness(cells: Cells) -> Figure | None:
     parts = list(places(cells))
     if not parts:
         return None
-    lines = Lines(cells)
-    figure = figure_of(len(parts) * max(2.9, lines.rows.inches()) + 0.4)
-    panels = figure.subplots(len(parts), 2, squeeze=False)
+    inches = [max(2.9, Lines(own).rows.inches()) for _, own in parts]
+    figure = figure_of(sum(inches) + 0.4)
+    panels = figure.subplots(len(parts), 2, squeeze=False, height_ratios=inches)
     for (left, right), (heading, own) in zip(panels, parts, strict=True):
         _straightness_curves(left, own)
-        _straightness_ends(right, own, lines)
+        _straightness_ends(right, own, Lines(own))
         tidy(left, plain(heading))
         tidy(right, "")
     grey = {"color": "#444444", "linestyle": "none"}
@@ -207,10 +208,11 @@ def collapse(cells: Cells) -> Figure | None:
     parts = list(places(cells))
     if not parts:
         return None
-    lines = Lines(cells)
-    figure = figure_of(len(parts) * max(2.9, lines.rows.inches()) + 0.4, 10.5)
-    panels = figure.subplots(len(parts), 4, squeeze=False, width_ratios=(1.5, 1, 1, 1))
+    inches = [max(2.9, Lines(own).rows.inches()) for _, own in parts]
+    figure = figure_of(sum(inches) + 0.4, 10.5)
+    panels = figure.subplots(len(parts), 4, squeeze=False, width_ratios=(1.5, 1, 1, 1), height_ratios=inches)
     for row, (heading, own) in zip(panels, parts, strict=True):
+        lines = Lines(own)
         _spectra(row[0], own)
         _scale(row[1], own, lines, "latent_std", "mean deviation, log")
         row[1].set_xscale("log")
