@@ -79,7 +79,7 @@ TINY_SPEED = (
     "--device", "cpu", "--dtype", "float32,reference", "--set", "image_size=32", "--set", "cem.num_iterations=2",
     "--set", "speed={plans: 3, seconds: 1, image_sizes: [], horizons: [2], batches: []}",
     "--set", "lewm={encoder: cnn, latent: 8, projector_hidden: 16, width: 16, depth: 1, heads: 2, mlp_hidden: 16}",
-    "--set", "dino-wm={local: {width: 16, depth: 1}, width: 16, depth: 1, heads: 2, mlp_hidden: 16}",
+    "--set", "dino-wm={local: {width: 16, depth: 1, channels: 8}, width: 16, depth: 1, heads: 2, mlp_hidden: 16}",
 )  # fmt: skip
 
 
