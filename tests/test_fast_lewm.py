@@ -537,7 +537,7 @@ def test_the_variant_plans_otherwise_with_the_same_weights(base: Setting, tmp_pa
     agents = [FAST_LEWM.load(s, tmp_path / "1") for s in settings]
     assert [a.label for a in agents] == ["Fast-LeWM (CNN encoder)", "Fast-LeWM (CNN encoder), self-consistent"]
     # A weight so large that it changes the order of the candidates on every machine.
-    heavy = setting_of(base, "fast-lewm:consistent", self_consistency=1000.0)
+    heavy = replace(settings[1], config=settings[1].config.model_copy(update={"self_consistency": 1000.0}))
     plans = [act(FAST_LEWM.load(s, tmp_path / "1"), settings[0], 0, 1, 2) for s in (settings[0], heavy)]
     assert plans[0].shape == plans[1].shape == (2, 3, 4, 2)
     assert (plans[0] != plans[1]).any()
