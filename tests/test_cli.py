@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
+from commands import outcome
 from PIL import Image
 from test_runner import TINY, make_absent
 
@@ -35,12 +36,7 @@ def lewm_bench(monkeypatch, capsys, tmp_path):
     (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lewm-bench", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stopped.value.code or 0, out, err
+        return outcome(monkeypatch, capsys, *arguments)
 
     return call
 

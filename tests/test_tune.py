@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
+from commands import outcome
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
@@ -21,7 +22,7 @@ from scipy import stats
 from test_layering import reachable, top
 from toy_env import ToyEnv
 
-from lewm_bench import cli, runner, tune, tune_plots, tune_report
+from lewm_bench import runner, tune, tune_plots, tune_report
 from lewm_bench.agent import AgentConfig, Family, Loaded
 from lewm_bench.agents import AGENTS
 from lewm_bench.errors import NotRun, TrainingFailed
@@ -456,12 +457,7 @@ def lewm_bench(toys, monkeypatch, capsys, tmp_path):
 
     def call(*arguments: str) -> tuple[int, str, str]:
         common = ["--suite", "toys", "--config", "toys.yaml", "--device", "cpu", "--cache", "cache", "--quiet"]
-        monkeypatch.setattr(sys, "argv", ["lewm-bench", arguments[0], *common, *arguments[1:]])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stopped.value.code or 0, out, err
+        return outcome(monkeypatch, capsys, arguments[0], *common, *arguments[1:])
 
     return call
 

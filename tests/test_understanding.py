@@ -7,14 +7,14 @@ import dataclasses
 import io
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from commands import outcome
 
-from lewm_bench import cli, runner
+from lewm_bench import runner
 from lewm_bench.device import resolve_device
 from lewm_bench.errors import NotRun, UserError
 from lewm_bench.runner import Run
@@ -360,12 +360,7 @@ def lewm_bench(monkeypatch, capsys, tmp_path, finished):
     def call(*arguments: str) -> tuple[int, str, str]:
         if arguments[0] != "report":
             arguments = (*arguments, "--config", "tiny.yaml", "--cache", "cache", "--quiet")
-        monkeypatch.setattr(sys, "argv", ["lewm-bench", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stopped.value.code or 0, out, err
+        return outcome(monkeypatch, capsys, *arguments)
 
     return call
 
