@@ -27,6 +27,7 @@ from lewm_bench.names import names_steps, parse_agent
 from lewm_bench.planning import CEMConfig
 from lewm_bench.registry import agent_family, agent_names, environment_ids
 from lewm_bench.speed import SpeedConfig
+from lewm_bench.system.reading import UniqueKeys
 from lewm_bench.understanding.config import UnderstandingConfig
 
 FILE = "benchmarks.yaml"
@@ -274,27 +275,6 @@ def load(path: Path) -> Benchmarks:
         return checked(lambda: Benchmarks.model_validate(data), "", Benchmarks)
     except UserError as error:
         raise UserError(f"{path}: {error}")
-
-
-class UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key that is given twice is an error: the first would be dropped without a word."""
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self._checked: set[int] = set()  # nodes by id; all of them live as long as the document is read
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        # Once: flattening writes what ``<<`` brings beside what overrides it, and a node with an anchor is flattened
-        # again wherever it is merged.
-        if id(node) not in self._checked:
-            self._checked.add(id(node))
-            seen = set()
-            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-                if key.value in seen:
-                    problem = f"the key {key.value!r} is given twice"
-                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-                seen.add(key.value)
-        super().flatten_mapping(node)
 
 
 def resolve(

@@ -9,20 +9,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {
-    "lewm_bench": "lewm_bench",
-    "lewm_bench/understanding": "lewm_bench.understanding",
-    "agents": "lewm_bench.agents",
-    "envs": "lewm_bench.envs",
-}
+BESIDE = ("agents", "envs")  # installed inside the package
 
 
 def files() -> dict[str, Path]:
     """Every module of ours by the name that it is imported under."""
     found = {}
-    for folder, package in FOLDERS.items():
-        for path in sorted((ROOT / folder).glob("*.py")):
-            found[package if path.stem == "__init__" else f"{package}.{path.stem}"] = path
+    for folder in ("lewm_bench", *BESIDE):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(("lewm_bench", *parts) if folder in BESIDE else parts)
+            found[name.removesuffix(".__init__")] = path
     return found
 
 

@@ -666,19 +666,6 @@ def test_without_a_file_in_the_working_folder_the_shipped_one_is_used(tmp_path, 
     assert {"pointmaze", "smoke"} <= set(load(suites.find_file(None)).suites)
 
 
-def test_an_anchor_may_be_merged_where_its_own_merge_is_overridden():
-    """What YAML's merge keys say, whoever of the two blocks is read first."""
-    base, deep = "base: &base {a: 1, b: 2}", "deep: {inner: &inner {<<: *base, b: 3}}"
-    for text in (f"{base}\n{deep}\nflat: {{<<: *inner, c: 4}}", f"{base}\nx: [{{{deep}}}]\nflat: {{<<: *inner, c: 4}}"):
-        found = yaml.load(text, suites.UniqueKeys)
-        inner = found["deep" if "deep" in found else "x"]
-        inner = inner["inner"] if "deep" in found else inner[0]["deep"]["inner"]
-        assert (inner, found["flat"]) == ({"a": 1, "b": 3}, {"a": 1, "b": 3, "c": 4})
-    for text in (f"{base}\nx: &x {{<<: *base, b: 1, b: 2}}\ny: {{<<: *x}}", "x: {y: {a: 1, a: 2}}"):
-        with pytest.raises(yaml.YAMLError, match="is given twice"):
-            yaml.load(text, suites.UniqueKeys)
-
-
 def test_two_environments_of_one_id_are_told_apart_by_name(tmp_path):
     block = f"envs: [{UMAZE}, {{id: {UMAZE}, name: Wide, kwargs: {{threshold: 0.9}}}}]\nagents: [noop]\nseeds: [0]"
     found = resolve(benchmarks(tmp_path, suite_yaml(block)), "s", "quick")

@@ -1,0 +1,1 @@
+"""The machine: files and what is read from them."""
