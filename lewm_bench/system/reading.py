@@ -28,9 +28,6 @@ class UniqueKeys(yaml.SafeLoader):
         if self._flat.setdefault(id(node), False):
             return
         own, merged = self._divided(node)
-        for pair in own:
-            if pair[0].tag == VALUE:  # a plain "=", which SafeLoader has no constructor for
-                pair[0].tag = "tag:yaml.org,2002:str"
         seen = {_name(key) for key, _ in own}
         kept = []
         for pair in merged:
@@ -65,6 +62,9 @@ class UniqueKeys(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem="a mapping merges itself", problem_mark=mapping.start_mark)
             self.flatten_mapping(mapping)
             yield from mapping.value
+
+
+UniqueKeys.add_constructor(VALUE, yaml.SafeLoader.construct_yaml_str)  # a plain "=", which PyYAML cannot construct
 
 
 def _name(key: yaml.Node) -> tuple[str, object]:
