@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,6 +19,7 @@ from lewm_bench.envs.raster import BALL, FLOOR, RECOLORED_BALL, WALL, Raster
 from lewm_bench.envs.waypoints import waypoints
 from lewm_bench.errors import UserError, unknown
 from lewm_bench.policies import generic_policies
+from lewm_bench.system.granted import cores
 
 CONTACT_MARGIN = 0.002
 START_SPEED = 0.2  # cells per second, per axis: the largest initial velocity
@@ -82,7 +82,7 @@ class PointMaze(GoalEnv):
         self._gl = _GLCamera(self.walls, image_size, self._raster.ball_radius) if renderer == "mujoco" else None
         self._model = mujoco.MjModel.from_xml_string(physics_xml(self.walls, self.dynamics))
         self._data = mujoco.MjData(self._model)
-        self._pool = [mujoco.MjData(self._model) for _ in range(min(os.cpu_count() or 1, _MAX_THREADS))]
+        self._pool = [mujoco.MjData(self._model) for _ in range(min(cores(), _MAX_THREADS))]
 
     # State.
 

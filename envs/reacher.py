@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +16,7 @@ from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError, unknown
 from lewm_bench.extras import require
 from lewm_bench.gl import Camera
+from lewm_bench.system.granted import cores
 
 SUBSTEPS = 2  # physics steps of 0.02 s per environment step
 CAMERA = 0  # dm_control's "fixed", from above
@@ -58,7 +58,7 @@ class Reacher(GoalEnv):
         self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         self._model = physics_model()
         self._data = mujoco.MjData(self._model)
-        self._pool = [mujoco.MjData(self._model) for _ in range(min(os.cpu_count() or 1, _MAX_THREADS))]
+        self._pool = [mujoco.MjData(self._model) for _ in range(min(cores(), _MAX_THREADS))]
         self.wrist_range: tuple[float, float] = tuple(self._model.joint("wrist").range.tolist())
         self.lengths: tuple[float, float] = (self._model.body("hand").pos[0], self._model.body("finger").pos[0])
         self._painter: _Painter | None = None

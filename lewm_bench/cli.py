@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 import lewm_bench
 from lewm_bench.errors import NotRun, TrainingFailed, UserError, unknown
 from lewm_bench.names import parse_agent
+from lewm_bench.system.granted import limit_threads
 
 # Typer stands on click, or on a copy of it inside itself, depending on its version; both have this base.
 UsageProblem = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -119,9 +120,10 @@ def _prepare(
 ):
     """The run that the common options describe."""
     from lewm_bench import suite as suites
-    from lewm_bench.device import cores, resolve_device, share_cores
+    from lewm_bench.device import resolve_device, share_cores
     from lewm_bench.runner import Run
     from lewm_bench.store import Store, default_cache
+    from lewm_bench.system.granted import cores
 
     share_cores()
     path = suites.find_file(config)
@@ -732,6 +734,7 @@ def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 2."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is imported, which is later
+    limit_threads(os.environ)
     _keep_memory()
     try:
         status = app(sys.argv[1:] or ["--help"], prog_name="lewm-bench", standalone_mode=False)

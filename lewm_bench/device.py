@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
 from lewm_bench.errors import UserError
+from lewm_bench.system.granted import local_ranks, quota
 
 
 def resolve_device(name: str) -> torch.device:
@@ -63,23 +62,8 @@ def share_cores() -> None:
     ``OMP_NUM_THREADS`` wins.
     """
     if "OMP_NUM_THREADS" not in os.environ:
-        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, int(min(torch.get_num_threads(), quota()) / ranks)))
-
-
-def cores() -> int:
-    """Whole cores that this process may use: what affinity and the container grant."""
-    granted = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, int(min(granted, quota())))
-
-
-def quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> float:
-    """Cores that the container may use; infinite without a limit."""
-    try:
-        limit, period = path.read_text(encoding="ascii").split()
-        return float("inf") if limit == "max" else int(limit) / int(period)
-    except (OSError, ValueError):
-        return float("inf")
+        share = min(torch.get_num_threads(), quota()) / local_ranks(os.environ)
+        torch.set_num_threads(max(1, int(share)))
 
 
 class Stopwatch:

@@ -24,6 +24,7 @@ from typing import Literal
 from lewm_bench.child import error_of, last_line
 from lewm_bench.extras import remedy
 from lewm_bench.store import default_cache
+from lewm_bench.system.granted import cores, memory
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -87,7 +88,7 @@ def check_torch() -> Check:
         import torch
     except (ImportError, OSError) as error:
         return Check("torch", "fail", f"cannot be imported: {last_line(str(error))}", "pip install --upgrade torch")
-    detail = f"{torch.__version__}, {torch.get_num_threads()} CPU threads of {os.cpu_count()} cores"
+    detail = f"{torch.__version__}, {torch.get_num_threads()} CPU threads of {cores()} cores"
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         return Check("torch", "ok", f"{detail}, CUDA: {', '.join(names)}")
@@ -105,19 +106,12 @@ def check_memory() -> Check:
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):  # Windows
         return Check("memory", "ok", "not measured on this system")
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = _container_limit()
-    usable, where = (limit, "container limit") if limit and limit < total else (total, "installed")
+    limit = memory()
+    usable, where = (limit, "container limit") if limit < total else (total, "installed")
     detail = f"{usable / GIB:.1f} GiB {where}"
     if usable < 3 * GIB:
         return Check("memory", "warn", detail, "close other programs; use --profile quick")
     return Check("memory", "ok", detail)
-
-
-def _container_limit() -> int | None:
-    for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
-        if path.is_file() and (text := path.read_text().strip()).isdigit():
-            return int(text)
-    return None
 
 
 def check_disk(name: str, folder: Path) -> Check:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 import lewm_bench
+from lewm_bench.system.granted import cores
 
 PACKAGES = ("numpy", "gymnasium", "gymnasium-robotics", "mujoco", "stable-baselines3", "transformers")
 OF_SOME = ("dm-control", "gym-pusht", "pymunk", "ogbench")  # named where they are installed
@@ -37,7 +37,7 @@ def hardware(device: torch.device) -> dict[str, str]:
         "device": device.type,
         "name": name,
         "cpu": cpu_name(),
-        "cores": str(os.cpu_count()),
+        "cores": str(cores()),
         "threads": str(torch.get_num_threads()),
         "os": platform.platform(terse=True),
     }

@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from lewm_bench import device
-from lewm_bench.device import quota, share_cores, tf32
-
-
-@pytest.mark.parametrize(
-    ("text", "cores"),
-    [
-        ("max 100000\n", float("inf")),
-        ("150000 100000\n", 1.5),
-        ("400000 100000", 4.0),
-        ("50000 100000\n", 0.5),
-        ("nonsense\n", float("inf")),
-        ("many 100000\n", float("inf")),
-        ("1 2 3\n", float("inf")),
-        ("\xe4 100000\n", float("inf")),
-        ("", float("inf")),
-    ],
-)
-def test_the_quota_of_a_container(text: str, cores: float, tmp_path: Path) -> None:
-    (tmp_path / "cpu.max").write_text(text, encoding="utf-8")
-    assert quota(tmp_path / "cpu.max") == cores
-
-
-def test_no_quota_where_there_is_no_file(tmp_path: Path) -> None:
-    assert quota(tmp_path / "cpu.max") == quota(tmp_path) == float("inf")
+from lewm_bench.device import share_cores, tf32
 
 
 @pytest.fixture
