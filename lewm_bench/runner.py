@@ -37,6 +37,7 @@ from lewm_bench.protocol import Pairs, sample_pairs
 from lewm_bench.provenance import commit, hardware, versions
 from lewm_bench.records import CellRecord, EpisodeRow, OffsetRecord
 from lewm_bench.registry import agent_family, make_env
+from lewm_bench.run.keys import DATA_SEED, dataset_spec, evaluation_spec, latent_oracle_pairs, model_spec, policy_spec
 from lewm_bench.sac_policy import train_sac_policy
 from lewm_bench.store import Store, stage_key
 from lewm_bench.suite import EnvSpec, Job, Suite, checked, shares_budget
@@ -45,8 +46,6 @@ from lewm_bench.videos import video_name, write_video
 
 logger = logging.getLogger(__name__)
 
-DATA_SCHEMA, MODEL_SCHEMA, EVALUATION_SCHEMA = 1, 1, 1
-DATA_SEED = 0  # all training seeds share one dataset
 TRAINING = "training.json"  # of a checkpoint folder
 
 
@@ -72,16 +71,7 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
     settings = run.suite.of(spec).settings
     env = make_env(spec.id, settings.image_size, spec.kwargs, spec.adapt)
     config = settings.collect.of(env)
-    key = {
-        "schema": DATA_SCHEMA,
-        "env": spec.id,
-        "kwargs": spec.kwargs,
-        "image_size": settings.image_size,
-        "collect": config.recipe(),
-        "seed": DATA_SEED,
-    }
-    if spec.adapt is not None:
-        key["adapt"] = spec.adapt.model_dump(mode="json")
+    key = dataset_spec(spec, settings.image_size, config)
 
     def build(work: Path) -> None:
         learned = policy_of(run, env, config, key) if LEARNED in config.policies else None
@@ -97,8 +87,7 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
 
 def policy_of(run: Run, env: GoalEnv, config: CollectConfig, dataset: dict[str, Any]) -> Path:
     """The folder of the policy that is trained before it collects, from the cache if it is there."""
-    same = {"schema", "env", "kwargs", "adapt", "seed"}
-    key = {k: v for k, v in dataset.items() if k in same} | {"config": config.sac.model_dump(mode="json")}
+    key = policy_spec(config, dataset)
     return run.store.stage("policy", key, lambda work: train_sac_policy(env, config.sac, DATA_SEED, work, run.progress))
 
 
@@ -125,24 +114,6 @@ def setting_of(run: Run, job: Job, env: GoalEnv, dataset: Dataset, dataset_key: 
     return within_seconds(setting, family, seconds, model_spec(setting, family))
 
 
-def model_spec(setting: Setting, family: Family) -> dict[str, Any]:
-    """What determines the weights. How often training is logged and saved, and what collapse means, does not."""
-    config = setting.config.model_dump(mode="json")
-    for name in ("log_every", "save_every", "on_collapse"):
-        config["train"].pop(name)
-    for name in family.planning_only:
-        config.pop(name)
-    return {
-        "schema": [MODEL_SCHEMA, family.schema],
-        "agent": parse_agent(setting.agent).base,
-        "config": config,
-        "dataset": setting.dataset_key,
-        "seed": setting.seed,
-        "device": setting.device.type,
-        "outside": setting.outside or family.outside(setting),
-    }
-
-
 def checkpoint_of(setting: Setting, family: Family) -> Path | None:
     """The checkpoint folder of a job, trained if it is not in the cache; None for agents that do not train.
 
@@ -163,31 +134,6 @@ def checkpoint_of(setting: Setting, family: Family) -> Path | None:
     return folder
 
 
-def evaluation_spec(run: Run, job: Job, setting: Setting, family: Family, offset: int) -> dict[str, Any]:
-    """What determines the episodes of one goal offset."""
-    config = run.suite.of(job.env).settings.evaluate
-    common = {"split", "budget", "batch", "correlation_frames"}
-    planning = setting.config.model_dump(mode="json", include=set(family.planning_only))
-    return {
-        "schema": EVALUATION_SCHEMA,
-        "model": model_spec(setting, family),
-        "name": setting.agent,
-        "env": setting.env_id,
-        "protocol": config.protocol,
-        "evaluate": config.model_dump(mode="json", include=common) | {"num_pairs": job.num_pairs},
-        "cem": setting.cem.model_dump(mode="json") if family.plans else None,
-        "goal_offset": offset,
-        "latent_oracle_pairs": latent_oracle_pairs(run, job, offset) if family.kind == "world model" else 0,
-    } | ({"planning": planning} if planning else {})
-
-
-def latent_oracle_pairs(run: Run, job: Job, offset: int) -> int:
-    """Pairs for the latent oracle. It renders every candidate: only the run's first offset and lowest seed have any."""
-    config = run.suite.of(job.env).settings.evaluate
-    first = offset == config.goal_offset[0] and job.seed == min(job.seed for job in run.suite.jobs)
-    return min(config.latent_oracle_pairs, job.num_pairs) if first else 0
-
-
 @dataclass(frozen=True)
 class Measured:
     """One evaluated goal offset."""
@@ -205,7 +151,7 @@ def measure(
     config = run.suite.of(job.env).settings.evaluate
     pairs = sample_pairs(setting.dataset, setting.env, config.rules, job.num_pairs, offset, config.split)
     budget = config.budget or config.rules.budget(offset)
-    spec = evaluation_spec(run, job, setting, family, offset)
+    spec = evaluation_spec(run.suite, job, setting, family, offset)
 
     def build(work: Path) -> None:
         agent = loaded()
@@ -249,7 +195,7 @@ def extras(
 ) -> dict[str, Any]:
     """What is measured once per cell and offset beside the episodes, and where."""
     config = run.suite.of(job.env).settings.evaluate
-    count = latent_oracle_pairs(run, job, offset)
+    count = latent_oracle_pairs(run.suite, job, offset)
     values: dict[str, Any] = {"latent_oracle_pairs": 0, "latent_oracle_hit": None, "rank_correlation": None}
     if loaded.model is not None:
         values["rank_correlation"] = distance_rank_correlation(loaded, setting, config.split, config.correlation_frames)

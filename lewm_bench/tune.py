@@ -22,16 +22,8 @@ from lewm_bench.protocol import PROTOCOLS, sample_pairs
 from lewm_bench.provenance import commit, hardware, versions
 from lewm_bench.registry import agent_family
 from lewm_bench.rng import stream
-from lewm_bench.runner import (
-    MODEL_SCHEMA,
-    Data,
-    Run,
-    dataset_of,
-    measured_job,
-    model_spec,
-    setting_of,
-    training_of,
-)
+from lewm_bench.run.keys import failure_spec, model_spec
+from lewm_bench.runner import Data, Run, dataset_of, measured_job, setting_of, training_of
 from lewm_bench.search import Dimension, bisect, random_point
 from lewm_bench.store import stage_key
 from lewm_bench.suite import Job, parse_overrides
@@ -225,7 +217,7 @@ def attempt(run: Run, job: Job, data: Data, trial: Trial) -> Trial:
 
     A training that failed would fail again, so that is kept in the cache like the weights of one that succeeded.
     """
-    spec = failure_spec(run, job, data)
+    spec = failure_spec(run.suite, job, agent_family(job.agent), data[2], run.device.type)
     if (known := run.store.find(FAILURE, spec)) is not None:
         return trial.model_copy(update=json.loads((known / FAILURE_FILE).read_text(encoding="utf-8")))
     begin = time.perf_counter()
@@ -253,20 +245,6 @@ def measured(run: Run, job: Job, data: Data) -> dict[str, Any]:
         "train_seconds": training_of(folder).get("seconds"),
         "key": stage_key("model", model_spec(setting, family)),
         "commit": offsets[0].extras["commit"],
-    }
-
-
-def failure_spec(run: Run, job: Job, data: Data) -> dict[str, Any]:
-    """What determines that a training fails; unlike for weights, what counts as collapse belongs to it."""
-    resolved = run.suite.of(job.env)
-    return {
-        "schema": [MODEL_SCHEMA, agent_family(job.agent).schema],
-        "agent": parse_agent(job.agent).trained,
-        "config": resolved.agent_config(job.agent).model_dump(mode="json"),
-        "training": resolved.settings.training.model_dump(mode="json"),
-        "dataset": data[2],
-        "seed": job.seed,
-        "device": run.device.type,
     }
 
 

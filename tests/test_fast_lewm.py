@@ -23,7 +23,7 @@ from lewm_bench.collect import CollectConfig, collect
 from lewm_bench.errors import UserError
 from lewm_bench.planning import CEMConfig, Imagine, cem, goal_distance, latent_cost, plain
 from lewm_bench.rng import stream
-from lewm_bench.runner import Run, evaluation_spec, model_spec
+from lewm_bench.run.keys import evaluation_spec, model_spec
 from lewm_bench.statistics import spearman
 from lewm_bench.store import Store
 from lewm_bench.suite import find_file, load, resolve
@@ -545,12 +545,11 @@ def test_the_variant_plans_otherwise_with_the_same_weights(base: Setting, tmp_pa
 
 def test_settings_of_planning_alone_share_a_training_and_no_evaluation(base: Setting) -> None:
     suite = resolve(load(find_file(None)), "smoke", "quick", agents=["fast-lewm"])
-    run = Run(suite, base.store, base.store.root, base.device)
     settings = [setting_of(base, "fast-lewm", self_consistency=beta) for beta in (0.0, 0.5)]
     other = setting_of(base, "fast-lewm", dropout=0.2)
     trainings = [model_spec(s, FAST_LEWM) for s in (*settings, other)]
     assert trainings[0] == trainings[1] != trainings[2]
-    evaluations = [evaluation_spec(run, suite.jobs[0], s, FAST_LEWM, 25) for s in settings]
+    evaluations = [evaluation_spec(suite, suite.jobs[0], s, FAST_LEWM, 25) for s in settings]
     assert evaluations[0] != evaluations[1]
 
 

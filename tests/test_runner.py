@@ -31,6 +31,7 @@ from lewm_bench.errors import NotRun, TrainingFailed, UserError
 from lewm_bench.files import StorageError
 from lewm_bench.records import EpisodeRow, load_cells
 from lewm_bench.report import COLUMNS, write_report
+from lewm_bench.run import keys
 from lewm_bench.runner import Run, run_suite
 from lewm_bench.store import Store
 from lewm_bench.suite import EnvSpec, load, resolve
@@ -733,9 +734,9 @@ def test_a_limit_on_pairs_reaches_the_pairs_the_key_and_the_record(tmp_path, fin
         assert {k: v for k, v in row.items() if k != "key"} == {k: v for k, v in whole.items() if k != "key"}
         assert (row["key"] == whole["key"]) == (row["agent"] == "noop")
     job = run.suite.jobs[1].model_copy(update={"seed": 0})
-    few = [runner.latent_oracle_pairs(run, job.model_copy(update={"num_pairs": n}), 5) for n in (1, 2)]
+    few = [keys.latent_oracle_pairs(run.suite, job.model_copy(update={"num_pairs": n}), 5) for n in (1, 2)]
     many = make_run(tmp_path / "a" / "varied.yaml", tmp_path, cache, overrides=["evaluate.latent_oracle_pairs=9"])
-    assert few == [1, 1] and runner.latent_oracle_pairs(many, job, 5) == 2
+    assert few == [1, 1] and keys.latent_oracle_pairs(many.suite, job, 5) == 2
     # The same number of pairs from the settings is the same cell.
     said = varied(tmp_path / "b", [UMAZE], cache, agents=["random"], overrides=["evaluate.num_pairs=2"])
     (again,) = execute(said)
@@ -785,12 +786,12 @@ def test_the_learned_policy_is_trained_once_kept_and_collects(config, tmp_path, 
     (policy,) = (cache / "policy").glob("*/done.json")
     env = runner.make_env(UMAZE, 32)
     settings = make_run(config, tmp_path, overrides=SAC).suite.settings.collect
-    by_hand = collect(env, settings, runner.DATA_SEED, tmp_path / "by hand", False, learned=policy.parent)
+    by_hand = collect(env, settings, keys.DATA_SEED, tmp_path / "by hand", False, learned=policy.parent)
     assert by_hand.fingerprint == first.fingerprint
     other = settings.model_copy(update={"sac": settings.sac.model_copy(update={"noise": 0.0})})
-    runner.train_sac_policy(env, other.sac, runner.DATA_SEED, tmp_path / "other", False)
+    runner.train_sac_policy(env, other.sac, keys.DATA_SEED, tmp_path / "other", False)
     trained.clear()
-    elsewhere = collect(env, other, runner.DATA_SEED, tmp_path / "otherwise", False, learned=tmp_path / "other")
+    elsewhere = collect(env, other, keys.DATA_SEED, tmp_path / "otherwise", False, learned=tmp_path / "other")
     assert (elsewhere.actions[:-1] != first.actions[:-1]).any()
 
     # Nothing is trained for the same data, nor for other data by the same policy.

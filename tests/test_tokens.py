@@ -20,7 +20,7 @@ from lewm_bench.checkpoint import load_tensors
 from lewm_bench.collect import CollectConfig, collect
 from lewm_bench.errors import UserError
 from lewm_bench.planning import CEMConfig
-from lewm_bench.runner import model_spec
+from lewm_bench.run.keys import model_spec
 from lewm_bench.store import Store
 from lewm_bench.train import TrainConfig
 

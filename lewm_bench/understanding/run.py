@@ -26,6 +26,7 @@ from lewm_bench.checkpoint import load_card
 from lewm_bench.config import Config
 from lewm_bench.errors import NotRun, UserError
 from lewm_bench.files import write_bytes, write_text
+from lewm_bench.run.keys import model_spec
 from lewm_bench.runner import (
     Data,
     Run,
@@ -34,7 +35,6 @@ from lewm_bench.runner import (
     each_job,
     failure,
     made,
-    model_spec,
     ready,
     training_of,
     tried,

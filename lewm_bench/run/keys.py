@@ -1,0 +1,95 @@
+"""What determines each stage of a run: the specifications that its cache entries are addressed by.
+
+Two runs share a stage if and only if these say the same. What changes nothing (progress, workers, how often a training
+is saved) stays out of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lewm_bench.agent import Family, Setting
+from lewm_bench.collect import CollectConfig
+from lewm_bench.names import parse_agent
+from lewm_bench.suite import EnvSpec, Job, Suite
+
+DATA_SCHEMA, MODEL_SCHEMA, EVALUATION_SCHEMA = 1, 1, 1
+DATA_SEED = 0  # all training seeds share one dataset
+
+
+def dataset_spec(spec: EnvSpec, image_size: int, config: CollectConfig) -> dict[str, Any]:
+    """What determines the data of an environment, collected as ``config`` says."""
+    key = {
+        "schema": DATA_SCHEMA,
+        "env": spec.id,
+        "kwargs": spec.kwargs,
+        "image_size": image_size,
+        "collect": config.recipe(),
+        "seed": DATA_SEED,
+    }
+    if spec.adapt is not None:
+        key["adapt"] = spec.adapt.model_dump(mode="json")
+    return key
+
+
+def policy_spec(config: CollectConfig, dataset: dict[str, Any]) -> dict[str, Any]:
+    """What determines the policy that is trained before it collects the data of ``dataset_spec``."""
+    same = {"schema", "env", "kwargs", "adapt", "seed"}
+    return {k: v for k, v in dataset.items() if k in same} | {"config": config.sac.model_dump(mode="json")}
+
+
+def model_spec(setting: Setting, family: Family) -> dict[str, Any]:
+    """What determines the weights. How often training is logged and saved, and what collapse means, does not."""
+    config = setting.config.model_dump(mode="json")
+    for name in ("log_every", "save_every", "on_collapse"):
+        config["train"].pop(name)
+    for name in family.planning_only:
+        config.pop(name)
+    return {
+        "schema": [MODEL_SCHEMA, family.schema],
+        "agent": parse_agent(setting.agent).base,
+        "config": config,
+        "dataset": setting.dataset_key,
+        "seed": setting.seed,
+        "device": setting.device.type,
+        "outside": setting.outside or family.outside(setting),
+    }
+
+
+def failure_spec(suite: Suite, job: Job, family: Family, dataset: str, device: str) -> dict[str, Any]:
+    """What determines that a training fails; unlike for weights, what counts as collapse belongs to it."""
+    resolved = suite.of(job.env)
+    return {
+        "schema": [MODEL_SCHEMA, family.schema],
+        "agent": parse_agent(job.agent).trained,
+        "config": resolved.agent_config(job.agent).model_dump(mode="json"),
+        "training": resolved.settings.training.model_dump(mode="json"),
+        "dataset": dataset,
+        "seed": job.seed,
+        "device": device,
+    }
+
+
+def evaluation_spec(suite: Suite, job: Job, setting: Setting, family: Family, offset: int) -> dict[str, Any]:
+    """What determines the episodes of one goal offset."""
+    config = suite.of(job.env).settings.evaluate
+    common = {"split", "budget", "batch", "correlation_frames"}
+    planning = setting.config.model_dump(mode="json", include=set(family.planning_only))
+    return {
+        "schema": EVALUATION_SCHEMA,
+        "model": model_spec(setting, family),
+        "name": setting.agent,
+        "env": setting.env_id,
+        "protocol": config.protocol,
+        "evaluate": config.model_dump(mode="json", include=common) | {"num_pairs": job.num_pairs},
+        "cem": setting.cem.model_dump(mode="json") if family.plans else None,
+        "goal_offset": offset,
+        "latent_oracle_pairs": latent_oracle_pairs(suite, job, offset) if family.kind == "world model" else 0,
+    } | ({"planning": planning} if planning else {})
+
+
+def latent_oracle_pairs(suite: Suite, job: Job, offset: int) -> int:
+    """Pairs for the latent oracle. It renders every candidate: only the run's first offset and lowest seed have any."""
+    config = suite.of(job.env).settings.evaluate
+    first = offset == config.goal_offset[0] and job.seed == min(job.seed for job in suite.jobs)
+    return min(config.latent_oracle_pairs, job.num_pairs) if first else 0
