@@ -23,10 +23,10 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from PIL import Image
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lewm_bench.config import Config
+from lewm_bench.core.resize import area_mean
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError
 
@@ -173,7 +173,7 @@ class AdaptedEnv(GoalEnv):
             )
         if frame.shape[:2] == (self.image_size, self.image_size):
             return frame.copy()
-        return np.asarray(Image.fromarray(frame).resize((self.image_size,) * 2, Image.Resampling.BOX))
+        return area_mean(frame, self.image_size, self.image_size)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"source": self.source, "make": self._arguments, "adapt": self.settings.model_dump(mode="json")} | {
