@@ -6,16 +6,28 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+SPARE = 5.0  # seconds
 SECONDS = 20.0  # importing a large package from a cold disk takes several
 
 
-def error_of(program: str, environment: Mapping[str, str], seconds: float = SECONDS) -> str | None:
+@dataclass(frozen=True)
+class Fault:
+    """Why a program did not succeed: it failed, or it had not ended in time, which says nothing about it."""
+
+    reason: str
+    slow: bool = False
+
+
+def fault_of(program: str, environment: Mapping[str, str], seconds: float = SECONDS) -> Fault | None:
     """None if the program succeeds in time, else the last line it wrote. A variable that is "" is unset."""
     variables = {k: v for k, v in {**os.environ, **environment}.items() if v}
+    # Should this process be killed meanwhile, the other ends by itself, also where it hangs outside of Python.
+    limited = f"import faulthandler; faulthandler.dump_traceback_later({seconds + SPARE}, exit=True)\n{program}"
     try:
         done = subprocess.run(
-            [sys.executable, "-c", program],
+            [sys.executable, "-c", limited],
             check=False,
             env=variables,
             stdin=subprocess.DEVNULL,
@@ -23,10 +35,10 @@ def error_of(program: str, environment: Mapping[str, str], seconds: float = SECO
             timeout=seconds,
         )
     except subprocess.TimeoutExpired:
-        return f"no answer in {seconds:.0f} s"
+        return Fault(f"no answer in {seconds:g} s", slow=True)
     if done.returncode == 0:
         return None
-    return last_line(done.stderr.decode(errors="replace")) or f"exit status {done.returncode}"
+    return Fault(last_line(done.stderr.decode(errors="replace")) or f"exit status {done.returncode}")
 
 
 def last_line(text: str) -> str:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lewm_bench.child import error_of, last_line
+from lewm_bench.child import Fault, fault_of, last_line
 from lewm_bench.extras import remedy
 from lewm_bench.store import default_cache
 from lewm_bench.system.granted import cores, memory
@@ -37,6 +37,7 @@ FAMILIES = {  # what a family needs
     "pusht": ("gym_pusht",),
     "cube": ("ogbench",),
 }
+AGAIN = "lewm-bench doctor  # again, when this machine is less busy"
 DINOV2 = "facebook/dinov2-small"
 DINOV2_FILES = ("config.json", "model.safetensors")
 
@@ -153,8 +154,12 @@ def check_rendering() -> Check:
     chosen = os.environ.get("MUJOCO_GL", "").lower()
     backends = (chosen,) if chosen else BACKENDS
     with ThreadPoolExecutor(max_workers=len(backends)) as pool:
-        working = [b for b, error in zip(backends, pool.map(_gl_error, backends), strict=True) if error is None]
+        faults = dict(zip(backends, pool.map(_gl_fault, backends), strict=True))
+    working = [name for name, fault in faults.items() if fault is None]
+    slow = [f"{name} gave {fault.reason}" for name, fault in faults.items() if fault is not None and fault.slow]
     needed = "needed for Reacher and Cube"
+    if slow and not working:
+        return Check("rendering", "warn", f"slow: {', '.join(slow)} ({needed})", AGAIN)
     if chosen:
         if working:
             return Check("rendering", "ok", f"MUJOCO_GL={chosen} works ({needed})")
@@ -166,7 +171,7 @@ def check_rendering() -> Check:
     )
 
 
-def _gl_error(backend: str) -> str | None:
+def _gl_fault(backend: str) -> Fault | None:
     from lewm_bench.gl import probe
 
     return probe(backend)
@@ -183,10 +188,15 @@ def check_family(family: str) -> Check:
     missing = [m for m in modules if importlib.util.find_spec(m) is None]
     if missing:
         return Check(name, "warn", f"not installed: {', '.join(missing)}", remedy(missing[0]))
-    error = error_of(f"import {', '.join(modules)}", {})
-    if error is not None:
+    fault = fault_of(f"import {', '.join(modules)}", {})
+    if fault is not None and fault.slow:
+        return Check(name, "warn", f"slow: importing {', '.join(modules)} gave {fault.reason}", AGAIN)
+    if fault is not None:
         return Check(
-            name, "warn", f"installed, but importing it fails: {error}", f"{remedy(modules[0])} --force-reinstall"
+            name,
+            "warn",
+            f"installed, but importing it fails: {fault.reason}",
+            f"{remedy(modules[0])} --force-reinstall",
         )
     return Check(name, "ok", f"{', '.join(modules)} can be imported")
 
@@ -203,7 +213,8 @@ def check_dinov2() -> Check:
         return Check("dinov2", "warn", f"{DINOV2} is not in the cache and HF_HUB_OFFLINE is set", elsewhere)
     if reachable(f"{constants.ENDPOINT}/{DINOV2}/resolve/main/{DINOV2_FILES[0]}"):
         return Check("dinov2", "ok", f"{DINOV2} is not in the cache; the Hub answers and it will be downloaded", remedy)
-    return Check("dinov2", "warn", f"{DINOV2} is not in the cache and {constants.ENDPOINT} does not answer", elsewhere)
+    silent = f"{constants.ENDPOINT} does not answer within {HUB_SECONDS:g} s"
+    return Check("dinov2", "warn", f"{DINOV2} is not in the cache and {silent}", elsewhere)
 
 
 def reachable(url: str, seconds: float = HUB_SECONDS) -> bool:

@@ -9,6 +9,7 @@ import atexit
 import ctypes.util
 import functools
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -19,16 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lewm_bench.child import error_of
+from lewm_bench.child import SECONDS, Fault, fault_of
 from lewm_bench.errors import NotRun, UserError, unknown
 
 if TYPE_CHECKING:
     import mujoco
 
+logger = logging.getLogger(__name__)
+
 BACKENDS = ("egl", "osmesa", "glfw")
 """In the order in which they are tried: a GPU or Mesa without a display, Mesa in software, a window system."""
 OFF = ("disable", "disabled", "off", "false", "0")  # MuJoCo's own words for it
 LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
+PATIENCE = 120.0  # seconds; another backend may draw other pixels, so a busy machine must not choose it
 INSTALL = "sudo apt-get install libegl1 libgl1-mesa-dri"
 PROBE = """
 import mujoco
@@ -48,7 +52,7 @@ def backend() -> str:
 
     Raises:
         UserError: ``MUJOCO_GL`` has a value that is not a backend.
-        NotRun: nothing draws here; says the command that installs it.
+        NotRun: nothing draws here; says the command that installs it, or that this machine is too busy to tell.
     """
     chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
     if chosen:
@@ -59,20 +63,29 @@ def backend() -> str:
         return "glfw" if chosen == "wgl" else chosen
     if sys.platform != "linux":
         return "cgl" if sys.platform == "darwin" else "glfw"
+    slow = []
     for name in BACKENDS:
-        if probe(name) is None:
+        fault = probe(name, PATIENCE)
+        if fault is None:
             return name
+        if fault.slow:
+            slow.append(name)
+            logger.warning("MUJOCO_GL=%s: %s, so another one is tried; set MUJOCO_GL to choose", name, fault.reason)
+    if slow:
+        raise NotRun(
+            f"OpenGL ({', '.join(slow)}) gave no answer in {PATIENCE:g} s: try again when this machine is less busy"
+        )
     raise NotRun(f"MuJoCo finds no OpenGL to draw with: {INSTALL}")
 
 
-def probe(name: str) -> str | None:
+def probe(name: str, seconds: float = SECONDS) -> Fault | None:
     """None if a backend draws here, else why not. Asks in a process of its own: a failed start cannot be undone."""
     if sys.platform == "linux":
         if name in LIBRARIES and ctypes.util.find_library(LIBRARIES[name]) is None:
-            return f"lib{LIBRARIES[name]} is not installed"
+            return Fault(f"lib{LIBRARIES[name]} is not installed")
         if name == "glfw" and not ({"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)):
-            return "there is no display"
-    return error_of(PROBE, {"MUJOCO_GL": name, "PYOPENGL_PLATFORM": ""})
+            return Fault("there is no display")
+    return fault_of(PROBE, {"MUJOCO_GL": name, "PYOPENGL_PLATFORM": ""}, seconds)
 
 
 @contextmanager

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from lewm_bench import doctor
+from lewm_bench.child import Fault
 from lewm_bench.doctor import Check
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No subprocess and no network: every program fails at once and nothing answers."""
-    monkeypatch.setattr(doctor, "error_of", lambda program, environment: "no such library")
+    monkeypatch.setattr(doctor, "fault_of", lambda program, environment: Fault("no such library"))
     monkeypatch.setattr(doctor, "reachable", lambda url: False)
 
 
@@ -84,7 +85,7 @@ def test_cache_counts_bytes_and_damaged_stages(tmp_path: Path) -> None:
 )
 def test_rendering(monkeypatch, chosen: str, works: set[str], status: str, detail: str, remedy: str) -> None:
     monkeypatch.setenv("MUJOCO_GL", chosen)
-    monkeypatch.setattr(doctor, "_gl_error", lambda backend: None if backend in works else "no library")
+    monkeypatch.setattr(doctor, "_gl_fault", lambda backend: None if backend in works else Fault("no library"))
     check = doctor.check_rendering()
     assert check.status == status and detail in check.detail and remedy in check.remedy
     assert "needed for Reacher and Cube" in check.detail
@@ -106,16 +107,45 @@ def test_family(monkeypatch: pytest.MonkeyPatch) -> None:
     assert broken.status == "warn" and "ModuleNotFoundError" in broken.detail
 
 
-def test_a_program_that_hangs_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+BUSY = Fault("no answer in 20 s", slow=True)
+
+
+def test_packages_on_a_busy_machine_are_slow_and_not_to_be_installed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "FAMILIES", {"json": ("json",)})
+    monkeypatch.setattr(doctor, "fault_of", lambda program, environment: BUSY)
+    check = doctor.check_family("json")
+    assert (check.status, check.detail) == ("warn", "slow: importing json gave no answer in 20 s")
+    assert check.remedy == doctor.AGAIN and "install" not in check.remedy
+
+
+@pytest.mark.parametrize(
+    "chosen, egl, osmesa, status, detail",
+    [
+        ("", BUSY, BUSY, "warn", "slow: egl gave no answer in 20 s, osmesa gave no answer"),
+        ("", BUSY, Fault("no library"), "warn", "slow: egl gave no answer in 20 s (needed"),
+        ("", BUSY, None, "ok", "draws with osmesa"),
+        ("egl", BUSY, None, "warn", "slow: egl gave no answer"),
+    ],
+)
+def test_rendering_on_a_busy_machine_is_slow(monkeypatch, chosen, egl, osmesa, status, detail) -> None:
+    faults = {"egl": egl, "osmesa": osmesa, "glfw": Fault("there is no display")}
+    monkeypatch.setenv("MUJOCO_GL", chosen)
+    monkeypatch.setattr(doctor, "_gl_fault", faults.__getitem__)
+    check = doctor.check_rendering()
+    assert check.status == status and detail in check.detail
+    assert check.remedy == ("" if status == "ok" else doctor.AGAIN)
+
+
+def test_a_program_that_hangs_is_stopped_and_said_to_be_slow() -> None:
     begin = time.monotonic()
-    assert "no answer" in doctor.error_of("import time; time.sleep(60)", {}, seconds=0.3)
+    assert doctor.fault_of("import time; time.sleep(60)", {}, seconds=0.3) == Fault("no answer in 0.3 s", slow=True)
     assert time.monotonic() - begin < 10
 
 
 def test_a_program_that_crashes_is_an_error_and_not_the_end() -> None:
-    assert doctor.error_of("import os; os.abort()", {}) is not None
-    assert doctor.error_of("raise OSError('no EGL')", {}) == "OSError: no EGL"
-    assert doctor.error_of("import os; assert os.environ['A'] == 'b'", {"A": "b"}) is None
+    assert doctor.fault_of("import os; os.abort()", {}) is not None
+    assert doctor.fault_of("raise OSError('no EGL')", {}) == Fault("OSError: no EGL")
+    assert doctor.fault_of("import os; assert os.environ['A'] == 'b'", {"A": "b"}) is None
 
 
 def test_a_server_that_never_answers_does_not_hang_us() -> None:
@@ -152,3 +182,33 @@ def test_importing_the_doctor_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="looks at processes as Unix does")
+def test_a_program_that_hangs_outlives_a_killed_doctor_by_seconds_only(tmp_path: Path) -> None:
+    hangs = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    asks = f"from lewm_bench import child; child.SPARE = 0.0; child.fault_of({hangs!r}, {{}}, seconds=2.0)"
+    doctor_process = subprocess.Popen([sys.executable, "-c", asks])
+    pid = _until(lambda: int((tmp_path / "pid").read_text()))
+    doctor_process.kill()
+    doctor_process.wait()
+    assert _until(lambda: not _runs(pid))
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there and is no zombie, which nobody may be left to reap."""
+    done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], check=False, capture_output=True, text=True)
+    return done.stdout.strip()[:1] not in ("", "Z")
+
+
+def _until(ask):
+    """The first answer that is true, waited for up to half a minute."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            if answer := ask():
+                return answer
+        except (FileNotFoundError, ValueError):
+            pass
+        time.sleep(0.02)
+    raise AssertionError("never true")

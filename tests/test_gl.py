@@ -8,9 +8,10 @@ import subprocess
 import pytest
 
 from lewm_bench import gl
+from lewm_bench.child import Fault
 from lewm_bench.errors import NotRun, UserError
 
-FAILURE = "it does not draw"
+FAILURE = Fault("it does not draw")
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +31,7 @@ def works(monkeypatch: pytest.MonkeyPatch):
     def only(*names: str) -> list[str]:
         asked: list[str] = []
 
-        def probe(name: str) -> str | None:
+        def probe(name: str, seconds: float) -> Fault | None:
             asked.append(name)
             return None if name in names else FAILURE
 
@@ -174,26 +175,49 @@ def test_a_probe_asks_for_its_backend_and_nothing_else(monkeypatch) -> None:
 )
 def test_a_probe_that_fails_says_the_last_word_of_its_process(monkeypatch, status, err, reason) -> None:
     answer(monkeypatch, status, err)
-    assert gl.probe("egl").endswith(reason)
+    fault = gl.probe("egl")
+    assert fault.reason.endswith(reason) and not fault.slow
 
 
-def test_a_probe_that_hangs_is_a_backend_that_does_not_draw(monkeypatch) -> None:
+def test_a_probe_without_an_answer_says_that_it_was_slow(monkeypatch) -> None:
     answer(monkeypatch, 0)
 
     def hang(command, *, timeout, **_):
         raise subprocess.TimeoutExpired(command, timeout)
 
     monkeypatch.setattr(subprocess, "run", hang)
-    assert gl.probe("egl") == "no answer in 20 s"
+    assert gl.probe("egl") == Fault("no answer in 20 s", slow=True)
+
+
+@pytest.mark.parametrize("working, chosen", [((), None), (("osmesa",), "osmesa")])
+def test_a_busy_machine_is_not_told_to_install(monkeypatch, caplog, working, chosen) -> None:
+    """Another backend may draw other pixels: it is waited for long, and that it was passed over is said."""
+    patience = []
+
+    def probe(name: str, seconds: float) -> Fault | None:
+        patience.append(seconds)
+        return None if name in working else Fault("no answer", slow=name == "egl")
+
+    monkeypatch.setattr(gl, "probe", probe)
+    if chosen is None:
+        with pytest.raises(NotRun, match=r"\(egl\) gave no answer in 120 s: try again") as raised:
+            gl.backend()
+        assert "install" not in str(raised.value)
+    else:
+        assert gl.backend() == chosen
+    assert set(patience) == {120.0} and [r.getMessage() for r in caplog.records] == [
+        "MUJOCO_GL=egl: no answer, so another one is tried; set MUJOCO_GL to choose"
+    ]
 
 
 def test_what_cannot_work_is_not_started(monkeypatch) -> None:
     given = answer(monkeypatch, 0)
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    assert gl.probe("glfw") == "there is no display"
+    assert gl.probe("glfw") == Fault("there is no display")
     monkeypatch.setattr(gl.ctypes.util, "find_library", lambda name: None)
-    assert (gl.probe("egl"), gl.probe("osmesa")) == ("libEGL is not installed", "libOSMesa is not installed")
+    assert gl.probe("egl") == Fault("libEGL is not installed")
+    assert gl.probe("osmesa") == Fault("libOSMesa is not installed")
     assert given == []
     monkeypatch.setenv("DISPLAY", ":0")
     assert gl.probe("glfw") is None and len(given) == 1
