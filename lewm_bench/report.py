@@ -38,11 +38,12 @@ SPEED_REFERENCE = "dino-wm"
 COLUMNS = (
     "env", "agent", "goal_offset", "profile", "protocol", "status", "n_pairs", "n_seeds",
     "latent_oracle_hit", "distance_rank_correlation", "hit", "hit_low", "hit_high", "held", "held_low", "held_high",
-    "normalised_hit", "diff_to_lewm", "diff_low", "diff_high", "diff_p", "diff_p_holm", "distance_end_median",
+    "normalised_hit", "diff_to_lewm", "diff_low", "diff_high", "diff_p", "diff_runs", "diff_p_holm",
+    "distance_end_median",
     "steps_to_hit_median", "plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75", "speedup_vs_dino_wm",
     "parameters", "tokens_per_frame", "train_seconds", "train_steps", "solved_at_start", "note",
 )  # fmt: skip
-INTEGERS = ("goal_offset", "n_pairs", "n_seeds", "parameters", "tokens_per_frame", "train_steps")
+INTEGERS = ("goal_offset", "n_pairs", "n_seeds", "diff_runs", "parameters", "tokens_per_frame", "train_steps")
 
 NOT_ASKED = "not run (see the suite's limits; --agents/--seeds/--set run it)"
 
@@ -83,6 +84,12 @@ class Group:
     def seeds(self) -> list[int]:
         """The measured training seeds, in the order of the matrix rows."""
         return [c.seed for c, _ in self.done]
+
+    @property
+    def runs(self) -> int | None:
+        """How many training runs were measured; None for what does not train, so that more seeds are no other agents."""
+        own = [c for c, _ in self.done if c.weights != "none" or c.train_seconds is not None]
+        return None if not own else 1 if all(c.weights == "pretrained" for c in own) else len(own)
 
     @property
     def plan_seconds(self) -> list[float]:
@@ -140,10 +147,16 @@ def build_tables(cells: Iterable[CellRecord]) -> pd.DataFrame:
 
 
 def _holm(table: pd.DataFrame) -> pd.Series:
-    """Holm's p values of the differences to LeWM: one family per table, and one for the arms of each agent in it."""
+    """Holm's p values of the differences to LeWM: one family per table, and one for the arms of each agent in it.
+
+    NaN, and no member of a family, where a side has too few training runs to stand for its method: how many there are
+    is known before any result is.
+    """
+    few = (table["diff_runs"] < tables.METHOD_RUNS).fillna(False).astype(bool)
     family = table["agent"].map(lambda agent: arms.parts(agent).trained if arms.is_arm(agent) else "")
     place = ["protocol", "profile", "env", "goal_offset"]
-    grouped = table.assign(family=family).groupby([*place, "family"], dropna=False)["diff_p"]
+    known = table.assign(family=family, diff_p=table["diff_p"].mask(few))
+    grouped = known.groupby([*place, "family"], dropna=False)["diff_p"]
     return grouped.transform(lambda p: holm(p.to_numpy(float)))
 
 
@@ -246,9 +259,12 @@ def _success(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[st
     floor = groups.get((*place, FLOOR))
     if floor is not None and floor.pairs:
         row["normalised_hit"] = float(floor_normalised(row["hit"], float(np.nanmean(floor.matrix("hit", floor.pairs)))))
-    difference = _difference(key, group, groups.get((*place, REFERENCE)), notes)
+    reference = groups.get((*place, REFERENCE))
+    difference = _difference(key, group, reference, notes)
     row |= {"diff_to_lewm": difference.value, "diff_low": difference.low, "diff_high": difference.high}
     row["diff_p"] = difference.p
+    if difference is not NO_DIFFERENCE and reference is not None:
+        row["diff_runs"] = min((runs for side in (group, reference) if (runs := side.runs)), default=None)
     row["distance_end_median"] = quartiles([e.distance_end for e in group.episodes]).value
     row["steps_to_hit_median"] = quartiles([e.steps_to_hit for e in group.episodes if e.steps_to_hit is not None]).value
     return row
@@ -419,15 +435,23 @@ def _across(cells: Sequence[CellRecord]) -> pd.DataFrame:
         key = (protocol, profile, "*", offset, agent)
         row |= _named("hit", interquartile_mean_interval(list(hits.values()), _rng(key, "iqm hit")))
         if all(g is not None for g in floors.values()):
-            above = [
-                floor_normalised(hits[env], float(np.nanmean(g.matrix("hit", g.pairs)))) for env, g in floors.items()
-            ]
-            row |= _named("normalised", interquartile_mean_interval(above, _rng(key, "iqm normalised")))
+            row |= _named("normalised", _above_floor(agent, members, floors, _rng(key, "iqm normalised")))
         rows.append(row)
     rows.sort(key=lambda r: (r["protocol"], r["profile"], r["goal_offset"], *arms.order(r["agent"], kinds[r["agent"]])))
     columns = ("protocol", "profile", "goal_offset", "agent", "n_envs", "n_seeds", "envs")
     means = [f"{name}{end}" for name in ("hit", "normalised") for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=[*columns, *means])
+
+
+def _above_floor(
+    agent: str, groups: Mapping[str, Group], floors: Mapping[str, Group], rng: np.random.Generator
+) -> Estimate:
+    """The interquartile mean of an agent's scores above the floor, which is 0 for the floor itself."""
+    if agent == FLOOR:
+        return Estimate(0.0, np.nan, np.nan)
+    pairs = {env: sorted({*groups[env].pairs, *floors[env].pairs}) for env in groups}
+    ours, below = ([side[env].matrix("hit", pairs[env]) for env in groups] for side in (groups, floors))
+    return interquartile_mean_interval(ours, rng, floors=below)
 
 
 def _named(name: str, estimate: Estimate) -> dict[str, float]:

@@ -7,13 +7,14 @@ Entries are 0 to 1, NaN where the episode was not run. B is the number of bootst
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 
 RESAMPLES = 10_000
+AT_ONCE = 2**20  # numbers that are drawn before they are used: what bounds the memory of a bootstrap
 _FLIPS_AT_ONCE = 1000
 
 
@@ -61,10 +62,22 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> Estimate:
     return Estimate(share, float(low), float(high))
 
 
+def chunks(resamples: int, n: int) -> Iterator[slice]:
+    """The B resamples of n items in slices of at most ``AT_ONCE`` numbers."""
+    rows = max(1, AT_ONCE // max(1, n))
+    return (slice(first, min(first + rows, resamples)) for first in range(0, resamples, rows))
+
+
 def _counts(rng: np.random.Generator, resamples: int, n: int) -> np.ndarray:
     """(B, n) how often each of n items is drawn in n draws with replacement."""
     drawn = rng.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
+
+
+def _drawn(rng: np.random.Generator, resamples: int, n: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Slices of the B resamples and their ``_counts``; a generator gives the same ones however they are sliced."""
+    for rows in chunks(resamples, n):
+        yield rows, _counts(rng, rows.stop - rows.start, n)
 
 
 def _percentiles(value: float, draws: np.ndarray, confidence: float) -> Estimate:
@@ -86,12 +99,18 @@ def crossed_means(matrix: np.ndarray, rng: np.random.Generator, resamples: int =
     what pairs and single episodes contribute; what seeds contribute is understated by (seeds - 1) / seeds, as in any
     bootstrap of a handful of runs, which is why the number of seeds stands beside every interval.
     """
+    seed_counts, means = _counts(rng, resamples, matrix.shape[0]), np.empty(resamples)
+    for rows, pair_counts in _drawn(rng, resamples, matrix.shape[1]):
+        means[rows] = _weighted_means(matrix, seed_counts[rows], pair_counts)
+    return means
+
+
+def _weighted_means(matrix: np.ndarray, seed_counts: np.ndarray, pair_counts: np.ndarray) -> np.ndarray:
+    """(S, N) matrix, (B, S) and (B, N) counts to the (B,) means over known entries, NaN where none was drawn."""
     known = np.isfinite(matrix)
-    seeds, pairs = matrix.shape
-    seed_counts, pair_counts = _counts(rng, resamples, seeds), _counts(rng, resamples, pairs)
     total = np.einsum("bp,bp->b", seed_counts @ np.where(known, matrix, 0.0), pair_counts)
     weight = np.einsum("bp,bp->b", seed_counts @ known.astype(np.float64), pair_counts)
-    return np.divide(total, weight, out=np.full(resamples, np.nan), where=weight > 0)
+    return np.divide(total, weight, out=np.full(len(total), np.nan), where=weight > 0)
 
 
 def bootstrap_mean(
@@ -110,11 +129,15 @@ def success_rate(
     """The success rate of a (seeds, pairs) matrix of zeros and ones: Wilson for one seed, else the crossed bootstrap.
 
     A bootstrap of all successes returns an interval of width zero. So the bootstrap's interval is widened, where
-    needed, to contain the Wilson interval of as many independent episodes, which is the least anyone may claim.
+    needed, to contain the Wilson interval of as many independent episodes as there are pairs. Not of as many as there
+    are episodes: seeds share the pairs, and where each solves the same ones more seeds tell nothing more about them.
     """
     matrix = _checked(matrix)
     known = np.isfinite(matrix)
-    plain = wilson(float(np.nansum(matrix)), int(known.sum()), confidence)
+    if not known.any():
+        return NOTHING
+    pairs = int(known.any(axis=0).sum())
+    plain = wilson(float(np.nansum(matrix)) * pairs / int(known.sum()), pairs, confidence)
     if known.any(axis=1).sum() < 2:
         return plain
     drawn = bootstrap_mean(matrix, rng, confidence, resamples)
@@ -150,10 +173,12 @@ def paired_comparison(
     delta = np.nanmean(ours, 0) - np.nanmean(reference, 0)
     ours_counts = _counts(rng, resamples, len(ours))
     reference_counts = ours_counts if seeds_paired else _counts(rng, resamples, len(reference))
-    drawn = _column_means(ours, ours_counts) - _column_means(reference, reference_counts)
-    weight = _counts(rng, resamples, delta.size) * np.isfinite(drawn)
-    total = np.einsum("bp,bp->b", weight, np.nan_to_num(drawn))
-    draws = np.divide(total, weight.sum(1), out=np.full(resamples, np.nan), where=weight.any(1))
+    draws = np.full(resamples, np.nan)
+    for rows, counts in _drawn(rng, resamples, delta.size):
+        drawn = _column_means(ours, ours_counts[rows]) - _column_means(reference, reference_counts[rows])
+        weight = counts * np.isfinite(drawn)
+        total = np.einsum("bp,bp->b", weight, np.nan_to_num(drawn))
+        np.divide(total, weight.sum(1), out=draws[rows], where=weight.any(1))
     least = _agresti_min(delta, confidence)
     interval = _percentiles(float(delta.mean()), draws, confidence)
     low, high = min(interval.low, least.low), max(interval.high, least.high)
@@ -268,13 +293,16 @@ def ratio_of_means(
 
     None where the reference's own interval holds 0: a ratio to what may be nothing says nothing.
     """
-    counts = _counts(rng, resamples, ours.size)
-    below = counts @ reference / ours.size
+    both = np.column_stack([ours, reference]) / ours.size
+    draws = np.empty((resamples, 2))
+    for rows, counts in _drawn(rng, resamples, ours.size):
+        draws[rows] = counts @ both
+    above, below = draws.T
     low, high = np.quantile(below, [(1 - confidence) / 2, (1 + confidence) / 2])
     if low <= 0 <= high:
         return None
     value = float(ours.mean() / reference.mean())
-    return _percentiles(value, (counts @ ours / ours.size) / below, confidence)
+    return _percentiles(value, above / below, confidence)
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
@@ -301,8 +329,9 @@ def clustered_auc(
     member = np.eye(len(sizes))[place.ravel()]  # (N, C)
     wins = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
     wins = member.T @ wins @ member  # (C, C)
-    counts = _counts(rng, resamples, len(sizes))
-    draws = np.einsum("bc,bc->b", counts @ wins, counts) / (counts @ sizes) ** 2
+    draws = np.empty(resamples)
+    for rows, counts in _drawn(rng, resamples, len(sizes)):
+        draws[rows] = np.einsum("bc,bc->b", counts @ wins, counts) / (counts @ sizes) ** 2
     drawn = _percentiles(auc(positive, negative), draws, confidence)
     least = newcombe_auc(drawn.value, len(sizes), confidence)
     return Estimate(drawn.value, min(drawn.low, least.low), max(drawn.high, least.high))
@@ -345,9 +374,10 @@ def binomial_range(share: float, n: int, confidence: float = 0.95) -> tuple[floa
     return float(low / n), float(min(high, n) / n)
 
 
-def floor_normalised(score: float | np.ndarray, floor: float) -> np.ndarray:
+def floor_normalised(score: float | np.ndarray, floor: float | np.ndarray) -> np.ndarray:
     """(score - floor) / (1 - floor): 0 is what random actions reach, 1 is every pair; NaN if random reaches them all."""
-    return (np.asarray(score, np.float64) - floor) / (1 - floor) if floor < 1 else np.full(np.shape(score), np.nan)
+    above, left = np.broadcast_arrays(np.subtract(score, floor), np.subtract(1.0, floor))
+    return np.divide(above, left, out=np.full(above.shape, np.nan), where=left > 0)
 
 
 def interquartile_mean(values: np.ndarray) -> np.ndarray:
@@ -358,35 +388,59 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
 
 
 def interquartile_mean_interval(
-    matrices: Sequence[np.ndarray], rng: np.random.Generator, confidence: float = 0.95, resamples: int = RESAMPLES
+    matrices: Sequence[np.ndarray],
+    rng: np.random.Generator,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    floors: Sequence[np.ndarray] | None = None,
 ) -> Estimate:
     """Interquartile mean over environments and seeds, from one (seeds, pairs) matrix per environment.
+
+    With ``floors``, (other seeds, the same pairs) of random actions in each environment, scores are floor-normalised. A
+    floor is an estimate too, so its seeds are drawn by themselves and its pairs with those of the scores.
 
     rliable's method (Agarwal et al. 2021): one score per environment and run, pooled and trimmed; the bootstrap is
     stratified, so runs are drawn within their environment. A score here is a mean over pairs, so pairs are drawn too.
     Environments with more seeds weigh more. Where no resample differs (every episode a success) the bootstrap knows
     nothing, and the interval is NaN rather than of width zero.
     """
-    matrices = [m for m in map(_checked, matrices) if np.isfinite(m).any()]
-    matrices = [m[np.isfinite(m).any(1)] for m in matrices]
-    if not matrices:
+    known = [_checked(m) for m in matrices]
+    below = [None] * len(known) if floors is None else [_checked(f) for f in floors]
+    both = [(m[np.isfinite(m).any(1)], f) for m, f in zip(known, below, strict=True) if np.isfinite(m).any()]
+    if not both:
         return NOTHING
-    value = interquartile_mean(np.concatenate([np.nanmean(m, axis=1) for m in matrices]))
-    scores = np.concatenate([_resampled_seed_scores(m, rng, resamples) for m in matrices], axis=1)
-    draws = interquartile_mean(scores)
-    if np.ptp(draws[np.isfinite(draws)]) < 1e-12:
+    value = interquartile_mean(np.concatenate([_seed_scores(m, f) for m, f in both]))
+    scores = np.concatenate([_resampled_seed_scores(m, f, rng, resamples) for m, f in both], axis=1)
+    draws = np.where(np.isfinite(scores).all(1), interquartile_mean(scores), np.nan)
+    if not np.isfinite(draws).any() or np.ptp(draws[np.isfinite(draws)]) < 1e-12:
         return Estimate(float(value), np.nan, np.nan)
     return _percentiles(float(value), draws, confidence)
 
 
-def _resampled_seed_scores(matrix: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
-    """(S, N) to (B, S): the scores of S drawn seeds over N drawn pairs, the same pairs for every seed of a resample."""
+def _seed_scores(matrix: np.ndarray, floor: np.ndarray | None) -> np.ndarray:
+    """(S, N) to the (S,) scores of its seeds, above the floor's mean if there is one."""
+    scores = np.nanmean(matrix, axis=1)
+    return scores if floor is None else floor_normalised(scores, float(np.nanmean(floor)))
+
+
+def _resampled_seed_scores(
+    matrix: np.ndarray, floor: np.ndarray | None, rng: np.random.Generator, resamples: int
+) -> np.ndarray:
+    """(S, N) to (B, S): the scores of S drawn seeds over N drawn pairs, the same pairs for every seed of a resample.
+
+    With a floor (F, N) they are above the mean of F drawn seeds of it over the same drawn pairs.
+    """
     seeds, pairs = matrix.shape
-    counts = _counts(rng, resamples, pairs)
-    known = np.isfinite(matrix)
-    weight = counts @ known.T.astype(np.float64)
-    total = counts @ np.where(known, matrix, 0.0).T
-    scores = np.divide(total, weight, out=np.full(weight.shape, np.nan), where=weight > 0)
+    known, filled = np.isfinite(matrix).T.astype(np.float64), np.where(np.isfinite(matrix), matrix, 0.0).T
+    floor_seeds = None if floor is None else _counts(rng, resamples, len(floor))
+    scores, below = np.full((resamples, seeds), np.nan), np.full((resamples, 1), np.nan)
+    for rows, counts in _drawn(rng, resamples, pairs):
+        weight = counts @ known
+        np.divide(counts @ filled, weight, out=scores[rows], where=weight > 0)
+        if floor is not None:
+            below[rows, 0] = _weighted_means(floor, floor_seeds[rows], counts)
+    if floor is not None:
+        scores = floor_normalised(scores, below)
     return np.take_along_axis(scores, rng.integers(seeds, size=(resamples, seeds)), axis=1)
 
 

@@ -226,7 +226,11 @@ def test_arms_stand_apart_from_the_main_agents(tmp_path):
     html = parse((tmp_path / "report.html").read_text()).text
     markdown = (tmp_path / "table.md").read_text()
     for text in (html, markdown):
-        assert "Ablations of LeWM" in text and "Solvers of LeWM" in text and "Minus LeWM: 2 comparisons and 4" in text
+        assert (
+            "Ablations of LeWM" in text
+            and "Solvers of LeWM" in text
+            and "Minus LeWM: 6 comparisons marked (one run)" in text
+        )
     assert "What the names stand for: lewm = LeWM." in markdown  # and not each arm
     assert "one setting of an agent changed at a time" in html
     drawn = set(arms.main_rows(summary.table, summary.kinds)["agent"])

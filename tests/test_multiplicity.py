@@ -91,9 +91,10 @@ def test_binomial_range_of_certainty_is_a_point():
 
 def many():
     close = [[1] * k + [0] * (10 - k) for k in (9, 8, 8)]
+    trained = {"lewm": LEWM, "dino-wm:mae": DINO, **{f"lewm:dropout={i}": hits for i, hits in enumerate(close)}}
     return [
-        cell("lewm", LEWM), cell("random", RANDOM), cell("noop", [0] * 10), cell("dino-wm:mae", DINO),
-        *(cell(f"lewm:dropout={i}", hits) for i, hits in enumerate(close)), cell("pldm", LEWM, env=OTHER),
+        *(cell(agent, hits, seed=i, weights="trained") for agent, hits in trained.items() for i in range(3)),
+        cell("random", RANDOM), cell("noop", [0] * 10), cell("pldm", LEWM, env=OTHER),
     ]  # fmt: skip
 
 
@@ -126,3 +127,52 @@ def test_tables_count_the_comparisons_and_mark_what_survives():
     alone = tables.markdown(report.summarise([cell("lewm", LEWM), cell("pldm", DINO)], "t"))
     assert "Minus LeWM: 1 comparison." in alone
     assert "Minus LeWM:" not in tables.markdown(report.summarise([cell("pldm", DINO)], "t"))
+
+
+def runs(*agents, seeds=3, weights="trained"):
+    """Cells of agents that differ from LeWM everywhere, with so many training seeds."""
+    return [cell(a, [0] * 10, seed=i, weights=weights) for a in agents for i in range(seeds)]
+
+
+def lewm(seeds=3):
+    return [cell("lewm", [1] * 10, seed=i, weights="trained") for i in range(seeds)]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "word"), [(3, 3, "*"), (1, 3, "(one run)"), (3, 1, "(one run)"), (2, 5, "(2 runs)")]
+)
+def test_fewer_than_three_training_seeds_are_runs_and_not_a_method(ours, theirs, word):
+    table = report.build_tables([*runs("gcbc", seeds=ours), *lewm(theirs)])
+    found = row(table, "gcbc")
+    assert tables._difference(found).endswith(word) and ("*" in tables._difference(found)) == (word == "*")
+    assert found["diff_runs"] == min(ours, theirs) and found["diff_p"] < 0.05
+    assert np.isnan(found["diff_p_holm"]) == (word != "*")
+
+
+@pytest.mark.parametrize(("seeds", "word"), [(3, "*"), (1, "(one run)")])
+def test_what_does_not_train_needs_no_training_seeds_but_lewm_does(seeds, word):
+    """Two seeds of random actions are two draws of actions, not two trainings."""
+    table = report.build_tables(
+        [*(cell("random", [0] * 10, seed=i) for i in range(2)), cell("oracle", [0] * 10), *lewm(seeds)]
+    )
+    for agent in ("random", "oracle"):
+        assert tables._difference(row(table, agent)).endswith(word)
+        assert row(table, agent)["diff_runs"] == seeds
+
+
+def test_downloaded_weights_are_one_run_and_untrained_ones_as_many_as_seeds():
+    pretrained, untrained = runs("theirs", weights="pretrained"), runs("fresh", weights="random")
+    table = report.build_tables([*pretrained, *untrained, *lewm()])
+    assert (row(table, "theirs")["diff_runs"], row(table, "fresh")["diff_runs"]) == (1, 3)
+
+
+def test_comparisons_of_runs_are_counted_by_themselves_and_not_corrected_for():
+    few = runs("gcbc", "gcivl", "gciql", seeds=2)
+    text = tables.markdown(report.summarise([*few, *runs("pldm"), *lewm()], "t"))
+    assert (
+        "Minus LeWM: 1 comparison. An asterisk marks" in text and "3 comparisons marked (one run) or (2 runs)" in text
+    )
+    table = report.build_tables([*few, *runs("pldm"), *lewm()])
+    assert row(table, "pldm")["diff_p_holm"] == row(table, "pldm")["diff_p"]
+    none = tables.markdown(report.summarise([*few, *lewm(1)], "t"))
+    assert "Minus LeWM: 3 comparisons marked" in none and "An asterisk" not in none.split("How to read it")[0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lewm_bench.statistics import chunks
 from lewm_bench.understanding.records import Interval
 
 RESAMPLES = 2000
@@ -23,8 +24,11 @@ def episode_sums(values: np.ndarray, episodes: np.ndarray) -> np.ndarray:
 def resampled(sums: np.ndarray, rng: np.random.Generator, resamples: int = RESAMPLES) -> np.ndarray:
     """(E, ...) sums per episode to their totals (B, ...) over E episodes drawn with replacement."""
     count = len(sums)
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
-    return np.tensordot(drawn, sums, axes=1)
+    totals = np.empty((resamples, *sums.shape[1:]))
+    for rows in chunks(resamples, count):
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=rows.stop - rows.start).astype(np.float64)
+        totals[rows] = np.tensordot(drawn, sums, axes=1)
+    return totals
 
 
 def interval(value: float, draws: np.ndarray) -> Interval:
