@@ -289,15 +289,16 @@ class ProprioAgent(PlanningAgent):
 
 
 def check_encoder(model: DinoWM, setting: Setting[DinoWMConfig]) -> None:
-    """Refuse a checkpoint whose predictor has learned the tokens of other DINOv2 weights.
+    """Refuse a checkpoint whose predictor has learned the tokens of other DINOv2 weights, or of other positions.
 
     Raises:
         UserError: saying so.
     """
     if isinstance(model.encoder, Dinov2Encoder) and bytes(model.encoder_identity.tolist()) != model.encoder.identity:
         raise UserError(
-            f"{setting.agent} was trained with other DINOv2 weights than those in "
-            f"{dinov2_folder(setting.config.weights)}; name the folder of the old ones with --set dino-wm.weights=FOLDER"
+            f"{setting.agent} was trained with the tokens of other DINOv2 weights than those in "
+            f"{dinov2_folder(setting.config.weights)}; name the folder of the old ones with "
+            "--set dino-wm.weights=FOLDER, or train it again"
         )
 
 
@@ -390,7 +391,11 @@ class DinoWMFamily(Family):
         names = {"dinov2-small": "DINOv2 ViT-S/14", "lowpass": "frozen low-pass ViT", "mae": "frozen MAE ViT"}
         counted = sum(p.numel() for module in {model, model.encoder} for p in module.parameters())
         inside = sum(p.numel() for p in model.encoder.parameters()) if model.encoder in model.modules() else 0
-        substitute = "" if setting.config.encoder == "dinov2-small" else "local encoder, not DINOv2"
+        about = "positions resampled as in the original DINOv2"
+        if isinstance(model.encoder, LocalEncoder):
+            about = "local encoder, not DINOv2"
+        elif model.encoder.registers:
+            names["dinov2-small"] += " with registers"
         fast = setting.cem.rollout == "fast"
         imagine = PackedDinoWM(model, setting.cem.arithmetic, setting.cem.compile) if fast else plain(model)
         agent = PlanningAgent(model, setting.cem, setting.device, imagine)
@@ -405,7 +410,7 @@ class DinoWMFamily(Family):
             counted - inside,
             model.tokens_per_frame,
             model,
-            note="; ".join(filter(None, (felt, substitute, arithmetic_note(setting.cem)))),
+            note="; ".join(filter(None, (felt, about, arithmetic_note(setting.cem)))),
             embed=agent.embed,
         )
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from lewm_bench.agents.nets import Normalize, StemViT
 from lewm_bench.config import Config
 from lewm_bench.data import Dataset
-from lewm_bench.errors import NotRun
+from lewm_bench.errors import NotRun, UserError
 from lewm_bench.files import checksum
 from lewm_bench.rng import stream
 from lewm_bench.train import Step, TrainConfig
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 DINOV2 = "facebook/dinov2-small"
 DINOV2_FILES = ("config.json", "model.safetensors")
 DINOV2_IMAGE = 196  # 14 x 14 patches of 14 px, as DINO-WM resizes
+TOKEN_RULE = "positions of the original code"  # changes whenever the same weights give other tokens
 STATISTICS_FRAMES = 4096  # training frames behind the mean frame, the token means and the principal components
 
 
@@ -143,29 +145,70 @@ class LocalEncoder(nn.Module):
         return torch.where(mask, self.mean_frame, images)
 
 
+class PositionRule(NamedTuple):
+    """How the code of a kind of DINOv2 (github.com/facebookresearch/dinov2) resamples its learned positions."""
+
+    offset: float  # patches that are added to the size before the scale is computed from it; 0: the size alone
+    antialias: bool
+
+
+PLAIN, WITH_REGISTERS = "dinov2", "dinov2_with_registers"
+POSITION_RULES = {PLAIN: PositionRule(0.1, False), WITH_REGISTERS: PositionRule(0.0, True)}
+"""By the ``model_type`` of a ``config.json``. The offset was meant to save the size from being rounded down; what the
+published weights have been used with since includes it. transformers resamples by size, without it."""
+
+
+def resampled_positions(positions: Tensor, side: int, rule: PositionRule) -> Tensor:
+    """(1, 1 + s*s, W) positions of the class token and of s x s patches to (1, 1 + side*side, W), bicubically."""
+    own = math.isqrt(positions.shape[1] - 1)
+    if own == side:
+        return positions
+    grid = positions[:, 1:].unflatten(1, (own, own)).permute(0, 3, 1, 2).float()
+    scale = (side + rule.offset) / own
+    size = {"scale_factor": (scale, scale)} if rule.offset else {"size": (side, side)}
+    grid = F.interpolate(grid, mode="bicubic", antialias=rule.antialias, **size)
+    return torch.cat([positions[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)], 1)
+
+
 class Dinov2Encoder(nn.Module):
-    """DINOv2 ViT-S/14 patch tokens (Oquab et al., 2023): (N, 3, h, w) uint8 to (N, 196, 384)."""
+    """DINOv2 ViT-S/14 patch tokens (Oquab et al., 2023): (N, 3, h, w) uint8 to (N, 196, 384).
+
+    Its learned positions, of 37 x 37 patches, are resampled to 14 x 14 by the rule of the original code, which DINO-WM
+    uses, and not by that of transformers: they differ by up to 1.5 for positions from a standard normal distribution.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         """From a folder with its weights; without one, untrained at the published size, which is enough for timing."""
         super().__init__()
-        from transformers import Dinov2Config, Dinov2Model
-
         self.normalize = Normalize()
-        if folder is None:
-            size = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
-            self.model = Dinov2Model(Dinov2Config(**size, patch_size=14, image_size=518))
-            self.identity = b""
-        else:
-            self.identity = dinov2_identity(folder)
-            self.model = Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        self.num_tokens = (DINOV2_IMAGE // self.model.config.patch_size) ** 2
+        self.identity = b"" if folder is None else dinov2_identity(folder)
+        self.model, self.kind = _dinov2_model(folder)
+        side = DINOV2_IMAGE // self.model.config.patch_size
+        embeddings = self.model.embeddings
+        positions = resampled_positions(embeddings.position_embeddings.detach(), side, POSITION_RULES[self.kind])
+        embeddings.position_embeddings = nn.Parameter(positions)
+        self.registers = self.model.config.num_register_tokens if self.kind == WITH_REGISTERS else 0
+        self.num_tokens = side**2
         self.size = self.model.config.hidden_size
 
     def forward(self, frames: Tensor) -> Tensor:
         images = self.normalize(frames)
         images = F.interpolate(images, (DINOV2_IMAGE, DINOV2_IMAGE), mode="bilinear", antialias=True)
-        return self.model(images).last_hidden_state[:, 1:]
+        return self.model(images).last_hidden_state[:, 1 + self.registers :]
+
+
+def _dinov2_model(folder: Path | None) -> tuple[nn.Module, str]:
+    """transformers' model and its kind."""
+    from transformers import AutoConfig, Dinov2Config, Dinov2Model, Dinov2WithRegistersModel
+
+    if folder is None:
+        size = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
+        return Dinov2Model(Dinov2Config(**size, patch_size=14, image_size=518)), PLAIN
+    kinds = {PLAIN: Dinov2Model, WITH_REGISTERS: Dinov2WithRegistersModel}
+    kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+    if kind not in kinds:
+        raise UserError(f"{folder} holds a model of type {kind!r}, not DINOv2; mend dino-wm.weights")
+    return kinds[kind].from_pretrained(folder, local_files_only=True, use_safetensors=True), kind
 
 
 def dinov2_folder(weights: str | None) -> Path:
@@ -194,8 +237,9 @@ def dinov2_folder(weights: str | None) -> Path:
 
 
 def dinov2_identity(folder: Path) -> bytes:
-    """What tells one folder of weights from another, wherever they lie."""
-    return hashlib.sha256("".join(checksum(folder / name) for name in DINOV2_FILES).encode()).digest()
+    """What tells the tokens of one folder of weights from those of another, wherever they lie."""
+    content = [TOKEN_RULE, *(checksum(folder / name) for name in DINOV2_FILES)]
+    return hashlib.sha256("".join(content).encode()).digest()
 
 
 def sample_frames(dataset: Dataset, count: int) -> Tensor:

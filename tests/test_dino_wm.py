@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -18,11 +19,13 @@ from lewm_bench.agent import Setting
 from lewm_bench.agents import dino_wm
 from lewm_bench.agents.dino_wm import DINO_WM, DinoWM, DinoWMConfig, TokenPredictor, frame_causal_mask
 from lewm_bench.agents.encoders import (
+    POSITION_RULES,
     Dinov2Encoder,
     LocalConfig,
     LocalEncoder,
     dinov2_folder,
     gaussian_pool,
+    resampled_positions,
     sample_frames,
 )
 from lewm_bench.agents.tokens import cached_tokens, empty_encoder, encoding_seconds, frozen_encoder, pretraining_seconds
@@ -435,10 +438,92 @@ def test_dinov2_tokens_are_the_patches_of_a_196_px_image(dinov2: Path) -> None:
     assert (encoder.num_tokens, encoder.size) == (196, 24) and tokens.shape == (2, 196, 24)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     images = ((frames.permute(0, 2, 3, 1) / 255 - mean) / std).permute(0, 3, 1, 2)
-    expected = Dinov2Model.from_pretrained(dinov2).eval()(images).last_hidden_state
+    published = Dinov2Model.from_pretrained(dinov2).eval()
+    positions = resampled_positions(published.embeddings.position_embeddings, 14, POSITION_RULES["dinov2"])
+    published.embeddings.position_embeddings = torch.nn.Parameter(positions)
+    expected = published(images).last_hidden_state
     assert expected.shape[1] == 197
     torch.testing.assert_close(tokens, expected[:, 1:], rtol=1e-4, atol=1e-4)
     assert encoder(frames[:, :, :64, :64]).shape == (2, 196, 24)  # other sizes are resized
+
+
+# Positions: a plain numpy bicubic, written from its definition (Keys, 1981, a = -0.75, pixel centres at halves).
+
+
+def keys(x: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic kernel."""
+    x = np.abs(x)
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def bicubic(own: int, side: int, scale: float, antialias: bool) -> np.ndarray:
+    """(side, own) matrix that resamples a line; ``scale`` is that of the coordinates.
+
+    Plain: four taps, the edge repeated. Antialiased: the kernel (a = -0.5, as Pillow's) widened by 1 / scale, its
+    weights normalised over the taps that exist.
+    """
+    matrix = np.zeros((side, own))
+    for i in range(side):
+        centre = (i + 0.5) / scale - 0.5
+        if antialias:
+            wide = max(1.0, 1 / scale)
+            weights = keys((np.arange(own) - centre) / wide, -0.5)
+            matrix[i] = weights / weights.sum()
+        else:
+            first = math.floor(centre) - 1
+            for tap in range(first, first + 4):
+                matrix[i, np.clip(tap, 0, own - 1)] += keys(np.array(tap - centre), -0.75)
+    return matrix
+
+
+@pytest.mark.parametrize("own, side", [(37, 14), (37, 16), (5, 14), (9, 9)])
+@pytest.mark.parametrize("kind", ["dinov2", "dinov2_with_registers"])
+def test_positions_are_resampled_as_in_the_original_code(kind: str, own: int, side: int) -> None:
+    """Without registers by the factor (side + 0.1) / own; with registers by size, antialiased."""
+    positions = np.random.default_rng(0).standard_normal((1, 1 + own * own, 3)).astype(np.float32)
+    found = resampled_positions(torch.from_numpy(positions), side, POSITION_RULES[kind]).numpy()
+    registers = kind == "dinov2_with_registers"
+    line = bicubic(own, side, side / own if registers else (side + 0.1) / own, registers)
+    line = np.eye(own) if own == side else line
+    grid = np.einsum("ik,klw,jl->ijw", line, positions[0, 1:].reshape(own, own, 3), line)
+    np.testing.assert_allclose(found[0, 1:], grid.reshape(-1, 3), atol=2e-5)
+    np.testing.assert_array_equal(found[0, 0], positions[0, 0])
+    if own == 37:  # and not as transformers does without registers
+        by_size = bicubic(own, side, side / own, False)
+        assert np.abs(line - by_size).max() > 0.1
+
+
+@pytest.mark.parametrize("registers", [False, True])
+@torch.no_grad()
+def test_the_encoder_sees_patches_at_the_original_positions(tmp_path: Path, registers: bool) -> None:
+    """A transformer without blocks gives what it adds up: patch embedding and position."""
+    from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 6, "num_hidden_layers": 0, "num_attention_heads": 1, "image_size": 518, "patch_size": 14}
+    if registers:
+        published = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**size, num_register_tokens=4))
+    else:
+        published = Dinov2Model(Dinov2Config(**size))
+    positions = torch.randn(1, 1 + 37 * 37, 6)
+    published.embeddings.position_embeddings.copy_(positions)
+    published.save_pretrained(tmp_path, safe_serialization=True)
+    line = bicubic(37, 14, 14 / 37 if registers else 14.1 / 37, registers)
+    grid = np.einsum("ik,klw,jl->ijw", line, positions[0, 1:].unflatten(0, (37, 37)).numpy(), line).reshape(-1, 6)
+    encoder = Dinov2Encoder(tmp_path).eval()
+    frames = torch.zeros(1, 3, 196, 196, dtype=torch.uint8)
+    patches = published.embeddings.patch_embeddings(encoder.normalize(frames))[0]
+    expected = torch.nn.functional.layer_norm(patches + torch.from_numpy(grid).float(), (6,), eps=1e-6)
+    torch.testing.assert_close(encoder(frames)[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_another_model_than_dinov2_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"model of type 'vit', not DINOv2; mend dino-wm\.weights"):
+        Dinov2Encoder(tmp_path)
 
 
 def test_dino_wm_with_dinov2_leaves_the_encoder_out_of_its_checkpoint(dinov2: Path, setting: Setting) -> None:
@@ -452,7 +537,12 @@ def test_dino_wm_with_dinov2_leaves_the_encoder_out_of_its_checkpoint(dinov2: Pa
     assert loaded.parameters == inner + outer and outer > 5000
     local = DINO_WM.load(setting, None)
     assert local.parameters == sum(p.numel() for p in local.model.parameters())
-    assert "not DINOv2" in local.note and local.label == "DINO-WM (frozen low-pass ViT, 4 tokens)"
+    assert "positions resampled as in the original DINOv2" in loaded.note
+    assert (
+        "not DINOv2" in local.note
+        and "positions" not in local.note
+        and local.label == "DINO-WM (frozen low-pass ViT, 4 tokens)"
+    )
 
 
 def test_variants_choose_the_encoder() -> None:
