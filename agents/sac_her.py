@@ -6,6 +6,7 @@ do without. It shows what the task allows a learned policy, not what can be lear
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from pydantic import Field, field_validator
 from tqdm import tqdm
 
 from lewm_bench.agent import AgentConfig, Family, Loaded, Setting, card_of
-from lewm_bench.checkpoint import load_weights, save_checkpoint
+from lewm_bench.checkpoint import load_card, load_weights, save_checkpoint, save_tensors
 from lewm_bench.env import GoalEnv
 from lewm_bench.files import write_text
 from lewm_bench.rng import confined, stream, torch_seed
@@ -28,7 +29,7 @@ from lewm_bench.types import Goals, Past
 
 logger = logging.getLogger(__name__)
 
-UNFINISHED = ".unfinished"
+UNFINISHED, FINISHED, ROOM = ".unfinished", ".finished.json", ".room"
 
 
 class SACHERConfig(AgentConfig):
@@ -174,7 +175,10 @@ class SACHERFamily(Family):
         return learner
 
     def train(self, setting: Setting[SACHERConfig], folder: Path) -> TrainingLog:
-        """Train, always from the beginning: of an interrupted training nothing is kept, and a warning says so."""
+        """Train, always from the beginning: of an interrupted training nothing is kept, and a warning says so.
+
+        Of a finished one everything is: the disk is asked for the room of the weights before it begins.
+        """
         from stable_baselines3.common.callbacks import BaseCallback
 
         class Log(BaseCallback):
@@ -189,6 +193,8 @@ class SACHERFamily(Family):
                 return True
 
         unfinished, log = folder / UNFINISHED, TrainingLog()
+        if (folder / FINISHED).is_file() and load_card(folder) == card_of(setting):
+            return TrainingLog(**json.loads((folder / FINISHED).read_text(encoding="utf-8")))
         if unfinished.is_file():
             # The replay buffer is most of the state, and stable-baselines3 can only pickle it, which we never load.
             logger.warning("nothing of an interrupted training of %s is kept; it starts again", setting.agent)
@@ -198,9 +204,12 @@ class SACHERFamily(Family):
         bar = tqdm(total=steps, desc=name, unit="step", disable=not setting.progress, leave=False)
         with bar, confined(setting.seed, "sac-her", setting.env_id):
             learner = self.build(setting)
+            save_tensors(folder / ROOM, learner.policy.state_dict())
             learner.learn(steps, callback=Log(), progress_bar=False, log_interval=10**9)
         log.seconds = time.perf_counter() - started
+        (folder / ROOM).unlink()
         save_checkpoint(folder, learner.policy, card_of(setting))
+        write_text(folder / FINISHED, json.dumps({"columns": log.columns, "seconds": log.seconds}))
         unfinished.unlink()
         return log
 

@@ -28,7 +28,7 @@ from lewm_bench.rng import stream, torch_stream
 from lewm_bench.search import Dimension
 from lewm_bench.solvers import Replanner
 from lewm_bench.store import Store
-from lewm_bench.train import TrainConfig, TrainingLog, train
+from lewm_bench.train import FREE, TrainConfig, TrainingLog, train
 from lewm_bench.types import Agent, Controller, Goals, Past, WorldModel
 
 
@@ -149,6 +149,7 @@ def train_module(
         folder=folder,
         description=f"train {setting.agent}",
         progress=setting.progress,
+        of=recipe_of(setting),
     )
     if finish is not None:
         finish(model)
@@ -168,6 +169,13 @@ def card_of(setting: Setting) -> dict:
         "seed": setting.seed,
         "torch": torch.__version__,
     }
+
+
+def recipe_of(setting: Setting) -> dict:
+    """What of a card determines the weights; how often a training is logged and saved does not."""
+    card = card_of(setting)
+    train = {k: v for k, v in card["config"]["train"].items() if k not in FREE}
+    return {**{k: v for k, v in card.items() if k != "torch"}, "config": card["config"] | {"train": train}}
 
 
 def clip_batches(setting: Setting, frames: int, frame_skip: int):

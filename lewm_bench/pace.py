@@ -47,7 +47,7 @@ def measure(setting: Setting, family: Family, work: Path) -> None:
     """Time both trainings and leave the seconds that are fixed and those of a step in ``work``."""
     taken = []
     for steps in (PROBES[0], *PROBES):  # the first one pays for what a process does once, and is not counted
-        with tempfile.TemporaryDirectory(dir=work) as folder:
+        with tempfile.TemporaryDirectory(prefix=".training-", dir=work) as folder:
             taken.append(family.train(replace(with_steps(setting, steps), progress=False), Path(folder)).seconds)
     fixed, step = line_through(PROBES, taken[1:])
     write_text(work / FILE, json.dumps({"fixed": fixed, "step": step}))

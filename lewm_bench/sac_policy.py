@@ -28,6 +28,7 @@ from lewm_bench.rng import confined, stream, torch_seed
 FORMAT = "sac-policy-1"
 WEIGHTS = "policy.safetensors"
 CARD = "policy.json"
+ROOM = ".room"  # scratch: a finished training must find room for its weights
 SURVEY_EPISODES = 64  # of random actions, from which the scales of features and distances are measured
 LOG_STD_RANGE = (-20.0, 2.0)  # that of stable-baselines3's actor
 
@@ -72,16 +73,18 @@ def train_sac_policy(
     scales = _survey(env, config.goal_steps, stream(seed, "sac policy", "survey"))
     task = _Task(env, config, scales, stream(seed, "sac policy", "episodes"))
     with confined(seed, "sac policy"):
-        actor = _learn(task, config, torch_seed(seed, "sac policy", "learner") % 2**31, progress)
+        actor = _learn(task, config, torch_seed(seed, "sac policy", "learner") % 2**31, progress, Path(folder) / ROOM)
     env.set_state(before)
     card = {"format": FORMAT, "seed": seed, "config": config.model_dump(mode="json"), "env": _description(env)}
     _save(folder, actor, scales, card)
 
 
-def _learn(task: _Task, config: SACPolicyConfig, seed: int, progress: bool | ProgressBar):
-    """The trained actor."""
+def _learn(task: _Task, config: SACPolicyConfig, seed: int, progress: bool | ProgressBar, room: Path):
+    """The trained actor. What it will need on the disk is held in the file ``room`` meanwhile."""
     from stable_baselines3 import SAC
     from stable_baselines3.common.callbacks import BaseCallback
+
+    from lewm_bench.checkpoint import save_tensors
 
     class Count(BaseCallback):
         """Moves the bar."""
@@ -104,8 +107,10 @@ def _learn(task: _Task, config: SACPolicyConfig, seed: int, progress: bool | Pro
         seed=seed,
         device="cpu",
     )
+    save_tensors(room, learner.actor.state_dict())
     with _bar(progress, config.steps) as bar:
         learner.learn(config.steps, callback=Count(), progress_bar=False, log_interval=10**9)
+    room.unlink()
     return learner.actor
 
 

@@ -88,6 +88,7 @@ class Store:
                 work.mkdir(exist_ok=True)
                 build(work)
                 _seal(work, kind, spec)
+            _delete_scratch(work)
             os.replace(work, folder)
             _verified[folder] = _signature(folder)
         return folder
@@ -142,16 +143,25 @@ def _signature(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def _seal(work: Path, kind: str, spec: dict[str, Any]) -> None:
-    """Delete the scratch files and write ``done.json``."""
+    """Write ``done.json``. Scratch is not in it and goes after it: on a full disk a training must not be lost."""
+    kept = {name: size for name, (size, _) in _signature(work).items() if not _is_scratch(name)}
+    files = {name: {"size": size, "sha256": checksum(work / name)} for name, size in kept.items()}
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    done = {"kind": kind, "spec": spec, "created": created, "files": files}
+    write_text(work / DONE, json.dumps(done, indent=1, sort_keys=True))
+
+
+def _is_scratch(name: str) -> bool:
+    """Whether a path relative to a work folder has a part that begins with a dot."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _delete_scratch(work: Path) -> None:
     for scratch in sorted(work.rglob(".*")):
         if scratch.is_dir() and not scratch.is_symlink():
             shutil.rmtree(scratch)
         else:
             scratch.unlink(missing_ok=True)
-    files = {name: {"size": size, "sha256": checksum(work / name)} for name, (size, _) in _signature(work).items()}
-    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    done = {"kind": kind, "spec": spec, "created": created, "files": files}
-    write_text(work / DONE, json.dumps(done, indent=1, sort_keys=True))
 
 
 def _move_aside(folder: Path, reason: str) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -28,6 +28,11 @@ logger = logging.getLogger(__name__)
 
 COLLAPSED_STD = 0.02
 PATIENCE = 5  # logged steps in a row that must look collapsed
+FREE = ("log_every", "save_every", "on_collapse")  # do not change the weights
+STATE = ".state"  # scratch of the cache, gone when the stage is complete
+
+Recipe = Mapping[str, Any]
+"""What determines a training, as JSON gives it back."""
 
 
 class TrainConfig(Config):
@@ -120,12 +125,15 @@ def train(
     folder: Path,
     description: str = "train",
     progress: bool = True,
+    of: Mapping[str, Any] | None = None,
 ) -> TrainingLog:
     """Train ``model`` in place and return its log; a kill loses at most ``save_every`` steps.
 
     Args:
         batch: the training batch of a step index; must depend on nothing else.
-        folder: where the unfinished state lives; ``folder/state`` is removed at the end.
+        folder: where the state lives, in ``folder/.state``. The last one stays there, so that a model that cannot be
+            saved need not be trained again: the cache deletes it with its other scratch when the stage is complete.
+        of: what else determines the training, as JSON; the state of another one is not gone on from.
 
     Raises:
         TrainingFailed: the loss is not finite, or the latents have collapsed.
@@ -136,9 +144,10 @@ def train(
         accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1, precision=config.precision
     )
     optimizer = make_optimizer(model, config)
-    state = folder / "state"
+    state = folder / STATE
     log = TrainingLog()
-    first = _resume(state, model, optimizer, log) if state.exists() else 0
+    recipe = {"seed": seed, "steps": config.steps, **(of or {})}
+    first = _resume(state, model, optimizer, log, recipe) if state.exists() else 0
     wrapped, optimizer = fabric.setup(model, optimizer)
     wrapped.mark_forward_method("loss")
     wrapped.train()
@@ -168,12 +177,10 @@ def train(
             bar.set_postfix({name: f"{values[-1]:.3g}" for name, values in log.columns.items() if _shown(name, values)})
             _watch(log, index, config)
         bar.update()
-        if (index + 1) % config.save_every == 0 and index + 1 < config.steps:
+        if (index + 1) % config.save_every == 0 or index + 1 == config.steps:
             log.seconds = time.perf_counter() - started
-            _save(state, index + 1, model, optimizer, log)
+            _save(state, index + 1, model, optimizer, log, recipe)
     bar.close()
-    log.seconds = time.perf_counter() - started
-    shutil.rmtree(state, ignore_errors=True)
     model.eval()
     return log
 
@@ -208,7 +215,9 @@ def _to_device(batch, device: torch.device):
     return tuple(t.to(device, non_blocking=True) for t in batch)
 
 
-def _save(state: Path, index: int, model: nn.Module, optimizer: torch.optim.Optimizer, log: TrainingLog) -> None:
+def _save(
+    state: Path, index: int, model: nn.Module, optimizer: torch.optim.Optimizer, log: TrainingLog, recipe: Recipe
+) -> None:
     """Write step ``index`` beside the older state, then point to it; a kill in between leaves the older one valid."""
     folder = state / f"step-{index}"
     save_tensors(folder / "model.safetensors", model.state_dict())
@@ -218,17 +227,19 @@ def _save(state: Path, index: int, model: nn.Module, optimizer: torch.optim.Opti
         for name, value in entry.items()
     }
     save_tensors(folder / "optimizer.safetensors", moments)
-    content = {"step": index, "columns": log.columns, "seconds": log.seconds}
+    content = {"step": index, "columns": log.columns, "seconds": log.seconds, "of": recipe}
     write_text(state / "state.json", json.dumps(content))
     for old in state.glob("step-*"):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _resume(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer, log: TrainingLog) -> int:
+def _resume(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer, log: TrainingLog, recipe: Recipe) -> int:
     """Restore the last saved step and return it; an unreadable state starts the training again, with a warning."""
     try:
         content = json.loads((state / "state.json").read_text())
+        if content["of"] != recipe:
+            raise ValueError("it is of another training")
         index, columns, seconds = content["step"], content["columns"], content["seconds"]
         folder = state / f"step-{index}"
         tensors = load_tensors(folder / "model.safetensors")

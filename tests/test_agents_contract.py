@@ -185,7 +185,7 @@ def test_training_goes_on_after_a_kill(base: Setting, tmp_path: Path, name: str,
     with pytest.raises(Killed):
         family.train(setting, tmp_path / "killed")
     monkeypatch.setattr(module, "learning_rate", real)
-    assert (tmp_path / "killed" / "state").is_dir()
+    assert (tmp_path / "killed" / ".state").is_dir()
     family.train(setting, tmp_path / "killed")
     weights = [(folder / "model.safetensors").read_bytes() for folder in (whole, tmp_path / "killed")]
     assert weights[0] == weights[1]

@@ -473,7 +473,7 @@ def test_a_killed_training_ends_the_same_and_so_does_its_target(tmp_path: Path, 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(offline, "relabelled_batches", dying)
         family.train(setting, tmp_path / "killed")
-    assert (tmp_path / "killed" / "state").is_dir()
+    assert (tmp_path / "killed" / ".state").is_dir()
     resumed = trained(setting, tmp_path / "killed").agent.model
     for key, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[key]), key

@@ -420,6 +420,69 @@ def test_the_results_folder_is_tried_before_anything_is_built(config, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+def full_once(monkeypatch, kind: str, name: str) -> None:
+    """The disk is full for one file of a work folder of that kind, the first time."""
+    real, left = files.os.replace, [True]
+
+    def replace(source, target):
+        target = Path(target)
+        if left and target.name == name and target.parent.suffix == ".partial" and target.parents[1].name == kind:
+            left.pop()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(source, target)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "card.json", "training.json", "done.json"])
+@pytest.mark.parametrize("agent", ["gcbc", "sac-her"])
+def test_a_finished_training_that_cannot_be_saved_is_not_trained_again(config, tmp_path, monkeypatch, agent, name):
+    if agent == "sac-her":
+        pytest.importorskip("stable_baselines3")
+    settings = ["sac-her={train: {steps: 600, batch_size: 8}, hidden: [8]}"] if agent == "sac-her" else []
+
+    def folder(where: str) -> Path:
+        run = make_run(config, tmp_path / where, tmp_path / where, agents=[agent], overrides=settings)
+        setting = runner.setting_of(run, run.suite.jobs[0], *runner.dataset_of(run, run.suite.jobs[0].env))
+        return runner.checkpoint_of(setting, runner.agent_family(agent))
+
+    whole = folder("whole")
+    full_once(monkeypatch, "model", name)
+    with pytest.raises(StorageError, match="disk is full"):
+        folder("full")
+    if agent == "gcbc" or name != "model.safetensors":  # for SAC's weights room is held, the test takes even that
+
+        def refuse(*_, **__):
+            raise AssertionError("trained again")
+
+        monkeypatch.setattr("lewm_bench.train.learning_rate", refuse)
+        if agent == "sac-her" and name != "card.json":
+            monkeypatch.setattr("stable_baselines3.SAC.learn", refuse)
+    again = folder("full")
+    assert sorted(p.name for p in again.iterdir()) == sorted(p.name for p in whole.iterdir())
+    assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    columns = [json.loads((each / "training.json").read_text())["columns"] for each in (whole, again)]
+    assert columns[0] == columns[1]
+
+
+def test_room_for_the_weights_of_sac_is_held_while_it_trains(config, tmp_path, monkeypatch):
+    sb3 = pytest.importorskip("stable_baselines3")
+    held, learn = [], sb3.SAC.learn
+
+    def watched(self, *args, **kwargs):
+        held.extend(p.stat().st_size for p in (tmp_path / "cache").glob("*/*.partial/.room"))
+        return learn(self, *args, **kwargs)
+
+    monkeypatch.setattr(sb3.SAC, "learn", watched)
+    settings = ["sac-her={train: {steps: 600, batch_size: 8}, hidden: [8]}", "collect.policies={sac: 1.0}"]
+    settings += ["collect.sac={steps: 100, warmup: 50, hidden: [8], batch_size: 8}"]
+    run = make_run(config, tmp_path, agents=["sac-her"], overrides=settings)
+    setting = runner.setting_of(run, run.suite.jobs[0], *runner.dataset_of(run, run.suite.jobs[0].env))
+    folder = runner.checkpoint_of(setting, runner.agent_family("sac-her"))
+    assert len(held) == 2 and held[1] >= 0.95 * (folder / "model.safetensors").stat().st_size
+    assert held[0] > 1000 and not list((tmp_path / "cache").rglob(".room"))
+
+
 @pytest.mark.parametrize(
     "kind, name", [("dataset", "frames.npy"), ("model", "model.safetensors"), ("evaluation", "episodes.jsonl")]
 )
@@ -551,15 +614,15 @@ def test_kills_at_any_moment_leave_the_same_episodes(config, tmp_path, seed):
               "--set", "evaluate.num_pairs=12"]  # fmt: skip
     subprocess.run(command(config, tmp_path / "whole", *longer), check=True, capture_output=True, env=ENVIRONMENT)
     rng, killed = random.Random(seed), {}
-    moments = [("dataset/*.partial/*", 0.01), ("model/*.partial/state/state.json", 0.3)]
-    moments += [("model/*.partial/state/state.json", 0.02), ("evaluation/*.partial/episodes.jsonl", 0.01)]
+    moments = [("dataset/*.partial/*", 0.01), ("model/*.partial/.state/state.json", 0.3)]
+    moments += [("model/*.partial/.state/state.json", 0.02), ("evaluation/*.partial/episodes.jsonl", 0.01)]
     for pattern, delay in moments:
         arguments = command(config, tmp_path / "killed", *longer)
         process = subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         happened = kill_when(process, tmp_path / "killed" / "cache", pattern, rng.uniform(0, delay))
         killed[pattern] = killed.get(pattern, False) or happened
     subprocess.run(command(config, tmp_path / "killed", *longer), check=True, capture_output=True, env=ENVIRONMENT)
-    assert killed["model/*.partial/state/state.json"] and sum(killed.values()) >= 2, killed
+    assert killed["model/*.partial/.state/state.json"] and sum(killed.values()) >= 2, killed
     assert without_times(tmp_path / "killed" / "out") == without_times(tmp_path / "whole" / "out")
     names = ("killed", "whole")
     trained = [next(c for c in load_cells([tmp_path / n / "out"]) if c.agent == "gcbc").training for n in names]

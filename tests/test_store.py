@@ -95,6 +95,28 @@ def test_a_kill_just_before_the_rename_costs_nothing(store: Store, monkeypatch: 
     assert store.stage("data", SPEC, never).is_dir()
 
 
+def test_a_full_disk_at_the_end_leaves_the_scratch(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(folder: Path) -> None:
+        (folder / ".state").mkdir()
+        (folder / ".state" / "step").write_text("13")
+        build(folder)
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store_module, "write_text", full)
+    with pytest.raises(UserError, match="disk is full"):
+        store.stage("data", SPEC, trained)
+    monkeypatch.undo()
+    work = store.folder("data", SPEC).with_name(f"{stage_key('data', SPEC)}.partial")
+    assert (work / ".state" / "step").read_text() == "13"
+    folder = store.stage("data", SPEC, build)
+    assert not list(folder.rglob(".*"))
+    assert set(json.loads((folder / "done.json").read_text())["files"]) == {"sub/numbers.bin", "card.json"}
+    new_process()
+    assert store.stage("data", SPEC, never) == folder
+
+
 def flip_a_byte(folder: Path) -> None:
     path = folder / "sub" / "numbers.bin"
     data = bytearray(path.read_bytes())

@@ -134,7 +134,7 @@ def test_it_learns_and_logs(tmp_path: Path) -> None:
     x = torch.randn(500, 3)
     with torch.no_grad():
         assert (m.net(x) - x.sum(1, keepdim=True)).square().mean() < 0.5 * x.sum(1).var()
-    assert log.seconds > 0 and not m.training and not (tmp_path / "state").exists()
+    assert log.seconds > 0 and not m.training
     assert torch.equal(m.frozen, torch.ones(2, 2))
 
 
@@ -167,13 +167,31 @@ def test_a_killed_training_goes_on_and_ends_the_same(tmp_path: Path, kills: tupl
     assert [s.index for s in resumed.seen] == list(range(kills[-1] // 4 * 4, 13))
     assert_equal(whole, resumed)
     assert log.columns == expected.columns
-    assert not (tmp_path / "killed" / "state").exists()
+
+
+def test_what_is_trained_to_the_end_is_not_trained_again(tmp_path: Path) -> None:
+    whole, again = model(), model(seed=7)
+    log = run(whole, tmp_path)
+    repeated = run(again, tmp_path)
+    assert again.seen == [] and repeated.columns == log.columns and not again.training
+    assert repeated.seconds == log.seconds
+    assert_equal(whole, again)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"config": CONFIG.model_copy(update={"steps": 14})}, {"of": {"a": 1}}])
+def test_another_training_does_not_go_on_from_it(tmp_path: Path, change: dict, caplog) -> None:
+    run(model(), tmp_path)
+    again = model()
+    with caplog.at_level(logging.WARNING):
+        asked = {"seed": 0, "config": CONFIG, "of": {}} | change
+        train(again, batch, device=CPU, folder=tmp_path, progress=False, **asked)
+    assert again.seen[0].index == 0 and "of another training" in caplog.text
 
 
 def test_seconds_of_all_parts_add_up(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         run(model(), tmp_path, killed_at(9))
-    path = tmp_path / "state" / "state.json"
+    path = tmp_path / ".state" / "state.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "seconds": 100.0}))
     assert 100 < run(model(), tmp_path).seconds < 110
@@ -182,7 +200,7 @@ def test_seconds_of_all_parts_add_up(tmp_path: Path) -> None:
 def test_only_the_last_state_is_kept(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         run(model(), tmp_path, killed_at(10))
-    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == ["state.json", "step-8"]
+    assert sorted(p.name for p in (tmp_path / ".state").iterdir()) == ["state.json", "step-8"]
 
 
 def test_a_kill_while_saving_leaves_the_older_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +261,7 @@ def test_an_unreadable_state_starts_again_with_a_warning(tmp_path: Path, damage,
     expected = run(whole, tmp_path / "whole")
     with pytest.raises(Killed):
         run(model(), tmp_path / "killed", killed_at(6))
-    damage(tmp_path / "killed" / "state")
+    damage(tmp_path / "killed" / ".state")
     again = model()
     with caplog.at_level(logging.WARNING):
         log = run(again, tmp_path / "killed")
