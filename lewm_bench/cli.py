@@ -648,13 +648,14 @@ def check(
     from lewm_bench.check import check_goal_env, contact_sheet
     from lewm_bench.files import write_bytes
     from lewm_bench.registry import make_env
+    from lewm_bench.system.filenames import env_stem
 
     spec = _spec_of(env, config)
     made = make_env(spec.id, image_size, spec.kwargs, spec.adapt)
     findings = check_goal_env(made)
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.ok else 'MEND'}  {finding.name}: {finding.detail}")
-    path = sheet or Path(f"{spec.label.split('/')[-1].split(':')[-1]}.png")
+    path = sheet or Path(f"{env_stem(spec.label)}.png")
     write_bytes(path, contact_sheet(made))
     typer.echo(f"starts and their goals: {path}")
     if not all(finding.ok for finding in findings):

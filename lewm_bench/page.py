@@ -20,7 +20,7 @@ from lewm_bench import arms, tables
 from lewm_bench.drawing import colour
 from lewm_bench.records import CellRecord, EpisodeRow
 from lewm_bench.tables import Line, View, plain_lines, short
-from lewm_bench.videos import video_name
+from lewm_bench.videos import episode_ending
 
 if TYPE_CHECKING:
     from lewm_bench.report import Summary
@@ -322,11 +322,12 @@ def inside(folder: Path, name: str) -> Path | None:
 
 def _video_captions(cells: Iterable[CellRecord], labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for cell in cells:
-        named = {video_name(e.env, e.agent, e.seed, e.goal_offset, e.pair): e for e in cell.episodes}
+        endings = {episode_ending(e.goal_offset, e.pair): e for e in cell.episodes}
         for offset in cell.offsets:
             for name in offset.videos:
                 about = f"{labels[cell.agent]}, {short(cell.env)}, {tables.offset_name(offset.goal_offset)}"
-                yield name, f"{about}: {_outcome(named[name])}" if name in named else f"{about}: {name}"
+                episode = next((e for ending, e in endings.items() if name.endswith(ending)), None)
+                yield name, f"{about}: {name if episode is None else _outcome(episode)}"
 
 
 def _outcome(episode: EpisodeRow) -> str:

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from lewm_bench.config import Config
 from lewm_bench.errors import UserError
 from lewm_bench.files import write_text
+from lewm_bench.system.filenames import file_stem
 
 SCHEMA = 1
 
@@ -93,8 +94,7 @@ class CellRecord(Config):
     @property
     def file_name(self) -> str:
         """The name of this cell's JSON file."""
-        safe = "".join(c if c.isalnum() or c in "-." else "_" for c in f"{self.env.split('/')[-1]}__{self.agent}")
-        return f"{safe}__seed{self.seed}.json"
+        return f"{file_stem(self.env, self.agent)}__seed{self.seed}.json"
 
     def save(self, folder: Path) -> Path:
         """Write the record into ``folder``, atomically."""

@@ -38,7 +38,7 @@ from lewm_bench.provenance import commit, hardware, versions
 from lewm_bench.records import CellRecord, EpisodeRow, OffsetRecord
 from lewm_bench.registry import agent_family, make_env
 from lewm_bench.run.keys import DATA_SEED, dataset_spec, evaluation_spec, latent_oracle_pairs, model_spec, policy_spec
-from lewm_bench.sac_policy import train_sac_policy
+from lewm_bench.sac_policy import CARD, train_sac_policy
 from lewm_bench.store import Store, stage_key
 from lewm_bench.suite import EnvSpec, Job, Suite, checked, shares_budget
 from lewm_bench.train import raise_if_collapsed
@@ -87,8 +87,12 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
 
 def policy_of(run: Run, env: GoalEnv, config: CollectConfig, dataset: dict[str, Any]) -> Path:
     """The folder of the policy that is trained before it collects, from the cache if it is there."""
-    key = policy_spec(config, dataset)
-    return run.store.stage("policy", key, lambda work: train_sac_policy(env, config.sac, DATA_SEED, work, run.progress))
+
+    def build(work: Path) -> None:
+        if not (work / CARD).is_file():  # else it was trained, and its stage could not be completed
+            train_sac_policy(env, config.sac, DATA_SEED, work, run.progress)
+
+    return run.store.stage("policy", policy_spec(config, dataset), build)
 
 
 def setting_of(run: Run, job: Job, env: GoalEnv, dataset: Dataset, dataset_key: str) -> Setting:

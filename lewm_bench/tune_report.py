@@ -18,6 +18,7 @@ from lewm_bench.config import deep_merge
 from lewm_bench.drawing import png
 from lewm_bench.files import write_bytes, write_text
 from lewm_bench.names import parse_agent
+from lewm_bench.system.filenames import agents_stem
 from lewm_bench.trials import Trial, Tuning
 from lewm_bench.tune_plots import comparison, draw
 
@@ -26,7 +27,7 @@ TRIALS, RECORD, BEST, FIGURE, COMPARISON = "trials.csv", "tune.json", "best.yaml
 
 def folder_name(agents: Sequence[str], env: str) -> str:
     """Where the results of these agents go: ``lewm-PointMaze-UMaze-v0``."""
-    return "".join(c if c.isalnum() or c in "-.+" else "_" for c in f"{'+'.join(agents)}-{tables.short(env)}")
+    return agents_stem(agents, env)
 
 
 def report(tunings: Iterable[Tuning], out: Path) -> tuple[list[Tuning], list[Path]]:

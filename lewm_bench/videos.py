@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from lewm_bench.files import write_bytes
+from lewm_bench.system.filenames import file_stem
 
 PANEL = 180  # pixels at least, by whole factors so that every pixel of a small frame stays a square
 THUMBNAIL = 120  # the same where many frames share a picture
@@ -25,10 +26,13 @@ SLOW_MS = 400  # of a frame that is to be compared with those beside it
 
 
 def video_name(env: str, agent: str, seed: int, goal_offset: int, pair: int) -> str:
-    """The file, relative to a results folder, of one episode's video; the report finds the episode by it."""
-    words = f"{env.split('/')[-1]}__{agent}"
-    safe = "".join(c if c.isalnum() or c in "-." else "_" for c in words)
-    return f"videos/{safe}__seed{seed}__offset{goal_offset}__pair{pair}.gif"
+    """The file, relative to a results folder, of one episode's video; the report finds the episode by its end."""
+    return f"videos/{file_stem(env, agent)}__seed{seed}{episode_ending(goal_offset, pair)}"
+
+
+def episode_ending(goal_offset: int, pair: int) -> str:
+    """What the names of an episode's videos end with."""
+    return f"__offset{goal_offset}__pair{pair}.gif"
 
 
 def rollout_video(

@@ -37,20 +37,21 @@ def test_a_record_comes_back_as_it_was(tmp_path):
         reason='because: "quotes"\nand lines',
     )
     path = made.save(tmp_path / "cells")
-    assert path == tmp_path / "cells" / "Maze-v0__lewm__seed0.json"
+    assert path == tmp_path / "cells" / made.file_name
     assert load_cells([tmp_path]) == [made]
 
 
 @pytest.mark.parametrize(
     "env, agent, name",
     [
-        ("lewm_bench/PointMaze-UMaze-v0", "dino-wm:mae", "PointMaze-UMaze-v0__dino-wm_mae__seed2.json"),
+        ("lewm_bench/PointMaze-UMaze-v0", "lewm", "PointMaze-UMaze-v0__lewm__seed2.json"),
+        ("lewm_bench/PointMaze-UMaze-v0", "dino-wm:mae", "PointMaze-UMaze-v0__dino-wm_mae-537b7a9e1c__seed2.json"),
         (
             "their_pkg:TheirMaze-v0",
             "their_pkg.agents:MINE",
-            "their_pkg_TheirMaze-v0__their_pkg.agents_MINE__seed2.json",
+            "TheirMaze-v0__their_pkg.agents_MINE-214156b760__seed2.json",
         ),
-        ("a/../../b c", "x/y", "b_c__x_y__seed2.json"),
+        ("a/../../b c", "x/y", "b_c__x_y-fa340d44f5__seed2.json"),
     ],
 )
 def test_file_names_are_safe(env, agent, name):

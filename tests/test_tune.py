@@ -462,7 +462,7 @@ def lewm_bench(toys, monkeypatch, capsys, tmp_path):
     return call
 
 
-RESULTS = Path("results/tune/steering-SizedToy-v0")
+RESULTS = Path("results/tune") / tune_report.folder_name(["steering"], SIZED_ID)
 
 
 def table(folder: Path = RESULTS) -> list[dict[str, str]]:
@@ -576,9 +576,9 @@ def test_a_failure_is_remembered_as_long_as_what_fails_is_the_same(lewm_bench, t
 def test_several_agents_get_as_many_trials_and_one_comparison(lewm_bench, toys):
     status, out, err = lewm_bench("tune", "steering,twofold", "--trials", "5", "--seed", "3")
     assert status == 0, err
-    both = Path("results/tune/steering+twofold-SizedToy-v0")
+    both = Path("results/tune") / tune_report.folder_name(["steering", "twofold"], SIZED_ID)
     assert {p.name for p in Path("results/tune").iterdir()} == {
-        "steering-SizedToy-v0", "twofold-SizedToy-v0", both.name
+        RESULTS.name, tune_report.folder_name(["twofold"], SIZED_ID), both.name
     }  # fmt: skip
     with (both / "comparison.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -652,7 +652,7 @@ def test_what_can_never_be_trained_ends_with_its_reason_and_no_block(lewm_bench)
 
 def test_the_names_settings_stay(lewm_bench, toys):
     assert lewm_bench("tune", "steering:offset=0.5:gain=3", "--trials", "2")[0] == 0
-    folder = Path("results/tune/steering_offset_0.5_gain_3-SizedToy-v0")
+    folder = Path("results/tune") / tune_report.folder_name(["steering:offset=0.5:gain=3"], SIZED_ID)
     assert [r["agent"] for r in table(folder)] == ["steering:offset=0.5:gain=3", "steering:offset=0.5:gain=0.01"]
     assert toys["steering"].trained == [3, 0.01]
 

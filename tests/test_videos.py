@@ -114,7 +114,7 @@ def test_wrong_shapes_are_refused(change, message):
 def test_write_video_is_deterministic_and_names_are_safe(tmp_path):
     frames, goal, distances = rollout(steps=5)
     name = videos.video_name("pkg/Maze-v0", "dino-wm:my/enc oder", 1, 25, 3)
-    assert name == "videos/Maze-v0__dino-wm_my_enc_oder__seed1__offset25__pair3.gif"
+    assert name == "videos/Maze-v0__dino-wm_my_enc_oder-e73c1f41ff__seed1__offset25__pair3.gif"
     for folder in ("a", "b"):
         videos.write_video(tmp_path / folder / name, frames, goal, distances, 0.45, "title")
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

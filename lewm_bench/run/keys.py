@@ -12,6 +12,7 @@ from lewm_bench.agent import Family, Setting
 from lewm_bench.collect import CollectConfig
 from lewm_bench.names import parse_agent
 from lewm_bench.suite import EnvSpec, Job, Suite
+from lewm_bench.train import FREE
 
 DATA_SCHEMA, MODEL_SCHEMA, EVALUATION_SCHEMA = 1, 1, 1
 DATA_SEED = 0  # all training seeds share one dataset
@@ -41,7 +42,7 @@ def policy_spec(config: CollectConfig, dataset: dict[str, Any]) -> dict[str, Any
 def model_spec(setting: Setting, family: Family) -> dict[str, Any]:
     """What determines the weights. How often training is logged and saved, and what collapse means, does not."""
     config = setting.config.model_dump(mode="json")
-    for name in ("log_every", "save_every", "on_collapse"):
+    for name in FREE:
         config["train"].pop(name)
     for name in family.planning_only:
         config.pop(name)
