@@ -6,11 +6,12 @@ Shapes: B episodes side by side, T frames of context, X state size, A numbers of
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from lewm_bench.agent import Loaded, Setting, embed_frames
 from lewm_bench.agents.oracle import LatentOracle, simulation_of
@@ -19,11 +20,13 @@ from lewm_bench.data import Dataset
 from lewm_bench.device import Stopwatch
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError, unknown
+from lewm_bench.evaluation.answers import Place, checked_actions, checked_agent, checked_distances, checked_states
+from lewm_bench.evaluation.history import History, images
 from lewm_bench.names import parse_agent
 from lewm_bench.protocol import PROTOCOLS, Pairs, Protocol
 from lewm_bench.rng import stream
 from lewm_bench.statistics import spearman
-from lewm_bench.types import Agent, Goals, Past
+from lewm_bench.types import Agent, Goals
 
 
 class EvalConfig(Config):
@@ -57,7 +60,9 @@ class EvalConfig(Config):
 
 
 class PairResult(Config):
-    """One episode: from the start of a pair towards its goal until the budget is spent."""
+    """One episode: from the start of a pair towards its goal until the budget is spent. Every number is finite."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     pair: int
     hit: bool
@@ -86,6 +91,7 @@ def evaluate(
 
     Each episode plans with the stream (seed, "plan", env, agent, offset, pair), so results do not depend on the batch.
     """
+    checked_agent(agent, setting.agent)
     context = _context_lengths(setting.dataset, pairs, agent, real_history)
     waiting = [i for i in range(len(pairs)) if i not in set(skip)]
     if waiting:
@@ -109,7 +115,7 @@ def _context_lengths(dataset: Dataset, pairs: Pairs, agent: Agent, real_history:
 
 def _warm_up(agent: Agent, setting: Setting, pairs: Pairs, index: int, length: int) -> None:
     """One discarded decision, so that no measured one pays for lazy initialisation."""
-    for _ in _episodes(agent, setting, pairs, [index], length, [stream(setting.seed, "warm-up")], agent.frame_skip):
+    for _ in _episodes(agent, setting, pairs, [index], length, [stream(setting.seed, "warm-up")], budget=1):
         pass
 
 
@@ -122,45 +128,63 @@ def _episodes(
     rngs: Sequence[np.random.Generator],
     budget: int,
 ) -> Iterator[PairResult]:
-    """Run a batch of episodes together."""
+    """Run a batch of episodes together. Whatever is handed to an agent or an environment is a copy."""
     env, dataset, device = setting.env, setting.dataset, setting.device
-    start, goal = pairs.start_row[members], dataset.states[pairs.goal_row[members]]
-    rows = start[:, None] + np.arange(-length, 1) * agent.frame_skip  # (B, T)
-    frames, seen = dataset.frames[rows], dataset.states[rows]  # (B, T, h, w, 3), (B, T, X)
-    actions = dataset.actions[start[:, None] + np.arange(-length * agent.frame_skip, 0)]  # (B, length*skip, action_dim)
-    states = dataset.states[start][:, None]  # (B, 1 + steps so far, X)
+    place = Place(setting.agent, setting.env_id, members)
+    goal = dataset.states[pairs.goal_row[members]]
+    history = History(env, dataset, pairs.start_row[members], length, (agent.history, agent.frame_skip))
     encode_seconds, search_seconds, env_watch = [], [], 0.0
-    with Stopwatch(device) as watch:
-        controller = agent.start(Goals(_images(dataset.frames[pairs.goal_row[members]]), goal), rngs)
+    goals = Goals(images(dataset.frames[pairs.goal_row[members]]), goal.copy())
+    with _decides(place, 0), Stopwatch(device) as watch:
+        controller = agent.start(goals, rngs)
     goal_seconds = watch.seconds
-    while (done := states.shape[1] - 1) < budget:
-        past = _past(frames, actions, states[:, -1], seen, agent)
-        with Stopwatch(device) as encode:
-            encoded = controller.encode(past)
-        with Stopwatch(device) as search:
-            chosen = controller.search(encoded)
+    while (done := history.steps) < budget:
+        past = history.past()
+        with _decides(place, done):
+            with Stopwatch(device) as encode:
+                encoded = controller.encode(past)
+            with Stopwatch(device) as search:
+                chosen = controller.search(encoded)
         encode_seconds.append((encode.seconds + goal_seconds) / len(members))
         search_seconds.append(search.seconds / len(members))
         goal_seconds = 0.0
+        chosen = checked_actions(chosen, env.action_space.shape[0], place, done)
         with Stopwatch(device) as watch:
-            chosen = np.clip(chosen[:, : budget - done], env.action_space.low, env.action_space.high)
-            after = env.simulate(states[:, -1], chosen)  # (B, k, X)
-            states = np.concatenate([states, after], 1)
-            actions = np.concatenate([actions, chosen.astype(np.float32)], 1)
-            if states.shape[1] <= budget:  # the last frames are shown to nobody
-                shown = after[:, agent.frame_skip - 1 :: agent.frame_skip]
-                frames, seen = np.concatenate([frames, _render(env, shown)], 1), np.concatenate([seen, shown], 1)
+            _execute(env, history, chosen[:, : budget - done], place)
+            if history.steps < budget:  # the last frames are shown to nobody
+                history.draw()
         env_watch += watch.seconds / len(members)
-    for b, index in enumerate(members):
-        yield _result(env, index, states[b], goal[b], encode_seconds, search_seconds, env_watch)
+    for b, states in enumerate(history.states):
+        yield _result(env, place, b, states, goal[b], encode_seconds, search_seconds, env_watch)
 
 
-def _result(env: GoalEnv, pair: int, states, goal, encode_seconds, search_seconds, env_seconds: float) -> PairResult:
-    distances = env.distance(states, goal)
-    reached = env.reached(states, goal)
+@contextmanager
+def _decides(place: Place, step: int) -> Iterator[None]:
+    """What an agent cannot do is said with its name and where it was."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place.agent} {place.at(step)}: {error}")
+
+
+def _execute(env: GoalEnv, history: History, chosen: np.ndarray, place: Place) -> None:
+    """Go on by the chosen actions (B, k, action_dim), clipped to what the environment takes."""
+    actions = np.clip(chosen, env.action_space.low, env.action_space.high)
+    now = history.now
+    shape = (*actions.shape[:2], now.shape[1])
+    after = checked_states(env.simulate(now, actions.copy()), shape, place, history.steps)  # (B, k, X)
+    history.append(actions, after)
+
+
+def _result(
+    env: GoalEnv, place: Place, b: int, states, goal, encode_seconds, search_seconds, env_seconds
+) -> PairResult:
+    """The result of episode ``b`` of the batch, from its states (budget + 1, X) and its goal (X,)."""
+    distances = checked_distances(env.distance(states.copy(), goal.copy()), len(states), place, b)
+    reached = env.reached(states.copy(), goal.copy())
     hits = np.flatnonzero(reached)
     return PairResult(
-        pair=pair,
+        pair=place.pairs[b],
         hit=bool(len(hits)),
         held=bool(reached[-1]),
         steps_to_hit=int(hits[0]) if len(hits) else None,
@@ -170,28 +194,6 @@ def _result(env: GoalEnv, pair: int, states, goal, encode_seconds, search_second
         search_seconds=tuple(search_seconds),
         env_seconds=env_seconds,
         states=tuple(map(tuple, states.tolist())),
-    )
-
-
-def _past(frames: np.ndarray, actions: np.ndarray, now: np.ndarray, seen: np.ndarray, agent: Agent) -> Past:
-    """The last ``history`` frames, the blocks between them and the states of both."""
-    frames = frames[:, -agent.history :]
-    blocks = frames.shape[1] - 1
-    recent = actions[:, actions.shape[1] - blocks * agent.frame_skip :]  # (B, blocks * frame_skip, action_dim)
-    size = agent.frame_skip * actions.shape[2]
-    recent = torch.from_numpy(recent.reshape(len(recent), blocks, size).copy())
-    return Past(_images(frames), recent, now, seen[:, -agent.history :])
-
-
-def _images(frames: np.ndarray) -> torch.Tensor:
-    """(..., h, w, 3) to (..., 3, h, w)."""
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -3)))
-
-
-def _render(env: GoalEnv, states: np.ndarray) -> np.ndarray:
-    """(B, k, X) states to (B, k, h, w, 3) frames."""
-    return env.render_states(states.reshape(-1, states.shape[-1])).reshape(
-        *states.shape[:2], *env.observation_space.shape
     )
 
 
@@ -211,10 +213,10 @@ def distance_rank_correlation(loaded: Loaded, setting: Setting, split: str, num_
     rows = setting.dataset.rows(split)
     rng = stream(0, "rank correlation", setting.env_id, split)
     rows = np.sort(rng.choice(rows, size=min(num_frames, len(rows)), replace=False))
-    frames, states = _images(setting.dataset.frames[rows]), setting.dataset.states[rows]
+    frames, states = images(setting.dataset.frames[rows]), setting.dataset.states[rows]
     embed = loaded.embed or embed_frames(loaded.model, setting.device)
     chunks = range(0, len(rows), 64)
-    latents = torch.cat([embed(frames[k : k + 64], states[k : k + 64]) for k in chunks]).flatten(1)
+    latents = torch.cat([embed(frames[k : k + 64], states[k : k + 64].copy()) for k in chunks]).flatten(1)
     i, j = np.triu_indices(len(rows), 1)
     latent = torch.cdist(latents.float(), latents.float()).cpu().numpy()[i, j]
     return float(spearman(latent, setting.env.distance(states[i], states[j])))

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from toy_env import ToyEnv
 
+from lewm_bench import evaluate as module
 from lewm_bench import solvers
 from lewm_bench.agent import AgentConfig, Loaded, PlanningAgent, Setting
 from lewm_bench.agents import oracle
@@ -19,6 +20,7 @@ from lewm_bench.agents.lewm import LEWM, LeWMConfig
 from lewm_bench.agents.oracle import ORACLE, LatentOracle, simulation_of
 from lewm_bench.agents.scripted import NOOP, RANDOM
 from lewm_bench.collect import CollectConfig, collect
+from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError
 from lewm_bench.evaluate import EvalConfig, PairResult, distance_rank_correlation, evaluate, latent_oracle
 from lewm_bench.planning import CEMConfig
@@ -145,12 +147,20 @@ def replayed(setting: Setting, pairs: Pairs, index: int, actions: np.ndarray) ->
     return np.array(states)
 
 
+def wilder(k: int):
+    """``k`` actions per decision, whole blocks or not."""
+    return lambda number, rngs: np.resize(wild(number, rngs), (len(rngs), k, 2))
+
+
 @pytest.mark.parametrize("real_history", [True, False])
-def test_the_agent_sees_what_the_data_and_the_simulator_hold(setting: Setting, pairs: Pairs, real_history) -> None:
-    agent = Recorder(wild)
+@pytest.mark.parametrize("k", [1, 2 * SKIP, 2 * SKIP + 1, BUDGET + 3])
+def test_the_agent_sees_what_the_data_and_the_simulator_hold(setting: Setting, pairs: Pairs, real_history, k) -> None:
+    """The last frame is now, the others are SKIP steps apart back from it, however many actions a decision has."""
+    agent = Recorder(wilder(k))
     run(agent, setting, pairs, real_history=real_history)
     dataset, env, shown = setting.dataset, setting.env, agent.shown[1:]  # the first one is the warm-up
-    executed = np.clip(np.concatenate([wild(n, [0])[0] for n in range(3)]), -1, 1)[:BUDGET]
+    decisions = -(-BUDGET // k)
+    executed = np.clip(np.concatenate([wilder(k)(n, [0])[0] for n in range(decisions)]), -1, 1)[:BUDGET]
     assert len(shown) == len(pairs)
     seen_pairs = set()
     for goals, pasts in shown:
@@ -170,9 +180,9 @@ def test_the_agent_sees_what_the_data_and_the_simulator_hold(setting: Setting, p
         rows = np.arange(start - before * SKIP, start)
         path = np.concatenate([dataset.states[rows], replayed(setting, pairs, index, executed)])
         actions = np.concatenate([dataset.actions[rows], executed])
-        assert len(pasts) == 3  # 4 + 4 + 3 of 11 steps
+        assert len(pasts) == decisions
         for decision, past in enumerate(pasts):
-            now = before * SKIP + decision * 2 * SKIP
+            now = before * SKIP + decision * k
             T = min(3, now // SKIP + 1)
             steps = now - SKIP * np.arange(T)[::-1]
             frames = np.moveaxis(env.render_states(path[steps]), -1, 1)
@@ -183,6 +193,233 @@ def test_the_agent_sees_what_the_data_and_the_simulator_hold(setting: Setting, p
             np.testing.assert_array_equal(past.actions[0].numpy(), np.reshape(blocks, (T - 1, 2 * SKIP)))
             assert past.actions.shape == (1, T - 1, 2 * SKIP) and past.actions.dtype == torch.float32
     assert seen_pairs == set(range(len(pairs)))
+
+
+def from_the_last_chunk(setting: Setting, rows: np.ndarray, k: int, history: int) -> list[tuple]:
+    """What agents of whole blocks were shown before contexts came from the states: each chunk's last frames, appended.
+
+    ``rows`` (B, T) are those of the frames up to the start.
+    """
+    env, dataset = setting.env, setting.dataset
+    frames, seen, states = dataset.frames[rows], dataset.states[rows], dataset.states[rows[:, -1:]]
+    actions = dataset.actions[rows[:, :1] + np.arange(rows[0, -1] - rows[0, 0])]
+    shown = []
+    for number in range(-(-BUDGET // k)):
+        T = min(history, frames.shape[1])
+        blocks = actions[:, actions.shape[1] - (T - 1) * SKIP :].reshape(len(rows), T - 1, SKIP * 2)
+        shown.append((np.moveaxis(frames[:, -T:], -1, 2), blocks, states[:, -1], seen[:, -T:]))
+        chosen = np.clip(wilder(k)(number, [None] * len(rows)), -1, 1)
+        after = env.simulate(states[:, -1], chosen)
+        states, actions = np.concatenate([states, after], 1), np.concatenate([actions, chosen], 1)
+        last = after[:, SKIP - 1 :: SKIP]
+        drawn = env.render_states(last.reshape(-1, 2)).reshape(*last.shape[:2], *frames.shape[2:])
+        frames, seen = np.concatenate([frames, drawn], 1), np.concatenate([seen, last], 1)
+    return shown
+
+
+@pytest.mark.parametrize("k", [SKIP, 2 * SKIP, 5 * SKIP])
+def test_agents_of_whole_blocks_see_what_they_saw(setting: Setting, pairs: Pairs, k: int) -> None:
+    agent = Recorder(wilder(k))
+    run(agent, setting, pairs, batch=3)
+    batches = agent.shown[1:]
+    depth = np.minimum((pairs.start_row - setting.dataset.starts[pairs.episode]) // SKIP, 2)
+    members = [
+        g[b : b + 3] for length in range(3) for g in [np.flatnonzero(depth == length)] for b in range(0, len(g), 3)
+    ]
+    assert len(batches) == len(members) > 3
+    for (_, pasts), of_batch in zip(batches, members, strict=True):
+        rows = pairs.start_row[of_batch][:, None] + SKIP * np.arange(-depth[of_batch[0]], 1)
+        expected = from_the_last_chunk(setting, rows, k, agent.history)
+        assert len(pasts) == len(expected)
+        for past, was in zip(pasts, expected, strict=True):
+            now = past.frames.numpy(), past.actions.numpy(), past.states, past.frame_states
+            for a, b in zip(now, was, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("k", "most"), [(1, BUDGET - 1), (SKIP, 5), (2 * SKIP, 4), (4 * SKIP, 3)])
+def test_a_frame_is_drawn_once_and_not_while_the_clock_runs(
+    setting: Setting, pairs: Pairs, monkeypatch, k, most
+) -> None:
+    """``most`` frames per pair: those that are shown; while an agent encodes and searches the simulator rests."""
+    drawn, running = [], []
+
+    class Watch(module.Stopwatch):
+        def __enter__(self):
+            running.append(self)
+            return super().__enter__()
+
+        def __exit__(self, *error):
+            running.pop()
+            return super().__exit__(*error)
+
+    class Sleeper(Recorder):
+        def start(self, goals, rngs):
+            assert running
+            return super().start(goals, rngs)
+
+    def simulate(states, actions):
+        running[-1].simulates = True
+        return ExactEnv.simulate(setting.env, states, actions)
+
+    def render_states(states):
+        assert not running or running[-1].simulates
+        drawn.append(states)
+        return ExactEnv.render_states(setting.env, states)
+
+    monkeypatch.setattr(module, "Stopwatch", Watch)
+    monkeypatch.setattr(setting.env, "simulate", simulate)
+    monkeypatch.setattr(setting.env, "render_states", render_states)
+    run(Sleeper(wilder(k)), setting, pairs, batch=4, skip=range(4, 14))
+    assert 4 * (most - 1) < sum(map(len, drawn)) <= 4 * most
+
+
+class Vandal(Recorder):
+    """Overwrites everything that it is given, and what it gave away."""
+
+    def start(self, goals: Goals, rngs):
+        inner, agent = super().start(goals, rngs), self
+        targets = goals.states.copy()
+
+        class Controller:
+            def encode(self, past: Past) -> Past:
+                return past
+
+            def search(self, past: Past) -> np.ndarray:
+                towards = np.clip((targets - past.states) / 0.1, -1, 1)
+                if agent.actions is not None:
+                    for array in (goals.states, past.states, past.frame_states):
+                        array[...] = 0.123
+                    for tensor in (goals.frames, past.frames, past.actions):
+                        tensor.fill_(7)
+                inner.encode(past)
+                return towards[:, None].astype(np.float32)
+
+        return Controller()
+
+
+def test_an_agent_can_change_nothing_but_its_copies(setting: Setting, pairs: Pairs) -> None:
+    decent, vandal = Vandal(None), Vandal(wild)
+    expected, found = (run(agent, setting, pairs, batch=4) for agent in (decent, vandal))
+    assert [outcome(found[i]) for i in range(14)] == [outcome(expected[i]) for i in range(14)]
+    assert {r.hit for r in expected.values()} == {True}
+    pasts = [past for _, pasts in vandal.shown for past in pasts]
+    assert all((past.frames == 7).all() and (past.states == 0.123).all() for past in pasts), "nothing was shown twice"
+
+
+class Scribbler(ExactEnv):
+    """Writes into every argument, and hands out its own memory."""
+
+    def _after(self, result, *arrays):
+        for array in arrays:
+            array[...] = 0.5
+        return result
+
+    def set_state(self, state: np.ndarray) -> None:
+        self._state = state
+
+    def get_state(self) -> np.ndarray:
+        return self._state
+
+    def advance(self, action: np.ndarray) -> None:
+        self._state[...] = np.clip(self._state + np.clip(action, -1, 1).astype(np.float64) * self.speed, -1, 1)
+        action[...] = 9
+
+    def simulate(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        return self._after(GoalEnv.simulate(self, states, actions), states, actions)
+
+    def distance(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        return self._after(super().distance(states, goals), states, goals)
+
+    def render_states(self, states: np.ndarray) -> np.ndarray:
+        return self._after(super().render_states(states), states)
+
+
+def test_an_environment_that_writes_into_its_arguments_changes_no_result(setting: Setting, pairs: Pairs) -> None:
+    scribbling = replace(setting, env=Scribbler())
+    for k in (1, SKIP):
+        expected, agents = run(Recorder(wilder(k)), setting, pairs, batch=3), [Recorder(wilder(k)) for _ in range(2)]
+        found = run(agents[0], scribbling, pairs, batch=3)
+        run(agents[1], setting, pairs, batch=3)
+        assert [outcome(found[i]) for i in range(14)] == [outcome(expected[i]) for i in range(14)]
+        for theirs, ours in zip(agents[0].shown, agents[1].shown, strict=True):
+            for a, b in zip(theirs[1], ours[1], strict=True):
+                assert torch.equal(a.frames, b.frames) and torch.equal(a.actions, b.actions)
+                assert np.array_equal(a.states, b.states) and np.array_equal(a.frame_states, b.frame_states)
+
+
+def test_an_embedding_that_writes_into_its_arguments_changes_no_correlation(setting: Setting) -> None:
+    def embed(frames: Tensor, states: np.ndarray) -> Tensor:
+        found = positions(frames)
+        frames.zero_()
+        states[...] = 0
+        return found
+
+    loaded = replace(Loaded(None, "model"), model=TrueModel(), embed=embed)
+    assert distance_rank_correlation(loaded, setting, "test", 100) > 1 - 1e-6
+
+
+NO_ACTIONS = r"MINE returned actions of shape \(1, 0, 2\) at step 0 of pair 5"
+ANSWERS = {
+    "none": (lambda n: np.zeros((1, 0, 2)), NO_ACTIONS),
+    "too many episodes": (lambda n: np.zeros((2, 4, 2)), r"shape \(2, 4, 2\) .* must return \(1, k, 2\)"),
+    "one action without steps": (lambda n: np.zeros((1, 2)), r"shape \(1, 2\)"),
+    "another environment's": (lambda n: np.zeros((1, 4, 3)), r"shape \(1, 4, 3\)"),
+    "a list": (lambda n: [[[0.0, 0.0]]], "MINE returned a list at step 0 of pair 5"),
+    "nothing": (lambda n: None, "MINE returned a NoneType"),
+    "text": (lambda n: np.full((1, 4, 2), "left"), "MINE returned an array of <U4"),
+    "nan": (
+        lambda n: np.where(np.arange(8).reshape(1, 4, 2) == 5, np.nan, 0),
+        "finite number at step 2 of pair 5: .*nan",
+    ),
+    "inf, later": (lambda n: np.full((1, 3, 2), [0, np.inf][n > 1]), "finite number at step 6 of pair 5: .*inf"),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_what_is_no_answer_is_refused_in_one_line(setting: Setting, pairs: Pairs, answer: str) -> None:
+    returned, message = ANSWERS[answer]
+    own = replace(setting, agent="their.agents:MINE")
+    with pytest.raises(UserError, match=message) as error:
+        run(Recorder(lambda number, rngs: returned(number)), own, pairs, skip=set(range(14)) - {5})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("what", "value"), [("history", 0), ("frame_skip", 0), ("history", 1.5), ("frame_skip", None)])
+def test_a_context_that_is_none_is_refused(setting: Setting, pairs: Pairs, what: str, value) -> None:
+    with pytest.raises(UserError, match=f"agent: {what} of an agent must be a whole number of at least 1, got {value}"):
+        run(replace(Recorder(wild), **{what: value}), setting, pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "message"),
+    [
+        (
+            "distance",
+            lambda s, g: np.where(s[:, 0] == s[3, 0], np.inf, 0),
+            "distance to the goal is inf at step 3 of pair 5",
+        ),
+        ("distance", lambda s, g: np.zeros((len(s), 1)), r"distance returned the shape \(12, 1\) for 12 states"),
+        ("simulate", lambda s, a: np.full((*a.shape[:2], 2), np.nan), "not finite at step 1 of pair 5"),
+        ("simulate", lambda s, a: np.zeros((len(a), 2)), r"simulate returned the shape \(1, 2\) .* wanted \(1, 1, 2\)"),
+    ],
+)
+def test_what_an_environment_cannot_mean_is_refused(
+    setting: Setting, pairs: Pairs, monkeypatch, name: str, answer, message: str
+) -> None:
+    monkeypatch.setattr(setting.env, name, answer)
+    monkeypatch.setattr(module, "_warm_up", lambda *_: None)
+    with pytest.raises(UserError, match=f"{EXACT}.*{message}"):
+        run(Recorder(wilder(1)), setting, pairs, skip=set(range(14)) - {5})
+
+
+@pytest.mark.parametrize("field", ["distance_start", "distance_end", "env_seconds", "encode_seconds", "states"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_result_has_finite_numbers_only(setting: Setting, pairs: Pairs, field: str, value: float) -> None:
+    result = run(NOOP.load(setting, None).agent, setting, pairs, skip=range(1, 14))[0]
+    broken = {"encode_seconds": (0.1, value), "states": ((0.0, 1.0), (0.0, value))}.get(field, value)
+    with pytest.raises(ValidationError, match=field):
+        PairResult(**result.model_dump() | {field: broken})
 
 
 def test_outcomes_against_a_replay(setting: Setting, pairs: Pairs) -> None:
