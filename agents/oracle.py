@@ -59,8 +59,8 @@ class SimulatorAgent:
 
     def goal_distance(self, goals: Goals):
         """A function from true states (B, S, H, X) to distances (B, S, H), a tensor."""
-        env = self.simulation.env
-        return lambda states: torch.from_numpy(env.distance(states, goals.states[:, None, None]))
+        env, targets = self.simulation.env, goals.states[:, None, None]
+        return lambda states: torch.from_numpy(env.distance(states, targets.copy()))
 
 
 class SimulatorController:

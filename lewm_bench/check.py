@@ -245,6 +245,33 @@ def _render_states(env: GoalEnv) -> str:
     return f"the same pixels as render for {len(states)} states"
 
 
+def _arguments(env: GoalEnv) -> str:
+    states, goals, actions = (
+        _states(env, "arguments"),
+        _states(env, "argument goals"),
+        _actions(env, "arguments", steps=3),
+    )
+    rngs = [stream(0, "check", "arguments", n) for n in range(len(states))]
+    calls: dict[str, tuple[Callable[..., object], tuple[np.ndarray, ...]]] = {
+        "simulate": (env.simulate, (states, actions)),
+        "render_states": (env.render_states, (states,)),
+        "distance": (env.distance, (states, goals)),
+        "reached": (env.reached, (states, goals)),
+        "quantities": (env.quantities, (states,)),
+        "recolored": (env.recolored, (states,)),
+        "teleported": (lambda given: env.teleported(given, rngs), (states,)),
+        "set_state": (lambda given: (env.set_state(given), env.advance(actions[0, 0].copy())), (states[0],)),
+        "advance": (env.advance, (actions[0, 0],)),
+    }
+    calls |= {f"the policy {name!r}": (factory(rngs), (states,)) for name, factory in env.policies().items()}
+    for name, (call, given) in calls.items():
+        mine = [array.copy() for array in given]
+        call(*mine)
+        changed = any(not np.array_equal(a, b) for a, b in zip(mine, given, strict=True))
+        _require(not changed, f"{name} writes into what it is given; work on a copy")
+    return f"{len(calls)} functions leave their arguments as they were"
+
+
 def _success(env: GoalEnv) -> str:
     states, goals = _states(env, "success", 8 * STARTS), _states(env, "success goals", 8 * STARTS)
     distances = env.distance(states, goals)
@@ -369,6 +396,7 @@ CHECKS: dict[str, Callable[[GoalEnv], str]] = {
     "clipping": _clipping,
     "simulate": _simulate,
     "render_states": _render_states,
+    "arguments": _arguments,
     "success": _success,
     "perturbations": _perturbations,
     "policies": _policies,

@@ -251,8 +251,8 @@ def _roll(env: GoalEnv, steps: int, factories: Mapping[str, PolicyFactory], part
     for t in range(steps):
         for name, group in groups.items():
             actions[group, t] = np.clip(acts[name](states[group, t]), low, high)  # what is stored is what was executed
-        states[:, t + 1] = env.simulate(states[:, t], actions[:, t, None])[:, 0]
-    return np.stack([env.render_states(episode) for episode in states]), states, actions
+        states[:, t + 1] = env.simulate(states[:, t].copy(), actions[:, t, None].copy())[:, 0]
+    return np.stack([env.render_states(episode.copy()) for episode in states]), states, actions
 
 
 @contextmanager

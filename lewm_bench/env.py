@@ -81,22 +81,22 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
 
         Entry t is the state after action t. The environment's own current state is left as it was.
         """
-        before = self.get_state()
+        before = np.array(self.get_state())
         out = np.empty((*actions.shape[:2], states.shape[-1]))
         for n, state in enumerate(states):
-            self.set_state(state)
+            self.set_state(state.copy())  # which an environment may keep and change
             for t, action in enumerate(actions[n]):
-                self.advance(action)
+                self.advance(action.copy())
                 out[n, t] = self.get_state()
         self.set_state(before)
         return out
 
     def render_states(self, states: np.ndarray) -> np.ndarray:
         """(N, X) states to (N, h, w, 3) uint8 frames; the environment's own current state is left as it was."""
-        before = self.get_state()
+        before = np.array(self.get_state())
         out = np.empty((len(states), *self.observation_space.shape), np.uint8)
         for n, state in enumerate(states):
-            self.set_state(state)
+            self.set_state(state.copy())
             out[n] = self.render()
         self.set_state(before)
         return out
@@ -146,10 +146,10 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
         goal = options.pop("goal", None)
         if options:
             raise ValueError(f"reset takes the options 'start' and 'goal', got also {sorted(options)}")
-        start = self.sample_state(self.np_random) if start is None else np.asarray(start, np.float64)
-        goal = self.sample_state(self.np_random) if goal is None else np.asarray(goal, np.float64)
+        start = self.sample_state(self.np_random) if start is None else np.array(start, np.float64)
+        goal = self.sample_state(self.np_random) if goal is None else np.array(goal, np.float64)
         self.set_state(goal)
-        self._goal_state = self.get_state()
+        self._goal_state = np.array(self.get_state())
         goal_frame = self.render()
         self.set_state(start)
         return self.render(), {**self._info(), "goal": goal_frame, "goal_state": self._goal_state.copy()}
@@ -160,4 +160,4 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
 
     def _info(self) -> dict[str, Any]:
         state = self.get_state()
-        return {"state": state, "success": bool(self.reached(state, self._goal_state))}
+        return {"state": state, "success": bool(self.reached(state.copy(), self._goal_state.copy()))}

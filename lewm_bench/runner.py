@@ -423,9 +423,9 @@ def videos(run: Run, job: Job, setting: Setting, offset: int, measured: Measured
         goal_row = measured.pairs.goal_row[result.pair]
         write_video(
             run.out / name,
-            setting.env.render_states(states),
+            setting.env.render_states(states.copy()),
             setting.dataset.frames[goal_row],
-            setting.env.distance(states, setting.dataset.states[goal_row]),
+            setting.env.distance(states.copy(), setting.dataset.states[goal_row].copy()),
             setting.env.threshold,
             job.agent,
             unit=setting.env.distance_unit,

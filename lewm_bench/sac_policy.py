@@ -150,10 +150,10 @@ class _Task(gym.Env[np.ndarray, np.ndarray]):
 
     def _reward(self) -> float:
         state = self._env.get_state()
-        reached = float(self._env.reached(state, self._goal))
+        reached = float(self._env.reached(state.copy(), self._goal.copy()))
         if self._config.reward == "success":
             return reached
-        return reached - float(self._env.distance(state, self._goal) / self._scales["distance"])
+        return reached - float(self._env.distance(state, self._goal.copy()) / self._scales["distance"])
 
 
 def _survey(env: GoalEnv, steps: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -270,7 +270,7 @@ class _Episode:
 
     def act(self, state: np.ndarray) -> np.ndarray:
         """(X,) to (A,)."""
-        if self._age >= self._goal_steps or self._env.reached(state, self._goal):
+        if self._age >= self._goal_steps or self._env.reached(state.copy(), self._goal.copy()):
             self._goal, self._age = self._env.sample_state(self._rng), 0
         self._age += 1
         return self._actor.sample(state, self._goal, self._rng)

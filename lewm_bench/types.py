@@ -35,7 +35,9 @@ class Clip:
 
 @dataclass(frozen=True)
 class Past:
-    """What an agent may look at when it is asked to act; the last frame is now.
+    """What an agent may look at when it is asked to act; the last frame is now. Its own copy, made for this decision.
+
+    The frames go back from now in equal steps, however many actions a decision has, as far as the episode does.
 
     The simulator's true states are there for privileged agents (the oracle) and for those whose label says that they
     read a part of it (proprioception).
@@ -95,7 +97,7 @@ class Controller(Protocol):
         """Whatever ``search`` needs from the pixels."""
 
     def search(self, encoded: Any) -> np.ndarray:
-        """(B, k, action_dim) actions in the environment's units to execute before the next decision."""
+        """(B, k, action_dim) finite actions in the environment's units to execute before the next decision, k >= 1."""
 
 
 class Agent(Protocol):

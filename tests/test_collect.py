@@ -49,6 +49,43 @@ def test_what_is_stored_is_what_happened(tmp_path: Path) -> None:
     assert {name: len(split) for name, split in meta.splits.items()} == {"train": 15, "val": 2, "test": 3}
 
 
+def test_code_that_writes_into_its_arguments_changes_no_byte(tmp_path: Path) -> None:
+    """The functions of an environment and its policies; states and actions are stored as they were."""
+
+    class Scribbler(ToyEnv):
+        def simulate(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+            found = super().simulate(states, actions)
+            states[...] = actions[...] = 0.5
+            return found
+
+        def render_states(self, states: np.ndarray) -> np.ndarray:
+            found = super().render_states(states)
+            states[...] = 0.5
+            return found
+
+        def policies(self):
+            def scribbling(factory):
+                def start(rngs):
+                    inner = factory(rngs)
+
+                    def act(states):
+                        found = inner(states)
+                        states[...] = 0.5
+                        return found
+
+                    return act
+
+                return start
+
+            return {name: scribbling(factory) for name, factory in super().policies().items()}
+
+    env = Scribbler()
+    env.spec = make_toy().spec
+    collect(make_toy(), config(), 0, tmp_path / "decent", progress=False)
+    collect(env, config(), 0, tmp_path / "scribbler", progress=False)
+    assert digests(tmp_path / "decent") == digests(tmp_path / "scribbler")
+
+
 def test_the_chunk_size_changes_no_byte(tmp_path: Path) -> None:
     for chunk in (7, 64):
         collect(make_toy(), config(chunk=chunk), 0, tmp_path / str(chunk), progress=False)

@@ -239,6 +239,12 @@ class NoGoalState(PointMaze):
         return frame, info
 
 
+class Scribbler(PointMaze):
+    def distance(self, states, goals):
+        states[..., 2:] = 0  # "only the position counts"
+        return super().distance(states, goals)
+
+
 class FloatFrames(PointMaze):
     def render(self):
         return super().render() / 255
@@ -259,6 +265,7 @@ BROKEN = {
     ApproximateSimulate: ("simulate", "differs from advance"),
     MovingSimulate: ("simulate", "leave the environment's own state"),
     OtherBatchFrames: ("render_states", "draw different frames"),
+    Scribbler: ("arguments", "distance writes into what it is given"),
     EverythingIsSuccess: ("success", "most distant pair"),
     RememberedContact: ("simulate", "another order"),
     SameColor: ("perturbations", "recolored must look different"),

@@ -95,6 +95,6 @@ def images(frames: np.ndarray) -> Tensor:
 
 
 def render(env: GoalEnv, states: np.ndarray) -> np.ndarray:
-    """(B, k, X) states to (B, k, h, w, 3) frames."""
-    flat = env.render_states(states.reshape(-1, states.shape[-1]).copy())
+    """(B, k, X) states, which the environment may overwrite, to (B, k, h, w, 3) frames."""
+    flat = env.render_states(states.reshape(-1, states.shape[-1]))
     return flat.reshape(*states.shape[:2], *env.observation_space.shape)

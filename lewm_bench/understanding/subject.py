@@ -47,7 +47,7 @@ class Subject:
         """(N, h, w, 3) uint8 frames and their states (N, X) to latents (N, D) float32 on the CPU."""
         images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -3)))
         pieces = range(0, len(images), PIECE)
-        found = [self.embed(images[k : k + PIECE], states[k : k + PIECE]) for k in pieces]
+        found = [self.embed(images[k : k + PIECE], states[k : k + PIECE].copy()) for k in pieces]
         return torch.cat([part.flatten(1).float().cpu() for part in found])
 
     def episodes_of(self, rows: np.ndarray) -> np.ndarray:
