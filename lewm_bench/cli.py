@@ -46,7 +46,12 @@ app = typer.Typer(
 )
 
 SuiteOption = Annotated[str, typer.Option("--suite", "-s", help="A suite of benchmarks.yaml (`lewm-bench list`).")]
-ProfileOption = Annotated[str, typer.Option("--profile", "-p", help="quick: a laptop; paper: the papers' sizes.")]
+ProfileOption = Annotated[
+    str,
+    typer.Option(
+        "--profile", "-p", help="quick: a laptop; paper: the papers' networks and images, not their training."
+    ),
+]
 AgentsOption = Annotated[str, typer.Option("--agents", help="Comma-separated; replaces the suite's agents.")]
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Comma-separated training seeds, for example 0,1,2.")]
 EnvsOption = Annotated[str, typer.Option("--envs", help="Comma-separated; only these of the suite's environments.")]

@@ -21,7 +21,7 @@ class Protocol(Config):
 
     name: str
     version: str
-    held_out: bool  # pairs from held-out episodes, balanced over them; else uniform over all rows of the data
+    held_out: bool  # pairs from held-out episodes, balanced over them; else uniform over the rows of the training data
     keep_solved: bool  # keep pairs that are solved before the first action
     real_history: bool  # the agent sees the recorded frames and actions before the start; else one frame
     budget_per_offset: int | None = None  # environment steps allowed for each step of the goal offset
@@ -106,10 +106,10 @@ def sample_pairs(
 
 
 def _uniform(dataset: Dataset, env: GoalEnv, protocol: Protocol, num_pairs: int, offset: int, _: str) -> Pairs:
-    """Rows of the whole data, without replacement."""
-    valid = dataset.rows("all", spare=offset)
+    """Rows of the training episodes, without replacement."""
+    valid = dataset.rows("train", spare=offset)
     if len(valid) < num_pairs:
-        raise _too_few(dataset, "all", num_pairs, offset, len(valid), 0)
+        raise _too_few(dataset, "train", num_pairs, offset, len(valid), 0)
     start = np.sort(np.random.default_rng(protocol.seed).choice(valid, size=num_pairs, replace=False))
     solved = env.reached(dataset.states[start], dataset.states[start + offset])
     episode = np.searchsorted(dataset.ends, start, side="right")

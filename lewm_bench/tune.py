@@ -94,7 +94,7 @@ def jobs_of(run: Run, agents: Sequence[str]) -> list[Job]:
     if not config.rules.held_out:
         held_out = ", ".join(name for name, protocol in PROTOCOLS.items() if protocol.held_out)
         raise UserError(
-            f"protocol {config.protocol} draws pairs from all episodes, test episodes included; tune with {held_out}"
+            f"protocol {config.protocol} draws pairs from the training episodes, which tell nothing about others; tune with {held_out}"
         )
     found = {job.agent: job for job in run.suite.jobs if job.env == spec}
     if missing := [agent for agent in agents if agent not in found]:

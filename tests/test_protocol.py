@@ -167,20 +167,24 @@ def test_too_little_data_is_answered_with_numbers(dataset, env, num_pairs, offse
 # paper-v3
 
 
-def test_paper_pairs_are_numpys_choice_of_all_rows_with_a_goal(dataset, env) -> None:
-    every = enumerate_pairs(dataset, env, range(len(dataset)), 5)
+def test_paper_pairs_are_numpys_choice_of_the_training_rows_with_a_goal(dataset, env) -> None:
+    trained_on = dataset.episodes("train").tolist()
+    assert 0 < len(trained_on) < len(dataset)
+    every = enumerate_pairs(dataset, env, trained_on, 5)
     pairs = sample_pairs(dataset, env, PAPER_V3, 50, 5)
     rows = sorted(start for _, start, _ in every)
     chosen = np.random.default_rng(42).choice(len(rows), size=50, replace=False)
     assert sorted(pairs.start_row.tolist()) == sorted(rows[i] for i in chosen)
-    assert all(pair in every for pair in triples(pairs))
+    assert all(pair in every for pair in triples(pairs)) and set(pairs.episode) <= set(trained_on)
     assert pairs.candidates == 50 and pairs.solved_at_start == sum(every[pair] for pair in triples(pairs))
 
 
-def test_paper_can_choose_every_row_the_last_one_included(tmp_path: Path, env) -> None:
-    data = walk(tmp_path, [np.arange(8.0).tolist(), [0.0] * 6], {"train": (0,), "val": (), "test": (1,)})
-    pairs = sample_pairs(data, env, PAPER_V3, 8, 3)
-    assert triples(pairs) == [(0, t, t + 3) for t in range(5)] + [(1, 8 + t, 11 + t) for t in range(3)]
-    assert pairs.solved_at_start == 3 and pairs.candidates == 8
+def test_paper_can_choose_every_training_row_the_last_one_included_and_no_other(tmp_path: Path, env) -> None:
+    episodes = [np.arange(8.0).tolist(), np.arange(9.0).tolist(), [0.0] * 6]
+    data = walk(tmp_path, episodes, {"train": (0, 2), "val": (), "test": (1,)})
+    for split in ("test", "train", "all"):  # which is of the other protocol's
+        pairs = sample_pairs(data, env, PAPER_V3, 8, 3, split)
+        assert triples(pairs) == [(0, t, t + 3) for t in range(5)] + [(2, 17 + t, 20 + t) for t in range(3)]
+        assert pairs.solved_at_start == 3 and pairs.candidates == 8
     with pytest.raises(UserError, match="gives 8 of the 9"):
         sample_pairs(data, env, PAPER_V3, 9, 3)

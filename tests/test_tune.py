@@ -613,7 +613,7 @@ def test_several_agents_get_as_many_trials_and_one_comparison(lewm_bench, toys):
         (("steering", "--set", "evaluate.split=test"), "validation episodes only, got evaluate.split=test"),
         (("steering", "--set", "evaluate={split: all}"), "validation episodes only, got evaluate.split=all"),
         (("steering", "--set", "evaluate=3"), "evaluate has settings of its own"),
-        (("steering", "--set", "evaluate.protocol=paper-v3"), "test episodes included; tune with clean-1"),
+        (("steering", "--set", "evaluate.protocol=paper-v3"), "tell nothing about others; tune with clean-1"),
         (("steering", "--set", "collect.val=0", "--set", "collect.test=0.25"), "collect.val is 0"),
         (("steering", "--trials", "0"), "--trials"),
         (("steering", "--set", "evaluate.num_pairs=9999"), "lower num_pairs"),

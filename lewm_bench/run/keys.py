@@ -14,7 +14,7 @@ from lewm_bench.names import parse_agent
 from lewm_bench.suite import EnvSpec, Job, Suite
 from lewm_bench.train import FREE
 
-DATA_SCHEMA, MODEL_SCHEMA, EVALUATION_SCHEMA = 1, 1, 1
+DATA_SCHEMA, MODEL_SCHEMA, EVALUATION_SCHEMA = 1, 1, 2
 DATA_SEED = 0  # all training seeds share one dataset
 
 
