@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from lewm_bench.agent import AgentConfig, Family, Loaded, Setting
+from lewm_bench.errors import NotRun
+from lewm_bench.policies import finite_bounds
 from lewm_bench.types import Goals, Past
 
 
@@ -45,14 +47,25 @@ class ScriptedFamily(Family):
         return Loaded(Scripted(skip, lambda rng: self._draw(rng, space, skip)), self._label)
 
 
+class NoopFamily(ScriptedFamily):
+    """``noop``, where there is an action that does nothing."""
+
+    def requirements(self, setting: Setting) -> None:
+        if not setting.env.can_rest:
+            raise NotRun(
+                f"no action of {setting.env_id} does nothing: they are discrete, or 0 is outside their bounds; read the "
+                "scores against the agent random"
+            )
+
+
 def _zeros(rng: np.random.Generator, space, steps: int) -> np.ndarray:
     del rng
     return np.zeros((steps, *space.shape), np.float32)
 
 
 def _uniform(rng: np.random.Generator, space, steps: int) -> np.ndarray:
-    return rng.uniform(space.low, space.high, (steps, *space.shape)).astype(np.float32)
+    return rng.uniform(*finite_bounds(space), (steps, *space.shape)).astype(np.float32)
 
 
-NOOP = ScriptedFamily("No action", _zeros)
+NOOP = NoopFamily("No action", _zeros)
 RANDOM = ScriptedFamily("Random actions (uniform, a new one each step)", _uniform)

@@ -5,6 +5,7 @@ Two ways to put an environment that has no setter into a state:
 - ``state: qpos`` for environments on Gymnasium's ``MujocoEnv``: the state is (qpos, qvel), set in MuJoCo itself;
 - ``state: replay`` for any deterministic one: the state is (reset seed, actions since), restored by doing it again.
 
+Both states also say whether the environment has terminated: there an episode ends, and stays as it is.
 ``register_env`` makes an id of either; in YAML the block ``adapt`` of an environment does the same.
 """
 
@@ -28,9 +29,12 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from lewm_bench.config import Config
 from lewm_bench.core.resize import area_mean
 from lewm_bench.env import GoalEnv
-from lewm_bench.errors import UserError
+from lewm_bench.errors import UserError, unknown
+from lewm_bench.policies import GENERIC, LEARNED, check_shares, finite_bounds
 
+START_TRIES = 100  # resets that may terminate while they warm up before there is said to be no start
 LIVE = 64  # environments that a replayed one keeps at hand: those of one chunk of collected episodes
+HEAD = 3  # numbers of a replayed state before its observation
 MOST_NUMBERS = 1000  # of an observation; more are pixels, which do not belong into a state
 
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -40,14 +44,15 @@ Frame = Callable[[gym.Env], np.ndarray]
 class Adapt(Config):
     """What Gymnasium does not say about an environment: when a goal is reached, and what a state is."""
 
-    threshold: float = Field(gt=0)  # a state closer to the goal than this is a success
+    threshold: float = Field(gt=0, allow_inf_nan=False)  # a state closer to the goal than this is a success
     compare: tuple[int, ...] = ()  # entries of the vector whose Euclidean distance counts; all of them if empty
     angles: tuple[int, ...] = ()  # those of them that are angles in radians, compared around the circle
     distance: str = ""  # "module:function" of (..., K) vectors and goals, in place of compare
     unit: str = "units of the state"
     state: Literal["auto", "qpos", "replay"] = "auto"  # the vector: (qpos, qvel), or the observation if replayed
     frame: str = ""  # "module:function" of the environment to an (h, w, 3) uint8 picture; render() if empty
-    exploration: dict[str, float] = Field(default={"ornstein_uhlenbeck": 1.0}, min_length=1)
+    terminates: bool = True  # the environment's own termination ends an episode; if not, it is ignored
+    exploration: dict[str, float] = Field(default={"ornstein_uhlenbeck": 1.0})
     warmup: int = Field(20, ge=0)  # a sampled state is up to this many random actions after a reset
     max_steps: int = Field(300, ge=1)  # of a replayed episode: warm-up, data and budget; its state holds all actions
 
@@ -55,6 +60,15 @@ class Adapt(Config):
     @classmethod
     def _named(cls, value: object) -> object:
         return f"{value.__module__}:{value.__qualname__}" if callable(value) else value
+
+    @field_validator("exploration")
+    @classmethod
+    def _explores(cls, value: dict[str, float]) -> dict[str, float]:
+        for name in value:
+            if name not in (*GENERIC, LEARNED):
+                raise ValueError(str(unknown("policy", name, (*GENERIC, LEARNED))))
+        check_shares(value)
+        return value
 
     @model_validator(mode="after")
     def _one_distance(self) -> Adapt:
@@ -140,6 +154,7 @@ class AdaptedEnv(GoalEnv):
         self.exploration = settings.exploration
         self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         self._arguments = dict(arguments)
+        self._discrete = isinstance(inner.action_space, gym.spaces.Discrete)
         self._actions = Actions(inner.action_space, source)
         self.action_space = self._actions.space
         self._frame: Frame = named(settings.frame) if settings.frame else methodcaller("render")
@@ -148,6 +163,26 @@ class AdaptedEnv(GoalEnv):
     @abstractmethod
     def vector(self, states: np.ndarray) -> np.ndarray:
         """(..., X) states to the (..., K) numbers that ``distance`` is about."""
+
+    @abstractmethod
+    def _start(self, seed: int, actions: np.ndarray) -> None:
+        """Reset with ``seed``, then take ``actions`` (n, A)."""
+
+    @property
+    def can_rest(self) -> bool:
+        return not self._discrete and super().can_rest
+
+    def sample_state(self, rng: np.random.Generator) -> np.ndarray:
+        before = self.get_state()
+        for _ in range(START_TRIES):
+            self._start(int(rng.integers(2**31)), warmup(rng, self.settings.warmup, self.action_space))
+            state = self.get_state()
+            if not self.over(state):
+                self.set_state(before)
+                return state
+        raise UserError(
+            f"{self.source} terminates while it warms up, {START_TRIES} times of as many; lower adapt.warmup"
+        )
 
     def distance(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
         return self._distance(self.vector(np.asarray(states)), self.vector(np.asarray(goals)))
@@ -190,13 +225,13 @@ class AdaptedEnv(GoalEnv):
 
 
 class MujocoStateEnv(AdaptedEnv):
-    """An environment on Gymnasium's ``MujocoEnv``; its state is (qpos, qvel)."""
+    """An environment on Gymnasium's ``MujocoEnv``; its state is (qpos, qvel, 1 if it has terminated)."""
 
     def __init__(self, source, arguments, settings: Adapt, image_size: int, inner: gym.Env) -> None:
         import mujoco
 
         super().__init__(source, arguments, settings, image_size, inner)
-        self._inner = inner
+        self._inner, self._over = inner, False
         self._closing: weakref.finalize | None = None
         if inner.model.na:
             raise UserError(f"{source} has muscles or other actuators with a state of their own; use state: replay")
@@ -206,28 +241,34 @@ class MujocoStateEnv(AdaptedEnv):
         self._check_indices(inner.model.nq + inner.model.nv, "state (qpos, qvel)")
 
     def vector(self, states: np.ndarray) -> np.ndarray:
-        return states if self.settings.compare or self.settings.distance else states[..., : self._inner.model.nq]
+        all_of_them = self.settings.compare or self.settings.distance
+        return states[..., :-1] if all_of_them else states[..., : self._inner.model.nq]
 
-    def sample_state(self, rng: np.random.Generator) -> np.ndarray:
-        before = self.get_state()
-        self._inner.reset(seed=int(rng.integers(2**31)))
-        for action in warmup(rng, self.settings.warmup, self.action_space):
-            self.advance(action)
-        state = self.get_state()
-        self.set_state(before)
-        return state
+    def over(self, states: np.ndarray) -> np.ndarray:
+        return np.asarray(states)[..., -1] > 0
 
     def get_state(self) -> np.ndarray:
-        return np.concatenate([self._inner.data.qpos, self._inner.data.qvel])
+        return np.concatenate([self._inner.data.qpos, self._inner.data.qvel, [self._over]])
 
     def set_state(self, state: np.ndarray) -> None:
         state, size = np.asarray(state, np.float64), self._inner.model.nq
-        if state.shape != (size + self._inner.model.nv,) or not np.isfinite(state).all():
-            raise ValueError(f"a state is {size} positions and {self._inner.model.nv} velocities, got {state}")
-        self._inner.set_state(state[:size], state[size:])
+        if state.shape != (size + self._inner.model.nv + 1,) or not np.isfinite(state).all():
+            raise ValueError(
+                f"a state is {size} positions, {self._inner.model.nv} velocities and 1 if it has terminated, got {state}"
+            )
+        self._inner.set_state(state[:size], state[size:-1])
+        self._over = bool(state[-1])
 
     def advance(self, action: np.ndarray) -> None:
-        self._inner.step(self._actions(action))
+        if not self._over:
+            _, _, terminated, _, _ = self._inner.step(self._actions(action))
+            self._over = self.settings.terminates and bool(terminated)
+
+    def _start(self, seed: int, actions: np.ndarray) -> None:
+        self._inner.reset(seed=seed)
+        self._over = False
+        for action in actions:
+            self.advance(action)
 
     def render(self) -> np.ndarray:
         import mujoco
@@ -245,7 +286,7 @@ class MujocoStateEnv(AdaptedEnv):
 
     def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
         size = self._inner.model.nq
-        return {"qpos": states[:, :size], "qvel": states[:, size:]}
+        return {"qpos": states[:, :size], "qvel": states[:, size:-1]}
 
     def close(self) -> None:
         self._inner.close()
@@ -257,13 +298,13 @@ class _Live:
 
     env: gym.Env
     observation: np.ndarray
-    over: bool = False  # it has terminated; whatever is done then changes nothing
+    over: bool = False  # it has terminated; no action is taken then
 
 
 class ReplayEnv(AdaptedEnv):
-    """Any deterministic environment; its state is [seed, n, observation, n actions, zeros].
+    """Any deterministic environment; its state is [seed, n, 1 if it has terminated, observation, n actions, zeros].
 
-    An episode that terminates stays as it is. Live environments are kept by the actions that led to them, so that a
+    Live environments are kept by the actions that led to them, so that a
     state that follows another one costs one step and not a replay.
     """
 
@@ -285,31 +326,42 @@ class ReplayEnv(AdaptedEnv):
         self._live = self._begin(inner, 0)
 
     def vector(self, states: np.ndarray) -> np.ndarray:
-        return states[..., 2 : 2 + self._observed]
+        return states[..., HEAD : HEAD + self._observed]
 
-    def sample_state(self, rng: np.random.Generator) -> np.ndarray:
-        before = self.get_state()
-        seed = int(rng.integers(2**31))
-        self._go(seed, warmup(rng, self.settings.warmup, self.action_space))
-        state = self.get_state()
-        self.set_state(before)
-        return state
+    def over(self, states: np.ndarray) -> np.ndarray:
+        return np.asarray(states)[..., HEAD - 1] > 0
 
     def get_state(self) -> np.ndarray:
-        state = np.zeros(2 + self._observed + self.settings.max_steps * self._size)
-        state[:2] = self._seed, len(self._done)
-        state[2 : 2 + self._observed] = self._live.observation
-        state[2 + self._observed :][: self._done.size] = self._done.ravel()
+        state = np.zeros(HEAD + self._observed + self.settings.max_steps * self._size)
+        state[:HEAD] = self._seed, len(self._done), self._live.over
+        state[HEAD : HEAD + self._observed] = self._live.observation
+        state[HEAD + self._observed :][: self._done.size] = self._done.ravel()
         return state
 
     def set_state(self, state: np.ndarray) -> None:
         state = np.asarray(state, np.float64)
-        if state.shape != (2 + self._observed + self.settings.max_steps * self._size,) or not np.isfinite(state).all():
+        size = HEAD + self._observed + self.settings.max_steps * self._size
+        if state.shape != (size,) or not np.isfinite(state).all():
             raise ValueError(f"not a state of {self.source}: a seed, a number of steps, an observation and the actions")
         steps = int(state[1])
-        self._go(int(state[0]), state[2 + self._observed :][: steps * self._size].reshape(steps, self._size))
+        self._go(int(state[0]), state[HEAD + self._observed :][: steps * self._size].reshape(steps, self._size))
+        self._require_same(state)
+
+    def _require_same(self, state: np.ndarray) -> None:
+        """Raise a UserError unless the replayed environment observes what it did when ``state`` was taken."""
+        now, before = self.get_state()[HEAD - 1 :], state[HEAD - 1 :]
+        if not np.array_equal(now, before):
+            entry = int(np.flatnonzero(now != before)[0])
+            what = "whether it has terminated" if entry == 0 else f"entry {entry - 1} of the observation"
+            raise UserError(
+                f"{self.source} does not do the same again from the same seed and actions: {what} was "
+                f"{before[entry]:.6g} and is {now[entry]:.6g}; its reset leaves something of the last episode, or it "
+                "draws from a generator that reset(seed=...) does not seed, so it cannot be adapted with state: replay"
+            )
 
     def advance(self, action: np.ndarray) -> None:
+        if self._live.over:
+            return
         if len(self._done) == self.settings.max_steps:
             raise UserError(
                 f"{self.source}: an episode is longer than max_steps {self.settings.max_steps}; raise it: warm-up, "
@@ -351,14 +403,17 @@ class ReplayEnv(AdaptedEnv):
             self._step(live, action)
         self._live, self._seed, self._done = live, seed, np.array(actions, np.float64)
 
+    def _start(self, seed: int, actions: np.ndarray) -> None:
+        self._go(seed, actions)
+
     def _begin(self, env: gym.Env, seed: int) -> _Live:
         observation, _ = env.reset(seed=seed)
         return _Live(env, self._flat(observation))
 
     def _step(self, live: _Live, action: np.ndarray) -> None:
         if not live.over:
-            observation, _, live.over, _, _ = live.env.step(self._actions(action))
-            live.observation = self._flat(observation)
+            observation, _, terminated, _, _ = live.env.step(self._actions(action))
+            live.observation, live.over = self._flat(observation), self.settings.terminates and bool(terminated)
 
     def _flat(self, observation: Any) -> np.ndarray:
         return np.asarray(gym.spaces.flatten(self._space, observation), np.float64)
@@ -367,8 +422,7 @@ class ReplayEnv(AdaptedEnv):
 def warmup(rng: np.random.Generator, most: int, space: gym.spaces.Box) -> np.ndarray:
     """Up to ``most`` actions (n, A): one random action, held."""
     steps = int(rng.integers(most + 1))
-    low, high = np.maximum(space.low, -1e3), np.minimum(space.high, 1e3)
-    return np.repeat(rng.uniform(low, high)[None], steps, 0)
+    return np.repeat(rng.uniform(*finite_bounds(space))[None], steps, 0)
 
 
 class Actions:

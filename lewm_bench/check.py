@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError
+from lewm_bench.policies import finite_bounds
 from lewm_bench.rng import stream
 
 STARTS = 6  # sampled states that each check tries
@@ -83,8 +84,7 @@ def _explored(env: GoalEnv, purpose: str, count: int = STARTS) -> np.ndarray:
 def _actions(env: GoalEnv, purpose: str, starts: int = STARTS, steps: int = STEPS) -> np.ndarray:
     """(starts, steps, A) actions inside the space, half of each held for several steps so that something is hit."""
     space = env.action_space
-    low = np.where(np.isfinite(space.low), space.low, -1.0)
-    high = np.where(np.isfinite(space.high), space.high, 1.0)
+    low, high = finite_bounds(space)
     noise = stream(0, "check", purpose, "actions").uniform(low, high, (starts, steps, *space.shape))
     noise[:, steps // 2 :] = noise[:, steps // 2 : steps // 2 + 1]
     return noise.astype(space.dtype)

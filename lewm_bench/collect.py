@@ -1,7 +1,7 @@
 """Reward-free data: exploratory policies drive the environment, all episodes of a chunk in lock step.
 
 An episode depends on the seed, the environment and its own number, not on the chunk size: each has its own generators
-for the start state and for the policy. A killed collection goes on after its last complete chunk, and a folder that
+for the start state and for the policy. It ends after ``steps`` actions, or where the environment says that it is over. A killed collection goes on after its last complete chunk, and a folder that
 already holds the wanted dataset is left as it is.
 """
 
@@ -30,12 +30,11 @@ from lewm_bench.config import Config
 from lewm_bench.data import Dataset, DatasetWriter, apportion, split_episodes
 from lewm_bench.env import GoalEnv, PolicyFactory
 from lewm_bench.errors import UserError, unknown
+from lewm_bench.policies import LEARNED, check_shares
 from lewm_bench.rng import stream
 from lewm_bench.sac_policy import SACPolicyConfig, load_sac_policy
 from lewm_bench.types import Episode
 
-LEARNED = "sac"
-"""The policy that is trained before it collects, for any environment."""
 _CHUNK_BYTES = 2**26  # of frames that are in memory before they are written, per process
 _TIMED = 4  # episodes that tell how long the others will take
 _WORTH_PROCESSES = 10.0  # seconds of work left; starting processes costs a few
@@ -48,7 +47,7 @@ class CollectConfig(Config):
     """How much data, from which policies, and how it is split."""
 
     episodes: int = Field(400, ge=1)
-    steps: int = Field(100, ge=1)  # actions per episode; one more frame
+    steps: int = Field(100, ge=1)  # actions per episode, unless it is over before; one more frame
     policies: dict[str, float] = Field(default_factory=dict)  # empty: the environment's own exploration
     sac: SACPolicyConfig = SACPolicyConfig()  # the policy "sac", which is trained before it collects
     train: float = Field(0.75, ge=0)
@@ -60,18 +59,35 @@ class CollectConfig(Config):
     def _check(self) -> CollectConfig:
         if abs(self.train + self.val + self.test - 1) > 1e-6:
             raise ValueError(f"train, val and test add up to {self.train + self.val + self.test}, not to 1")
-        if self.policies and (min(self.policies.values()) < 0 or abs(sum(self.policies.values()) - 1) > 1e-6):
-            raise ValueError(f"the fractions of policies must add up to 1, got {self.policies}")
+        if self.policies:
+            check_shares(self.policies)
         return self
 
     def of(self, env: GoalEnv) -> CollectConfig:
         """With the environment's own policies where none are given."""
-        return self if self.policies else self.model_copy(update={"policies": dict(env.exploration)})
+        return self if self.policies else self.model_copy(update={"policies": _explores(env)})
 
     def recipe(self) -> dict[str, Any]:
         """What determines the data, as JSON."""
         unused = {"chunk"} if LEARNED in self.policies else {"chunk", "sac"}
         return self.model_dump(mode="json", exclude=unused)
+
+
+def _explores(env: GoalEnv) -> dict[str, float]:
+    """The environment's own policies and their shares.
+
+    Raises:
+        UserError: there are none, they are not known, or their shares make no sense.
+    """
+    known = [*env.policies(), LEARNED]
+    for name in env.exploration:
+        if name not in known:
+            raise unknown(f"policy of {type(env).__name__}.exploration", name, known)
+    try:
+        check_shares(env.exploration)
+    except ValueError as error:
+        raise UserError(f"{type(env).__name__}.exploration: {error}; known: {', '.join(known)}")
+    return dict(env.exploration)
 
 
 def collect(
@@ -100,16 +116,16 @@ def collect(
     if LEARNED in names and learned is None:
         raise unknown("policy", LEARNED, env.policies())
     fractions = {"train": config.train, "val": config.val, "test": config.test}
-    with DatasetWriter(folder, recipe) as writer, _reporter(config, progress) as report:
+    with DatasetWriter(folder, recipe) as writer, _reporter(config, progress, writer) as report:
         most = min(config.chunk, max(1, _CHUNK_BYTES // _episode_bytes(env, config)))
         parts = [
             Part(tuple(numbers), tuple(names[n] for n in numbers), seed)
             for numbers in _ranges(len(writer.ends), config.episodes, most, workers)
         ]
         rolled = _roll_parts(env, config.steps, learned, parts, workers)
-        for part, (frames, states, actions) in zip(parts, rolled, strict=True):
-            for i, (number, name) in enumerate(zip(part.numbers, part.policies, strict=True)):
-                writer.add(Episode(frames[i], states[i], actions[i]), name)
+        for part, episodes in zip(parts, rolled, strict=True):
+            for number, name, episode in zip(part.numbers, part.policies, episodes, strict=True):
+                writer.add(episode, name)
                 report(number + 1, config.episodes)
             writer.checkpoint()
         return writer.finish(
@@ -146,8 +162,8 @@ class Part:
     seed: int
 
 
-Rolled = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Frames (N, steps+1, h, w, 3) uint8, states (N, steps+1, X) float64 and actions (N, steps, action_dim) float32."""
+Rolled = tuple[Episode, ...]
+"""The episodes of a part, in its order."""
 
 
 def _roll_parts(
@@ -245,18 +261,29 @@ def _roll(env: GoalEnv, steps: int, factories: Mapping[str, PolicyFactory], part
     groups = {name: np.flatnonzero(chosen == name) for name in sorted(set(part.policies))}
     acts = {name: factories[name]([of_policy[n] for n in group]) for name, group in groups.items()}
     start = np.stack([env.sample_state(rng) for rng in streams("start")])
+    if env.over(start).any():
+        raise UserError(f"{_spec(env).id} begins an episode in a state that is over; sample_state must not return one")
     states = np.empty((len(chosen), steps + 1, start.shape[1]))
     actions = np.empty((len(chosen), steps, *env.action_space.shape), np.float32)
     states[:, 0] = start
+    lengths, going = np.full(len(chosen), steps), np.arange(len(chosen))
     for t in range(steps):
         for name, group in groups.items():
             actions[group, t] = np.clip(acts[name](states[group, t]), low, high)  # what is stored is what was executed
-        states[:, t + 1] = env.simulate(states[:, t].copy(), actions[:, t, None].copy())[:, 0]
-    return np.stack([env.render_states(episode.copy()) for episode in states]), states, actions
+        states[:, t + 1] = states[:, t]  # where an episode is over it stays
+        states[going, t + 1] = env.simulate(states[going, t], actions[going, t, None])[:, 0]
+        ended = env.over(states[going, t + 1])
+        lengths[going[ended]], going = t + 1, going[~ended]
+        if not len(going):
+            break
+    return tuple(
+        Episode(env.render_states(states[n, : length + 1].copy()), states[n, : length + 1], actions[n, :length])
+        for n, length in enumerate(lengths.tolist())
+    )
 
 
 @contextmanager
-def _reporter(config: CollectConfig, progress: bool | Progress) -> Iterator[Progress]:
+def _reporter(config: CollectConfig, progress: bool | Progress, writer: DatasetWriter) -> Iterator[Progress]:
     """A function to call after every episode: a progress bar on stderr, the caller's own, or nothing."""
     if callable(progress):
         yield progress
@@ -266,6 +293,6 @@ def _reporter(config: CollectConfig, progress: bool | Progress) -> Iterator[Prog
         def update(done: int, _: int) -> None:
             bar.update(done - bar.n)
             rate = bar.format_dict["rate"] or done / max(bar.format_dict["elapsed"], 1e-9)
-            bar.set_postfix_str(f"{rate * (config.steps + 1):.0f} frames/s", refresh=False)
+            bar.set_postfix_str(f"{rate * writer.ends[-1] / len(writer.ends):.0f} frames/s", refresh=False)
 
         yield update

@@ -44,6 +44,11 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
     action_space: gym.spaces.Box
     observation_space: gym.spaces.Box
 
+    @property
+    def can_rest(self) -> bool:
+        """Whether an action of zeros is one, and does nothing of itself."""
+        return bool(self.action_space.contains(np.zeros(self.action_space.shape, self.action_space.dtype)))
+
     # What an environment must provide.
 
     @abstractmethod
@@ -75,6 +80,14 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
     def reached(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
         """(..., X) states and goals to (...) bool."""
         return self.distance(states, goals) < self.threshold
+
+    def over(self, states: np.ndarray) -> np.ndarray:
+        """(..., X) states to (...) bool: whether an episode has ended there, so that no action changes anything.
+
+        Never, unless an environment says otherwise. Recorded episodes end at such a state and none begins in one;
+        where one is reached in an evaluation it stays until the budget is spent.
+        """
+        return np.zeros(np.shape(states)[:-1], bool)
 
     def simulate(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """The true dynamics for N independent starts: (N, X) and (N, T, action_dim) to (N, T, X).
@@ -156,7 +169,7 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.advance(action)
-        return self.render(), 0.0, False, False, self._info()
+        return self.render(), 0.0, bool(self.over(self.get_state())), False, self._info()
 
     def _info(self) -> dict[str, Any]:
         state = self.get_state()

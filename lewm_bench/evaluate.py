@@ -182,11 +182,13 @@ def _result(
     """The result of episode ``b`` of the batch, from its states (budget + 1, X) and its goal (X,)."""
     distances = checked_distances(env.distance(states.copy(), goal.copy()), len(states), place, b)
     reached = env.reached(states.copy(), goal.copy())
+    # Where an episode is over nothing can leave: that is not holding a goal, unless the goal is such a state itself.
+    stuck = env.over(states[-1].copy()) and not env.over(goal.copy())
     hits = np.flatnonzero(reached)
     return PairResult(
         pair=place.pairs[b],
         hit=bool(len(hits)),
-        held=bool(reached[-1]),
+        held=bool(reached[-1] and not stuck),
         steps_to_hit=int(hits[0]) if len(hits) else None,
         distance_start=float(distances[0]),
         distance_end=float(distances[-1]),

@@ -14,11 +14,31 @@ from lewm_bench.env import BatchPolicy, PolicyFactory
 
 OU_DECAY = 0.9  # correlation of an action with the next one: it turns after about ten steps
 OU_STD = 0.7  # of the noise, in half ranges of the action space; about 15 % of the numbers reach its bounds
+GENERIC = ("uniform", "ornstein_uhlenbeck")  # what ``generic_policies`` has
+LEARNED = "sac"
+"""The policy that is trained before it collects, for any environment."""
+
+
+def check_shares(policies: Mapping[str, float]) -> None:
+    """Raise a ValueError unless there is a policy and the fractions of episodes make sense."""
+    fractions = list(policies.values())
+    if not fractions or min(fractions) < 0 or not abs(sum(fractions) - 1) <= 1e-6:
+        raise ValueError(f"the fractions of policies must add up to 1, got {dict(policies)}")
+
+
+def finite_bounds(space: gym.spaces.Box) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the largest number of each action that is drawn at random, float64 in the space's shape.
+
+    Those of the space; 2 apart where it has one of them, and -1 and 1 where it has neither.
+    """
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    low = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - 2, -1))
+    return low, np.where(np.isfinite(high), high, low + 2)
 
 
 def generic_policies(action_space: gym.spaces.Box) -> Mapping[str, PolicyFactory]:
     """The policies that need to know nothing of the environment but its actions."""
-    return {"uniform": uniform(action_space), "ornstein_uhlenbeck": ornstein_uhlenbeck(action_space)}
+    return dict(zip(GENERIC, (uniform(action_space), ornstein_uhlenbeck(action_space)), strict=True))
 
 
 def uniform(action_space: gym.spaces.Box) -> PolicyFactory:
@@ -61,8 +81,7 @@ class _Scale:
     def __init__(self, space: gym.spaces.Box) -> None:
         if len(space.shape) != 1:
             raise ValueError(f"actions must be flat vectors, got the shape {space.shape}")
-        bounded = np.isfinite(space.low) & np.isfinite(space.high)
-        low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)  # unbounded: unit scale
+        low, high = finite_bounds(space)
         self.size = space.shape[0]
         self._space, self._middle, self._half = space, (low + high) / 2, (high - low) / 2
 

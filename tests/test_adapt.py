@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control import PendulumEnv
 
+from lewm_bench import adapt
 from lewm_bench.adapt import Adapt, MujocoStateEnv, ReplayEnv, register_env
 from lewm_bench.check import check_goal_env
 from lewm_bench.cli import main
+from lewm_bench.collect import CollectConfig, collect
+from lewm_bench.data import Dataset
 from lewm_bench.errors import NotRun, UserError
 from lewm_bench.registry import environment_ids, make_env, origin
 from lewm_bench.rng import stream
@@ -68,7 +71,7 @@ def test_mujoco_draws_without_being_told_how() -> None:
         "    frame = env.render()\n"
         "except NotRun:\n"
         "    raise SystemExit('no OpenGL')\n"
-        "env.set_state([0.5, 0.3, 0, 0])\n"
+        "env.set_state([0.5, 0.3, 0, 0, 0])\n"
         "assert frame.shape == (48, 48, 3) and (env.render() != frame).any() and 'MUJOCO_GL' not in os.environ\n"
     )
     inherited = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
@@ -82,12 +85,26 @@ def test_qpos_steps_are_gymnasiums_own() -> None:
     env = adapted("InvertedPendulum-v5", compare=[0, 1], frame=PICTURE)
     theirs = gym.make("InvertedPendulum-v5").unwrapped
     theirs.reset(seed=3)
-    start, actions = np.concatenate([theirs.data.qpos, theirs.data.qvel]), np.linspace(-3, 3, 20)[:, None]
+    start, actions = np.concatenate([theirs.data.qpos, theirs.data.qvel, [0]]), np.linspace(-3, 3, 20)[:, None]
     ours = env.simulate(start[None], actions[None])[0]
-    for action, state in zip(actions, ours, strict=True):
-        theirs.step(action)
+    over = False
+    for action, state, before in zip(actions, ours, [start, *ours], strict=False):
+        if over:
+            np.testing.assert_array_equal(state, before)
+            continue
+        over = theirs.step(action)[2]
         # They start the solver from its last solution, we do not.
-        np.testing.assert_allclose(state, [*theirs.data.qpos, *theirs.data.qvel], atol=1e-6)
+        np.testing.assert_allclose(state, [*theirs.data.qpos, *theirs.data.qvel, over], atol=1e-6)
+    assert over
+
+
+def test_termination_can_be_ignored() -> None:
+    """The inverted pendulum falls, swings below its cart and goes on."""
+    for state in ("qpos", "replay"):
+        env = adapted("InvertedPendulum-v5", state=state, compare=[0, 1], frame=PICTURE, terminates=False, warmup=0)
+        after = env.simulate(env.sample_state(stream(0, "test"))[None], np.full((1, 40, 1), 1.0))[0]
+        assert not env.over(after).any() and np.diff(env.vector(after), axis=0).any(1).all()
+        assert np.abs(env.vector(after)[:, 1]).max() > 1
 
 
 def test_replay_is_the_pendulum_equation() -> None:
@@ -95,7 +112,7 @@ def test_replay_is_the_pendulum_equation() -> None:
     env = adapted("Pendulum-v1", compare=[0, 1])
     rng = stream(0, "test")
     state = env.sample_state(rng)
-    seed, warm = int(state[0]), state[5:][: int(state[1])]
+    seed, warm = int(state[0]), state[6:][: int(state[1])]
     theirs = PendulumEnv()
     theirs.reset(seed=seed)
     for action in warm:
@@ -111,10 +128,45 @@ def test_replay_is_the_pendulum_equation() -> None:
 def test_a_terminated_episode_stays() -> None:
     env = adapted("CartPole-v1", compare=[0, 2], frame=PICTURE, warmup=0)
     state = env.sample_state(stream(0, "test"))
-    after = env.vector(env.simulate(state[None], np.tile(np.float32([1, -1]), (1, 60, 1)))[0])  # always to the left
+    states = env.simulate(state[None], np.tile(np.float32([1, -1]), (1, 60, 1)))[0]  # always to the left
+    after = env.vector(states)
     fallen = np.flatnonzero(np.abs(after[:, 2]) > 0.2095)[0]
     assert 5 < fallen < 20
     np.testing.assert_array_equal(after[fallen:], np.tile(after[fallen], (60 - fallen, 1)))
+    np.testing.assert_array_equal(env.over(states), np.arange(60) >= fallen)
+    np.testing.assert_array_equal(states[fallen:], np.tile(states[fallen], (60 - fallen, 1)))  # the rest of it too
+    env.set_state(states[fallen - 1])
+    env.reset(options={"start": states[fallen - 1], "goal": states[0]})
+    assert env.step(np.float32([1, -1]))[2] is True
+
+
+@pytest.mark.parametrize("source", ["CartPole-v1", "InvertedPendulum-v5"])
+def test_recorded_episodes_end_where_the_environment_terminates(source: str, tmp_path: Path) -> None:
+    """Against the environment itself: it terminates at the last recorded step of an episode and at no other."""
+    for chunk in (3, 64):
+        env = adapted(source, compare=[0], frame=PICTURE, state="replay")
+        config = CollectConfig(episodes=8, steps=40, policies={"uniform": 1.0}, chunk=chunk)
+        dataset = collect(env, config, 0, tmp_path / str(chunk), progress=False)
+    assert dataset.fingerprint == Dataset.open(tmp_path / "3").fingerprint
+    assert len(set(dataset.lengths)) > 2 and (dataset.lengths >= 2).all()
+    theirs = gym.make(source).unwrapped
+    for episode in dataset:
+        theirs.reset(seed=int(episode.states[0, 0]))
+        for action in episode.states[0, 3 + env._observed :].reshape(-1, env._size)[: int(episode.states[0, 1])]:
+            assert not theirs.step(env._actions(action))[2]
+        ends = [theirs.step(env._actions(action))[2] for action in episode.actions]
+        assert not any(ends[:-1]) and (ends[-1] or len(ends) == 40)
+        assert np.diff(env.vector(episode.states), axis=0).any(1).all()  # nothing stands still
+
+
+def test_a_start_that_never_lasts_is_said_so() -> None:
+    env = adapted("CartPole-v1", compare=[0], frame=PICTURE)
+    starts = np.stack([env.sample_state(stream(n, "test")) for n in range(40)])
+    assert not env.over(starts).any() and starts[:, 1].max() > 5  # some have nearly fallen
+    gym.register("tests/Doomed-v0", lambda render_mode: Doomed(), disable_env_checker=True)
+    with pytest.raises(UserError, match=r"Doomed-v0 terminates while it warms up.*lower adapt.warmup"):
+        adapted("tests/Doomed-v0", warmup=1).sample_state(AlwaysLongest())
+    gym.registry.pop("tests/Doomed-v0")
 
 
 def test_the_largest_score_is_the_discrete_action() -> None:
@@ -168,6 +220,10 @@ def test_pickles_with_its_state_and_its_spec() -> None:
         ("Pendulum-v1", {"compare": [3]}, r"compare names entry 3, but the observation has 0 to 2"),
         ("Pendulum-v1", {"state": "qpos"}, "state: replay"),
         ("Pendulum-v1", {"frame": "nowhere:frame"}, "nowhere:frame"),
+        ("Pendulum-v1", {"threshold": "nan"}, "finite number"),
+        ("Pendulum-v1", {"exploration": {}}, "must add up to 1"),
+        ("Pendulum-v1", {"exploration": {"uniform": 0.5}}, "must add up to 1"),
+        ("Pendulum-v1", {"exploration": {"unform": 1}}, "ornstein_uhlenbeck, sac, uniform; did you mean 'uniform'"),
         ("Pendulum-v1", {"max_steps": 10}, "max_steps must be larger than warmup"),
         ("Pendulun-v1", {}, "did you mean 'Pendulum-v1'"),
     ],
@@ -183,6 +239,77 @@ class Switches(gym.Env):
 
     action_space = gym.spaces.MultiDiscrete([2, 3])
     observation_space = gym.spaces.Box(-1, 1, (2,))
+
+
+class Counter(gym.Env):
+    """Counts its steps and shows the count; what is wrong with it is left to subclasses."""
+
+    action_space = gym.spaces.Box(-1, 1, (1,))
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    render_mode = "rgb_array"
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.place = 0.0, self.np_random.uniform()
+        return np.array([self.place, self.steps]), {}
+
+    def step(self, action):
+        self.steps += 1
+        self.place += float(action[0])
+        return np.array([self.place, self.steps]), 0.0, False, False, {}
+
+    def render(self):
+        return np.full((32, 32, 3), int(128 + 60 * np.sin(self.place)), np.uint8)
+
+
+class Doomed(Counter):
+    """Terminates at once."""
+
+    def step(self, action):
+        return *super().step(action)[:2], True, False, {}
+
+
+class AlwaysLongest(np.random.Generator):
+    """Warms up as long as it may."""
+
+    def __init__(self) -> None:
+        super().__init__(np.random.PCG64(0))
+
+    def integers(self, high, *rest):
+        return high - 1
+
+
+class Leaky(Counter):
+    """Its reset keeps a part of where the last episode ended."""
+
+    place = 0.0
+
+    def reset(self, *, seed=None, options=None):
+        left = 0.1 * self.place
+        (place, steps), info = super().reset(seed=seed)
+        self.place = place + left
+        return np.array([self.place, steps]), info
+
+
+class Unseeded(Counter):
+    """Draws its start from numpy's global generator."""
+
+    def reset(self, *, seed=None, options=None):
+        (_, steps), info = super().reset(seed=seed)
+        self.place = np.random.uniform()
+        return np.array([self.place, steps]), info
+
+
+@pytest.mark.parametrize("kind", [Leaky, Unseeded])
+def test_a_replay_that_differs_is_refused(kind: type, monkeypatch) -> None:
+    monkeypatch.setattr(adapt, "LIVE", 2)  # so that environments are used again
+    gym.register("tests/Faulty-v0", lambda render_mode: kind(), disable_env_checker=True)
+    env = adapted("tests/Faulty-v0", warmup=3)
+    with pytest.raises(UserError, match=r"^tests/Faulty-v0 does not do the same again.*entry 0 of the observation was"):
+        states = [env.sample_state(stream(n, "test")) for n in range(6)]
+        for state in states:
+            env.set_state(state)
+    gym.registry.pop("tests/Faulty-v0")
 
 
 class Screen(gym.Env):

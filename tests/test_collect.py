@@ -92,6 +92,66 @@ def test_the_chunk_size_changes_no_byte(tmp_path: Path) -> None:
     assert digests(tmp_path / "7") == digests(tmp_path / "64")
 
 
+class Ending(ToyEnv):
+    """Over right of the middle, where nothing moves any more; a step there would be an error."""
+
+    def sample_state(self, rng: np.random.Generator) -> np.ndarray:
+        return np.minimum(super().sample_state(rng), 0.3)
+
+    def over(self, states: np.ndarray) -> np.ndarray:
+        return np.asarray(states)[..., 0] > 0.3
+
+    def simulate(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        assert not self.over(states).any()
+        return super().simulate(states, actions)
+
+
+def ending(**kwargs) -> Ending:
+    if "tests/Ending-v0" not in gym.registry:
+        gym.register("tests/Ending-v0", entry_point=f"{__name__}:Ending")
+    return gym.make("tests/Ending-v0", **kwargs).unwrapped
+
+
+def test_an_episode_ends_where_it_is_over(tmp_path: Path) -> None:
+    env = ending(speed=0.4)
+    dataset = collect(env, config(), 0, tmp_path, progress=False)
+    assert len(set(dataset.lengths)) > 1 and dataset.lengths.min() >= 2
+    for episode in dataset:
+        ended = env.over(episode.states)
+        assert len(episode.frames) == len(episode.actions) + 1 == len(ended)
+        assert not ended[:-1].any() and (ended[-1] or len(ended) == 10)
+        for state, action, after in zip(episode.states, episode.actions, episode.states[1:], strict=False):
+            np.testing.assert_array_equal(ToyEnv.simulate(env, state[None], action[None, None])[0, 0], after)
+    whole = collect(make_toy(speed=0.4), config(), 0, tmp_path / "whole", progress=False)
+    assert len(dataset) == len(whole) and len(dataset.frames) < len(whole.frames)
+
+
+def test_episodes_of_different_lengths_do_not_depend_on_the_chunk_or_the_processes(tmp_path: Path, pools) -> None:
+    for chunk, workers in ((64, 1), (3, 1), (5, 2)):
+        folder = tmp_path / f"{chunk}-{workers}"
+        collect(ending(speed=0.4), config(chunk=chunk), 0, folder, progress=False, workers=workers)
+        assert digests(folder) == digests(tmp_path / "64-1")
+    assert len(pools) == 1
+
+
+def test_an_episode_that_is_over_before_it_begins_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Ending, "sample_state", ToyEnv.sample_state)
+    with pytest.raises(UserError, match=r"tests/Ending-v0 begins an episode in a state that is over"):
+        collect(ending(), config(), 0, tmp_path, progress=False)
+
+
+def test_an_environment_must_name_policies_that_there_are(tmp_path: Path, monkeypatch) -> None:
+    for exploration, message in (
+        ({}, r"ToyEnv.exploration: .*add up to 1.*known: jitter, drift, still, sac"),
+        ({"jiter": 1.0}, r"no policy of ToyEnv.exploration named 'jiter'.*did you mean 'jitter'"),
+        ({"jitter": 0.4}, r"ToyEnv.exploration: .*add up to 1, got"),
+    ):
+        monkeypatch.setattr(ToyEnv, "exploration", exploration)
+        with pytest.raises(UserError, match=message):
+            collect(make_toy(), config(policies={}), 0, tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_seed_changes_everything(tmp_path: Path) -> None:
     a, b = (collect(make_toy(), config(), seed, tmp_path / str(seed), progress=False) for seed in (0, 1))
     assert not np.intersect1d(a.states[a.starts, 0], b.states[b.starts, 0]).size

@@ -633,3 +633,19 @@ def test_eval_config() -> None:
     assert EvalConfig().rules is CLEAN_1 and EvalConfig(protocol="paper-v3").rules is PAPER_V3
     with pytest.raises(ValidationError, match="did you mean 'clean-1'"):
         EvalConfig(protocol="clean1")
+
+
+def test_an_episode_that_is_over_in_the_goal_has_not_held_it(setting: Setting, monkeypatch) -> None:
+    """Nothing can leave there, so that staying is nobody's merit, unless the goal is such a state itself."""
+    states = setting.dataset.states
+    rows = np.flatnonzero(setting.env.reached(states[:-1], states[1:]) & (states[:-1] != states[1:]).any(-1))[::7][:3]
+    near = Pairs(np.searchsorted(setting.dataset.ends, rows, side="right"), rows, rows + 1, 3, 3)
+    agent = NOOP.load(setting, None).agent
+    for over, held in (
+        (lambda at: np.zeros(np.shape(at)[:-1], bool), True),
+        (lambda at: (np.asarray(at)[..., None, :] == states[rows]).all(-1).any(-1), False),
+        (lambda at: np.ones(np.shape(at)[:-1], bool), True),
+    ):
+        monkeypatch.setattr(setting.env, "over", over)
+        results = run(agent, setting, near, real_history=False).values()
+        assert [(r.hit, r.held) for r in results] == [(True, held)] * 3

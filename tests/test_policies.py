@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from toy_env import make_toy
 
+from lewm_bench import check
+from lewm_bench.adapt import Adapt, warmup
+from lewm_bench.agent import AgentConfig
+from lewm_bench.agents.scripted import NOOP, RANDOM
 from lewm_bench.env import PolicyFactory
 from lewm_bench.envs.maze import cell_distances, cell_of, parse_maze
 from lewm_bench.envs.pointmaze import PointMaze
 from lewm_bench.envs.waypoints import next_cells
-from lewm_bench.policies import OU_DECAY, OU_STD, generic_policies
+from lewm_bench.errors import NotRun
+from lewm_bench.policies import OU_DECAY, OU_STD, finite_bounds, generic_policies
+from lewm_bench.registry import make_env
 from lewm_bench.rng import stream
 
 NAMES = ("uniform", "ornstein_uhlenbeck")
@@ -45,6 +53,42 @@ def test_generic_actions_fit_any_box(name: str) -> None:
     assert all(ODD_SPACE.contains(action) for action in actions.reshape(-1, 3))
     bounded = actions.reshape(-1, 3)[:, :2]
     assert (np.ptp(bounded, axis=0) > 0.9 * np.array([3, 0.1])).all()  # and fill it
+
+
+def test_random_numbers_have_one_pair_of_bounds_for_any_box() -> None:
+    inf = np.inf
+    space = gym.spaces.Box(np.float32([-2, -inf, 5, -inf]), np.float32([1, inf, inf, -5]))
+    low, high = finite_bounds(space)
+    np.testing.assert_array_equal(low, [-2, -1, 5, -7])
+    np.testing.assert_array_equal(high, [1, 1, 7, -5])
+    explored = actions_of(generic_policies(space)["uniform"], 3, 300).reshape(-1, 4)
+    floor = RANDOM.load(SimpleNamespace(env=SimpleNamespace(action_space=space), config=AgentConfig()), None).agent
+    drawn = np.concatenate([floor._draw(stream(n, "test")) for n in range(180)])
+    tried = check._actions(SimpleNamespace(action_space=space), "test").reshape(-1, 4)
+    held = np.concatenate([warmup(stream(n, "test"), 9, space)[:1] for n in range(300)])
+    for actions in (explored, drawn, tried, held):
+        assert (actions >= low).all() and (actions <= high).all()
+        assert (np.ptp(actions, axis=0) > 0.9 * (high - low)).all()
+
+
+def test_no_action_is_not_run_where_there_is_none() -> None:
+    """Action 0 of a Discrete space is an action like any other, and an action out of bounds is clipped to one."""
+    still = gym.spaces.Box(np.float32([-1, 0]), np.float32([1, 2]))
+    moving = gym.spaces.Box(np.float32([-1, 0.5]), np.float32([1, 2]))
+    for space, can_rest in ((still, True), (moving, False)):
+        env = make_toy()
+        env.action_space = space
+        assert env.can_rest is can_rest
+    frame = f"{__name__}:grey"
+    discrete = make_env("CartPole-v1", 32, adapt=Adapt(threshold=1, frame=frame))
+    assert not discrete.can_rest and make_env("InvertedPendulum-v5", 32, adapt=Adapt(threshold=1, frame=frame)).can_rest
+    NOOP.requirements(SimpleNamespace(env=make_toy(), env_id="toy"))
+    with pytest.raises(NotRun, match=r"no action of CartPole-v1 does nothing: they are discrete"):
+        NOOP.requirements(SimpleNamespace(env=discrete, env_id="CartPole-v1"))
+
+
+def grey(env: gym.Env) -> np.ndarray:
+    return np.full((8, 8, 3), 128, np.uint8)
 
 
 def test_actions_that_are_not_vectors_are_refused() -> None:
