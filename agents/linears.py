@@ -126,6 +126,14 @@ class Linears:
         return lambda x, ranges: second(F.gelu(F.linear(x, weight1, bias1)), ranges)
 
 
+def to_bytes(x: Tensor, scale: float, zero: int) -> Tensor:
+    """Float32 numbers to the nearest unsigned bytes that stand for scale * (byte - zero), of the same shape.
+
+    Plain arithmetic, since torch's quantized tensors are going away; conversion drops fractions, hence the half.
+    """
+    return torch.add(torch.tensor(zero + 0.5), x, alpha=1 / scale).clamp_(0, 255).to(torch.uint8)
+
+
 class _Int8:
     """One linear layer, or two with GELU between, in unsigned 8-bit activations times signed 8-bit weights.
 
@@ -145,7 +153,7 @@ class _Int8:
         if ranges.watching:
             return self._watch(x, ranges)
         scale, zero = ranges.of((self, 0))
-        y = torch.quantize_per_tensor(x, scale, zero, torch.quint8).int_repr()
+        y = to_bytes(x, scale, zero)
         for i, packed in enumerate(self._packed[:-1]):
             after, after_zero = ranges.of((self, i + 1))
             y = torch.ops.onednn.qlinear_pointwise(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lewm_bench.agents import linears
-from lewm_bench.agents.linears import Linears, Ranges, has_int8, has_onednn, require
+from lewm_bench.agents.linears import Linears, Ranges, has_int8, has_onednn, require, to_bytes
 from lewm_bench.errors import UserError
 
 CPU = torch.device("cpu")
@@ -197,6 +199,38 @@ def test_ranges_belong_to_their_layer() -> None:
     one(x, ranges), other(1000 * x, ranges)
     ranges.watching = False
     assert torch.equal(one(x, ranges), one(x, watched(one, x)))
+
+
+@pytest.mark.parametrize("scale, zero", [(0.037, 0), (0.0021, 131), (1.7, 255)])
+def test_bytes_are_the_nearest_ones(scale: float, zero: int) -> None:
+    x = np.random.default_rng(0).uniform(-1.5, 1.5, (50, 33)).astype(np.float32) * 255 * scale
+    actual = to_bytes(torch.from_numpy(x), scale, zero)
+    assert actual.dtype == torch.uint8 and actual.shape == (50, 33)
+    exact = x.astype(np.float64) / scale + zero
+    assert np.abs(actual.numpy() - exact.clip(0, 255)).max() <= 0.5 + 1e-4
+    assert {0, 255} <= set(actual.flatten().tolist())
+    assert to_bytes(torch.zeros(3), scale, zero).tolist() == [zero] * 3
+
+
+@pytest.fixture
+def every_warning() -> Iterator[None]:
+    """Warnings are errors, also those of torch, which otherwise come once per process."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+    torch.set_warn_always(before)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_8_bits_stand_on_nothing_that_torch_deprecates(every_warning: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where large numbers overflow, and 8 bits are refused."""
+    assert has_int8.__wrapped__() in (True, False)
+    monkeypatch.setattr(linears, "has_int8", lambda: True)
+    made, x = Linears("int8", CPU), torch.randn(5, 64)
+    for layer in (made.linear(*weights(64, 40)), made.mlp(*weights(64, 40), *weights(40, 7))):
+        assert layer(x, watched(layer, x)).isfinite().all()
 
 
 def test_what_a_device_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
