@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lewm_bench.agents.nets import Normalize, StemViT
+from lewm_bench.checkpoint import not_finite
 from lewm_bench.config import Config
 from lewm_bench.data import Dataset
 from lewm_bench.errors import NotRun, UserError
@@ -208,7 +209,10 @@ def _dinov2_model(folder: Path | None) -> tuple[nn.Module, str]:
     kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
     if kind not in kinds:
         raise UserError(f"{folder} holds a model of type {kind!r}, not DINOv2; mend dino-wm.weights")
-    return kinds[kind].from_pretrained(folder, local_files_only=True, use_safetensors=True), kind
+    model = kinds[kind].from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    if (name := not_finite(model.state_dict())) is not None:
+        raise UserError(f"the weights in {folder} are not finite numbers (tensor {name}); fetch them again")
+    return model, kind
 
 
 def dinov2_folder(weights: str | None) -> Path:

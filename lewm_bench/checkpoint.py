@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from lewm_bench.errors import UserError
+from lewm_bench.errors import TrainingFailed, UserError
 from lewm_bench.files import write_bytes, write_text
 
 WEIGHTS = "model.safetensors"
@@ -23,24 +24,56 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     write_bytes(path, save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
 
 
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds a NaN or an infinity, None if all numbers are finite."""
+    return next((name for name, tensor in tensors.items() if not _is_finite(tensor)), None)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    wide = tensor.float() if tensor.element_size() == 1 else tensor  # 8-bit floats cannot be asked
+    return bool(wide.isfinite().all())
+
+
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing or damaged, or a number in it is not finite.
     """
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except FileNotFoundError:
         raise UserError(f"no weights at {path}; train the agent first or name another checkpoint folder")
     except SafetensorError as error:
         raise UserError(f"{path} is damaged ({error}); delete its folder and train again")
+    _require_finite(tensors, str(path))
+    return tensors
+
+
+def _require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    if (name := not_finite(tensors)) is not None:
+        raise UserError(
+            f"{source} holds numbers that are not finite (tensor {name}); delete its folder and train again"
+        )
 
 
 def save_checkpoint(folder: Path, model: nn.Module, card: dict[str, Any]) -> None:
-    """Write the weights and what one must know to use them."""
+    """Write the weights and what one must know to use them.
+
+    Raises:
+        TrainingFailed: a weight is not finite, and nothing is written.
+    """
+    require_trained(model)
     save_tensors(folder / WEIGHTS, model.state_dict())
     write_text(folder / CARD, json.dumps(card, indent=1, sort_keys=True))
+
+
+def require_trained(model: nn.Module) -> None:
+    """Raise a TrainingFailed for parameters or buffers that are not finite."""
+    if (name := not_finite(model.state_dict())) is not None:
+        raise TrainingFailed(f"the weights are not finite numbers (tensor {name}); try a lower train.learning_rate")
 
 
 def load_card(folder: Path) -> dict[str, Any]:
@@ -67,7 +100,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     """Fill ``model`` from a checkpoint folder; every tensor must be there, have its shape, and be used.
 
     Raises:
-        UserError: names, shapes or the file itself do not fit.
+        UserError: names, shapes or the file itself do not fit, or a number is not finite.
     """
     load_strict(model, load_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
 
@@ -84,5 +117,6 @@ def load_strict(model: nn.Module, tensors: dict[str, Tensor], source: str) -> No
             if names
         ]
         raise UserError(f"{source} does not fit this model: tensors {', '.join(parts)}; check the config it came with")
+    _require_finite(tensors, source)
     with torch.no_grad():
         model.load_state_dict(tensors)

@@ -163,7 +163,7 @@ def _decides(place: Place, step: int) -> Iterator[None]:
     """What an agent cannot do is said with its name and where it was."""
     try:
         yield
-    except UserError as error:
+    except (UserError, FloatingPointError) as error:
         raise UserError(f"{place.agent} {place.at(step)}: {error}")
 
 

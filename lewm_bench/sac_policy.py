@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from lewm_bench.config import Config
 from lewm_bench.env import BatchPolicy, GoalEnv, PolicyFactory
-from lewm_bench.errors import UserError
+from lewm_bench.errors import TrainingFailed, UserError
 from lewm_bench.rng import confined, stream, torch_seed
 
 FORMAT = "sac-policy-1"
@@ -205,7 +205,7 @@ def _save(folder: Path, actor, scales: dict[str, np.ndarray], card: dict[str, An
     import torch
     from torch import nn
 
-    from lewm_bench.checkpoint import save_tensors
+    from lewm_bench.checkpoint import not_finite, save_tensors
     from lewm_bench.files import write_text
 
     layers = [m for m in actor.latent_pi if isinstance(m, nn.Linear)]
@@ -213,6 +213,8 @@ def _save(folder: Path, actor, scales: dict[str, np.ndarray], card: dict[str, An
     tensors = {f"scale.{name}": torch.from_numpy(np.asarray(value)) for name, value in scales.items()}
     for name, layer in named.items():
         tensors |= {f"{name}.weight": layer.weight, f"{name}.bias": layer.bias}
+    if (name := not_finite(tensors)) is not None:
+        raise TrainingFailed(f"the SAC policy's {name} is not finite; try a lower collect.sac.learning_rate")
     (Path(folder) / CARD).unlink(missing_ok=True)  # written last: a folder with a card is complete
     save_tensors(Path(folder) / WEIGHTS, tensors)
     write_text(Path(folder) / CARD, json.dumps(card, indent=1, sort_keys=True))

@@ -2,7 +2,8 @@
 
 Every solver has the same budget: ``num_samples`` x ``num_iterations`` plans whose costs it asks for, or gradients of so
 many fewer plans that they are as much work. Episode b draws only from ``rngs[b]``, on the CPU: its plan depends neither
-on its batch nor on the device.
+on its batch nor on the device. A cost that is not a finite number never wins; where an episode has no other, a solver
+raises a ``FloatingPointError``.
 
 Shapes: B episodes planned together, S sampled plans, E elites, H steps of a plan, A numbers of a step. A step is an
 action block to whoever has no finer one; only ``icem`` looks at it, since its noise has a colour along time.
@@ -149,6 +150,32 @@ def _take(plans: Tensor, index: Tensor) -> Tensor:
     return plans.gather(1, index[:, :, None, None].expand(-1, -1, *plans.shape[2:]))
 
 
+def _ranked(costs: Tensor) -> Tensor:
+    """Costs with all that are not finite numbers behind the others, as infinity."""
+    return costs.nan_to_num(torch.inf, torch.inf, torch.inf)
+
+
+def _elites(plans: Tensor, costs: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` cheapest of plans (B, S, H, A) and their costs (B, E), in order.
+
+    Where fewer have a finite cost, the cheapest takes the places of those that have none.
+    """
+    cheapest, index = _ranked(costs).topk(count, dim=1, largest=False)
+    finite = cheapest < torch.inf
+    index = torch.where(finite, index, index[:, :1])
+    return _take(plans, index), torch.where(finite, cheapest, cheapest[:, :1])
+
+
+def _require_finite(lowest: Sequence[Tensor]) -> None:
+    """Raise a FloatingPointError unless every episode has had a finite cost in every iteration; (B,) of each.
+
+    Asked once per search: a device that has to wait for the host in every iteration stands still.
+    """
+    wrong = int((~torch.stack(list(lowest)).isfinite().all(0)).sum())
+    if wrong:
+        raise FloatingPointError(f"not one plan has a finite cost, in {wrong} of {len(lowest[0])} episodes")
+
+
 def cem(cost: Cost, mean: Tensor, config: CEMConfig, rngs: Sequence[np.random.Generator]) -> Plan:
     """The cheapest plans found from the initial ``mean`` (B, H, A), by the cross-entropy method.
 
@@ -161,10 +188,13 @@ def cem(cost: Cost, mean: Tensor, config: CEMConfig, rngs: Sequence[np.random.Ge
     std = torch.full_like(mean, config.std)
     noise = _normal(rngs, config.num_iterations, config.num_samples, mean)
     noise[:, :, 0] = 0.0
+    lowest = []
     for standard in noise:
         plans = standard * std[:, None] + mean[:, None]  # (B, S, H, A)
-        elite_costs, index = cost(plans).topk(config.num_elites, dim=1, largest=False)  # (B, E)
-        std, mean = torch.std_mean(_take(plans, index), dim=1)
+        elites, elite_costs = _elites(plans, cost(plans), config.num_elites)
+        std, mean = torch.std_mean(elites, dim=1)
+        lowest.append(elite_costs[:, 0])
+    _require_finite(lowest)
     return Plan(mean, elite_costs.mean(1))
 
 
@@ -213,16 +243,17 @@ def icem(
     fresh = [max(0, n - k - m) for n, k, m in zip(sizes, again, last, strict=True)]
     shape = (sum(fresh), *mean.shape[1:])
     noise = np.stack([coloured(rng.standard_normal(shape, np.float32), own.beta) for rng in rngs])
-    std = torch.full_like(mean, config.std)
+    std, lowest = torch.full_like(mean, config.std), []
     for standard, m, size in zip(torch.from_numpy(noise).to(mean).split(fresh, 1), last, sizes, strict=True):
         drawn = standard * std[:, None] + mean[:, None]
         plans = torch.cat([elites[:, :keep], mean[:, None][:, :m], drawn], 1)[:, :size]
-        costs, index = cost(plans).topk(config.num_elites, dim=1, largest=False)  # in order
-        elites = _take(plans, index)
+        elites, costs = _elites(plans, cost(plans), config.num_elites)
+        lowest.append(costs[:, 0])
         fitted = torch.std_mean(elites, dim=1)
         std, mean = (
             own.momentum * old + (1 - own.momentum) * new for old, new in zip((std, mean), fitted, strict=True)
         )
+    _require_finite(lowest)
     return ElitePlan(elites[:, 0], costs[:, 0], elites[:, :keep])
 
 
@@ -237,18 +268,29 @@ def mppi(cost: Cost, mean: Tensor, config: CEMConfig, rngs: Sequence[np.random.G
     """
     noise = _normal(rngs, config.num_iterations, config.num_samples, mean)
     noise[:, :, 0] = 0.0
+    lowest = []
     for standard in noise:
         plans = standard * config.mppi.noise_std + mean[:, None]
-        costs = cost(plans)
+        costs = _ranked(cost(plans))
+        lowest.append(costs.amin(1))
         weights = path_weights(costs, config.mppi.temperature)
         mean = (plans * weights[:, :, None, None]).sum(1)
-    return Plan(mean, (costs * weights).sum(1))
+    _require_finite(lowest)
+    return Plan(mean, (torch.where(costs < torch.inf, costs, 0) * weights).sum(1))
 
 
 def path_weights(costs: Tensor, temperature: float) -> Tensor:
-    """(B, S) costs to weights that add up to 1; the temperature is in standard deviations of an episode's costs."""
+    """(B, S) costs to weights that add up to 1; the temperature is in standard deviations of an episode's finite costs.
+
+    The weight of an infinite cost is 0.
+    """
     above = costs - costs.amin(1, keepdim=True)
-    scale = costs.std(1, keepdim=True).clamp_min(torch.finfo(costs.dtype).tiny)
+    finite = costs < torch.inf
+    # All that the others add to the variance is nothing where they lie at the mean of the finite ones.
+    middle = torch.where(finite, costs, 0).sum(1, keepdim=True) / finite.sum(1, keepdim=True)
+    spread = torch.where(finite, costs, middle).std(1, keepdim=True)
+    counted = ((costs.shape[1] - 1) / (finite.sum(1, keepdim=True) - 1).clamp_min(1)).sqrt()  # 1 if all are finite
+    scale = (spread * counted).clamp_min(torch.finfo(costs.dtype).tiny)
     return (-(above / scale) / temperature).softmax(1)
 
 
@@ -260,6 +302,7 @@ def shooting(cost: Cost, mean: Tensor, config: CEMConfig, rngs: Sequence[np.rand
     for standard in noise:
         plans = standard * config.std + mean[:, None]
         best = _cheaper(best, plans, cost(plans))
+    _require_finite([best.cost])
     return best
 
 
@@ -268,8 +311,8 @@ def _nothing(mean: Tensor) -> Plan:
 
 
 def _cheaper(best: Plan, plans: Tensor, costs: Tensor) -> Plan:
-    """The cheapest of the best plan and of (B, S, H, A) plans; costs that are not numbers lose."""
-    lowest, index = costs.nan_to_num(torch.inf).min(1)
+    """The cheapest of the best plan and of (B, S, H, A) plans; costs that are not finite numbers lose."""
+    lowest, index = _ranked(costs).min(1)
     better = lowest < best.cost
     chosen = _take(plans, index[:, None])[:, 0]
     return Plan(torch.where(better[:, None, None], chosen, best.actions), torch.where(better, lowest, best.cost))
@@ -306,7 +349,9 @@ def adam(cost: Cost, mean: Tensor, config: CEMConfig, rngs: Sequence[np.random.G
             optimizer.step()
     plans = torch.stack([leaf.detach() for leaf in leaves])
     with torch.no_grad():
-        return _cheaper(best, plans, cost(plans))
+        best = _cheaper(best, plans, cost(plans))
+    _require_finite([best.cost])
+    return best
 
 
 Solver = Callable[[Cost, Tensor, CEMConfig, Sequence[np.random.Generator]], Plan]

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lewm_bench.checkpoint import load_strict, load_tensors, save_tensors
+from lewm_bench.checkpoint import load_strict, load_tensors, require_trained, save_tensors
 from lewm_bench.config import Config
 from lewm_bench.errors import TrainingFailed, UserError
 from lewm_bench.files import write_text
@@ -136,7 +136,7 @@ def train(
         of: what else determines the training, as JSON; the state of another one is not gone on from.
 
     Raises:
-        TrainingFailed: the loss is not finite, or the latents have collapsed.
+        TrainingFailed: the loss or, at the end, a weight is not finite, or the latents have collapsed.
     """
     from lightning_fabric import Fabric
 
@@ -177,6 +177,8 @@ def train(
             bar.set_postfix({name: f"{values[-1]:.3g}" for name, values in log.columns.items() if _shown(name, values)})
             _watch(log, index, config)
         bar.update()
+        if index + 1 == config.steps:
+            require_trained(model)  # no loss has seen what the last step did
         if (index + 1) % config.save_every == 0 or index + 1 == config.steps:
             log.seconds = time.perf_counter() - started
             _save(state, index + 1, model, optimizer, log, recipe)

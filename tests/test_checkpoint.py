@@ -16,10 +16,11 @@ from lewm_bench.checkpoint import (
     load_strict,
     load_tensors,
     load_weights,
+    not_finite,
     save_checkpoint,
     save_tensors,
 )
-from lewm_bench.errors import UserError
+from lewm_bench.errors import TrainingFailed, UserError
 
 
 def model(width: int = 4, seed: int = 0) -> nn.Module:
@@ -70,6 +71,33 @@ def test_loading_is_strict_in_both_directions(folder: Path) -> None:
             load_strict(target, tensors, "somewhere")
         assert all(part in str(caught.value) for part in [*parts, "somewhere does not fit this model"])
         assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items()), "half loaded"
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path: Path, bad: float, dtype) -> None:
+    broken = model().to(dtype)
+    broken[2].bias.data[-1] = bad
+    with pytest.raises(TrainingFailed, match=r"not finite numbers \(tensor 2.bias\); try a lower train.learning_rate$"):
+        save_checkpoint(tmp_path / "a", broken, {})
+    assert not (tmp_path / "a").exists()
+    save_tensors(tmp_path / WEIGHTS, broken.state_dict())
+    for loading in (lambda: load_weights(model().to(dtype), tmp_path), lambda: load_tensors(tmp_path / WEIGHTS)):
+        with pytest.raises(UserError, match=r"holds numbers that are not finite \(tensor 2.bias\)") as caught:
+            loading()
+        assert str(tmp_path / WEIGHTS) in str(caught.value)
+    target = model().to(dtype)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    with pytest.raises(UserError, match="somewhere holds"):
+        load_strict(target, broken.state_dict(), "somewhere")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items()), "half loaded"
+
+
+def test_whole_numbers_and_small_floats_are_asked_too() -> None:
+    small = torch.tensor([1.0, torch.nan]).to(torch.float8_e4m3fn)
+    assert not_finite({"a": torch.tensor([2**60]), "b": torch.tensor([True])}) is None
+    assert not_finite({"a": torch.ones(2), "b": small, "c": small}) == "b"
+    assert not_finite({"b": small[:1], "c": torch.tensor([complex(0, torch.inf)])}) == "c"
 
 
 def test_a_checkpoint_of_another_size_names_its_file(folder: Path) -> None:

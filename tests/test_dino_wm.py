@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from toy_env import TOY_ID, make_toy
 
 from lewm_bench.agent import Setting
@@ -517,6 +518,16 @@ def test_the_encoder_sees_patches_at_the_original_positions(tmp_path: Path, regi
     patches = published.embeddings.patch_embeddings(encoder.normalize(frames))[0]
     expected = torch.nn.functional.layer_norm(patches + torch.from_numpy(grid).float(), (6,), eps=1e-6)
     torch.testing.assert_close(encoder(frames)[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_weights_from_outside_that_are_not_finite_are_one_line(dinov2: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((dinov2 / name).read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["layernorm.bias"][2] = torch.nan
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"not finite numbers \(tensor layernorm.bias\); fetch them again"):
+        Dinov2Encoder(tmp_path)
 
 
 def test_another_model_than_dinov2_is_one_line(tmp_path: Path) -> None:

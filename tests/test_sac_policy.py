@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from toy_env import ToyEnv
 
 from lewm_bench import sac_policy
 from lewm_bench.check import CHECKS
-from lewm_bench.errors import UserError
+from lewm_bench.checkpoint import load_tensors, save_tensors
+from lewm_bench.errors import TrainingFailed, UserError
 from lewm_bench.policies import uniform
 from lewm_bench.rng import stream
 from lewm_bench.sac_policy import SACPolicyConfig, load_sac_policy, train_sac_policy
@@ -192,6 +196,21 @@ def test_a_goal_is_drawn_again_when_reached_or_given_up() -> None:
     episode.act(np.array(expected[1]))  # is at the second: the third
     episode.act(np.array(expected[2]) + 0.09)  # not quite within 0.1 of it on the diagonal
     assert recorder.goals == [expected[0]] * 4 + [expected[1]] + [expected[2]] * 2
+
+
+def test_weights_that_are_not_finite_are_neither_written_nor_read(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "copy")
+    path = tmp_path / "copy" / sac_policy.WEIGHTS
+    tensors = load_tensors(path)
+    tensors["mean.weight"][0, 0] = float("nan")
+    save_tensors(path, tensors)
+    with pytest.raises(UserError, match=r"not finite \(tensor mean.weight\)"):
+        load_sac_policy(TwoQuantities(), tmp_path / "copy")
+    actor = SimpleNamespace(latent_pi=[], mu=nn.Linear(2, 2), log_std=nn.Linear(2, 2))
+    actor.mu.bias.data[0] = float("inf")
+    with pytest.raises(TrainingFailed, match=r"mean\.bias is not finite"):
+        sac_policy._save(tmp_path / "new", actor, {}, {})
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_that_does_not_fit_is_explained(trained: Path, tmp_path: Path) -> None:

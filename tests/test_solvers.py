@@ -195,13 +195,90 @@ def test_random_shooting_is_the_cheapest_draw() -> None:
         assert plan.cost[b].item() == pytest.approx(costs.min().item())
 
 
-def test_costs_that_are_not_numbers_lose() -> None:
-    def cost(plans: Tensor) -> Tensor:
-        return torch.where(plans[:, :, 0, 0] > 0.3, torch.nan, plans.square().sum((-1, -2)))
+BAD = [torch.nan, torch.inf, -torch.inf]
 
-    for name in ("shooting", "adam"):
-        plan = solve(cost, torch.zeros(1, 2, 3) + 0.2, but(SMALL, name), rngs(0))
-        assert plan.cost.isfinite().all() and plan.actions[0, 0, 0] <= 0.3
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("name", NAMES)
+def test_costs_that_are_not_finite_never_win(name: str, bad: float) -> None:
+    """Beyond a wall at 0.3, behind which the minimum lies: no plan, elite or average may come from there."""
+
+    def cost(plans: Tensor) -> Tensor:
+        inside = plans[:, :, 0, 0] <= 0.3
+        return torch.where(inside, (plans - 1).square().sum((-1, -2)), bad)
+
+    config = but(SMALL, name, num_elites=20, num_samples=40)  # sometimes more elites than finite costs
+    for b in range(4):
+        plan = solve(cost, torch.full((1, 2, 3), 0.2), config, rngs(b))
+        assert plan.cost.isfinite().all() and plan.actions.isfinite().all() and plan.actions[0, 0, 0] <= 0.3
+        assert solve(cost, torch.full((1, 2, 3), 0.2), config, rngs(b)).cost.equal(plan.cost)
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_missing_elites_are_the_cheapest_plan(bad: float) -> None:
+    """Three of twenty plans have a cost: the fit is to those three, of which the cheapest counts for the rest."""
+    config = but(SMALL, num_samples=20, num_elites=6, num_iterations=1)
+    asked = []
+
+    def cost(plans: Tensor) -> Tensor:
+        asked.append(plans)
+        costs = plans.new_full(plans.shape[:2], bad)
+        costs[:, [4, 9, 17]] = torch.tensor([3.0, 1.0, 2.0])
+        return costs
+
+    plan = solve(cost, torch.zeros(1, 2, 3), config, rngs(0))
+    torch.testing.assert_close(plan.actions[0], asked[0][0, [9, 17, 4, 9, 9, 9]].mean(0))
+    assert plan.cost.item() == pytest.approx((1 + 2 + 3 + 1 + 1 + 1) / 6)
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("name", NAMES)
+def test_an_episode_without_any_finite_cost_is_an_error(name: str, bad: float) -> None:
+    def cost(plans: Tensor) -> Tensor:
+        costs = plans.square().sum((-1, -2))
+        return torch.cat([costs[:2], costs[2:] + bad])
+
+    with pytest.raises(FloatingPointError, match=r"^not one plan has a finite cost, in 1 of 3 episodes$"):
+        solve(cost, torch.zeros(3, 2, 3), but(SMALL, name), rngs(0, 1, 2))
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_costs_that_are_not_finite_play_no_part_in_the_weights(bad: float) -> None:
+    costs = normal(3, 30)
+    mixed = torch.full((3, 50), bad)
+    places = torch.arange(30) + torch.arange(30) // 3
+    mixed[:, places] = costs
+    found = path_weights(solvers._ranked(mixed), 0.3)
+    torch.testing.assert_close(found[:, places], path_weights(costs, 0.3))
+    assert found.sum(1).allclose(torch.ones(3)) and found.count_nonzero() == 90
+
+
+def as_before(name: str, cost, mean: Tensor, config: CEMConfig, generators) -> Tensor:
+    """The actions of the updates as they were before costs that are not finite were thought of."""
+    std = torch.full_like(mean, config.std)
+    noise = solvers._normal(generators, config.num_iterations, config.num_samples, mean)
+    noise[:, :, 0] = 0.0
+    for standard in noise:
+        if name == "cem":
+            plans = standard * std[:, None] + mean[:, None]
+            index = cost(plans).topk(config.num_elites, dim=1, largest=False).indices
+            std, mean = torch.std_mean(plans.gather(1, index[:, :, None, None].expand(-1, -1, *mean.shape[1:])), dim=1)
+        else:
+            plans = standard * config.mppi.noise_std + mean[:, None]
+            costs = cost(plans)
+            above, tiny = costs - costs.amin(1, keepdim=True), torch.finfo(costs.dtype).tiny
+            weights = (-(above / costs.std(1, keepdim=True).clamp_min(tiny)) / config.mppi.temperature).softmax(1)
+            mean = (plans * weights[:, :, None, None]).sum(1)
+    return mean
+
+
+@pytest.mark.parametrize("name", ["cem", "mppi"])
+def test_finite_costs_give_the_plans_that_they_gave(name: str) -> None:
+    """To the last bit, with ties among the costs too."""
+    for cost in (rastrigin, lambda plans: rastrigin(plans).round()):
+        config = but(SMALL, name)
+        plan = solve(cost, torch.zeros(2, 2, 3), config, rngs(0, 1))
+        assert plan.actions.equal(as_before(name, cost, torch.zeros(2, 2, 3), config, rngs(0, 1)))
 
 
 # MPPI

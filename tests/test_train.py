@@ -15,7 +15,7 @@ from torch import nn
 
 from lewm_bench.errors import TrainingFailed
 from lewm_bench.rng import stream
-from lewm_bench.train import Step, TrainConfig, TrainingLog, learning_rate, make_optimizer, train
+from lewm_bench.train import Step, TrainableModule, TrainConfig, TrainingLog, learning_rate, make_optimizer, train
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(steps=13, batch_size=4, learning_rate=1e-2, warmup=0.2, log_every=3, save_every=4)
@@ -297,6 +297,19 @@ class Collapsing(Model):
     def loss(self, batch, step):
         error, parts = super().loss(batch, step)
         return error, {**parts, "latent_std": torch.tensor(next(self.std))} if step.log else parts
+
+
+@pytest.mark.parametrize("where", ["weight", "running_mean"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_weights_that_the_last_step_breaks_fail(tmp_path: Path, where: str, bad: float) -> None:
+    class Breaking(Model, TrainableModule):
+        def after_step(self, step: Step) -> None:
+            if step.index == CONFIG.steps - 1:
+                getattr(self.net[1], where)[3] = bad
+
+    torch.manual_seed(0)
+    with pytest.raises(TrainingFailed, match=rf"not finite numbers \(tensor net\.1\.{where}\)"):
+        run(Breaking(), tmp_path)
 
 
 def test_collapsed_latents_fail_with_one_line(tmp_path: Path) -> None:
