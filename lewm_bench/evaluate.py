@@ -210,8 +210,11 @@ def latent_oracle(loaded: Loaded, setting: Setting, pairs: Pairs, budget: int, g
 
 
 @torch.inference_mode()
-def distance_rank_correlation(loaded: Loaded, setting: Setting, split: str, num_frames: int) -> float:
-    """Spearman's correlation of latent and true distance over all pairs of ``num_frames`` random frames of a split."""
+def distance_rank_correlation(loaded: Loaded, setting: Setting, split: str, num_frames: int) -> float | None:
+    """Spearman's correlation of latent and true distance over all pairs of ``num_frames`` random frames of a split.
+
+    None where there is none, as of latents that are all equal.
+    """
     rows = setting.dataset.rows(split)
     rng = stream(0, "rank correlation", setting.env_id, split)
     rows = np.sort(rng.choice(rows, size=min(num_frames, len(rows)), replace=False))
@@ -221,4 +224,5 @@ def distance_rank_correlation(loaded: Loaded, setting: Setting, split: str, num_
     latents = torch.cat([embed(frames[k : k + 64], states[k : k + 64].copy()) for k in chunks]).flatten(1)
     i, j = np.triu_indices(len(rows), 1)
     latent = torch.cdist(latents.float(), latents.float()).cpu().numpy()[i, j]
-    return float(spearman(latent, setting.env.distance(states[i], states[j])))
+    found = spearman(latent, setting.env.distance(states[i], states[j]))
+    return float(found) if np.isfinite(found) else None

@@ -46,6 +46,7 @@ from lewm_bench.videos import video_name, write_video
 
 logger = logging.getLogger(__name__)
 
+EPISODES, EXTRAS = "episodes.jsonl", "extras.json"  # of an evaluation's folder
 TRAINING = "training.json"  # of a checkpoint folder
 
 
@@ -159,8 +160,8 @@ def measure(
 
     def build(work: Path) -> None:
         agent = loaded()
-        rows = work / "episodes.jsonl"
-        done = read_rows(rows)
+        rows = work / EPISODES
+        done = finished_rows(rows, len(pairs))
         # Rewritten, so that a line torn by a kill is gone before the next one is appended.
         write_text(rows, "".join(r.model_dump_json() + "\n" for r in done))
         todo = evaluate(
@@ -178,20 +179,43 @@ def measure(
             for result in tqdm(todo, name, len(pairs), initial=len(done), disable=not run.progress, leave=False):
                 file.write(result.model_dump_json() + "\n")
                 file.flush()
-        write_text(work / "extras.json", json.dumps(extras(run, job, setting, agent, pairs, budget, offset)))
+        found = extras(run, job, setting, agent, pairs, budget, offset)
+        write_text(work / EXTRAS, json.dumps(found, allow_nan=False))
 
-    folder = run.store.stage("evaluation", spec, build)
-    results = sorted(read_rows(folder / "episodes.jsonl"), key=lambda r: r.pair)
-    loaded_extras = json.loads((folder / "extras.json").read_text(encoding="utf-8"))
-    return Measured(pairs, tuple(results), loaded_extras, stage_key("evaluation", spec))
+    folder = run.store.stage("evaluation", spec, build, lambda folder: read_evaluation(folder, len(pairs)))
+    return Measured(pairs, *read_evaluation(folder, len(pairs)), stage_key("evaluation", spec))
 
 
-def read_rows(path: Path) -> list[PairResult]:
-    """The complete lines of a results file; a line torn by a kill is left out."""
+def read_evaluation(folder: Path, count: int) -> tuple[tuple[PairResult, ...], dict[str, Any]]:
+    """The results of ``count`` pairs, in order, and the extras of a finished evaluation.
+
+    Raises:
+        ValueError: they are not all there, or a number is not finite.
+    """
+    lines = (folder / EPISODES).read_text(encoding="utf-8").splitlines()
+    results = sorted((PairResult.model_validate_json(line) for line in lines), key=lambda r: r.pair)
+    if [r.pair for r in results] != list(range(count)):
+        raise ValueError(f"{EPISODES} has {len(results)} results of {count} pairs")
+    return tuple(results), json.loads((folder / EXTRAS).read_text(encoding="utf-8"))
+
+
+def finished_rows(path: Path, count: int) -> list[PairResult]:
+    """The results of an unfinished evaluation that can be used, each pair once.
+
+    A line torn by a kill is left out, and so is one that an earlier version wrote though a number was not finite.
+    """
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [PairResult.model_validate_json(line) for line in lines[:-1]]
+    found: dict[int, PairResult] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        try:
+            result = PairResult.model_validate_json(line)
+        except ValueError:
+            logger.warning("a result in %s cannot be read; its pair is evaluated again", path)
+            continue
+        if 0 <= result.pair < count:
+            found.setdefault(result.pair, result)
+    return list(found.values())
 
 
 def extras(

@@ -67,26 +67,36 @@ class Store:
         folder = self.folder(kind, spec)
         return folder if folder.is_dir() and fault(folder) is None else None
 
-    def stage(self, kind: str, spec: dict[str, Any], build: Callable[[Path], object]) -> Path:
+    def stage(
+        self,
+        kind: str,
+        spec: dict[str, Any],
+        build: Callable[[Path], object],
+        read: Callable[[Path], object] = lambda folder: None,
+    ) -> Path:
         """The folder of the stage, built first if it is not there.
 
-        ``build`` gets a work folder, which may hold what an earlier, killed build left. Names in it that begin with a
-        dot are scratch: they survive a kill and are deleted when the stage is finished.
+        Args:
+            build: gets a work folder, which may hold what an earlier, killed build left. Names in it that begin with a
+                dot are scratch: they survive a kill and are deleted when the stage is finished.
+            read: reads what was built, and raises a ValueError if it cannot: then it is not sealed, and what was sealed
+                before somebody noticed is built again.
         """
         folder = self.folder(kind, spec)
         with disk_errors(folder):
-            if (found := self.find(kind, spec)) is not None:
-                return found
+            if folder.is_dir() and _unusable(folder, read) is None:
+                return folder
         with disk_errors(folder), self._lock(folder):
             if folder.is_dir():
-                if (reason := fault(folder)) is None:  # another process built it while this one waited
+                if (reason := _unusable(folder, read)) is None:  # another process built it while this one waited
                     return folder
                 _move_aside(folder, reason)
             work = folder.with_name(f"{folder.name}.partial")
-            if not (work / DONE).is_file() or fault(work) is not None:
+            if not (work / DONE).is_file() or _unusable(work, read) is not None:
                 (work / DONE).unlink(missing_ok=True)
                 work.mkdir(exist_ok=True)
                 build(work)
+                read(work)
                 _seal(work, kind, spec)
             _delete_scratch(work)
             os.replace(work, folder)
@@ -111,6 +121,17 @@ class Store:
             yield
         finally:
             lock.release()
+
+
+def _unusable(folder: Path, read: Callable[[Path], object]) -> str | None:
+    """Why a finished stage cannot be used, or None."""
+    if (reason := fault(folder)) is not None:
+        return reason
+    try:
+        read(folder)
+    except ValueError as error:
+        return f"cannot be read: {' '.join(str(error).split())[:200]}"
+    return None
 
 
 def fault(folder: Path) -> str | None:

@@ -628,6 +628,12 @@ def test_the_rank_correlation_of_latent_and_true_distance(setting: Setting, tran
     assert found == distance_rank_correlation(loaded, setting, "test", 100)
 
 
+def test_equal_latents_have_no_rank_correlation(setting: Setting) -> None:
+    for constant in (0.0, float("nan")):
+        loaded = replace(Loaded(None, "model"), model=TrueModel(lambda z, constant=constant: 0 * z + constant))
+        assert distance_rank_correlation(loaded, setting, "test", 50) is None
+
+
 def test_eval_config() -> None:
     assert EvalConfig(goal_offset=25).goal_offset == (25,) and EvalConfig(goal_offset=[5, 7]).goal_offset == (5, 7)
     assert EvalConfig().rules is CLEAN_1 and EvalConfig(protocol="paper-v3").rules is PAPER_V3

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -27,8 +28,9 @@ from lewm_bench.agents.gcbc import GCBC, GCBCFamily
 from lewm_bench.collect import collect
 from lewm_bench.data import Dataset
 from lewm_bench.device import resolve_device
+from lewm_bench.envs.pointmaze import PointMaze
 from lewm_bench.errors import NotRun, TrainingFailed, UserError
-from lewm_bench.files import StorageError
+from lewm_bench.files import StorageError, checksum
 from lewm_bench.records import EpisodeRow, load_cells
 from lewm_bench.report import COLUMNS, write_report
 from lewm_bench.run import keys
@@ -372,9 +374,51 @@ def test_a_failed_cell_is_tried_again(config, tmp_path, families, monkeypatch):
     assert [c.status for c in run_suite(make_run(config, tmp_path, **asked))] == ["done"]
 
 
-def test_an_agent_whose_actions_are_not_numbers_does_not_get_a_success_rate(config, tmp_path, families):
-    (cell,) = run_suite(make_run(config, tmp_path, agents=[families("broken", Broken())]))
+def test_an_agent_whose_actions_are_not_numbers_does_not_get_a_success_rate(config, tmp_path, families, monkeypatch):
+    """And what it did is not kept: the same command gives the right table once it is mended."""
+    name = families("broken", Broken())
+    (cell,) = run_suite(make_run(config, tmp_path, agents=[name]))
     assert cell.status == "failed", [e.distance_end for e in cell.episodes]
+    assert re.fullmatch(
+        r"broken chose an action that is not a finite number at step 0 of pair \d: \[nan nan\]", cell.reason
+    )
+    assert not list((tmp_path / "cache").glob("evaluation/*/done.json"))
+    monkeypatch.setattr(Nowhere, "search", lambda self, encoded: np.zeros((len(encoded.states), 5, 2), np.float32))
+    (cell,) = run_suite(make_run(config, tmp_path, agents=[name]))
+    assert cell.status == "done" and len(cell.episodes) == 3
+
+
+def test_an_environment_whose_distance_is_infinite_fails_and_may_be_mended(config, tmp_path, monkeypatch):
+    real, far = PointMaze.distance, lambda self, states, goals: np.full(np.shape(states)[:-1], np.inf)
+    monkeypatch.setattr(PointMaze, "distance", far)
+    (cell,) = run_suite(make_run(config, tmp_path, agents=["noop"]))
+    assert cell.status == "failed" and re.search(r"PointMaze.*the distance to the goal is inf at step 0", cell.reason)
+    monkeypatch.setattr(PointMaze, "distance", real)
+    assert run_suite(make_run(config, tmp_path, agents=["noop"]))[0].status == "done"
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_rows_with_nulls_of_an_earlier_version_are_measured_again(config, tmp_path, finished, caplog, sealed):
+    """They were sealed in the cache, or left by a kill, and could never be read."""
+    run = make_run(config, tmp_path, agents=["random"])
+    run_suite(run)
+    (folder,) = (p for p in run.store.root.glob("evaluation/*") if p.is_dir())
+    rows, done = folder / "episodes.jsonl", folder / "done.json"
+    first, *others = rows.read_text().splitlines()
+    null = json.dumps(json.loads(first) | {"distance_end": None})
+    rows.write_text(
+        "".join(f"{line}\n" for line in [null, *others, others[0], null.replace('"pair": 0', '"pair": 99')])
+    )
+    if sealed:
+        content = json.loads(done.read_text())
+        content["files"][rows.name] = {"size": rows.stat().st_size, "sha256": checksum(rows)}
+        done.write_text(json.dumps(content))
+    else:
+        done.unlink()
+        folder.rename(folder.with_name(f"{folder.name}.partial"))
+    (cell,) = execute(run)
+    assert cell.status == "done" and "cannot be read" in caplog.text
+    assert without_times(run.out) == [r for r in without_times(finished.run.out) if r["agent"] == "random"]
 
 
 def test_no_memory_says_what_to_lower(config, tmp_path, families, monkeypatch):

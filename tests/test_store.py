@@ -149,6 +149,41 @@ def test_damage_is_moved_aside_and_built_again(store: Store, reason, damage, in_
     assert store.stage("data", SPEC, never) == folder
 
 
+def numbers(folder: Path) -> list[float]:
+    """What a stage of numbers is read with; as strict as JSON."""
+
+    def refused(name: str) -> float:
+        raise ValueError(f"{name} is no number")
+
+    return json.loads((folder / "numbers.json").read_text(), parse_constant=refused)
+
+
+def test_what_cannot_be_read_back_is_not_sealed(store: Store) -> None:
+    def broken(folder: Path) -> None:
+        (folder / "numbers.json").write_text("[NaN]")
+
+    def mended(folder: Path) -> None:
+        assert (folder / "numbers.json").is_file()  # goes on from what is there
+        (folder / "numbers.json").write_text("[1]")
+
+    with pytest.raises(ValueError, match="NaN is no number"):
+        store.stage("data", SPEC, broken, numbers)
+    assert store.find("data", SPEC) is None and not list(store.root.rglob("done.json"))
+    assert numbers(store.stage("data", SPEC, mended, numbers)) == [1]
+    assert store.stage("data", SPEC, never, numbers).is_dir()
+
+
+def test_what_was_sealed_and_cannot_be_read_is_built_again(store: Store, monkeypatch, caplog) -> None:
+    folder = store.stage("data", SPEC, lambda work: (work / "numbers.json").write_text("[NaN]"))
+    assert store.stage("data", SPEC, lambda work: (work / "numbers.json").write_text("[1]"), numbers) == folder
+    assert numbers(folder) == [1] and "cannot be read: NaN is no number" in caplog.text
+    (aside,) = store.root.glob("data/*.corrupt-1")
+    assert (aside / "numbers.json").read_text() == "[NaN]"
+    # killed between the seal and the rename
+    os.replace(folder, folder.with_name(f"{folder.name}.partial"))
+    assert numbers(store.stage("data", SPEC, never, numbers)) == [1]
+
+
 def test_checksums_are_read_once_per_process(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
     real = store_module.checksum
