@@ -9,16 +9,16 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from tqdm import tqdm
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import lewm_bench
-from lewm_bench.errors import NotRun, TrainingFailed, UserError, unknown
+from lewm_bench.errors import Explained, NotRun, PluginError, TrainingFailed, UserError, unknown
 from lewm_bench.names import parse_agent
 from lewm_bench.system.granted import limit_threads
 
@@ -35,6 +35,29 @@ class Commands(TyperGroup):
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise UserError(f"no command {args[0]!r}; known: {', '.join(self.commands)}{hint}")
         return super().resolve_command(context, args)
+
+
+class Verb(TyperCommand):
+    """A command that ends with one line, whatever is raised in it and by whose code."""
+
+    def invoke(self, ctx):
+        from lewm_bench.system.faults import attempted, explained
+
+        found = attempted(lambda: super(Verb, self).invoke(ctx))
+        if not isinstance(found, Exception):
+            return found
+        if isinstance(
+            found, (UserError, NotRun, TrainingFailed, UsageProblem, typer.Exit, typer.Abort, BrokenPipeError)
+        ):
+            raise found
+        raise explained(found, _error_folder(ctx.params), ctx.info_name)
+
+
+def _error_folder(options: Mapping[str, Any]) -> Path:
+    """Where a traceback is kept: in the results if the user has named a folder for them, else in the cache."""
+    from lewm_bench.store import default_cache
+
+    return (options.get("out") or options.get("cache") or default_cache()) / "errors"
 
 
 app = typer.Typer(
@@ -158,7 +181,7 @@ def _prepare(
     return run
 
 
-@app.command()
+@app.command(cls=Verb)
 def run(
     suite: SuiteOption,
     profile: ProfileOption = "quick",
@@ -211,7 +234,7 @@ def _end(shown: str, out: Path, cells: list, failures: list[tuple]) -> None:
         raise typer.Exit(1)
 
 
-@app.command(name="list")
+@app.command(name="list", cls=Verb)
 def list_(
     what: Annotated[str, typer.Argument(help="suites, envs, agents, profiles or protocols; all if left out.")] = "",
     config: ConfigOption = None,
@@ -260,11 +283,11 @@ def _contents(suite) -> str:
 
 def _env_line(env_id: str) -> str:
     from lewm_bench.registry import make_env, origin
+    from lewm_bench.system.faults import attempted, told
 
-    try:
-        env = make_env(env_id, 64)
-    except (UserError, NotRun) as error:
-        return f"unavailable: {error}"
+    env = attempted(lambda: make_env(env_id, 64))
+    if isinstance(env, Exception):
+        return f"unavailable: {env if isinstance(env, (UserError, NotRun)) else told(env)}"
     space, size = env.action_space, "x".join(map(str, env.observation_space.shape))
     low, high = float(space.low.min()), float(space.high.max())
     return (
@@ -278,12 +301,12 @@ def _agent_line(name: str) -> str:
 
     try:
         family = agent_family(name)
-    except (NotRun, UserError) as error:
+    except (NotRun, PluginError, UserError) as error:
         return f"unavailable: {error}"
     return f"{family.kind}{', trained' if family.trainable else ''}: {family.summary}"
 
 
-@app.command()
+@app.command(cls=Verb)
 def collect(
     env: Annotated[str, typer.Argument(help="An environment of the suite; all of them if left out.")] = "",
     suite: SuiteOption = "pointmaze",
@@ -306,7 +329,7 @@ def collect(
         typer.echo(f"{spec.label}: {len(dataset)} episodes, {rows} frames, {dataset.fingerprint}, {dataset.folder}")
 
 
-@app.command()
+@app.command(cls=Verb)
 def train(
     agent: Annotated[str, typer.Argument(help="An agent (`lewm-bench list agents`).")],
     env: Annotated[str, typer.Option("--env", help="An environment of the suite; its first if left out.")] = "",
@@ -349,7 +372,7 @@ def train(
     typer.echo(str(folder))
 
 
-@app.command()
+@app.command(cls=Verb)
 def evaluate(
     agent: Annotated[str, typer.Argument(help="An agent (`lewm-bench list agents`).")],
     env: Annotated[str, typer.Option("--env", help="An environment of the suite; its first if left out.")] = "",
@@ -401,7 +424,7 @@ def evaluate(
         typer.echo(f"report: {out / 'report.html'}")
 
 
-@app.command()
+@app.command(cls=Verb)
 def understand(
     checkpoint: Annotated[Path, typer.Argument(help="A folder of `lewm-bench train --out`.")],
     env: Annotated[str, typer.Option("--env", help="An environment of the suite; where it was trained if left out.")] = "",
@@ -439,7 +462,7 @@ def _understood(cells: list, it, title: str = "") -> None:
     _end(shown, it.out, cells, [(cell, failure) for cell in cells for failure in cell.failures])
 
 
-@app.command()
+@app.command(cls=Verb)
 def tune(
     agents: Annotated[str, typer.Argument(help="An agent, or several with commas: each gets as many trials.")],
     trials: Annotated[int, typer.Option("--trials", min=1, help="Trainings per agent; the first is the default.")] = 7,
@@ -521,7 +544,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
     return numbers
 
 
-@app.command()
+@app.command(cls=Verb)
 def speed(
     profile: ProfileOption = "quick",
     methods: Annotated[
@@ -581,7 +604,7 @@ def speed(
     _speed("speedup", profile, [*chosen, *(overrides or [])], device, out, config, quiet, checkpoint)
 
 
-@app.command()
+@app.command(cls=Verb)
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Result folders, for example of several machines.")],
     out: Annotated[Path | None, typer.Option("--out", help="Default: the first folder.")] = None,
@@ -634,7 +657,7 @@ def _report_understanding(folders: list[Path], out: Path | None, title: str) -> 
     typer.echo(f"report: {target / 'report.html'}")
 
 
-@app.command()
+@app.command(cls=Verb)
 def check(
     env: Annotated[
         str, typer.Argument(help="A Gymnasium id, also `their_package:TheirMaze-v0`, or an environment of --config.")
@@ -681,7 +704,7 @@ def _spec_of(env: str, config: Path | None):
     return named.get(env, EnvSpec(id=env))
 
 
-@app.command()
+@app.command(cls=Verb)
 def doctor(cache: CacheOption = None) -> None:
     """Say what works on this machine, and the command that mends the rest.
 
@@ -751,6 +774,11 @@ def main() -> None:
     except UsageProblem as error:
         command = error.ctx.command_path if getattr(error, "ctx", None) else "lewm-bench"
         status = _fail(f"{' '.join(error.format_message().split()).rstrip('.')}; see `{command} --help`", 2)
+    except Explained as error:
+        status = _fail(str(error), error.status)
+    except BrokenPipeError:  # `lewm-bench list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
     except (typer.Abort, KeyboardInterrupt):
         status = INTERRUPTED
     if status == INTERRUPTED:

@@ -9,7 +9,10 @@ from torch import Tensor
 def effective_rank(latents: Tensor) -> Tensor:
     """exp of the entropy of the normalised covariance spectrum of (N, D) latents; 1 to D (Roy and Vetterli, 2007)."""
     centred = latents - latents.mean(0)
-    spectrum = torch.linalg.eigvalsh(centred.T @ centred).clamp_min(0)
+    gram = centred.T @ centred
+    if not gram.isfinite().all():  # a training that diverges, which its loss says better than LAPACK
+        return gram.new_tensor(torch.nan)
+    spectrum = torch.linalg.eigvalsh(gram).clamp_min(0)
     share = spectrum / spectrum.sum().clamp_min(1e-12)
     return torch.exp(-torch.special.xlogy(share, share).sum())
 

@@ -17,8 +17,20 @@ class NotRun(Exception):
     """
 
 
+class PluginError(Exception):
+    """Somebody's environment or agent cannot be imported; its cells are failed with this reason, others go on."""
+
+
 class TrainingFailed(Exception):
     """Training that produced NaN or a collapsed representation; the cell is recorded as failed with this reason."""
+
+
+class Explained(Exception):
+    """A line for the user about an error whose traceback is in a file, and the exit status that goes with it."""
+
+    def __init__(self, line: str, status: int) -> None:
+        super().__init__(line)
+        self.status = status
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -19,15 +19,55 @@ class StorageError(UserError):
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission into a line that says what to do."""
+    """Turn a full disk, a missing permission and the like into a line that says what to do.
+
+    What is said of a file elsewhere, for instance by somebody's code that reads its own, passes as it is.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(f"the disk is full while writing {path}; free some space and run the same command again")
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StorageError(f"cannot write {path}: {error.strerror}; choose another folder with --out or --cache")
-        raise
+        line = storage_line(error, path)
+        if line is None or not _is_about(error, path):
+            raise
+        raise StorageError(line) from error
+
+
+AGAIN = "run the same command again"
+STORAGE_LINES = {
+    (errno.ENOSPC, errno.EDQUOT): f"the disk is full while writing {{path}}; free some space and {AGAIN}",
+    (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+    ): "cannot write {path}: {reason}; choose another folder with --out or --cache",
+    (
+        errno.ENOLCK,
+        errno.ENOSYS,
+        errno.ENOTSUP,
+    ): "the file system of {path} has no locks ({reason}); choose an --out and a --cache on a local disk",
+    (errno.ENAMETOOLONG,): "the path {path} is too long for its file system; choose a shorter --out or --cache",
+    (errno.EIO, errno.ESTALE): f"the disk or network of {{path}} failed ({{reason}}); see to it and {AGAIN}",
+    (
+        errno.EMFILE,
+        errno.ENFILE,
+    ): f"too many files are open at {{path}}; raise the limit (`ulimit -n 4096`) and {AGAIN}",
+}
+
+
+def storage_line(error: OSError, path: object) -> str | None:
+    """What to do where a disk, a file system or the limit of open files gave out at ``path``; None for all else."""
+    for numbers, line in STORAGE_LINES.items():
+        if error.errno in numbers:
+            return line.format(path=path, reason=error.strerror)
+    return None
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    """Whether an error is about ``path`` or what lies beside it, as far as it names a file; a full disk is about all."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE) or not isinstance(error.filename, str):
+        return True
+    named, here = Path(error.filename).absolute(), Path(path).absolute()
+    return named.is_relative_to(here.parent) or here.is_relative_to(named)
 
 
 def make_folder(folder: Path) -> None:

@@ -9,16 +9,19 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Any
+from types import ModuleType
+from typing import Any, get_args, get_type_hints
 
 import gymnasium as gym
 
 from lewm_bench.adapt import Adapt, is_adapted, register_env
-from lewm_bench.agent import Family
+from lewm_bench.agent import AgentConfig, Family
 from lewm_bench.agents import AGENTS
 from lewm_bench.env import GoalEnv
-from lewm_bench.errors import NotRun, UserError, unknown
+from lewm_bench.errors import NotRun, PluginError, UserError, unknown
 from lewm_bench.names import parse_agent
+from lewm_bench.search import Dimension
+from lewm_bench.system.faults import attempted, told
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +32,8 @@ def load_plugins() -> None:
     """Import our environments and those that installed packages announce (entry points), so that they register."""
     importlib.import_module("lewm_bench.envs")
     for entry in entry_points(group=ENV_GROUP):
-        try:
-            entry.load()
-        except (ImportError, AttributeError) as error:  # somebody's broken package; ours must go on
-            logger.warning("the environments of %s cannot be imported: %s", entry.value, error)
+        if isinstance(error := attempted(entry.load), Exception):  # somebody's broken package; ours must go on
+            logger.warning("the environments of %s cannot be imported: %s", entry.value, told(error))
 
 
 def environment_ids() -> list[str]:
@@ -66,6 +67,7 @@ def agent_family(name: str) -> Family:
     Raises:
         UserError: nothing is registered under the name, or the object is not a family.
         NotRun: the family needs a package that is not installed.
+        PluginError: its module raised something else while it was imported.
     """
     base = parse_agent(name).base
     announced = {entry.name: entry.value for entry in entry_points(group=AGENT_GROUP)}
@@ -73,17 +75,62 @@ def agent_family(name: str) -> Family:
     if path is None:
         raise unknown("agent", base, agent_names())
     module, _, attribute = path.partition(":")
+    imported = imported_for(base, module)
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        if base not in agent_names():
-            raise UserError(f"agent {base!r}: cannot import {error.name!r}; install the package that has it")
-        raise NotRun(f"agent {base!r} needs the package {error.name!r}: pip install {error.name}")
+        found = getattr(imported, attribute)
     except AttributeError:
         raise UserError(f"agent {base!r}: module {module!r} has nothing called {attribute!r}")
     if not isinstance(found, Family):
         raise UserError(f"agent {base!r}: {path} is a {type(found).__name__}, not a lewm_bench.agent.Family instance")
+    if (mend := fault_of(found)) is not None:
+        raise UserError(f"agent {base!r}: {path}: {mend}")
     return found
+
+
+def imported_for(agent: str, module: str) -> ModuleType:
+    """The module that has an agent's family; raises as ``agent_family`` does."""
+    found = attempted(lambda: importlib.import_module(module))
+    if isinstance(found, ModuleNotFoundError):
+        if agent not in agent_names():
+            raise UserError(f"agent {agent!r}: cannot import {found.name!r}; install the package that has it")
+        raise NotRun(f"agent {agent!r} needs the package {found.name!r}: pip install {found.name}")
+    if isinstance(found, Exception):
+        raise PluginError(f"agent {agent!r}: {module} cannot be imported: {told(found)}") from found
+    return found
+
+
+KINDS = get_args(get_type_hints(Family)["kind"])[0]
+
+
+def fault_of(family: Family) -> str | None:
+    """What to mend in the attributes that a family must have; None if they are as they should be."""
+    kind = getattr(family, "kind", None)
+    if kind not in get_args(KINDS):
+        return f"kind must be one of {', '.join(map(repr, get_args(KINDS)))}, got {kind!r}"
+    config = family.Config
+    if not (isinstance(config, type) and issubclass(config, AgentConfig)):
+        return f"Config must be a subclass of lewm_bench.agent.AgentConfig, got {config!r}"
+    for name, kinds in TYPES.items():
+        if not isinstance(value := getattr(family, name), kinds):
+            return f"{name} must be a {kinds[-1].__name__}, got {value!r}"
+    if unknown_names := [name for name in family.planning_only if name not in config.model_fields]:
+        return f"planning_only names {unknown_names[0]!r}, which is no setting of {config.__name__}"
+    if not all(isinstance(each, Dimension) for each in family.search_space):
+        return f"search_space must hold lewm_bench.search.Dimension, got {family.search_space!r}"
+    return None
+
+
+TYPES: Mapping[str, tuple[type, ...]] = {
+    "summary": (str,),
+    "trainable": (bool,),
+    "plans": (bool,),
+    "schema": (int,),
+    "planning_only": (list, tuple),
+    "search_space": (list, tuple),
+    "step_cost": (int, float),
+    "decision_cost": (int, float),
+}
+"""What a family's attributes are, but for ``kind`` and ``Config``."""
 
 
 def make_env(

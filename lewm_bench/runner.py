@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -28,9 +27,9 @@ from lewm_bench.checkpoint import WEIGHTS, load_card
 from lewm_bench.collect import LEARNED, CollectConfig, collect
 from lewm_bench.data import Dataset
 from lewm_bench.env import GoalEnv
-from lewm_bench.errors import NotRun, TrainingFailed, UserError
+from lewm_bench.errors import NotRun, PluginError, TrainingFailed, UserError
 from lewm_bench.evaluate import PairResult, distance_rank_correlation, evaluate, latent_oracle
-from lewm_bench.files import StorageError, checksum, make_folder, write_text
+from lewm_bench.files import checksum, make_folder, write_text
 from lewm_bench.names import parse_agent
 from lewm_bench.pace import within_seconds
 from lewm_bench.protocol import Pairs, sample_pairs
@@ -41,6 +40,7 @@ from lewm_bench.run.keys import DATA_SEED, dataset_spec, evaluation_spec, latent
 from lewm_bench.sac_policy import CARD, train_sac_policy
 from lewm_bench.store import Store, stage_key
 from lewm_bench.suite import EnvSpec, Job, Suite, checked, shares_budget
+from lewm_bench.system.faults import attempted, keep_traceback, machine_line, told
 from lewm_bench.train import raise_if_collapsed
 from lewm_bench.videos import video_name, write_video
 
@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 EPISODES, EXTRAS = "episodes.jsonl", "extras.json"  # of an evaluation's folder
 TRAINING = "training.json"  # of a checkpoint folder
+ERRORS = "errors"  # folder of tracebacks in the results
 
 
 Data = tuple[GoalEnv, Dataset, str]
@@ -505,25 +506,9 @@ def each_job(run: Run, attempt: Callable[[Run, Job, Data | Exception], R], tell:
     return cells
 
 
-T = TypeVar("T")
-
-
-def tried(work: Callable[[], T]) -> T | Exception:
-    """What ``work`` returns, or what it raised, short of a full disk or an interrupt."""
-    try:
-        return work()
-    except StorageError:
-        raise
-    # The one broad catch. Agents and environments may be anyone's, so what they raise cannot be named, and hours of
-    # other cells must not be lost to it. Nothing is hidden: the cell is failed, its traceback is kept, the exit code is 1.
-    except Exception as error:
-        logger.debug("not done", exc_info=error)
-        return error
-
-
 def obtain(run: Run, spec: EnvSpec) -> Data | Exception:
     """The data of an environment, or why there is none; a user's mistake ends a suite that has no other environment."""
-    data = tried(lambda: dataset_of(run, spec))
+    data = attempted(lambda: dataset_of(run, spec))
     if isinstance(data, (NotRun, UserError)) and len(run.suite.envs) == 1:
         raise data
     return data
@@ -531,7 +516,7 @@ def obtain(run: Run, spec: EnvSpec) -> Data | Exception:
 
 def attempt(run: Run, job: Job, data: Data | Exception) -> CellRecord:
     """The record of a job, whatever happens to it."""
-    cell = data if isinstance(data, Exception) else tried(lambda: run_job(run, job, *data))
+    cell = data if isinstance(data, Exception) else attempted(lambda: run_job(run, job, *data))
     return failure(run, job, cell) if isinstance(cell, Exception) else cell
 
 
@@ -542,21 +527,24 @@ def failure(run: Run, job: Job, error: Exception) -> CellRecord:
         return CellRecord(**base(run, job, "not run"), reason=str(error), kind=kind)
     if isinstance(error, (TrainingFailed, UserError)):
         return CellRecord(**base(run, job, "failed"), reason=str(error), kind=kind)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        reason = "out of memory; lower train.batch_size, evaluate.batch or cem.num_samples with --set"
-        return CellRecord(**base(run, job, "failed"), reason=reason, kind=kind)
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    cell = CellRecord(**base(run, job, "failed"), reason=reason, kind=kind)
-    path = run.out / "errors" / cell.file_name.replace(".json", ".txt")
-    write_text(path, "".join(traceback.format_exception(error)))
-    return cell.model_copy(update={"reason": f"{reason} (details: errors/{path.name})"})
+    cell = CellRecord(**base(run, job, "failed"), kind=kind)
+    name = cell.file_name.replace(".json", ".txt")
+    return cell.model_copy(update={"reason": reason_with_details(error, run.out, name)})
+
+
+def reason_with_details(error: Exception, out: Path, name: str) -> str:
+    """What went wrong, in one line; the traceback of what nobody foresaw is kept as ``errors/NAME`` in the results."""
+    if (line := machine_line(error)) is not None:
+        return line
+    keep_traceback(error, out / ERRORS / name)
+    return f"{told(error)} (details: {ERRORS}/{name})"
 
 
 def agent_kind(agent: str) -> str:
     """Where a cell without results stands in the tables."""
     try:
         return agent_family(agent).kind
-    except NotRun:
+    except (NotRun, PluginError, UserError):
         return "world model"
 
 
@@ -572,7 +560,7 @@ def work_shares(suite: Suite) -> list[float]:
     for job in suite.jobs:
         try:
             family, config = agent_family(job.agent), suite.of(job.env).agent_config(job.agent)
-        except NotRun:
+        except (NotRun, PluginError):
             costs.append(0.01)
             continue
         plans = sum(job.num_pairs * o / 25 for o in job.goal_offset)

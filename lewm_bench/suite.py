@@ -21,7 +21,7 @@ from lewm_bench.agent import AgentConfig
 from lewm_bench.agents import AGENTS
 from lewm_bench.collect import CollectConfig
 from lewm_bench.config import Config, deep_merge
-from lewm_bench.errors import NotRun, UserError, unknown
+from lewm_bench.errors import NotRun, PluginError, UserError, unknown
 from lewm_bench.evaluate import EvalConfig
 from lewm_bench.names import names_steps, parse_agent
 from lewm_bench.planning import CEMConfig
@@ -446,7 +446,7 @@ def is_world_model(agent: str) -> bool:
     """Whether an agent has latents to look into, as far as that can be told without the package that it may need."""
     try:
         return agent_family(agent).kind == "world model"
-    except NotRun:
+    except (NotRun, PluginError):
         return True
 
 
@@ -462,7 +462,7 @@ def check_agent(agent: str, agent_settings: Mapping[str, dict[str, Any]]) -> Non
     """Raise a UserError unless the agent exists and its settings are valid; a missing package is the cell's matter."""
     try:
         configure(agent, agent_settings)
-    except NotRun:
+    except (NotRun, PluginError):
         return
 
 

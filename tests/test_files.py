@@ -33,14 +33,13 @@ def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(tmp_path, mo
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(files.os, step, fail)
-    with pytest.raises(OSError if number == errno.EIO else StorageError) as raised:
+    with pytest.raises(StorageError) as raised:
         write_text(path, "new")
     monkeypatch.undo()
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["kept.txt"]
-    if number != errno.EIO:  # a broken disk is nobody's mistake
-        assert str(path) in str(raised.value) and "\n" not in str(raised.value)
-        assert ("free some space" in str(raised.value)) == (number in (errno.ENOSPC, errno.EDQUOT))
-        assert isinstance(raised.value, UserError)
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+    assert ("free some space" in str(raised.value)) == (number in (errno.ENOSPC, errno.EDQUOT))
+    assert isinstance(raised.value, UserError)
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path):
@@ -90,6 +89,41 @@ def test_other_errors_pass():
         open("a file that is not there")  # noqa: SIM115
     with pytest.raises(ZeroDivisionError), disk_errors("x"):
         1 / 0  # noqa: B018
+
+
+LINES = {
+    errno.ENOSPC: "the disk is full",
+    errno.EROFS: "choose another folder with --out or --cache",
+    errno.ENOLCK: "has no locks",
+    errno.ENOSYS: "has no locks",
+    errno.ENAMETOOLONG: "is too long for its file system; choose a shorter",
+    errno.EIO: "failed (Input/output error)",
+    errno.ESTALE: "failed",
+    errno.EMFILE: "ulimit -n",
+}
+
+
+@pytest.mark.parametrize("number", LINES)
+def test_what_a_disk_or_file_system_refuses_has_its_own_line(tmp_path, number):
+    with pytest.raises(StorageError) as raised, disk_errors(tmp_path / "x"):
+        raise OSError(number, os.strerror(number))
+    assert LINES[number] in str(raised.value) and str(tmp_path / "x") in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_name_that_is_too_long_for_the_disk_is_one_line(tmp_path):
+    with pytest.raises(StorageError, match="too long"):
+        make_folder(tmp_path / ("x" * 256))
+
+
+def test_somebody_elses_file_is_not_taken_for_ours(tmp_path):
+    """Else an agent that may not read its own file would stop the whole suite, and be told to choose another cache."""
+    elsewhere = str(tmp_path / "theirs" / "weights")
+    with pytest.raises(PermissionError), disk_errors(tmp_path / "cache" / "kind" / "key"):
+        raise PermissionError(errno.EACCES, "Permission denied", elsewhere)
+    for ours in ("cache/kind/key.partial/x", "cache/kind", "cache"):
+        with pytest.raises(StorageError), disk_errors(tmp_path / "cache" / "kind" / "key"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ours))
 
 
 def test_a_folder_is_copied_onto_others_and_onto_itself(tmp_path, monkeypatch):

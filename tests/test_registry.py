@@ -13,6 +13,7 @@ import pytest
 
 from lewm_bench import registry
 from lewm_bench.adapt import Adapt, ReplayEnv, register_env
+from lewm_bench.agent import Family
 from lewm_bench.agents import AGENTS
 from lewm_bench.errors import NotRun, UserError
 from lewm_bench.records import load_cells
@@ -147,6 +148,28 @@ def test_environments_that_are_not_there(env_id, kwargs, says):
     with pytest.raises(UserError) as raised:
         registry.make_env(env_id, 64, kwargs)
     assert says in str(raised.value) and "\n" not in str(raised.value)
+
+
+FAULTS = {
+    "kind": ({"kind": "worldmodel"}, "kind must be one of 'world model', 'policy', 'privileged', 'floor', got 'worldm"),
+    "no kind": ({}, "kind must be one of 'world model', 'policy', 'privileged', 'floor', got None"),
+    "Config": ({"kind": "policy", "Config": dict}, "Config must be a subclass of lewm_bench.agent.AgentConfig"),
+    "trainable": ({"kind": "policy", "trainable": "yes"}, "trainable must be a bool, got 'yes'"),
+    "summary": ({"kind": "policy", "summary": None}, "summary must be a str, got None"),
+    "planning_only": ({"kind": "policy", "planning_only": ("nothing",)}, "planning_only names 'nothing'"),
+    "space": ({"kind": "policy", "search_space": ("train.steps",)}, "search_space must hold lewm_bench.search.Dimension"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attributes, says", FAULTS.values(), ids=FAULTS)
+def test_a_family_with_a_wrong_attribute_is_refused_where_it_is_looked_up(monkeypatch, attributes, says):
+    faulty = type("Faulty", (Family,), {"load": lambda *_: None, **attributes})()
+    monkeypatch.setattr(registry, "faulty", faulty, raising=False)
+    monkeypatch.setitem(AGENTS, "faulty", "lewm_bench.registry:faulty")
+    with pytest.raises(UserError) as raised:
+        registry.agent_family("faulty:some=setting")
+    assert str(raised.value).startswith(f"agent 'faulty': lewm_bench.registry:faulty: {says}")
+    assert "\n" not in str(raised.value)
 
 
 def test_every_name_is_a_family():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,12 +35,13 @@ from lewm_bench.runner import (
     failure,
     made,
     ready,
+    reason_with_details,
     training_of,
-    tried,
 )
 from lewm_bench.runner import base as common
 from lewm_bench.store import stage_key
 from lewm_bench.suite import Job
+from lewm_bench.system.faults import attempted
 from lewm_bench.tables import seconds as in_words
 from lewm_bench.tables import short
 from lewm_bench.understanding.collapse import examine_collapse
@@ -323,7 +323,7 @@ def examine_all(case: Case, step: Step) -> tuple[dict[str, Found], dict[str, str
     done, skipped = {}, {}
     for name in case.run.suite.of(case.job.env).settings.understanding.examinations:
         step(name)
-        found = tried(lambda name=name: examine(case, name))
+        found = attempted(lambda name=name: examine(case, name))
         if isinstance(found, Exception):
             skipped[name] = reason(case, name, found)
         else:
@@ -337,10 +337,8 @@ def reason(case: Case, name: str, error: Exception) -> str:
         return f"not run: {error}"
     if isinstance(error, UserError):
         return f"{FAILED}: {error}"
-    path = case.run.out / "errors" / f"{stem(case.run, case.job)}__{name}.txt"
-    write_text(path, "".join(traceback.format_exception(error)))
-    text = " ".join(str(error).split())[:300]
-    return f"{FAILED}: {type(error).__name__}: {text} (details: errors/{path.name})"
+    found = reason_with_details(error, case.run.out, f"{stem(case.run, case.job)}__{name}.txt")
+    return f"{FAILED}: {found}"
 
 
 def base(run: Run, job: Job, status: str) -> dict[str, Any]:
@@ -355,7 +353,7 @@ def stem(run: Run, job: Job) -> str:
 
 def attempt(run: Run, job: Job, data: Data | Exception, step: Step = ignore) -> UnderstandingRecord:
     """The record of a job, whatever happens to it."""
-    found = data if isinstance(data, Exception) else tried(lambda: examine_job(run, job, data, step=step))
+    found = data if isinstance(data, Exception) else attempted(lambda: examine_job(run, job, data, step=step))
     if not isinstance(found, Exception):
         return found
     cell = failure(run, job, found)
