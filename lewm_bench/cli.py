@@ -6,10 +6,12 @@ import ctypes
 import difflib
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +23,7 @@ import lewm_bench
 from lewm_bench.errors import Explained, NotRun, PluginError, TrainingFailed, UserError, unknown
 from lewm_bench.names import parse_agent
 from lewm_bench.system.granted import limit_threads
+from lewm_bench.system.signals import Stopped, stopping
 
 # Typer stands on click, or on a copy of it inside itself, depending on its version; both have this base.
 UsageProblem = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -764,9 +767,17 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is imported, which is later
     limit_threads(os.environ)
+    os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")  # pygame's SDL takes those that nobody has, and swallows
     _keep_memory()
     try:
-        status = app(sys.argv[1:] or ["--help"], prog_name="lewm-bench", standalone_mode=False)
+        with stopping():
+            status = app(sys.argv[1:] or ["--help"], prog_name="lewm-bench", standalone_mode=False)
+        if status == INTERRUPTED:  # some versions of typer return it
+            raise KeyboardInterrupt
+    except Stopped as stopped:
+        with suppress(OSError):  # the terminal may be what is gone
+            _fail(str(stopped), stopped.status)
+        status = stopped.status
     except (UserError, NotRun) as error:
         status = _fail(str(error), 2)
     except TrainingFailed as error:
@@ -780,9 +791,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except (typer.Abort, KeyboardInterrupt):
-        status = INTERRUPTED
-    if status == INTERRUPTED:
-        _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
+        status = _fail(str(Stopped(signal.SIGINT)), INTERRUPTED)
     sys.exit(status)
 
 

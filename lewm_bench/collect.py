@@ -8,15 +8,16 @@ already holds the wanted dataset is left as it is.
 from __future__ import annotations
 
 import json
-import signal
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,15 @@ from lewm_bench.config import Config
 from lewm_bench.data import Dataset, DatasetWriter, apportion, split_episodes
 from lewm_bench.env import GoalEnv, PolicyFactory
 from lewm_bench.errors import UserError, unknown
+from lewm_bench.files import disk_errors
 from lewm_bench.policies import LEARNED, check_shares
 from lewm_bench.rng import stream
 from lewm_bench.sac_policy import SACPolicyConfig, load_sac_policy
+from lewm_bench.system.signals import born_deaf, lifeline, live_by
 from lewm_bench.types import Episode
 
-_CHUNK_BYTES = 2**26  # of frames that are in memory before they are written, per process
+_CHUNK_BYTES = 2**26  # of frames between two checkpoints
+_PARTS = ".parts"  # what processes have collected and what waits for its turn to be appended, on disk
 _TIMED = 4  # episodes that tell how long the others will take
 _WORTH_PROCESSES = 10.0  # seconds of work left; starting processes costs a few
 
@@ -122,12 +126,13 @@ def collect(
             Part(tuple(numbers), tuple(names[n] for n in numbers), seed)
             for numbers in _ranges(len(writer.ends), config.episodes, most, workers)
         ]
-        rolled = _roll_parts(env, config.steps, learned, parts, workers)
-        for part, episodes in zip(parts, rolled, strict=True):
-            for number, name, episode in zip(part.numbers, part.policies, episodes, strict=True):
-                writer.add(episode, name)
-                report(number + 1, config.episodes)
-            writer.checkpoint()
+        # Closed at once when something is raised here: its processes must not outlive it.
+        with closing(_roll_parts(env, config.steps, learned, parts, workers, folder / _PARTS)) as rolled:
+            for part, episodes in zip(parts, rolled, strict=True):
+                for number, name, episode in zip(part.numbers, part.policies, episodes, strict=True):
+                    writer.add(episode, name)
+                    report(number + 1, config.episodes)
+                writer.checkpoint()
         return writer.finish(
             **_description(env),
             action_low=env.action_space.low,
@@ -162,13 +167,9 @@ class Part:
     seed: int
 
 
-Rolled = tuple[Episode, ...]
-"""The episodes of a part, in its order."""
-
-
 def _roll_parts(
-    env: GoalEnv, steps: int, learned: Path | None, parts: Sequence[Part], workers: int
-) -> Iterator[Rolled]:
+    env: GoalEnv, steps: int, learned: Path | None, parts: Sequence[Part], workers: int, scratch: Path
+) -> Iterator[Iterator[Episode]]:
     """The parts in order. The first is rolled here; if the rest would take long, by ``workers`` processes."""
     if not parts:
         return
@@ -181,41 +182,103 @@ def _roll_parts(
     if workers < 2 or left < _WORTH_PROCESSES or not isinstance(_spec(env).entry_point, str):
         yield from (_roll(env, steps, policies, part) for part in rest)
         return
-    processes = ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=_start_worker, initargs=(_spec(env), steps, learned)
-    )
+    order = _Order(_spec(env), steps, learned, scratch)
+    with _emptied(scratch), _pool(order, workers) as processes:
+        try:
+            yield from map(_load, _in_order(processes, rest, 2 * workers))
+        except BrokenProcessPool:
+            raise UserError(
+                "a process that collects was ended from outside, probably for its memory; the same command goes on "
+                "where it stopped, with --set collect.chunk=1 it needs less"
+            )
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What a process of the pool needs to know."""
+
+    spec: EnvSpec
+    steps: int
+    learned: Path | None
+    scratch: Path
+
+
+@contextmanager
+def _pool(order: _Order, workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that collect; at the end of this context they are gone, whatever they were at."""
+    line, ours = lifeline()
+    with line, ours:
+        with born_deaf():
+            context = get_context("spawn")
+            processes = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(line, order))
+        try:
+            yield processes
+        finally:
+            ours.close()
+            processes.shutdown(cancel_futures=True)
+
+
+def _in_order(processes: ProcessPoolExecutor, parts: Sequence[Part], most: int) -> Iterator[Path]:
+    """The files of the parts, of which at most ``most`` are worked on or wait for their turn."""
+
+    def submit(part: Part) -> Future[Path]:
+        with born_deaf():  # this is what starts processes
+            return processes.submit(_roll_in_worker, part)
+
+    waiting = deque(map(submit, parts[:most]))
+    for part in [*parts[most:], *[None] * len(waiting)]:
+        yield waiting.popleft().result()
+        if part is not None:
+            waiting.append(submit(part))
+
+
+@contextmanager
+def _emptied(folder: Path) -> Iterator[None]:
+    """A folder that is there in this context only; what a killed process has left in it is removed first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with disk_errors(folder):
+        folder.mkdir()
     try:
-        waiting = deque(processes.submit(_roll_in_worker, part) for part in rest[: 2 * workers])
-        for part in [*rest[2 * workers :], *[None] * len(waiting)]:
-            yield waiting.popleft().result()
-            if part is not None:
-                waiting.append(processes.submit(_roll_in_worker, part))
-    except BrokenProcessPool:
-        raise UserError(
-            "a process that collects was ended from outside, probably for its memory; the same command goes on where "
-            "it stopped, with --set collect.chunk=1 it needs less"
-        )
+        yield
     finally:
-        processes.shutdown(cancel_futures=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-_order: tuple[EnvSpec, int, Path | None] | None = None
+_order: _Order | None = None
 _made: list[GoalEnv] = []
 """In a process of the pool: what to do, and the environment once it is made."""
 
 
-def _start_worker(spec: EnvSpec, steps: int, learned: Path | None) -> None:
+def _start_worker(line: Connection, order: _Order) -> None:
     global _order
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
-    _order = spec, steps, learned
+    live_by(line)
+    _order = order
 
 
-def _roll_in_worker(part: Part) -> Rolled:
+def _roll_in_worker(part: Part) -> Path:
     assert _order is not None
-    spec, steps, learned = _order
     if not _made:  # not at the start of the process, where an error could not say what it is
-        _made.append(gym.make(spec, disable_env_checker=True).unwrapped)
-    return _roll(_made[0], steps, _policies(_made[0], learned), part)
+        _made.append(gym.make(_order.spec, disable_env_checker=True).unwrapped)
+    path = _order.scratch / f"{part.numbers[0]}.npy"
+    _save(path, _roll(_made[0], _order.steps, _policies(_made[0], _order.learned), part))
+    return path
+
+
+def _save(path: Path, episodes: Iterator[Episode]) -> None:
+    """Write episodes into a file, one in memory at a time."""
+    with disk_errors(path), path.open("wb") as file:
+        for episode in episodes:
+            for values in (episode.frames, episode.states, episode.actions):
+                np.save(file, values, allow_pickle=False)
+
+
+def _load(path: Path) -> Iterator[Episode]:
+    """The episodes of a file, one in memory at a time; then it is deleted."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        while file.tell() < size:
+            yield Episode(*(np.load(file, allow_pickle=False) for _ in range(3)))
+    path.unlink()
 
 
 def _policies(env: GoalEnv, learned: Path | None) -> Mapping[str, PolicyFactory]:
@@ -250,8 +313,21 @@ def episode_policies(known: Collection[str], config: CollectConfig, rng: np.rand
     return [names[i] for i in rng.permutation(len(names))]
 
 
-def _roll(env: GoalEnv, steps: int, factories: Mapping[str, PolicyFactory], part: Part) -> Rolled:
-    """The episodes of a part, in lock step."""
+def _roll(env: GoalEnv, steps: int, factories: Mapping[str, PolicyFactory], part: Part) -> Iterator[Episode]:
+    """The episodes of a part, moved in lock step and drawn one by one, since frames are what takes memory.
+
+    Each has frames (T+1, h, w, 3) uint8, states (T+1, X) float64 and actions (T, action_dim) float32.
+    """
+    states, actions, lengths = _moved(env, steps, factories, part)
+    for n, length in enumerate(lengths.tolist()):
+        seen = states[n, : length + 1].copy()
+        yield Episode(env.render_states(seen), states[n, : length + 1], actions[n, :length])
+
+
+def _moved(
+    env: GoalEnv, steps: int, factories: Mapping[str, PolicyFactory], part: Part
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """States (N, steps+1, X), executed actions (N, steps, action_dim) and how many of them (N,), of a part."""
 
     def streams(purpose: str) -> list[np.random.Generator]:
         return [stream(part.seed, "collect", _spec(env).id, purpose, number) for number in part.numbers]
@@ -276,10 +352,7 @@ def _roll(env: GoalEnv, steps: int, factories: Mapping[str, PolicyFactory], part
         lengths[going[ended]], going = t + 1, going[~ended]
         if not len(going):
             break
-    return tuple(
-        Episode(env.render_states(states[n, : length + 1].copy()), states[n, : length + 1], actions[n, :length])
-        for n, length in enumerate(lengths.tolist())
-    )
+    return states, actions, lengths
 
 
 @contextmanager
