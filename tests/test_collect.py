@@ -331,6 +331,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def test_two_processes_change_no_byte(tmp_path: Path, pools, whole: Dataset) -> None:
+    (tmp_path / ".parts").mkdir()
+    (tmp_path / ".parts" / "2.npy").write_bytes(b"left by a killed process")
     done: list[int] = []
     dataset = collect(make_env(MAZE, 16), small(), 5, tmp_path, lambda n, _: done.append(n), workers=2)
     # The first part is rolled here; more parts than are ever waiting, so that the window moves.
@@ -429,6 +431,31 @@ def test_frames_beyond_the_memory_wait_for_the_next_part(tmp_path, monkeypatch, 
     collect(make_env(MAZE, 16), small(chunk=5), 5, tmp_path, progress=False)
     assert rolled == sizes
     assert digests(tmp_path) == digests(whole.folder)
+
+
+def test_frames_are_drawn_one_episode_at_a_time(monkeypatch) -> None:
+    """They are what takes memory; the states of a part are there at once."""
+    env, drawn = make_toy(), []
+    real = env.render_states
+    monkeypatch.setattr(env, "render_states", lambda states: drawn.append(len(states)) or real(states))
+    part = collecting.Part((0, 1, 2), ("jitter", "drift", "jitter"), 0)
+    episodes = collecting._roll(env, 9, env.policies(), part)
+    for number in range(3):
+        assert len(drawn) == number
+        assert next(episodes).frames.shape == (10, 16, 16, 3)
+
+
+def test_episodes_pass_from_process_to_process_through_files_one_by_one(tmp_path: Path) -> None:
+    env = make_toy()
+    part = collecting.Part((0, 1, 2), ("jitter", "drift", "jitter"), 0)
+    collecting._save(tmp_path / "0.npy", collecting._roll(env, 9, env.policies(), part))
+    loaded = collecting._load(tmp_path / "0.npy")
+    for number, episode in enumerate(collecting._roll(env, 9, env.policies(), part)):
+        other = next(loaded)
+        for name in ("frames", "states", "actions"):
+            mine, theirs = getattr(episode, name), getattr(other, name)
+            assert mine.dtype == theirs.dtype and np.array_equal(mine, theirs), (number, name)
+    assert list(loaded) == [] and list(tmp_path.iterdir()) == []
 
 
 # The learned policy's settings.

@@ -226,8 +226,11 @@ def test_every_stage_of_a_run_stops_and_goes_on(tmp_path: Path, stage: str) -> N
         "evaluating": "from lewm_bench import runner; place, name = runner, 'extras'",
         "reporting": "from lewm_bench import plots; place, name = plots, 'draw_all'",
     }
-    settings = "collect.episodes=20 collect.steps=30 evaluate.num_pairs=2 evaluate.latent_oracle_pairs=0 lewm.train.steps=3 lewm.train.batch_size=4 "
-    settings += "image_size=32 evaluate.goal_offset=[5] cem.num_samples=8 cem.num_elites=2 cem.num_iterations=1"
+    settings = [
+        *("collect.episodes=20", "collect.steps=30", "image_size=32", "lewm.train.steps=3", "lewm.train.batch_size=4"),
+        *("evaluate.goal_offset=[5]", "evaluate.num_pairs=2", "evaluate.latent_oracle_pairs=0"),
+        *("cem.num_samples=8", "cem.num_elites=2", "cem.num_iterations=1"),
+    ]
     command = [
         "run",
         "--suite",
@@ -240,7 +243,7 @@ def test_every_stage_of_a_run_stops_and_goes_on(tmp_path: Path, stage: str) -> N
         "0",
     ]
     command += ["--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--device", "cpu"]
-    command += [word for setting in settings.split() for word in ("--set", setting)]
+    command += [word for setting in settings for word in ("--set", setting)]
     hook = f"""
 sys.argv = ["lewm-bench", *{command!r}]
 {moments[stage]}
