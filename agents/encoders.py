@@ -122,7 +122,7 @@ class LocalEncoder(nn.Module):
         # A sign convention: eigenvectors are defined up to sign, and a table must not depend on the library's choice.
         vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
         scale = (centred @ vectors).std()
-        self.components.copy_(vectors / scale)
+        self.components.copy_((vectors / scale).float())
 
     def loss(self, batch: tuple[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The pretraining objective on (N, 3, h, w) uint8 frames."""

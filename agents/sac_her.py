@@ -73,22 +73,25 @@ class Scale(NamedTuple):
 
 
 class StateGoalEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
-    """A ``GoalEnv`` as stable-baselines3's HER wants it: z-scored states, reward 0 at the goal and -1 elsewhere."""
+    """A ``GoalEnv`` as stable-baselines3's HER wants it: z-scored states, reward 0 at the goal and -1 elsewhere.
+
+    What it shows is rounded to float32, also in the hindsight rewards, which are computed from it.
+    """
 
     def __init__(self, env: GoalEnv, scale: Scale, episode_steps: int, rng: np.random.Generator) -> None:
         self.inner, self.scale, self.episode_steps, self._rng = env, scale, episode_steps, rng
         size = env.get_state().shape
-        box = gym.spaces.Box(-np.inf, np.inf, size, np.float64)
+        box = gym.spaces.Box(-np.inf, np.inf, size, np.float32)  # not every device has float64
         self.observation_space = gym.spaces.Dict(
             {name: box for name in ("observation", "achieved_goal", "desired_goal")}
         )
         self.action_space = env.action_space
-        self._goal = np.zeros(size)
+        self._goal = np.zeros(size, np.float32)
         self._step = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
-        self._goal, self._step = self.scale.standardize(self.inner.sample_state(self._rng)), 0
+        self._goal, self._step = self.scale.standardize(self.inner.sample_state(self._rng)).astype(np.float32), 0
         self.inner.set_state(self.inner.sample_state(self._rng))
         return self._observation(), {}
 
@@ -105,7 +108,7 @@ class StateGoalEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         return reached.astype(np.float32) - 1.0
 
     def _observation(self) -> dict[str, np.ndarray]:
-        state = self.scale.standardize(self.inner.get_state())
+        state = self.scale.standardize(self.inner.get_state()).astype(np.float32)
         return {"observation": state, "achieved_goal": state, "desired_goal": self._goal}
 
 
@@ -126,13 +129,14 @@ class StateController:
     """One batch of episodes."""
 
     def __init__(self, policy, scale: Scale, goals: np.ndarray) -> None:
-        self._policy, self._scale, self._goals = policy, scale, scale.standardize(goals)
+        self._policy, self._scale = policy, scale
+        self._goals = scale.standardize(goals).astype(np.float32)
 
     def encode(self, past: Past) -> np.ndarray:
         return past.states
 
     def search(self, states: np.ndarray) -> np.ndarray:
-        scores = self._scale.standardize(states)
+        scores = self._scale.standardize(states).astype(np.float32)
         observation = {"observation": scores, "achieved_goal": scores, "desired_goal": self._goals}
         actions, _ = self._policy.predict(observation, deterministic=True)
         return actions[:, None]
@@ -145,7 +149,7 @@ class SACHERFamily(Family):
     summary = "SAC with hindsight replay on true states and the success signal, trained online: a reference line"
     kind = "privileged"
     trainable = True
-    schema = 2
+    schema = 3
     step_cost = 0.01
     decision_cost = 0.05
 

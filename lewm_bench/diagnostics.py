@@ -7,7 +7,11 @@ from torch import Tensor
 
 
 def effective_rank(latents: Tensor) -> Tensor:
-    """exp of the entropy of the normalised covariance spectrum of (N, D) latents; 1 to D (Roy and Vetterli, 2007)."""
+    """exp of the entropy of the normalised covariance spectrum of (N, D) latents; 1 to D (Roy and Vetterli, 2007).
+
+    On the CPU and without gradients: MPS has no eigenvalues.
+    """
+    latents = latents.detach().cpu()
     centred = latents - latents.mean(0)
     gram = centred.T @ centred
     if not gram.isfinite().all():  # a training that diverges, which its loss says better than LAPACK
