@@ -75,7 +75,7 @@ class Scale(NamedTuple):
 class StateGoalEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
     """A ``GoalEnv`` as stable-baselines3's HER wants it: z-scored states, reward 0 at the goal and -1 elsewhere.
 
-    What it shows is rounded to float32, also in the hindsight rewards, which are computed from it.
+    What it shows is rounded to float32, and so is what hindsight rewards are computed from; its own are exact.
     """
 
     def __init__(self, env: GoalEnv, scale: Scale, episode_steps: int, rng: np.random.Generator) -> None:
@@ -86,21 +86,21 @@ class StateGoalEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
             {name: box for name in ("observation", "achieved_goal", "desired_goal")}
         )
         self.action_space = env.action_space
-        self._goal = np.zeros(size, np.float32)
+        self._goal = np.zeros(size)
         self._step = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
-        self._goal, self._step = self.scale.standardize(self.inner.sample_state(self._rng)).astype(np.float32), 0
+        self._goal, self._step = self.scale.standardize(self.inner.sample_state(self._rng)), 0
         self.inner.set_state(self.inner.sample_state(self._rng))
         return self._observation(), {}
 
     def step(self, action: np.ndarray):
         self.inner.advance(action)
         self._step += 1
-        observation = self._observation()
-        reward = float(self.compute_reward(observation["achieved_goal"], self._goal, {}))
-        return observation, reward, False, self._step >= self.episode_steps, {}
+        state = self.scale.standardize(self.inner.get_state())
+        reward = float(self.compute_reward(state, self._goal, {}))
+        return self._observation(), reward, False, self._step >= self.episode_steps, {}
 
     def compute_reward(self, achieved: np.ndarray, desired: np.ndarray, info: object) -> np.ndarray:
         """(..., X) z-scored states and goals to (...)."""
@@ -109,7 +109,7 @@ class StateGoalEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
 
     def _observation(self) -> dict[str, np.ndarray]:
         state = self.scale.standardize(self.inner.get_state()).astype(np.float32)
-        return {"observation": state, "achieved_goal": state, "desired_goal": self._goal}
+        return {"observation": state, "achieved_goal": state, "desired_goal": self._goal.astype(np.float32)}
 
 
 class StatePolicy:
