@@ -153,12 +153,18 @@ class AdaptedEnv(GoalEnv):
         self.threshold, self.distance_unit = settings.threshold, settings.unit
         self.exploration = settings.exploration
         self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
-        self._arguments = dict(arguments)
+        self._arguments, self._kind = dict(arguments), type(inner)
         self._discrete = isinstance(inner.action_space, gym.spaces.Discrete)
         self._actions = Actions(inner.action_space, source)
         self.action_space = self._actions.space
         self._frame: Frame = named(settings.frame) if settings.frame else methodcaller("render")
         self._distance: Distance = named(settings.distance) if settings.distance else self._compare
+
+    def sources(self) -> tuple[object, ...]:
+        entry = gym.spec(self.source.rpartition(":")[2]).entry_point
+        module = entry.partition(":")[0] if isinstance(entry, str) else entry
+        chosen = [named(path) for path in (self.settings.distance, self.settings.frame) if path]
+        return (self._kind, module, *chosen)
 
     @abstractmethod
     def vector(self, states: np.ndarray) -> np.ndarray:

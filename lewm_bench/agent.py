@@ -163,6 +163,7 @@ def card_of(setting: Setting) -> dict:
         "agent": parse_agent(setting.agent).trained,
         "config": setting.config.model_dump(mode="json"),
         "env": setting.env_id,
+        "environment": setting.env.identity(),
         "image_size": setting.image_size,
         "action_dim": setting.action_dim,
         "dataset": setting.dataset_key,

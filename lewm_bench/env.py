@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -10,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 
 from lewm_bench.errors import unknown
+from lewm_bench.system.source import Made, made_of
 
 BatchPolicy = Callable[[np.ndarray], np.ndarray]
 """(N, X) states of N parallel episodes to (N, action_dim) actions. Holds whatever evolves between steps."""
@@ -41,6 +44,8 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
     """The policies that collect its data unless a suite says otherwise, and the fraction of episodes of each."""
     proprioception: ClassVar[tuple[str, ...]] = ()
     """The ``quantities`` that the agent's body would sense of itself, for agents that may read them beside the frames."""
+    schema: ClassVar[int] = 1
+    """Raise it when something changes the data that is not seen in the source: a file that it reads, for instance."""
     action_space: gym.spaces.Box
     observation_space: gym.spaces.Box
 
@@ -142,6 +147,10 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
         del states
         return np.stack([self.sample_state(rng) for rng in rngs])
 
+    def sources(self) -> tuple[object, ...]:
+        """Classes, functions and names of modules that determine it beside its own class and what that imports."""
+        return ()
+
     def policies(self) -> Mapping[str, PolicyFactory]:
         """Exploratory policies by name, for collecting data; every environment has the generic ones."""
         from lewm_bench.policies import generic_policies
@@ -149,6 +158,24 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
         return generic_policies(self.action_space)
 
     # Final: the same for every environment.
+
+    def made_of(self) -> Made:
+        """Its source, as far as it is not of this package, and the versions of the packages that it uses."""
+        entry = self.spec.entry_point if self.spec else None
+        module = [entry.partition(":")[0]] if isinstance(entry, str) else [entry] if entry else []
+        return made_of((self, *module, *self.sources()))
+
+    def identity(self) -> str:
+        """16 hex digits that two environments share if they are the same but for the size of their pictures."""
+        kwargs = {
+            name: value for name, value in (self.spec.kwargs if self.spec else {}).items() if name != "image_size"
+        }
+        text = json.dumps(
+            [self.spec.id if self.spec else "", kwargs, self.schema, self.made_of().digest],
+            sort_keys=True,
+            default=repr,
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -83,6 +83,7 @@ class CellRecord(Config):
     tokens_per_frame: int | None = None
     train_seconds: float | None = None
     training: dict[str, list[float | None]] = Field(default_factory=dict)  # columns of the log; "step" is one of them
+    train_hardware: dict[str, str] = Field(default_factory=dict)  # with the device and the number of threads
     evaluation_complete: bool = True
     offsets: tuple[OffsetRecord, ...] = ()
     episodes: tuple[EpisodeRow, ...] = ()

@@ -61,6 +61,20 @@ def agent_names() -> list[str]:
     return sorted({*AGENTS, *(entry.name for entry in entry_points(group=AGENT_GROUP))})
 
 
+def agent_path(name: str) -> str:
+    """``module:attribute`` of an agent's family.
+
+    Raises:
+        UserError: nothing is registered under the name.
+    """
+    base = parse_agent(name).base
+    announced = {entry.name: entry.value for entry in entry_points(group=AGENT_GROUP)}
+    path = AGENTS.get(base) or announced.get(base) or (base if "." in base and ":" in base else None)
+    if path is None:
+        raise unknown("agent", base, agent_names())
+    return path
+
+
 def agent_family(name: str) -> Family:
     """The family registered as ``name``, or the object at ``module:attribute``.
 
@@ -69,11 +83,7 @@ def agent_family(name: str) -> Family:
         NotRun: the family needs a package that is not installed.
         PluginError: its module raised something else while it was imported.
     """
-    base = parse_agent(name).base
-    announced = {entry.name: entry.value for entry in entry_points(group=AGENT_GROUP)}
-    path = AGENTS.get(base) or announced.get(base) or (base if "." in base and ":" in base else None)
-    if path is None:
-        raise unknown("agent", base, agent_names())
+    base, path = parse_agent(name).base, agent_path(name)
     module, _, attribute = path.partition(":")
     imported = imported_for(base, module)
     try:

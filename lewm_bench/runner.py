@@ -73,7 +73,7 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
     settings = run.suite.of(spec).settings
     env = make_env(spec.id, settings.image_size, spec.kwargs, spec.adapt)
     config = settings.collect.of(env)
-    key = dataset_spec(spec, settings.image_size, config)
+    key = dataset_spec(spec, env, config)
 
     def build(work: Path) -> None:
         learned = policy_of(run, env, config, key) if LEARNED in config.policies else None
@@ -130,8 +130,8 @@ def checkpoint_of(setting: Setting, family: Family) -> Path | None:
         return None
 
     def build(work: Path) -> None:
-        log = family.train(setting, work)
-        write_text(work / TRAINING, json.dumps({"columns": log.columns, "seconds": log.seconds}))
+        log, where = family.train(setting, work), hardware(setting.device)
+        write_text(work / TRAINING, json.dumps({"columns": log.columns, "seconds": log.seconds, "hardware": where}))
 
     folder = setting.store.stage("model", model_spec(setting, family), build)
     if setting.config.train.on_collapse == "fail":
@@ -328,10 +328,26 @@ def check_card(folder: Path, setting: Setting) -> None:
             raise UserError(
                 f"checkpoint {folder} was made with {name} {theirs!r}, but here it is {ours!r}; set it alike"
             )
+    check_environment(folder, found, setting)
     if isinstance(seed := found.get("seed"), int) and seed != setting.seed:
         raise UserError(f"checkpoint {folder} was trained with seed {seed}, not {setting.seed}; add --seed {seed}")
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder} is not a checkpoint: it has no {WEIGHTS}")
+
+
+def check_environment(folder: Path, card: dict[str, Any], setting: Setting) -> None:
+    """Refuse a checkpoint that was made in another environment, or in another version of this one.
+
+    Raises:
+        UserError: it was; a card of before there were identities is believed for its environment's name.
+    """
+    was, here, identity = card.get("env"), setting.env_id, setting.env.identity()
+    known = "environment" in card
+    same = card["environment"] == identity if known else was in (here, None)
+    if not same and was == here:
+        raise UserError(f"checkpoint {folder} was made in {here} before its code or arguments changed; train again")
+    if not same:
+        raise UserError(f"checkpoint {folder} was made in {was}, not in {here}; name its environment with --env")
 
 
 def flat_card(card: Any, free: Collection[str]) -> dict[str, Any]:
@@ -379,6 +395,7 @@ def record(
         tokens_per_frame=extra["tokens_per_frame"],
         train_seconds=training.get("seconds"),
         training=training.get("columns", {}),
+        train_hardware=training.get("hardware", {}),
         offsets=offsets,
         episodes=rows,
         versions=extra["versions"],

@@ -594,6 +594,38 @@ def test_a_checkpoint_is_evaluated_only_with_the_settings_it_was_made_with(finis
     refused(r"trained with seed 0, not 1; add --seed 0", agents=["gcbc"], seeds=[1])
 
 
+def test_a_checkpoint_of_another_environment_is_refused(finished, config, tmp_path, monkeypatch):
+    run = make_run(config, tmp_path, finished.run.store.root, agents=["gcbc"])
+    job, data = run.suite.jobs[0], runner.dataset_of(run, run.suite.jobs[0].env)
+    setting = runner.setting_of(run, job, *data)
+    made = runner.checkpoint_of(setting, runner.agent_family("gcbc"))
+    card = json.loads((made / "card.json").read_text())
+    assert card["env"] == UMAZE and card["environment"] == data[0].identity()
+
+    def given(**changes) -> Path:
+        folder = tmp_path / "given"
+        files.copy_folder(made, folder)
+        changed = {name: value for name, value in {**card, **changes}.items() if value is not None}
+        (folder / "card.json").write_text(json.dumps(changed))
+        return folder
+
+    def refused(folder: Path, reason: str) -> None:
+        with pytest.raises(UserError, match=reason) as error:
+            runner.run_job(run, job, *data, checkpoint=folder)
+        assert "\n" not in str(error.value)
+
+    medium = "lewm_bench/PointMaze-Medium-v0"
+    refused(
+        given(env=medium, environment="0" * 16), f"made in {medium}, not in {UMAZE}; name its environment with --env"
+    )
+    refused(given(env=medium, environment=None), f"made in {medium}, not in {UMAZE}")  # a card of an earlier version
+    refused(given(environment="0" * 16), f"made in {UMAZE} before its code or arguments changed; train again")
+    runner.run_job(run, job, *data, checkpoint=given(env="another name of the same"))
+    runner.run_job(run, job, *data, checkpoint=given(environment=None))
+    monkeypatch.setattr(type(data[0]), "schema", 99)
+    refused(made, "before its code or arguments changed")
+
+
 def test_what_is_not_a_checkpoint_is_said_so(finished, config, tmp_path):
     run = make_run(config, tmp_path, finished.run.store.root, agents=["gcbc"])
     job, data = run.suite.jobs[0], runner.dataset_of(run, run.suite.jobs[0].env)

@@ -2,29 +2,42 @@
 
 Two runs share a stage if and only if these say the same. What changes nothing (progress, workers, how often a training
 is saved) stays out of them.
+
+Code belongs to what determines a stage. Of other people's environments and agents it is the source itself and the
+versions of the packages that it imports (``lewm_bench.system.source``). Of ours it is a number that is raised by hand
+when a change of the code changes results, or else every commit would empty every cache: ``DATA_SCHEMA`` and the
+environment's ``schema``, ``MODEL_SCHEMA`` and the family's, ``EVALUATION_SCHEMA``. A test tells when one is due.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from lewm_bench import sac_policy
 from lewm_bench.agent import Family, Setting
-from lewm_bench.collect import CollectConfig
+from lewm_bench.collect import LEARNED, CollectConfig
+from lewm_bench.env import GoalEnv
 from lewm_bench.names import parse_agent
+from lewm_bench.registry import agent_path
 from lewm_bench.suite import EnvSpec, Job, Suite
+from lewm_bench.system.source import made_of
 from lewm_bench.train import FREE
 
-DATA_SCHEMA, MODEL_SCHEMA, EVALUATION_SCHEMA = 1, 1, 2
+DATA_SCHEMA, MODEL_SCHEMA, EVALUATION_SCHEMA = 2, 2, 3
 DATA_SEED = 0  # all training seeds share one dataset
 
 
-def dataset_spec(spec: EnvSpec, image_size: int, config: CollectConfig) -> dict[str, Any]:
+def dataset_spec(spec: EnvSpec, env: GoalEnv, config: CollectConfig) -> dict[str, Any]:
     """What determines the data of an environment, collected as ``config`` says."""
+    made = env.made_of()
+    learned = made_of([sac_policy]).packages if LEARNED in config.policies else {}
     key = {
-        "schema": DATA_SCHEMA,
+        "schema": [DATA_SCHEMA, env.schema],
         "env": spec.id,
         "kwargs": spec.kwargs,
-        "image_size": image_size,
+        "source": made.digest,
+        "packages": {**made.packages, **learned},
+        "image_size": env.observation_space.shape[0],
         "collect": config.recipe(),
         "seed": DATA_SEED,
     }
@@ -35,8 +48,14 @@ def dataset_spec(spec: EnvSpec, image_size: int, config: CollectConfig) -> dict[
 
 def policy_spec(config: CollectConfig, dataset: dict[str, Any]) -> dict[str, Any]:
     """What determines the policy that is trained before it collects the data of ``dataset_spec``."""
-    same = {"schema", "env", "kwargs", "adapt", "seed"}
+    same = {"schema", "env", "kwargs", "source", "packages", "adapt", "seed"}
     return {k: v for k, v in dataset.items() if k in same} | {"config": config.sac.model_dump(mode="json")}
+
+
+def code_of(agent: str, family: Family) -> dict[str, Any]:
+    """What stands for the code of an agent."""
+    made = made_of([family, family.Config, agent_path(agent).partition(":")[0]])
+    return {"schema": [MODEL_SCHEMA, family.schema], "source": made.digest, "packages": dict(made.packages)}
 
 
 def model_spec(setting: Setting, family: Family) -> dict[str, Any]:
@@ -47,10 +66,10 @@ def model_spec(setting: Setting, family: Family) -> dict[str, Any]:
     for name in family.planning_only:
         config.pop(name)
     return {
-        "schema": [MODEL_SCHEMA, family.schema],
+        **code_of(setting.agent, family),
         "agent": parse_agent(setting.agent).base,
         "config": config,
-        "dataset": setting.dataset_key,
+        "dataset": [setting.dataset_key, setting.dataset.fingerprint],
         "seed": setting.seed,
         "device": setting.device.type,
         "outside": setting.outside or family.outside(setting),
@@ -61,7 +80,7 @@ def failure_spec(suite: Suite, job: Job, family: Family, dataset: str, device: s
     """What determines that a training fails; unlike for weights, what counts as collapse belongs to it."""
     resolved = suite.of(job.env)
     return {
-        "schema": [MODEL_SCHEMA, family.schema],
+        **code_of(job.agent, family),
         "agent": parse_agent(job.agent).trained,
         "config": resolved.agent_config(job.agent).model_dump(mode="json"),
         "training": resolved.settings.training.model_dump(mode="json"),
