@@ -77,7 +77,7 @@ def _homes(one: object) -> Iterator[tuple[str, str | None]]:
     known = one if isinstance(one, type) or inspect.isroutine(one) else type(one)
     for part in known.__mro__ if isinstance(known, type) else (known,):
         name = part.__module__
-        if name.split(".")[0] in sys.stdlib_module_names - {"__main__"} or _is_base(name):
+        if name.split(".")[0] in {*sys.stdlib_module_names, *CHANGES_NOTHING} - {"__main__"} or _is_base(name):
             continue
         yield name, None if _file(_spec_of(name)) else _loose(part)
 

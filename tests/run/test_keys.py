@@ -212,6 +212,7 @@ def test_numbers_stand_for_our_own_code(monkeypatch):
         return [keys.dataset_spec(spec, env, CollectConfig().of(env)), keys.code_of("gcbc", family)]
 
     before = stages()
+    assert [one["source"] for one in before] == ["", ""]
     for where, name, expected in (
         (keys, "DATA_SCHEMA", [True, False]),
         (type(env), "schema", [True, False]),
