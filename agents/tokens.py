@@ -31,6 +31,7 @@ from lewm_bench.checkpoint import load_weights
 from lewm_bench.errors import UserError
 from lewm_bench.files import disk_errors, write_text
 from lewm_bench.rng import stream, torch_stream
+from lewm_bench.system.source import made_of
 
 if TYPE_CHECKING:
     from lewm_bench.agents.dino_wm import DinoWMConfig
@@ -65,7 +66,9 @@ def frozen_encoder(setting: Setting[DinoWMConfig]) -> Encoder:
 
 def encoder_spec(setting: Setting[DinoWMConfig], encoder: Encoder) -> dict:
     """What determines the tokens of a dataset."""
-    spec = {"dataset": setting.dataset_key, "encoder": setting.config.encoder, "device": setting.device.type}
+    data = [setting.dataset_key, setting.dataset.fingerprint]
+    spec = {"dataset": data, "encoder": setting.config.encoder, "device": setting.device.type}
+    spec["packages"] = dict(made_of([__name__]).packages)
     if isinstance(encoder, Dinov2Encoder):
         return spec | {"schema": ENCODER_SCHEMA, "weights": encoder.identity.hex()}
     return spec | {"schema": ENCODER_SCHEMA, "local": setting.config.local.model_dump(mode="json")}

@@ -90,6 +90,10 @@ SolverOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 CacheOption = Annotated[Path | None, typer.Option("--cache", help="Where stages are kept; also $LEWM_BENCH_CACHE.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Another benchmarks.yaml.")]
+FreshOption = Annotated[
+    list[str] | None,
+    typer.Option("--fresh", help="collect, train or evaluate: this and what follows anew; the old is kept aside."),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
@@ -148,10 +152,12 @@ def _prepare(
     config: Path | None = None,
     out: Path | None = None,
     quiet: bool = False,
+    fresh: Sequence[str] | None = None,
 ):
     """The run that the common options describe."""
     from lewm_bench import suite as suites
     from lewm_bench.device import resolve_device, share_cores
+    from lewm_bench.run.keys import fresh_kinds
     from lewm_bench.runner import Run
     from lewm_bench.store import Store, default_cache
     from lewm_bench.system.granted import cores
@@ -173,7 +179,7 @@ def _prepare(
         raise UserError("the suite's limits leave nothing to run; name --seeds or --set evaluate.goal_offset=[25]")
     run = Run(
         suite=resolved,
-        store=Store(cache or default_cache()),
+        store=Store(cache or default_cache(), fresh_kinds(_names(",".join(fresh or ())))),
         out=out or Path("results") / suite,
         device=resolve_device(device),
         progress=not quiet and sys.stderr.isatty(),
@@ -197,6 +203,7 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", help="Default: results/SUITE.")] = None,
     cache: CacheOption = None,
     config: ConfigOption = None,
+    fresh: FreshOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Collect, train, plan and report: everything a suite needs. Kill it and run it again: it goes on.
@@ -211,10 +218,12 @@ def run(
     if _is_speed(suite, config):
         if agents or seeds or envs:
             raise UserError(f"the suite {suite} times planning and has no agents, seeds or environments to choose")
+        if fresh:
+            raise UserError("--fresh is for what the cache keeps; times are measured anew every time")
         return _speed(suite, profile, overrides, device, out, config, quiet, None)
     it = _prepare(
         suite, profile, agents=agents, seeds=seeds, envs=envs, overrides=overrides, device=device, cache=cache,
-        config=config, out=out, quiet=quiet,
+        config=config, out=out, quiet=quiet, fresh=fresh,
     )  # fmt: skip
     if it.suite.understand:
         from lewm_bench.understanding.run import examine_suite
@@ -317,6 +326,7 @@ def collect(
     overrides: SetOption = None,
     cache: CacheOption = None,
     config: ConfigOption = None,
+    fresh: FreshOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Collect the reward-free trajectories of a suite's environments and print where they are.
@@ -325,7 +335,17 @@ def collect(
     """
     from lewm_bench.runner import dataset_of
 
-    it = _prepare(suite, profile, envs=env, overrides=overrides, device="cpu", cache=cache, config=config, quiet=quiet)
+    it = _prepare(
+        suite,
+        profile,
+        envs=env,
+        overrides=overrides,
+        device="cpu",
+        cache=cache,
+        config=config,
+        quiet=quiet,
+        fresh=fresh,
+    )
     for spec in it.suite.envs:
         _, dataset, _ = dataset_of(it, spec)
         rows = len(dataset.frames)
@@ -344,6 +364,7 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", help="Also copy the checkpoint into this folder.")] = None,
     cache: CacheOption = None,
     config: ConfigOption = None,
+    fresh: FreshOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train one agent on one environment and print its checkpoint folder (safetensors and JSON).
@@ -361,7 +382,7 @@ def train(
         raise UserError(f"{agent} does not train; evaluate it right away: lewm-bench evaluate {agent}")
     it = _prepare(
         suite, profile, agents=agent, seeds=str(seed), envs=env, overrides=overrides, device=device, cache=cache,
-        config=config, quiet=quiet,
+        config=config, quiet=quiet, fresh=fresh,
     )  # fmt: skip
     if out is not None:
         make_folder(out)
@@ -391,6 +412,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", help="Also write a report into this folder.")] = None,
     cache: CacheOption = None,
     config: ConfigOption = None,
+    fresh: FreshOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Evaluate one agent on one environment, training it first if there is no checkpoint.
@@ -412,7 +434,7 @@ def evaluate(
     overrides = [*_solver(solver), *(overrides or [])]
     it = _prepare(
         suite, profile, agents=agent, seeds=str(seed), envs=env, overrides=overrides, device=device, cache=cache,
-        config=config, out=out, quiet=quiet,
+        config=config, out=out, quiet=quiet, fresh=fresh,
     )  # fmt: skip
     if out is not None:
         make_folder(out)

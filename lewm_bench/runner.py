@@ -36,6 +36,7 @@ from lewm_bench.protocol import Pairs, sample_pairs
 from lewm_bench.provenance import commit, hardware, versions
 from lewm_bench.records import CellRecord, EpisodeRow, OffsetRecord
 from lewm_bench.registry import agent_family, make_env
+from lewm_bench.run.agreement import disagreement
 from lewm_bench.run.keys import DATA_SEED, dataset_spec, evaluation_spec, latent_oracle_pairs, model_spec, policy_spec
 from lewm_bench.sac_policy import CARD, train_sac_policy
 from lewm_bench.store import Store, stage_key
@@ -82,9 +83,14 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
         seconds = time.perf_counter() - begin
         rate = "" if resumed else f" in {seconds:.1f} s, {frames / seconds:.0f} per second"
         run.say(f"{spec.label}: {frames} frames collected{rate}")
+        built.append(work)
 
-    folder = run.store.stage("dataset", key, build)
-    return env, Dataset.open(folder), stage_key("dataset", key)
+    built: list[Path] = []
+    dataset = Dataset.open(run.store.stage("dataset", key, build))
+    if problem := disagreement(env, dataset):
+        again = f"`lewm-bench check {spec.id}` says why" if built else "collect again with --fresh collect"
+        raise UserError(f"{spec.label} does not do again what its data in {dataset.folder} hold: {problem}; {again}")
+    return env, dataset, stage_key("dataset", key)
 
 
 def policy_of(run: Run, env: GoalEnv, config: CollectConfig, dataset: dict[str, Any]) -> Path:

@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -55,8 +55,10 @@ def stage_key(kind: str, spec: dict[str, Any]) -> str:
 class Store:
     """A folder of finished stages that several processes may share."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, fresh: Collection[str] = ()) -> None:
+        """``fresh`` are kinds of stages that are built again, each stage once, also where the cache has them."""
         self.root = Path(root).expanduser().absolute()
+        self._fresh, self._renewed = frozenset(fresh), set[Path]()
 
     def folder(self, kind: str, spec: dict[str, Any]) -> Path:
         """Where the stage is, or will be."""
@@ -65,7 +67,7 @@ class Store:
     def find(self, kind: str, spec: dict[str, Any]) -> Path | None:
         """The folder of the stage if it is complete and sound; needs no write permission."""
         folder = self.folder(kind, spec)
-        return folder if folder.is_dir() and fault(folder) is None else None
+        return folder if not self._due(folder) and folder.is_dir() and fault(folder) is None else None
 
     def stage(
         self,
@@ -84,9 +86,12 @@ class Store:
         """
         folder = self.folder(kind, spec)
         with disk_errors(folder):
-            if folder.is_dir() and _unusable(folder, read) is None:
+            if not self._due(folder) and folder.is_dir() and _unusable(folder, read) is None:
                 return folder
         with disk_errors(folder), self._lock(folder):
+            if self._due(folder):
+                _renew(folder)
+                self._renewed.add(folder)
             if folder.is_dir():
                 if (reason := _unusable(folder, read)) is None:  # another process built it while this one waited
                     return folder
@@ -102,6 +107,10 @@ class Store:
             os.replace(work, folder)
             _verified[folder] = _signature(folder)
         return folder
+
+    def _due(self, folder: Path) -> bool:
+        """Whether a stage is to be built again, and has not been yet."""
+        return folder.parent.name in self._fresh and folder not in self._renewed
 
     @contextmanager
     def _lock(self, folder: Path) -> Iterator[None]:
@@ -185,12 +194,26 @@ def _delete_scratch(work: Path) -> None:
             scratch.unlink(missing_ok=True)
 
 
-def _move_aside(folder: Path, reason: str) -> None:
+def _aside(folder: Path, why: str) -> Path:
+    """Where ``folder`` has been moved to."""
     number = 1
-    while (aside := folder.with_name(f"{folder.name}.corrupt-{number}")).exists():
+    while (aside := folder.with_name(f"{folder.name}.{why}-{number}")).exists():
         number += 1
     os.replace(folder, aside)
     _verified.pop(folder, None)
+    return aside
+
+
+def _renew(folder: Path) -> None:
+    """Move a stage, and what there is of an unfinished one, out of the way of a new one."""
+    for old in (folder, folder.with_name(f"{folder.name}.partial")):
+        if old.is_dir():
+            aside = _aside(old, "old")
+            log.warning("building %s again; the old one is now %s, which you can delete", folder, aside.name)
+
+
+def _move_aside(folder: Path, reason: str) -> None:
+    aside = _aside(folder, "corrupt")
     log.warning(
         "%s is damaged (%s); moved to %s, which you can delete, and building it again", folder, reason, aside.name
     )

@@ -249,3 +249,31 @@ def test_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert default_cache() == tmp_path
     monkeypatch.delenv("LEWM_BENCH_CACHE")
     assert default_cache().name == "lewm-bench"
+
+
+def test_a_fresh_stage_is_built_again_once_and_the_old_one_is_kept(tmp_path: Path, caplog) -> None:
+    old = Store(tmp_path).stage("data", SPEC, lambda work: (work / "value").write_text("old"))
+    Store(tmp_path).stage("other", SPEC, build)
+    fresh = Store(tmp_path, fresh={"data"})
+    assert fresh.find("data", SPEC) is None and fresh.find("other", SPEC) is not None
+    with caplog.at_level(logging.WARNING):
+        folder = fresh.stage("data", SPEC, lambda work: (work / "value").write_text("new"))
+    assert folder == old and (folder / "value").read_text() == "new" and fresh.find("data", SPEC) == folder
+    assert (folder.with_name(f"{folder.name}.old-1") / "value").read_text() == "old"
+    (record,) = caplog.records
+    assert f"{folder.name}.old-1, which you can delete" in record.getMessage()
+    assert fresh.stage("data", SPEC, never) == Store(tmp_path).stage("data", SPEC, never) == folder
+    again = Store(tmp_path, fresh={"data"}).stage("data", SPEC, lambda work: (work / "value").write_text("newest"))
+    assert {p.name.removeprefix(again.name) for p in again.parent.glob(f"{again.name}*")} == {"", ".old-1", ".old-2"}
+
+
+def test_a_fresh_stage_does_not_go_on_from_an_unfinished_one(tmp_path: Path) -> None:
+    def killed(work: Path) -> None:
+        (work / "half").write_text("old")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path).stage("data", SPEC, killed)
+    folder = Store(tmp_path, fresh={"data"}).stage("data", SPEC, build)
+    assert not (folder / "half").exists()
+    assert (folder.with_name(f"{folder.name}.partial.old-1") / "half").read_text() == "old"

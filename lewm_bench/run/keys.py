@@ -11,12 +11,14 @@ environment's ``schema``, ``MODEL_SCHEMA`` and the family's, ``EVALUATION_SCHEMA
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from lewm_bench import sac_policy
 from lewm_bench.agent import Family, Setting
 from lewm_bench.collect import LEARNED, CollectConfig
 from lewm_bench.env import GoalEnv
+from lewm_bench.errors import unknown
 from lewm_bench.names import parse_agent
 from lewm_bench.registry import agent_path
 from lewm_bench.suite import EnvSpec, Job, Suite
@@ -25,6 +27,28 @@ from lewm_bench.train import FREE
 
 DATA_SCHEMA, MODEL_SCHEMA, EVALUATION_SCHEMA = 2, 2, 3
 DATA_SEED = 0  # all training seeds share one dataset
+
+
+KINDS = {
+    "collect": ("dataset", "policy"),
+    "train": ("encoder", "tokens", "pace", "model", "failure"),
+    "evaluate": ("evaluation", "understanding"),
+}
+"""The kinds of cache entries that each stage of a run makes, in order."""
+
+
+def fresh_kinds(stages: Iterable[str]) -> set[str]:
+    """The kinds that are built again if these stages are: theirs and those of all later ones.
+
+    Raises:
+        UserError: there is no such stage.
+    """
+    order, first = list(KINDS), len(KINDS)
+    for stage in stages:
+        if stage not in KINDS:
+            raise unknown("stage", stage, KINDS)
+        first = min(first, order.index(stage))
+    return {kind for stage in order[first:] for kind in KINDS[stage]}
 
 
 def dataset_spec(spec: EnvSpec, env: GoalEnv, config: CollectConfig) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""Whether stored data are still what the simulator does: a few transitions are done again, a few pictures drawn again."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import numpy as np
+
+from lewm_bench.data import Dataset
+from lewm_bench.env import GoalEnv
+from lewm_bench.errors import NotRun
+
+STATES = 1e-6  # of a number after one step, relative to 1 or to its own size; other processors round otherwise
+LEVELS, SHARE = (
+    16,
+    0.01,
+)  # a pixel that differs by more is another one, a picture with more of them too: OpenGL drivers differ
+
+
+def disagreement(env: GoalEnv, dataset: Dataset) -> str:
+    """What of the data the simulator does not do again, in words; empty if all that is looked at agrees.
+
+    Looked at are the first transition of the first episode, the middle one of the middle episode and the last one of the
+    last. Pictures are left out where nothing can be drawn.
+    """
+    rows = transitions(dataset)
+    before, wanted = dataset.states[rows], dataset.states[rows + 1]
+    try:
+        found = env.simulate(before, dataset.actions[rows][:, None])[:, 0]
+    except ValueError as error:
+        return f"its states are refused ({' '.join(str(error).split())})"
+    off = np.abs(found - wanted) / np.maximum(1, np.abs(wanted))
+    if not (off <= STATES).all():
+        return f"a state after one step is off by {off.max():.2g}"
+    with suppress(NotRun):
+        pictures, stored = env.render_states(before), dataset.frames[rows]
+        other = (np.abs(pictures.astype(np.int16) - stored) > LEVELS).any(-1).mean((1, 2))
+        if (other > SHARE).any():
+            return f"{100 * other.max():.2g} % of the pixels of a picture differ"
+    return ""
+
+
+def transitions(dataset: Dataset) -> np.ndarray:
+    """Up to three rows (N,) that are not the last of their episode."""
+    last, starts = len(dataset) - 1, dataset.starts
+    steps = dataset.lengths - 1  # of each episode
+    middle = starts[last // 2] + steps[last // 2] // 2
+    return np.unique([starts[0], middle, starts[last] + steps[last] - 1])
