@@ -8,6 +8,7 @@ Shapes: B clips, T frames, P tokens of a frame, C channels of a token, W predict
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -69,6 +70,11 @@ class DinoWMConfig(AgentConfig):
     mlp_hidden: int = Field(2048, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
     train: TrainConfig = TrainConfig(learning_rate=5e-4, batch_size=32)
+
+    def unread(self) -> Collection[str]:
+        names = ["weights" if self.encoder != "dinov2-small" else "local"]
+        names += [] if self.proprio else ["proprio_size", "proprio_weight"]
+        return [*names, *(["action_size"] if self.conditioning == "adaln" else [])]
 
 
 class TokenBlock(nn.Module):

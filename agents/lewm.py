@@ -5,6 +5,8 @@ loss = prediction + weight * SIGReg; the networks are those of ``jepa``.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from pydantic import Field
 from torch import Tensor
 
@@ -23,6 +25,9 @@ class LeWMConfig(JEPAConfig):
     sigreg_decay: float = Field(0.4, gt=0, le=1)  # share of the training
     num_directions: int = Field(1024, ge=1)
     num_knots: int = Field(17, ge=2)  # on [0, 3]
+
+    def unread(self) -> Collection[str]:
+        return () if self.sigreg_initial_weight is not None else ("sigreg_decay",)
 
 
 class LeWM(JEPA):

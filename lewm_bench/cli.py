@@ -158,6 +158,7 @@ def _prepare(
     from lewm_bench import suite as suites
     from lewm_bench.device import resolve_device, share_cores
     from lewm_bench.run.keys import fresh_kinds
+    from lewm_bench.run.unread import check_read
     from lewm_bench.runner import Run
     from lewm_bench.store import Store, default_cache
     from lewm_bench.system.granted import cores
@@ -177,6 +178,7 @@ def _prepare(
         raise UserError(f"the suite {suite} times planning and has no environments; `lewm-bench run --suite {suite}`")
     if not resolved.jobs:
         raise UserError("the suite's limits leave nothing to run; name --seeds or --set evaluate.goal_offset=[25]")
+    check_read(resolved, overrides or ())
     run = Run(
         suite=resolved,
         store=Store(cache or default_cache(), fresh_kinds(_names(",".join(fresh or ())))),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +12,10 @@ class Config(BaseModel):
     """Immutable settings. A default stands in the class that reads it and nowhere else; YAML holds deviations."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    def unread(self) -> Collection[str]:
+        """The settings that play no part beside the values of the others."""
+        return ()
 
 
 def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

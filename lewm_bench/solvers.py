@@ -11,7 +11,7 @@ action block to whoever has no finer one; only ``icem`` looks at it, since its n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -96,6 +96,9 @@ class CEMConfig(Config):
                 "the solver adam differentiates a plain float32 rollout; leave arithmetic and compile alone"
             )
         return self
+
+    def unread(self) -> Collection[str]:
+        return {*get_args(SolverName)} - {"cem", "shooting", self.solver}
 
     @property
     def differentiates(self) -> bool:

@@ -1,0 +1,73 @@
+"""Settings that were asked for by name and that nothing in the run would read: who gives one believes that it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lewm_bench.config import Config
+from lewm_bench.errors import NotRun, UserError
+from lewm_bench.names import parse_agent
+from lewm_bench.registry import agent_family
+from lewm_bench.suite import PLANNER, Job, Settings, Suite, named_settings, parse_overrides, shares_budget
+
+Path = tuple[str, ...]
+
+
+def check_read(suite: Suite, overrides: Sequence[str]) -> None:
+    """Raise a UserError for the first setting of the command line, or in an agent's name, that no cell reads.
+
+    What stands in YAML is a default for many runs and may be about agents that this one leaves out.
+    """
+    for path in leaves(parse_overrides(overrides)):
+        if not any(reads(suite, job, path) for job in suite.jobs):
+            raise UserError(f"no cell of this run reads {'.'.join(path)}; leave it out, or choose what it belongs to")
+    for job in suite.jobs:
+        base = parse_agent(job.agent).base
+        for path in leaves(named_settings(job.agent)):
+            whole = path if path[0] == PLANNER else (base, *path)
+            # A name may set its training steps against the common budget.
+            if whole[1:] != ("train", "steps") and not reads(suite, job, whole):
+                raise UserError(f"nothing reads {'.'.join(path)} of {job.agent!r}; leave it out of the name")
+
+
+def leaves(settings: Mapping[str, Any], above: Path = ()) -> Iterator[Path]:
+    """The paths of all values that are no settings of their own."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, (*above, key))
+        else:
+            yield (*above, key)
+
+
+def reads(suite: Suite, job: Job, path: Path) -> bool:
+    """Whether a cell reads the setting at ``path``, as far as its own settings tell."""
+    first, rest = path[0], path[1:]
+    if first in Settings.model_fields and first != PLANNER:
+        return True
+    resolved = suite.of(job.env)
+    try:
+        family = agent_family(job.agent)
+        if first == PLANNER:
+            return family.plans and not hidden(resolved.planner(job.agent), rest)
+        if first != parse_agent(job.agent).base:
+            return False
+        if rest[:1] == ("train",):
+            budget = resolved.settings.training
+            given = budget.steps is not None or budget.seconds is not None
+            if not family.trainable or (rest == ("train", "steps") and given and shares_budget(job.agent)):
+                return False
+        return not hidden(resolved.agent_config(job.agent), rest)
+    except NotRun:  # a package is missing, so nobody can tell
+        return True
+
+
+def hidden(config: Any, path: Path) -> bool:
+    """Whether a setting, or one that it lies in, plays no part beside the values of the others."""
+    for name in path:
+        if not isinstance(config, Config):
+            return False
+        if name in config.unread():
+            return True
+        config = getattr(config, name, None)
+    return False
