@@ -322,7 +322,8 @@ def inside(folder: Path, name: str) -> Path | None:
 
 def _video_captions(cells: Iterable[CellRecord], labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for cell in cells:
-        endings = {episode_ending(e.goal_offset, e.pair): e for e in cell.episodes}
+        filmed = any(offset.videos for offset in cell.offsets)
+        endings = {episode_ending(e.goal_offset, e.pair): e for e in cell.episodes} if filmed else {}
         for offset in cell.offsets:
             for name in offset.videos:
                 about = f"{labels[cell.agent]}, {short(cell.env)}, {tables.offset_name(offset.goal_offset)}"

@@ -6,15 +6,17 @@ Tables, figures and the report page are made from these records alone, so they c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, GetCoreSchemaHandler, ValidationError, model_validator
+from pydantic_core import CoreSchema, core_schema
 
 from lewm_bench.config import Config
 from lewm_bench.errors import UserError
 from lewm_bench.files import write_text
+from lewm_bench.run.columns import Columns
 from lewm_bench.system.filenames import file_stem
 
 SCHEMA = 1
@@ -44,6 +46,31 @@ class EpisodeRow(Config):
     weights: str  # trained, random, pretrained, none
     version: str
     key: str
+
+
+class Episodes(Columns[EpisodeRow]):
+    """The episodes of a cell; a field that takes and gives a tuple of rows, and holds columns."""
+
+    def __init__(self, rows: Iterable[EpisodeRow] = ()) -> None:
+        super().__init__(EpisodeRow, rows)
+
+    @classmethod
+    def of(cls, rows: Sequence[EpisodeRow]) -> Episodes:
+        """The rows as columns, unless they are already."""
+        return rows if isinstance(rows, cls) else cls(rows)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        rows = handler(tuple[EpisodeRow, ...])
+        checked = core_schema.no_info_before_validator_function(lambda v: tuple(v) if isinstance(v, cls) else v, rows)
+        given = core_schema.plain_serializer_function_ser_schema(tuple, return_schema=rows)
+        return core_schema.no_info_after_validator_function(cls, checked, serialization=given)
+
+    def at(self, offset: int | None, *names: str) -> list[tuple[Any, ...]]:
+        """The values of some fields, of each episode at a goal offset."""
+        offsets = self.column("goal_offset")
+        columns = zip(*map(self.column, names), strict=True)
+        return [values for where, values in zip(offsets, columns, strict=True) if where == offset]
 
 
 class OffsetRecord(Config):
@@ -86,7 +113,7 @@ class CellRecord(Config):
     train_hardware: dict[str, str] = Field(default_factory=dict)  # with the device and the number of threads
     evaluation_complete: bool = True
     offsets: tuple[OffsetRecord, ...] = ()
-    episodes: tuple[EpisodeRow, ...] = ()
+    episodes: Episodes = Field(default_factory=Episodes)
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: dict[str, str] = Field(default_factory=dict)  # device, cpu, cores, threads, memory, os
     commit: str = ""

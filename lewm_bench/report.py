@@ -6,9 +6,14 @@ The records may come from several machines and in any order; the same records gi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import merge
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,8 +21,8 @@ import pandas as pd
 from lewm_bench import arms, page, plots, stability, tables
 from lewm_bench.ablation import Panel, ablations, flatten
 from lewm_bench.errors import UserError
-from lewm_bench.files import write_bytes, write_text
-from lewm_bench.records import CellRecord, EpisodeRow, OffsetRecord
+from lewm_bench.files import write_bytes, write_pieces, write_text
+from lewm_bench.records import CellRecord, EpisodeRow, Episodes, OffsetRecord
 from lewm_bench.rng import stream
 from lewm_bench.statistics import (
     NO_DIFFERENCE,
@@ -60,25 +65,28 @@ class Group:
         """The seeds that were measured at this offset."""
         return [(c, o) for c in self.cells if c.status == "done" for o in c.offsets if o.goal_offset == self.offset]
 
-    @property
-    def episodes(self) -> list[EpisodeRow]:
-        """The episodes of all seeds."""
-        return [e for c, _ in self.done for e in c.episodes if e.goal_offset == self.offset]
+    def episodes(self, *names: str) -> list[tuple[Any, ...]]:
+        """The values of some fields, of each episode of all seeds."""
+        return [values for c, _ in self.done for values in Episodes.of(c.episodes).at(self.offset, *names)]
+
+    def values(self, name: str) -> list[Any]:
+        """The values of one field."""
+        return [value for (value,) in self.episodes(name)]
 
     def matrix(self, column: str, pairs: Sequence[tuple[int, str]]) -> np.ndarray:
         """(seeds, pairs) outcomes, NaN where an episode is missing."""
         out = np.full((len(self.done), len(pairs)), np.nan)
         place = {pair: j for j, pair in enumerate(pairs)}
         row = {cell.seed: i for i, (cell, _) in enumerate(self.done)}
-        for episode in self.episodes:
-            if (j := place.get(_pair(episode))) is not None:
-                out[row[episode.seed], j] = getattr(episode, column)
+        for seed, value, *pair in self.episodes("seed", column, *_PAIR):
+            if (j := place.get(_pair(*pair))) is not None:
+                out[row[seed], j] = value
         return out
 
     @property
     def pairs(self) -> list[tuple[int, str]]:
         """The pairs that at least one seed ran."""
-        return sorted({_pair(e) for e in self.episodes})
+        return sorted({_pair(*pair) for pair in self.episodes(*_PAIR)})
 
     @property
     def seeds(self) -> list[int]:
@@ -108,9 +116,12 @@ class Group:
         return {tuple((k, c.hardware[k]) for k in named if k in c.hardware) for c, o in self.done if o.plan_seconds}
 
 
-def _pair(episode: EpisodeRow) -> tuple[int, str]:
+_PAIR = ("pair", "distance_start")
+
+
+def _pair(number: int, distance_start: float) -> tuple[int, str]:
     """What makes two episodes the same pair: the number, and the start distance, lest the number alone deceives."""
-    return episode.pair, f"{episode.distance_start:.6g}"
+    return number, f"{distance_start:.6g}"
 
 
 Key = tuple[str, str, str, int | None, str]  # protocol, profile, environment, goal offset, agent
@@ -195,7 +206,7 @@ def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: S
     write_text(folder / "table.csv", summary.table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
     write_text(folder / "table.md", tables.markdown(summary))
     write_text(folder / "table.tex", tables.latex(summary))
-    write_text(folder / "episodes.csv", _episodes(summary.cells))
+    write_pieces(folder / "episodes.csv", (text.encode() for text in _episodes(summary.cells)))
     figures = plots.draw_all(summary)
     for name in plots.FIGURES:  # a figure of an earlier report that no longer has data would deceive
         if name not in figures:
@@ -208,10 +219,14 @@ def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: S
 
 def _distinct(cells: Iterable[CellRecord]) -> list[CellRecord]:
     """The newest record of each cell, sorted, so that the order of arrival cannot matter."""
-    newest: dict[tuple[str, str, str, str, int], CellRecord] = {}
-    for cell in sorted(cells, key=lambda c: (c.created, c.key, c.status == "done", c.model_dump_json())):
-        newest[cell.protocol, cell.profile, cell.env, cell.agent, cell.seed] = cell
-    return [newest[key] for key in sorted(newest)]
+    same: dict[tuple[str, str, str, str, int], list[CellRecord]] = {}
+    for cell in cells:
+        same.setdefault((cell.protocol, cell.profile, cell.env, cell.agent, cell.seed), []).append(cell)
+    return [same[key][0] if len(same[key]) == 1 else max(same[key], key=_age) for key in sorted(same)]
+
+
+def _age(cell: CellRecord) -> tuple[object, ...]:
+    return cell.created, cell.key, cell.status == "done", cell.model_dump_json()
 
 
 def _groups(cells: Sequence[CellRecord]) -> dict[Key, Group]:
@@ -265,8 +280,8 @@ def _success(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[st
     row["diff_p"] = difference.p
     if difference is not NO_DIFFERENCE and reference is not None:
         row["diff_runs"] = min((runs for side in (group, reference) if (runs := side.runs)), default=None)
-    row["distance_end_median"] = quartiles([e.distance_end for e in group.episodes]).value
-    row["steps_to_hit_median"] = quartiles([e.steps_to_hit for e in group.episodes if e.steps_to_hit is not None]).value
+    row["distance_end_median"] = quartiles(group.values("distance_end")).value
+    row["steps_to_hit_median"] = quartiles([n for n in group.values("steps_to_hit") if n is not None]).value
     return row
 
 
@@ -479,14 +494,15 @@ def _ratios(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _plan_seconds(cells: Sequence[CellRecord]) -> pd.DataFrame:
-    rows = [
-        (c.protocol, c.profile, c.env, o.goal_offset, c.agent, c.seed, seconds)
-        for c in cells
-        if c.status == "done"
-        for o in c.offsets
-        for seconds in o.plan_seconds
-    ]
-    return pd.DataFrame(rows, columns=["protocol", "profile", "env", "goal_offset", "agent", "seed", "plan_seconds"])
+    timed = [(c, o) for c in cells if c.status == "done" for o in c.offsets]
+    counts = [len(o.plan_seconds) for _, o in timed]
+    of_each = {
+        **{name: [getattr(c, name) for c, _ in timed] for name in ("protocol", "profile", "env")},
+        "goal_offset": [o.goal_offset for _, o in timed],
+        **{name: [getattr(c, name) for c, _ in timed] for name in ("agent", "seed")},
+    }
+    rows = pd.DataFrame(of_each).loc[np.repeat(np.arange(len(timed)), counts)].reset_index(drop=True)
+    return rows.assign(plan_seconds=np.concatenate([np.empty(0), *(np.asarray(o.plan_seconds) for _, o in timed)]))
 
 
 def _training(cells: Sequence[CellRecord]) -> pd.DataFrame:
@@ -500,9 +516,26 @@ def _training(cells: Sequence[CellRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["protocol", "profile", "env", "agent", "seed", "step", "quantity", "value"])
 
 
-def _episodes(cells: Sequence[CellRecord]) -> str:
-    episodes = [e for c in cells for e in c.episodes]
-    episodes.sort(key=lambda e: (e.protocol, e.profile, e.env, e.agent, e.seed, e.goal_offset, e.pair))
-    frame = pd.DataFrame([e.model_dump() for e in episodes], columns=list(EpisodeRow.model_fields))
-    frame = frame.astype({"steps_to_hit": "Int64"})
-    return frame.to_csv(index=False, lineterminator="\n")
+_ORDER = ("protocol", "profile", "env", "agent", "seed", "goal_offset", "pair")
+_PIECE = 10_000  # rows
+
+
+def _episodes(cells: Sequence[CellRecord]) -> Iterator[str]:
+    """``episodes.csv`` in pieces, all cells in one order."""
+    rows = merge(*map(_ordered, cells), key=itemgetter(0))
+    piece, header = list(islice(rows, _PIECE)), True
+    while piece or header:
+        columns = {name: [e.column(name)[i] for _, e, i in piece] for name in EpisodeRow.model_fields}
+        frame = pd.DataFrame(columns).astype({"steps_to_hit": "Int64"})
+        yield frame.to_csv(index=False, lineterminator="\n", header=header)
+        piece, header = list(islice(rows, _PIECE)), False
+
+
+def _ordered(cell: CellRecord) -> Iterator[tuple[tuple[Any, ...], Episodes, int]]:
+    """The order, the cell's episodes and the number of each of them, by that order."""
+    episodes = Episodes.of(cell.episodes)
+    columns = [episodes.column(name) for name in _ORDER]
+    keys = list(zip(*columns, strict=True))
+    numbers = array("q", sorted(range(len(keys)), key=keys.__getitem__))
+    del keys
+    return ((tuple(column[i] for column in columns), episodes, i) for i in numbers)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lewm_bench.arms import is_arm
-from lewm_bench.records import CellRecord
+from lewm_bench.records import CellRecord, Episodes
 from lewm_bench.statistics import binomial_range
 
 TERMS: Mapping[str, tuple[str, ...]] = {
@@ -37,11 +37,11 @@ def seed_scores(cells: Sequence[CellRecord]) -> pd.DataFrame:
     less than a coin of their mean does.
     """
     rows = [
-        (c.protocol, c.profile, c.env, o.goal_offset, c.agent, c.seed, len(own), np.mean([e.hit for e in own]))
+        (c.protocol, c.profile, c.env, o.goal_offset, c.agent, c.seed, len(own), np.mean([hit for (hit,) in own]))
         for c in cells
         if c.status == "done" and c.weights == "trained"
         for o in c.offsets
-        if (own := [e for e in c.episodes if e.goal_offset == o.goal_offset])
+        if (own := Episodes.of(c.episodes).at(o.goal_offset, "hit"))
     ]
     table = pd.DataFrame([*rows, *_failed(cells)], columns=SEED_COLUMNS[:-2])
     main = table[[not is_arm(a) for a in table["agent"]]] if len(table) else table

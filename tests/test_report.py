@@ -498,3 +498,17 @@ def test_percent_and_count():
     assert tables.percent(-0.0001) == "0.0" and tables.percent(0.021, sign="+") == "+2.1"
     assert tables.percent(float("nan"), 0.1, 0.2) == "" and tables.percent(0.5, None, None) == "50.0"
     assert [tables.count(n) for n in (999, 346_112, 18_030_000, 999_600, None)] == ["999", "346k", "18.0M", "1.00M", ""]
+
+
+@pytest.mark.parametrize("piece", [1, 2, 7, 10_000])
+def test_episodes_are_written_in_pieces_that_do_not_show(monkeypatch, piece: int) -> None:
+    """Also a piece in which nothing was reached, and rows of several cells that belong between each other."""
+    cells = [c.model_copy(update={"episodes": c.episodes[::-1]}) for c in small()]
+    whole = sorted((e for c in cells for e in c.episodes), key=lambda e: (
+        e.protocol, e.profile, e.env, e.agent, e.seed, e.goal_offset, e.pair))  # fmt: skip
+    frame = pd.DataFrame([e.model_dump() for e in whole], columns=list(EpisodeRow.model_fields))
+    expected = frame.astype({"steps_to_hit": "Int64"}).to_csv(index=False, lineterminator="\n")
+    halves = [c.model_copy(update={"episodes": c.episodes[half::2]}) for c in cells for half in (1, 0)]
+    monkeypatch.setattr(report, "_PIECE", piece)
+    assert "".join(report._episodes(cells)) == expected == "".join(report._episodes(halves))
+    assert "".join(report._episodes([])).count("\n") == 1
