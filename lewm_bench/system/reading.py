@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import yaml
 
-MERGE, VALUE = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:value"
+MERGE, VALUE, FLOAT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:value", "tag:yaml.org,2002:float"
 
 Pair = tuple[yaml.Node, yaml.Node]
 
@@ -65,6 +66,10 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 UniqueKeys.add_constructor(VALUE, yaml.SafeLoader.construct_yaml_str)  # a plain "=", which PyYAML cannot construct
+# YAML 1.1, which PyYAML reads, takes 1e-1 for text: it wants a dot and a sign. YAML 1.2 and people take it for a number.
+UniqueKeys.add_implicit_resolver(
+    FLOAT, re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), [*"-+.0123456789"]
+)
 
 
 def _name(key: yaml.Node) -> tuple[str, object]:

@@ -86,3 +86,18 @@ def test_merging_is_what_the_page_says(blocks):
             whole = {**source, **whole}
         truth.append(whole)
     assert list(read("\n".join(lines)).values()) == truth
+
+
+@pytest.mark.parametrize(
+    "text, number",
+    [("1e-1", 0.1), ("1e3", 1000.0), ("-2E5", -2e5), ("+1.5e2", 150.0), (".5e1", 5.0), ("1.e0", 1.0), ("3e+2", 300.0)],
+)
+def test_a_number_with_an_exponent_is_a_number(text, number):
+    """In YAML 1.1 all but the last are text, and an environment would be given text for its gravity."""
+    found = read(f"kwargs: {{gravity: {text}, others: [{text}], name: '{text}'}}")["kwargs"]
+    assert found == {"gravity": number, "others": [number], "name": text} and type(found["gravity"]) is float
+
+
+@pytest.mark.parametrize("text", ["e1", "1e", "1e1e1", "1e-", "1e5x", "--1e1", "1-e1", ".e1"])
+def test_what_only_resembles_a_number_stays_text(text):
+    assert read(f"a: {text}") == {"a": text}
