@@ -17,7 +17,6 @@ import weakref
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from operator import methodcaller
 from typing import Any, Literal
@@ -29,7 +28,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from lewm_bench.config import Config
 from lewm_bench.core.resize import area_mean
 from lewm_bench.env import GoalEnv
-from lewm_bench.errors import UserError, unknown
+from lewm_bench.errors import NotRun, UserError, unknown
 from lewm_bench.policies import GENERIC, LEARNED, check_shares, finite_bounds
 
 START_TRIES = 100  # resets that may terminate while they warm up before there is said to be no start
@@ -205,6 +204,27 @@ class AdaptedEnv(GoalEnv):
         if wrong:
             raise UserError(f"{self.source}: compare names entry {wrong[0]}, but the {what} has 0 to {size - 1}")
 
+    def _drawn(self, inner: gym.Env) -> np.ndarray:
+        """The frame of an environment; where MuJoCo draws it, with the OpenGL that works here.
+
+        Raises:
+            NotRun: the environment opens OpenGL by itself, and in vain.
+        """
+        from gymnasium.envs.mujoco import MujocoEnv
+
+        if self.settings.frame or not isinstance(inner, MujocoEnv):
+            return self._picture(inner)
+        import mujoco
+
+        from lewm_bench.gl import backend, chosen_backend
+
+        with chosen_backend():
+            try:
+                return self._picture(inner)
+            except mujoco.FatalError as error:
+                reason = " ".join(str(error).split())
+                raise NotRun(f"{self.source} opens OpenGL by itself and cannot ({reason}); set MUJOCO_GL={backend()}")
+
     def _picture(self, inner: gym.Env) -> np.ndarray:
         """The frame of an environment at our size, (s, s, 3) uint8."""
         frame = np.asarray(self._frame(inner))
@@ -279,11 +299,8 @@ class MujocoStateEnv(AdaptedEnv):
     def render(self) -> np.ndarray:
         import mujoco
 
-        from lewm_bench.gl import chosen_backend
-
         mujoco.mj_forward(self._inner.model, self._inner.data)  # a step leaves the bodies where its last substep began
-        with chosen_backend() if not self.settings.frame else nullcontext():
-            picture = self._picture(self._inner)
+        picture = self._drawn(self._inner)
         if self._closing is None:
             # Gymnasium's viewer frees itself at exit, after EGL is gone, unless it is closed before.
             self._closing = weakref.finalize(self, self._inner.close)
@@ -378,13 +395,7 @@ class ReplayEnv(AdaptedEnv):
         self._step(self._live, action)
 
     def render(self) -> np.ndarray:
-        from gymnasium.envs.mujoco import MujocoEnv
-
-        from lewm_bench.gl import chosen_backend
-
-        on_mujoco = isinstance(self._live.env, MujocoEnv)
-        with chosen_backend() if on_mujoco and not self.settings.frame else nullcontext():
-            return self._picture(self._live.env)
+        return self._drawn(self._live.env)
 
     def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
         return {"observation": self.vector(states)}

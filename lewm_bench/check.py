@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -15,11 +16,16 @@ from PIL import Image, ImageDraw
 
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError
-from lewm_bench.policies import finite_bounds
+from lewm_bench.policies import LEARNED, check_shares, finite_bounds
 from lewm_bench.rng import stream
 
 STARTS = 6  # sampled states that each check tries
 STEPS = 30  # environment steps from each of them
+FLOOR_PAIRS = 24
+FLOOR_OFFSETS = (25, 50)  # environment steps from start to goal, half of those allowed: a run's defaults
+# Of the pairs that random actions reach: what is left for an agent to win is then no wider than the 95 % interval of
+# a success rate from 100 pairs (10 points to either side), so that even a perfect agent hardly differs from chance.
+MOST_GIVEN_AWAY = 0.9
 SPEED_SECONDS = 0.2
 MOST_STATES = 4096  # in one timed call
 
@@ -48,6 +54,19 @@ def check_goal_env(env: gym.Env) -> list[Finding]:
     return [_finding(name, check, env) for name, check in CHECKS.items()]
 
 
+def require_sound(env: GoalEnv, label: str) -> None:
+    """Raise a UserError at the first promise that is not kept of those without which no number means anything.
+
+    They are tried on few states, which takes about a second where a frame takes 10 ms.
+    """
+    for name, check in QUICK.items():
+        finding = _finding(name, check, env)
+        if not finding.ok:
+            raise UserError(
+                f"{label} cannot be used: {name}: {finding.detail}; `lewm-bench check` looks at the rest too"
+            )
+
+
 def _finding(name: str, check: Callable[[GoalEnv], str], env: GoalEnv) -> Finding:
     try:
         with warnings.catch_warnings():
@@ -55,7 +74,9 @@ def _finding(name: str, check: Callable[[GoalEnv], str], env: GoalEnv) -> Findin
             return Finding(name, True, check(env))
     except _Broken as broken:
         return Finding(name, False, str(broken))
-    except (*_FAULTS, UserError, gym.error.Error) as fault:
+    except UserError as mistake:
+        return Finding(name, False, str(mistake))
+    except (*_FAULTS, gym.error.Error) as fault:
         return Finding(name, False, f"{type(fault).__name__}: {fault}")
 
 
@@ -69,16 +90,23 @@ def _states(env: GoalEnv, purpose: str, count: int = STARTS) -> np.ndarray:
     return np.stack([env.sample_state(rng) for _ in range(count)])
 
 
-def _explored(env: GoalEnv, purpose: str, count: int = STARTS) -> np.ndarray:
+def _explored(env: GoalEnv, purpose: str, count: int = STARTS, steps: int = STEPS) -> np.ndarray:
     """States that the environment's own data is full of: contacts, walls, speed."""
+    return _walks(env, purpose, count, steps)[:, -1]
+
+
+def _walks(env: GoalEnv, purpose: str, count: int, steps: int) -> np.ndarray:
+    """(count, steps + 1, X) states of the environment's own exploration."""
     states, factories = _states(env, purpose, count), env.policies()
+    visited = np.repeat(states[:, None], steps + 1, 1)
     names = [name for name in env.exploration if name in factories]  # not one that is trained first
     for turn, name in enumerate(names):
         mine = np.arange(count) % len(names) == turn
         act = factories[name]([stream(0, "check", purpose, "explore", n) for n in np.flatnonzero(mine)])
-        for _ in range(STEPS if mine.any() else 0):
-            states[mine] = env.simulate(states[mine], np.asarray(act(states[mine]))[:, None])[:, -1]
-    return states
+        for t in range(steps if mine.any() else 0):
+            now = visited[mine, t]
+            visited[mine, t + 1] = env.simulate(now, np.asarray(act(now))[:, None])[:, -1]
+    return visited
 
 
 def _actions(env: GoalEnv, purpose: str, starts: int = STARTS, steps: int = STEPS) -> np.ndarray:
@@ -106,10 +134,33 @@ def _gymnasium(env: GoalEnv) -> str:
     return "gymnasium.utils.env_checker.check_env passes"
 
 
-def _equal_seeds(env: GoalEnv) -> str:
+def _numbers(env: GoalEnv) -> str:
+    given = dict(env.spec.kwargs) if env.spec else {}
+    for name, value in {**given, **given.get("make", {})}.items():
+        _require(
+            not (isinstance(value, str) and _reads_as_number(value)),
+            f"the argument {name} is the text {value!r}; write the number, without quotes",
+        )
+    return "none is a number in quotes"
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        return np.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _equal_seeds(env: GoalEnv, steps: int = STEPS) -> str:
     def episode(seed: int) -> list[np.ndarray]:
         frame, info = env.reset(seed=seed)
-        return [frame, info["goal"], info["state"], info["goal_state"], *_play(env, _actions(env, "seeds")[0])]
+        return [
+            frame,
+            info["goal"],
+            info["state"],
+            info["goal_state"],
+            *_play(env, _actions(env, "seeds", 1, steps)[0]),
+        ]
 
     first, again, other = episode(1), episode(1), episode(2)
     _require(
@@ -121,7 +172,7 @@ def _equal_seeds(env: GoalEnv) -> str:
         not (np.array_equal(first[2], other[2]) and np.array_equal(first[3], other[3])),
         "two seeds give the same start and goal: sample_state must draw from the generator that it is given",
     )
-    return f"the same frames and states for the same seed over {STEPS} steps"
+    return f"the same frames and states for the same seed over {steps} steps"
 
 
 def _round_trip(env: GoalEnv) -> str:
@@ -145,10 +196,11 @@ def _round_trip(env: GoalEnv) -> str:
     return f"exact for {STARTS} sampled states and {STARTS} reached ones"
 
 
-def _continuing(env: GoalEnv) -> str:
-    half = STEPS // 2
+def _continuing(env: GoalEnv, starts: int = STARTS, steps: int = STEPS) -> str:
+    half = steps // 2
     elsewhere = _states(env, "elsewhere", 1)[0]
-    for state, actions in zip(_explored(env, "continue"), _actions(env, "continue"), strict=True):
+    explored = _explored(env, "continue", starts, steps)
+    for state, actions in zip(explored, _actions(env, "continue", starts, steps), strict=True):
         env.set_state(state)
         middle = _play(env, actions[:half])[1][-1]
         frames, states = _play(env, actions[half:])
@@ -167,7 +219,40 @@ def _continuing(env: GoalEnv) -> str:
             np.array_equal(frames, frames_again),
             "equal states give different frames: render must depend on nothing but the state",
         )
-    return f"bit-exact states and frames over {STEPS - half} steps from {STARTS} reached states"
+    return f"bit-exact states and frames over {steps - half} steps from {starts} reached states"
+
+
+def _history(env: GoalEnv, starts: int = STARTS, steps: int = STEPS) -> str:
+    explored, actions = _explored(env, "history", starts, steps), _actions(env, "history", starts, steps)
+    frames = [_at(env, state) for state in explored]
+    rng = stream(0, "check", "history", "others")
+    for state, frame in zip(explored, frames, strict=True):
+        env.sample_state(rng)  # whatever it resets must not show
+        _require(
+            np.array_equal(_at(env, state), frame),
+            "a state looks different after another one was sampled: the frame shows something that is not in the state, "
+            "such as the environment's own goal; leave it out of the picture",
+        )
+    if env.spec is None:
+        return f"{starts} states look the same after others were sampled"
+    other = gym.make(env.spec, disable_env_checker=True).unwrapped
+    try:
+        for state, frame, plan in zip(explored, frames, actions, strict=True):
+            _require(
+                np.array_equal(_at(other, state), frame),
+                "another instance of the environment draws the same state differently: the frame shows something that "
+                "is not in the state",
+            )
+            env.set_state(state)
+            for mine, theirs in zip(_play(env, plan), _play(other, plan), strict=True):
+                _require(
+                    np.array_equal(mine, theirs),
+                    "another instance of the environment goes on differently from the same state: the state leaves out "
+                    "something that the future depends on",
+                )
+    finally:
+        other.close()
+    return f"{starts} states look and go on the same after others were sampled, and in another instance"
 
 
 def _goal_image(env: GoalEnv) -> str:
@@ -291,6 +376,41 @@ def _success(env: GoalEnv) -> str:
     return f"{100 * solved.mean():.0f} % of sampled pairs are solved before they begin"
 
 
+def _floors(env: GoalEnv) -> str:
+    for offset in FLOOR_OFFSETS:
+        walks = _walks(env, "floors", FLOOR_PAIRS, 2 * offset)
+        pairs, given = _given_away(env, walks, offset)
+        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in given.items())
+        found = f"{shares} of goals {offset} steps ahead within {2 * offset} steps ({pairs} pairs, not solved before)"
+        if ended := int(env.over(walks).any(1).sum()):
+            found += f"; {ended} of {FLOOR_PAIRS} episodes were over before, and their last goal was taken"
+        if max(given.values()) <= MOST_GIVEN_AWAY:
+            return found
+    raise _Broken(
+        f"goals are given away: {found}; choose a smaller threshold, compare what must be controlled, or use a larger "
+        "evaluate.goal_offset"
+    )
+
+
+def _given_away(env: GoalEnv, walks: np.ndarray, offset: int) -> tuple[int, dict[str, float]]:
+    """Pairs of exploration (N, T, X), as a run would draw them: how many there are, and what share the floors reach."""
+    each = np.arange(len(walks))
+    last = np.where(env.over(walks), 0, np.arange(walks.shape[1])).max(1)  # before an episode is over
+    starts, goals = walks[each, np.maximum(last - offset, 0)], walks[each, last]
+    away = ~env.reached(starts, goals)
+    _require(away.any(), f"all goals {offset} steps ahead in its own exploration are reached before anything is done")
+    starts, goals = starts[away], goals[away]
+    shape = (len(starts), 2 * offset, *env.action_space.shape)
+    drawn = stream(0, "check", "floors", "random").uniform(*finite_bounds(env.action_space), shape)
+    plans = {"random actions": drawn} | ({"no action": np.zeros(shape)} if env.can_rest else {})
+
+    def share(plan: np.ndarray) -> float:
+        after = env.simulate(starts.copy(), plan.astype(env.action_space.dtype))
+        return float(env.reached(after, goals[:, None]).any(1).mean())
+
+    return len(starts), {name: share(plan) for name, plan in plans.items()}
+
+
 def _perturbations(env: GoalEnv) -> str:
     states = _states(env, "perturbations")
     before = env.get_state()
@@ -342,6 +462,10 @@ def _policies(env: GoalEnv) -> str:
             np.array_equal(walk(slice(1, 2))[0], together[1]),
             f"policy {name!r} acts differently in other company: each episode must draw from its own generator only",
         )
+    for name in env.exploration:
+        known = [*env.policies(), LEARNED]
+        _require(name in known, f"exploration names {name!r}, which policies does not have; known: {', '.join(known)}")
+    check_shares(env.exploration)
     return f"{', '.join(env.policies())}: inside the action space, independent of the number of episodes"
 
 
@@ -387,10 +511,12 @@ def _per_second(work: Callable[[np.ndarray], object], states: np.ndarray) -> flo
 
 
 CHECKS: dict[str, Callable[[GoalEnv], str]] = {
+    "numbers": _numbers,
     "gymnasium": _gymnasium,
     "equal seeds": _equal_seeds,
     "state round trip": _round_trip,
     "continuing": _continuing,
+    "history": _history,
     "goal image": _goal_image,
     "visible": _visible,
     "clipping": _clipping,
@@ -398,7 +524,16 @@ CHECKS: dict[str, Callable[[GoalEnv], str]] = {
     "render_states": _render_states,
     "arguments": _arguments,
     "success": _success,
+    "floors": _floors,
     "perturbations": _perturbations,
     "policies": _policies,
     "speed": _speed,
 }
+
+QUICK: dict[str, Callable[[GoalEnv], str]] = {
+    "numbers": _numbers,
+    "equal seeds": partial(_equal_seeds, steps=5),
+    "continuing": partial(_continuing, starts=2, steps=10),
+    "history": partial(_history, starts=2, steps=5),
+}
+"""What every environment that is not ours must pass before a run collects its data."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -146,6 +147,89 @@ class FlickeringFrame(PointMaze):
         return frame
 
 
+class ShownGoal(PointMaze):
+    """Draws a goal of its own, which a reset of the original moves and which is not in the state."""
+
+    _shown = 0
+
+    def sample_state(self, rng):
+        self._shown = int(rng.integers(256))
+        return super().sample_state(rng)
+
+    def render(self):
+        frame = super().render()
+        frame[0, 0] = self._shown
+        return frame
+
+
+class OtherInstance(PointMaze):
+    """What ``gymnasium.make`` gives again differs: it draws, or rolls, as it happens to."""
+
+    def __init__(self, **changes):
+        super().__init__(**changes)
+        self.spec = gym.spec("lewm_bench/PointMaze-UMaze-v0")
+        self.spec.kwargs.update(damped=self.again == "looks", threshold=0.45)
+
+
+class LooksOtherwise(OtherInstance):
+    again = "looks"
+
+    def render(self):
+        return super().render() // 2
+
+
+class GoesOtherwise(OtherInstance):
+    again = "goes"
+
+
+class NumberAsText(PointMaze):
+    def __init__(self):
+        super().__init__()
+        self.spec = gym.spec("lewm_bench/PointMaze-UMaze-v0")
+        self.spec.kwargs["threshold"] = "4.5e-1"
+
+
+class ComesToRest(PointMaze):
+    """Compares speeds in a corridor where exploration ends at rest, so that doing nothing reaches every goal."""
+
+    exploration: ClassVar = {"coast": 1.0}
+
+    def policies(self):
+        def coast(rngs):
+            left = np.array([rng.integers(20, 60) for rng in rngs])
+
+            def act(states):
+                left[:] -= 1
+                return np.where(left[:, None] > 0, 1.0, np.zeros((len(left), 2)))
+
+            return act
+
+        return {"coast": coast}
+
+    def distance(self, states, goals):
+        return np.abs(np.asarray(states)[..., 2] - np.asarray(goals)[..., 2])
+
+    def __init__(self):
+        super().__init__("#" * 42 + "\n#" + "." * 40 + "#\n" + "#" * 42, threshold=0.3)
+
+
+class SolvedBefore(PointMaze):
+    """Its exploration does not leave the goal's radius."""
+
+    def policies(self):
+        return {"still": lambda rngs: lambda states: np.zeros((len(rngs), 2))}
+
+    exploration: ClassVar = {"still": 1.0}
+
+
+class NoExploration(PointMaze):
+    exploration: ClassVar = {}
+
+
+class UnknownExploration(PointMaze):
+    exploration: ClassVar = {"waypoint": 1.0}
+
+
 class StaleGoal(PointMaze):
     def reset(self, *, seed=None, options=None):
         frame, info = super().reset(seed=seed, options=options)
@@ -258,6 +342,14 @@ BROKEN = {
     SharedState: ("state round trip", "fresh copy"),
     HiddenLag: ("continuing", "other states, first 1 steps later"),
     FlickeringFrame: ("continuing", "equal states give different frames"),
+    ShownGoal: ("history", "something that is not in the state, such as the environment's own goal"),
+    LooksOtherwise: ("history", "another instance of the environment draws"),
+    GoesOtherwise: ("history", "another instance of the environment goes on differently"),
+    NumberAsText: ("numbers", "threshold is the text '4.5e-1'"),
+    ComesToRest: ("floors", "given away: random actions"),
+    SolvedBefore: ("floors", "before anything is done"),
+    NoExploration: ("policies", "must add up to 1"),
+    UnknownExploration: ("policies", "exploration names 'waypoint'"),
     StaleGoal: ("goal image", "not the frame at the goal"),
     NoGoalState: ("goal image", "KeyError: 'goal_state'"),
     InvisibleBall: ("visible", "look exactly alike"),
