@@ -26,13 +26,14 @@ Batches = Callable[[int], tuple[Tensor, ...]]
 
 
 class GoalPolicyConfig(AgentConfig):
-    """Sizes of the policy."""
+    """Sizes of the policy, and how far ahead the goals lie that it learns to go to."""
 
     history: int = Field(1, ge=1, le=1)  # it sees one frame
     width: int = Field(256, ge=4, multiple_of=4)  # sine and cosine of two axes
     depth: int = Field(4, ge=1)
     heads: int = Field(4, ge=1)
     hidden: int = Field(512, ge=1)
+    max_goal_offset: int = Field(50, ge=1)  # environment steps; uniform from 1
 
     @model_validator(mode="after")
     def _heads(self) -> GoalPolicyConfig:
@@ -82,6 +83,14 @@ class GoalPolicy(nn.Module):
 def pair_encoder(config: GoalPolicyConfig, image_size: int) -> StemViT:
     """The encoder of six-channel images: (B, 6, h, w) floats to (B, P, W)."""
     return StemViT(image_size, config.width, config.depth, config.heads, channels=6)
+
+
+def later_rows(rng: np.random.Generator, starts: np.ndarray, last_rows: np.ndarray, max_goal_offset: int) -> np.ndarray:
+    """(B,) rows 1 to ``max_goal_offset`` environment steps after rows ``starts``, at the end of episodes that end before.
+
+    The goals of every policy are drawn here, so that what each is trained for is the same.
+    """
+    return np.minimum(starts + rng.integers(1, max_goal_offset + 1, size=len(starts)), last_rows)
 
 
 class GoalPolicyAgent:

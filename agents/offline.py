@@ -2,9 +2,10 @@
 
 Recipe of OGBench (Park et al., 2024, appendix C): goals are relabelled, the reward is -1 until the state *is* the
 relabelled goal and 0 there, where the episode ends; values by expectile regression (Kostrikov et al., 2021), the policy
-by advantage-weighted regression (Peng et al., 2019). So the value of a state d steps from its goal is
+by advantage-weighted regression (Peng et al., 2019). Goals of the policy are those of every policy here
+(``later_rows``), where OGBench draws them from the whole rest of the episode. So the value of a state d steps from its goal is
 -(1 - discount^d) / (1 - discount). **One step of theirs is one action block here**, ``frame_skip`` environment steps:
-goals lie whole blocks ahead, and a block is discounted by ``discount ** frame_skip``.
+goals of values lie whole blocks ahead, and a block is discounted by ``discount ** frame_skip``.
 
 Shapes: B transitions, A numbers of an action block, P tokens of width W, K estimates of a critic.
 """
@@ -22,7 +23,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lewm_bench.agent import Setting
-from lewm_bench.agents.goal_policy import Batches, GoalPolicy, GoalPolicyConfig, GoalPolicyFamily, pair_encoder
+from lewm_bench.agents.goal_policy import (
+    Batches,
+    GoalPolicy,
+    GoalPolicyConfig,
+    GoalPolicyFamily,
+    later_rows,
+    pair_encoder,
+)
 from lewm_bench.rng import stream
 from lewm_bench.train import Step, TrainableModule, TrainConfig
 
@@ -136,8 +144,9 @@ class ImplicitPolicy(GoalPolicy, TrainableModule):
             advantage = self.advantage(pairs, transitions, actions)
         weights = advantage_weights(advantage, self.config.inverse_temperature)
         error = (self.block(pairs) - actions).square().mean(1)
-        policy_loss = (weights * error).mean()
-        parts |= {"policy": policy_loss, "action_error": error.mean(), "weight": weights.mean()}
+        policy_loss, mean_action = (weights * error).mean(), (weights * actions.square().mean(1)).mean()
+        parts |= {"policy": policy_loss, "mean_action": mean_action}
+        parts |= {"action_error": error.mean(), "weight": weights.mean()}
         return critic_loss + policy_loss, parts
 
 
@@ -173,6 +182,7 @@ def move_average(target: nn.Module, online: nn.Module, rate: float) -> None:
 class OfflineFamily(GoalPolicyFamily):
     """A family that learns from relabelled transitions."""
 
+    schema = 2
     step_cost = 0.12
 
     def batches(self, setting: Setting[OfflineConfig]) -> Batches:
@@ -191,7 +201,7 @@ def relabelled_batches(setting: Setting[OfflineConfig]) -> Batches:
         chosen = rng.integers(len(clips), size=size)
         now, left = clips.starts[chosen], blocks_left[chosen]
         value_goals = sample_value_goals(rng, now, left, rows, config)
-        policy_goals = now + config.frame_skip * rng.integers(1, left + 1)
+        policy_goals = later_rows(rng, now, clips.last_rows[chosen], config.max_goal_offset)
         images = [dataset.frames[r] for r in (now, now + config.frame_skip, value_goals, policy_goals)]
         if rng.random() < config.crop:
             images = random_crop(rng, images)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from tqdm import tqdm
 
 from lewm_bench.agent import AgentConfig, Family, Loaded, Setting, card_of
@@ -49,6 +49,20 @@ class SACHERConfig(AgentConfig):
         if value != 1:
             raise ValueError(f"sac-her acts at every step on the state of that step, so this is 1, got {value}")
         return value
+
+    @property
+    def warmup(self) -> int:
+        """Environment steps of random actions before the first gradient step: ten episodes."""
+        return 10 * self.episode_steps
+
+    @model_validator(mode="after")
+    def _learns(self) -> SACHERConfig:
+        if self.train.steps <= self.warmup:
+            raise ValueError(
+                f"nothing would be learned: the first {self.warmup} steps (10 * episode_steps) are random actions, so "
+                f"train.steps must be more, got {self.train.steps}"
+            )
+        return self
 
 
 class Scale(NamedTuple):
@@ -166,7 +180,7 @@ class SACHERFamily(Family):
             learning_rate=config.train.learning_rate,
             batch_size=config.train.batch_size,
             gamma=config.discount,
-            learning_starts=10 * config.episode_steps,
+            learning_starts=config.warmup,
             buffer_size=min(config.train.steps, 1_000_000),  # all of it; larger ones take seconds to make
             replay_buffer_class=HerReplayBuffer,
             replay_buffer_kwargs={"n_sampled_goal": config.goals_per_step},

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FLOOR = "random"
 PLANNER = "cem."  # what the paths of the planner's settings begin with
 SOLVER = f"{PLANNER}solver"
-DIAGNOSTICS = ("effective_rank", "latent_std")  # the first that was logged is drawn
+DIAGNOSTICS = ("latent_std", "effective_rank")  # the first that was logged is drawn; the rank of a collapse is high
 
 Value = float | str
 Settings = tuple[tuple[str, str], ...]

@@ -60,11 +60,12 @@ CAPTIONS = {
     "success_vs_time.png": "Success against the time for one plan: up and to the left is better. Policies answer at "
     "once because they do not plan.",
     "ablation.png": "Ablations: one setting of an agent changed at a time, everything else as in the agent itself (grey "
-    "band: its default). Lines are 95 % intervals. Beneath, how training ended, a dot per seed: an effective rank near "
-    "1 or a latent standard deviation near 0 is a representation that has collapsed.",
+    "band: its default). Lines are 95 % intervals. Beneath, how training ended, a dot per seed: a latent standard "
+    "deviation near 0 is a representation that has collapsed.",
     "losses.png": "The loss terms of LeWM beside those of PLDM, as logged and before weighting, a line per training run.",
     "training.png": "The training logs: a row (or two) per agent, a panel per logged quantity, a line per training run. A latent standard deviation "
-    "or an effective rank that falls to nothing would mean that the representation has collapsed.",
+    "that falls to nothing would mean that the representation has collapsed. The effective rank does not show it: what is left in "
+    "a collapsed latent is noise in all directions, whose rank is high.",
 }  # fmt: skip
 
 

@@ -372,6 +372,9 @@ def _notes(group: Group) -> list[str]:
     collapsed = [c.seed for c in cells if stability.has_collapsed(c)]
     if collapsed:
         notes.append(f"the latents collapsed in the training of seed {', '.join(map(str, collapsed))}")
+    idle = [c.seed for c in cells if "mean_action" in c.training and stability.never_left_mean_action(c)]
+    if idle:
+        notes.append(f"the policy of seed {', '.join(map(str, idle))} never left the mean action")
     if _settings_differ(cells):
         notes.append("settings differ between seeds: not one method")
     partial = [c.seed for c in cells if not c.evaluation_complete]

@@ -43,7 +43,7 @@ from lewm_bench.sac_policy import CARD, train_sac_policy
 from lewm_bench.store import Store, stage_key
 from lewm_bench.suite import EnvSpec, Job, Suite, checked, shares_budget
 from lewm_bench.system.faults import attempted, keep_traceback, machine_line, told
-from lewm_bench.train import raise_if_collapsed
+from lewm_bench.train import raise_if_collapsed, raise_if_mean_action
 from lewm_bench.videos import video_name, write_video
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,9 @@ def checkpoint_of(setting: Setting, family: Family) -> Path | None:
     folder = setting.store.stage("model", model_spec(setting, family), build)
     if setting.config.train.on_collapse == "fail":
         # The weights may be those of a training that was told to go on.
-        raise_if_collapsed(training_of(folder)["columns"])
+        columns = training_of(folder)["columns"]
+        raise_if_collapsed(columns)
+        raise_if_mean_action(columns)
     return folder
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 import gymnasium as gym
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from tqdm import tqdm
 
 from lewm_bench.config import Config
@@ -49,6 +49,15 @@ class SACPolicyConfig(Config):
     )
     goal_steps: int = Field(50, ge=1)  # per training episode; in collection, until a goal is given up
     noise: float = Field(1.0, ge=0)  # of collected actions, in learned standard deviations
+
+    @model_validator(mode="after")
+    def _learns(self) -> SACPolicyConfig:
+        if self.steps <= self.warmup:
+            raise ValueError(
+                f"nothing would be learned: the first {self.warmup} steps (warmup) are random actions, so steps must be "
+                f"more, got {self.steps}"
+            )
+        return self
 
 
 class ProgressBar(Protocol):

@@ -89,6 +89,14 @@ def has_collapsed(cell: CellRecord) -> bool:
     return std < COLLAPSED_STD
 
 
+def never_left_mean_action(cell: CellRecord) -> bool:
+    """Whether a policy that was kept in spite of it ended no better than the mean action."""
+    # Inside: most of what reads records does not need what trains.
+    from lewm_bench.train import LEARNED, policy_error
+
+    return cell.status == "done" and policy_error(cell.training) > 1 - LEARNED
+
+
 def training_steps(cell: CellRecord) -> int | None:
     """How many steps an agent was trained for; None for agents that do not train."""
     training = cell.config.get("agent", {}).get("train", {})

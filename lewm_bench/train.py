@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 COLLAPSED_STD = 0.02
 PATIENCE = 5  # logged steps in a row that must look collapsed
+LEARNED = 0.02  # of the mean action's error, that a policy must be below it at the end
 FREE = ("log_every", "save_every", "on_collapse")  # do not change the weights
 STATE = ".state"  # scratch of the cache, gone when the stage is complete
 
@@ -47,7 +48,7 @@ class TrainConfig(Config):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     log_every: int = Field(20, ge=1)
     save_every: int = Field(200, ge=1)
-    on_collapse: Literal["fail", "continue"] = "fail"  # continue: for ablations that show a collapse
+    on_collapse: Literal["fail", "continue"] = "fail"  # of latents or of a policy; continue: for ablations that show it
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,11 @@ class Trainable(Protocol):
     """What ``train`` needs: a module with ``loss``."""
 
     def loss(self, batch, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total, and named scalars for the log. ``latent_std`` among them is watched for collapse."""
+        """The total, and named scalars for the log.
+
+        ``latent_std`` among them is watched for collapse; ``mean_action``, the error of the mean action, is what the end
+        of ``policy`` (or of ``action_error``, where that is all of a policy's loss) is held against.
+        """
 
 
 class TrainableModule(nn.Module):
@@ -136,7 +141,8 @@ def train(
         of: what else determines the training, as JSON; the state of another one is not gone on from.
 
     Raises:
-        TrainingFailed: the loss or, at the end, a weight is not finite, or the latents have collapsed.
+        TrainingFailed: the loss or, at the end, a weight is not finite, the latents have collapsed, or a policy is no better
+            than the mean action.
     """
     from lightning_fabric import Fabric
 
@@ -183,6 +189,8 @@ def train(
             log.seconds = time.perf_counter() - started
             _save(state, index + 1, model, optimizer, log, recipe)
     bar.close()
+    if config.on_collapse == "fail":
+        raise_if_mean_action(log.columns)
     model.eval()
     return log
 
@@ -209,6 +217,34 @@ def raise_if_collapsed(columns: Mapping[str, Sequence[float | None]]) -> None:
                 f"the latents collapsed (standard deviation {std:.4f} < {COLLAPSED_STD} at step {step}); "
                 "raise the weight of what keeps them apart (sigreg_weight of lewm) or lower train.learning_rate"
             )
+
+
+def raise_if_mean_action(columns: Mapping[str, Sequence[float | None]]) -> None:
+    """Raise a TrainingFailed where a log ends with a policy that acts no better than the mean action does."""
+    left = policy_error(columns)
+    if left > 1 - LEARNED:
+        raise TrainingFailed(
+            f"the policy never left the mean action (at the end its error is {100 * left:.1f} % of the mean action's, "
+            f"learned is below {100 * (1 - LEARNED):.0f} %); train longer (train.steps), change train.learning_rate, "
+            "or keep it with train.on_collapse=continue"
+        )
+
+
+def policy_error(columns: Mapping[str, Sequence[float | None]]) -> float:
+    """A policy's error in the last fifth of a log over that of the mean action on the same batches.
+
+    Sums of both, so that a batch weighs as its error does. NaN for what is no policy, and for less than ``PATIENCE`` logged
+    steps.
+    """
+    own = columns.get("policy", columns.get("action_error", ()))
+    pairs = [
+        (a, b) for a, b in zip(own, columns.get("mean_action", ()), strict=False) if a is not None and b is not None
+    ]
+    if len(pairs) < PATIENCE:
+        return math.nan
+    last = pairs[-max(PATIENCE, len(pairs) // 5) :]
+    total = sum(mean for _, mean in last)
+    return sum(error for error, _ in last) / total if total > 0 else math.nan
 
 
 def _to_device(batch, device: torch.device):

@@ -122,15 +122,16 @@ def test_collapse_is_read_from_the_end_of_the_curve_and_from_failed_cells():
         0.0: "1 of 2 collapsed", 0.001: "collapsed", 0.002: "", 0.01: "collapsed", 0.1: "failed", 0.3: "1 of 2 collapsed"
     }  # fmt: skip
     assert points[0.0].endings == {"latent_std": (0.019, 0.8), "effective_rank": (1.2, 1.0)}
-    assert summary.ablations[0].diagnostic == "effective_rank"
+    assert summary.ablations[0].diagnostic == "latent_std"
     assert "the latents collapsed in the training of seed 0" in row(summary.table, "lewm:sigreg_weight=0")["note"]
     assert "collapsed" not in row(summary.table, "lewm")["note"]
 
 
-def test_effective_rank_first_then_deviation_and_nothing_for_planners():
-    only_std = {"latent_std": [1.0, 0.5]}
-    (panel,) = panels([arm({}, curve=only_std), arm({"dropout": 0}, curve=only_std)])
-    assert panel.diagnostic == "latent_std"
+def test_deviation_first_then_effective_rank_and_nothing_for_planners():
+    """The rank of a collapsed model, isotropic noise, is high: it cannot show what the panel is for."""
+    only_rank, only_std = {"effective_rank": [9.0, 4.0]}, {"latent_std": [1.0, 0.5]}
+    (panel,) = panels([arm({}, curve=only_rank), arm({"dropout": 0}, curve=only_rank)])
+    assert panel.diagnostic == "effective_rank"
     (panel,) = panels([arm({}, curve=only_std), arm({"cem.solver": "mppi"}, curve=only_std)])
     assert panel.diagnostic is None
 

@@ -10,15 +10,15 @@ import torch
 from toy_env import TOY_ID, make_toy
 
 from lewm_bench.agent import Setting
-from lewm_bench.agents.gcbc import GCBC, GCBC_FAMILY, GCBCConfig, hindsight_batches
-from lewm_bench.agents.goal_policy import GoalPolicyAgent
+from lewm_bench.agents.gcbc import GCBC, GCBC_FAMILY, hindsight_batches
+from lewm_bench.agents.goal_policy import GoalPolicyAgent, GoalPolicyConfig
 from lewm_bench.collect import CollectConfig, collect
 from lewm_bench.planning import CEMConfig
 from lewm_bench.store import Store
 from lewm_bench.train import Step, TrainConfig
 from lewm_bench.types import Goals, Past
 
-CONFIG = GCBCConfig(
+CONFIG = GoalPolicyConfig(
     width=32,
     depth=1,
     hidden=64,

@@ -5,6 +5,7 @@ On the ring of ``N`` positions every distance, value and best action is known in
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from lewm_bench.agents.gcivl import GCIVL, GCIVL_FAMILY
 from lewm_bench.agents.offline import OfflineConfig, Transitions, relabelled_batches
 from lewm_bench.data import Dataset, DatasetWriter
 from lewm_bench.planning import CEMConfig
+from lewm_bench.registry import agent_family
 from lewm_bench.rng import stream, torch_stream
 from lewm_bench.store import Store
 from lewm_bench.train import Step, TrainableModule, TrainConfig, train
@@ -276,7 +278,7 @@ def rows_setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
         episodes.append(Episode(frames, np.zeros((steps + 1, 1)), np.ones((steps, 1), np.float32)))
     splits = {"train": (0, 1, 2, 4), "val": (3,), "test": ()}
     data = write(tmp_path_factory.mktemp("rows"), episodes, splits)
-    config = OfflineConfig(frame_skip=SKIP, discount=0.9, crop=0, train=TrainConfig(batch_size=200))
+    config = OfflineConfig(frame_skip=SKIP, discount=0.9, crop=0, max_goal_offset=10, train=TrainConfig(batch_size=200))
     return setting_of("gcivl", data, config)
 
 
@@ -295,12 +297,15 @@ def test_goals_are_those_of_the_recipe(rows_setting: Setting) -> None:
     assert (found["following"] == now + SKIP).all()
     assert (found["at_goal"] == (goal == now)).all()
 
-    # The policy's: a whole number of blocks ahead in the same episode, uniformly.
-    ahead, rest = np.divmod(wanted - now, SKIP)
-    assert (rest == 0).all() and ahead.min() == 1 and (ahead <= left).all()
-    for blocks in (2, 5, 9):
-        share = np.bincount(ahead[left == blocks], minlength=blocks + 1)[1:] / (left == blocks).sum()
-        np.testing.assert_allclose(share, 1 / blocks, atol=4 * np.sqrt(1 / blocks / (left == blocks).sum()))
+    # The policy's: 1 to max_goal_offset steps ahead, uniformly, or the end of the episode.
+    most, ahead, steps = rows_setting.config.max_goal_offset, wanted - now, data.ends[episode] - 1 - now
+    assert ahead.min() == 1 and (ahead <= np.minimum(steps, most)).all() and steps.max() > most
+    for end in (2, 5, 9, steps.max()):
+        reach, chosen = min(end, most), steps == end
+        expected = np.full(reach, 1 / most)
+        expected[-1] = 1 - (reach - 1) / most
+        share = np.bincount(ahead[chosen], minlength=reach + 1)[1:] / chosen.sum()
+        np.testing.assert_allclose(share, expected, atol=4 * np.sqrt(expected.max() / chosen.sum()))
 
     # The values': 0.2 now, 0.5 geometric, 0.3 anywhere; the last two meet by chance, which the counts know.
     rows, gamma = data.rows("train"), 0.9**SKIP
@@ -490,3 +495,33 @@ def test_parameters_are_those_that_act(tmp_path: Path, name: str) -> None:
     model(frames, goals).sum().backward()
     assert loaded.parameters == sum(p.numel() for p in model.parameters() if p.grad is not None)
     assert loaded.parameters < sum(p.numel() for p in model.parameters()) / 2
+
+
+@pytest.mark.parametrize("name", ["gcbc", "gcivl", "gciql"])
+def test_all_policies_learn_to_go_to_the_same_goals(rows_setting: Setting, name: str) -> None:
+    """How far ahead goals lie, by how far the episode goes on: the same shares for each policy."""
+    family = agent_family(name)
+    setting = replace(
+        rows_setting,
+        agent=name,
+        config=family.Config(**rows_setting.config.model_dump(include={"frame_skip", "max_goal_offset", "train"})),
+    )
+    found = [family.batches(setting)(i) for i in range(60)]
+    frames, goals = ([b[0] for b in found], [b[1 if name == "gcbc" else 5] for b in found])
+    now, goal = (torch.cat(each)[:, 0, 8, 8].numpy().astype(int) for each in (frames, goals))
+    far = rows_setting.dataset.ends[np.searchsorted(rows_setting.dataset.ends, now, side="right")] - 1 - now > 10
+    ahead = np.bincount((goal - now)[far], minlength=12) / far.sum()
+    assert ahead[0] == ahead[11] == 0 and len(ahead) == 12
+    np.testing.assert_allclose(ahead[1:11], 0.1, atol=4 * np.sqrt(0.09 / far.sum()))
+
+
+@pytest.mark.parametrize(("kind", "config"), [(GCIVL, OfflineConfig), (GCIQL, GCIQLConfig)])
+def test_the_mean_action_is_weighed_as_the_policy_is(kind: type, config: type) -> None:
+    """A policy that answers the mean action everywhere has its error, whatever the weights are."""
+    model, batch = shaken(kind, config(**SIZES, frame_skip=3, inverse_temperature=2)), random_batch()
+    with torch.no_grad():
+        model.head[-1].weight.zero_()
+        model.head[-1].bias.zero_()
+    _, parts = model.loss(batch, STEP)
+    assert parts["mean_action"].item() == pytest.approx(parts["policy"].item())
+    assert parts["mean_action"].item() != pytest.approx(parts["action_error"].item(), rel=0.01)

@@ -163,3 +163,9 @@ def test_it_learns_to_reach_goals(setting: Setting, tmp_path: Path) -> None:
         results = evaluate(agent, chosen, pairs, 30, goal_offset=15, real_history=True, batch=20)
         hits.append(np.mean([r.held for r in results]))
     assert hits[0] < 0.4 and hits[1] > 0.8
+
+
+def test_a_training_that_would_end_before_learning_starts_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"nothing would be learned: the first 500 steps .* got 500"):
+        SACHERConfig(train=TrainConfig(steps=500))
+    assert SACHERConfig(train=TrainConfig(steps=501)).warmup == 500

@@ -264,3 +264,9 @@ def test_training_improves_the_success_rate(tmp_path: Path) -> None:
         train_sac_policy(env, settings, 0, tmp_path / name, progress=False)
         rates[name] = success_rate(env, load_sac_policy(env, tmp_path / name), 25)
     assert rates["trained"] > 0.8 and max(rates["uniform"], rates["untrained"]) < 0.4, rates
+
+
+def test_a_training_that_would_end_before_learning_starts_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"nothing would be learned: the first 300 steps .* got 300"):
+        SACPolicyConfig(steps=300, warmup=300)
+    assert SACPolicyConfig(steps=301, warmup=300).steps == 301

@@ -15,7 +15,17 @@ from torch import nn
 
 from lewm_bench.errors import TrainingFailed
 from lewm_bench.rng import stream
-from lewm_bench.train import Step, TrainableModule, TrainConfig, TrainingLog, learning_rate, make_optimizer, train
+from lewm_bench.train import (
+    Step,
+    TrainableModule,
+    TrainConfig,
+    TrainingLog,
+    learning_rate,
+    make_optimizer,
+    policy_error,
+    raise_if_mean_action,
+    train,
+)
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(steps=13, batch_size=4, learning_rate=1e-2, warmup=0.2, log_every=3, save_every=4)
@@ -324,6 +334,77 @@ def test_a_spell_of_small_latents_is_not_a_collapse(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"steps": 20, "log_every": 1})
     spells = ([0.01] * 4 + [0.5]) * 4
     assert run(Collapsing(spells), tmp_path, config=config).columns["latent_std"] == pytest.approx(spells)
+
+
+class Policy(nn.Module):
+    """Regresses actions from an input that says them, or from one that says nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(3, 1)
+
+    def loss(self, batch, step: Step):
+        x, y = batch
+        error = (self.net(x) - y).square().mean()
+        return error, {"action_error": error, "mean_action": y.square().mean()}
+
+
+def telling(index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.from_numpy(stream(1, "batch", index).standard_normal((32, 3), np.float32))
+    return x, x.mean(1, keepdim=True) * 3**0.5
+
+
+def telling_nothing(index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.zeros(32, 3), telling(index)[1]
+
+
+POLICY = TrainConfig(steps=200, batch_size=32, learning_rate=0.05, weight_decay=0, warmup=0, log_every=10)
+
+
+def trained_policy(batches, folder: Path, **change) -> TrainingLog:
+    torch.manual_seed(0)
+    config = POLICY.model_copy(update=change)
+    return train(Policy(), batches, config, seed=0, device=CPU, folder=folder, progress=False)
+
+
+def test_a_policy_that_never_left_the_mean_action_fails_with_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingFailed, match=r"never left the mean action .* is 1\d\d\.\d % .*train.on_collapse=continue"
+    ) as found:
+        trained_policy(telling_nothing, tmp_path / "stuck")
+    assert "\n" not in str(found.value)
+    kept = trained_policy(telling_nothing, tmp_path / "kept", on_collapse="continue")
+    assert policy_error(kept.columns) > 0.98
+    assert policy_error(trained_policy(telling, tmp_path / "learned").columns) < 0.1
+
+
+def columns(**found: list[float | None]) -> dict[str, list[float | None]]:
+    return {"step": [float(i) for i in range(len(next(iter(found.values()))))], **found}
+
+
+def test_the_end_of_training_is_judged_by_sums_of_its_last_fifth() -> None:
+    error, mean = [1.0] * 40 + [0.9] * 10, [1.0] * 49 + [11.0]
+    assert policy_error(columns(action_error=error, mean_action=mean)) == pytest.approx(9 / 20)
+    # Five logged steps at least, and what is no number is left out.
+    assert policy_error(
+        columns(action_error=[5.0, 0.5, None, 0.5, 0.5, 0.5, 0.5], mean_action=[1.0] * 7)
+    ) == pytest.approx(0.5)
+
+
+def test_too_few_logged_steps_and_what_is_no_policy_are_not_judged() -> None:
+    short = columns(action_error=[1.0] * 4, mean_action=[1.0] * 4)
+    for found in (short, columns(loss=[1.0] * 9), columns(action_error=[1.0] * 9)):
+        assert math.isnan(policy_error(found))
+        raise_if_mean_action(found)
+
+
+def test_a_weighted_policy_is_judged_by_its_weighted_error() -> None:
+    """Advantage weights choose what to imitate: an error over all data that is large is no fault."""
+    healthy = columns(action_error=[1.3] * 9, policy=[40.0] * 9, mean_action=[60.0] * 9)
+    raise_if_mean_action(healthy)
+    stuck = columns(action_error=[0.9] * 9, policy=[59.5] * 9, mean_action=[60.0] * 9)
+    with pytest.raises(TrainingFailed, match=r"99\.2 % of the mean action's"):
+        raise_if_mean_action(stuck)
 
 
 def test_global_generators_are_untouched(tmp_path: Path) -> None:
