@@ -55,6 +55,13 @@ class Trial(Config):
         return wilson(sum(map(sum, self.held)), sum(map(len, self.held)))
 
 
+class Fresh(Config):
+    """What the best trial and the default reached on validation pairs that chose neither: still there, as in a trial."""
+
+    best: tuple[tuple[bool, ...], ...]
+    default: tuple[tuple[bool, ...], ...]
+
+
 class Tuning(Config):
     """Every trial of an agent in an environment, in order, and what they were made with."""
 
@@ -72,6 +79,7 @@ class Tuning(Config):
     goal_offset: tuple[int, ...]
     num_pairs: int  # of each goal offset
     trials: tuple[Trial, ...]
+    fresh: Fresh | None = None  # if another trial than the default is the best
     dataset: str = ""  # fingerprint
     settings: dict[str, Any] = Field(default_factory=dict)  # of the run
     config: dict[str, Any] = Field(default_factory=dict)  # of the agent as it is configured
@@ -101,11 +109,13 @@ class Tuning(Config):
 
     @property
     def difference(self) -> Estimate | None:
-        """Best minus default on the same pairs, still at the goal at the last step; None if they cannot be compared."""
-        best = self.best
-        if best is None or best.trial == self.default.trial or self.default.status != "done":
+        """Best minus default on the same fresh pairs, still at the goal at the last step; None without any.
+
+        Not on the pairs of the trials: whatever is best on some pairs of equals is better there than it is.
+        """
+        if self.fresh is None:
             return None
-        ours, reference = (np.concatenate(t.held).astype(float)[None] for t in (best, self.default))
+        ours, reference = (np.concatenate(held).astype(float)[None] for held in (self.fresh.best, self.fresh.default))
         rng = stream(self.seed, "tune", "difference", self.env, self.agent)
         found = paired_comparison(ours, reference, rng)
         return Estimate(found.value, found.low, found.high)

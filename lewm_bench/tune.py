@@ -27,7 +27,7 @@ from lewm_bench.runner import Data, Run, dataset_of, measured_job, setting_of, t
 from lewm_bench.search import Dimension, bisect, random_point
 from lewm_bench.store import stage_key
 from lewm_bench.suite import Job, parse_overrides
-from lewm_bench.trials import SPLIT, Trial, Tuning, named, tried
+from lewm_bench.trials import SPLIT, Fresh, Trial, Tuning, named, tried
 
 SEARCHES = ("auto", "bisection", "random")
 FAILURE = "failure"  # kind of a cache entry
@@ -132,11 +132,17 @@ def tune(run: Run, agents: Sequence[str], trials: int, search: str = "auto") -> 
 
 
 def check_pairs(run: Run, job: Job, data: Data) -> None:
-    """Raise a UserError if the validation episodes do not have as many pairs as asked for."""
+    """Raise a UserError if the validation episodes do not have twice as many pairs as asked for: half of them are fresh."""
     env, dataset, _ = data
     rules = run.suite.of(job.env).settings.evaluate.rules
     for offset in job.goal_offset:
-        sample_pairs(dataset, env, rules, job.num_pairs, offset, SPLIT)
+        try:
+            sample_pairs(dataset, env, rules, 2 * job.num_pairs, offset, SPLIT)
+        except UserError as error:
+            raise UserError(
+                f"tuning needs twice evaluate.num_pairs ({job.num_pairs}), so that pairs that chose nothing compare the best "
+                f"trial with the default: {error}"
+            )
 
 
 def check_requirements(run: Run, jobs: Sequence[Job], data: Data) -> None:
@@ -159,7 +165,7 @@ def tune_agent(run: Run, job: Job, data: Data, count: int, search: str) -> Tunin
             run.say(f"[{len(done)}/{count}] {outcome(done[-1])}")
     env, dataset, _ = data
     resolved = run.suite.of(job.env)
-    return Tuning(
+    tuning = Tuning(
         agent=job.agent,
         env=job.env.label,
         unit=env.distance_unit,
@@ -179,6 +185,23 @@ def tune_agent(run: Run, job: Job, data: Data, count: int, search: str) -> Tunin
         hardware=hardware(run.device),
         commit=commit(),
     )
+    return tuning.model_copy(update={"fresh": on_fresh_pairs(run, job, data, tuning)})
+
+
+def on_fresh_pairs(run: Run, job: Job, data: Data, tuning: Tuning) -> Fresh | None:
+    """The best trial and the default on as many pairs more as chose them; None where there is nothing to compare.
+
+    The first pairs of a larger evaluation are those of a smaller one, so what is behind them is new.
+    """
+    best, default = tuning.best, tuning.default
+    if best is None or best.trial == default.trial or default.status != "done":
+        return None
+    found = {}
+    for name, trial in (("best", best), ("default", default)):
+        more = job.model_copy(update={"agent": trial.agent, "num_pairs": 2 * job.num_pairs})
+        offsets = measured_job(run, more, data)[1].values()
+        found[name] = tuple(tuple(r.held for r in offset.results[job.num_pairs :]) for offset in offsets)
+    return Fresh(**found)
 
 
 def next_values(run: Run, job: Job, done: Sequence[Trial], search: str) -> tuple[float, ...] | None:

@@ -216,10 +216,11 @@ def _noise(trial: Trial) -> float:
 
 
 def _against_default(tuning: Tuning) -> str:
-    difference = tuning.difference
-    if difference is None:
+    difference, fresh = tuning.difference, tuning.fresh
+    if difference is None or fresh is None:
         return f"The values it is configured with failed: {tuning.default.reason}"
-    text = f"minus the default on the same pairs: {tables.percent(*difference, sign='+')} points"
+    pairs = sum(map(len, fresh.best))
+    text = f"minus the default on {pairs} fresh pairs, which chose neither: {tables.percent(*difference, sign='+')} points (one run)"
     if difference.low <= 0 <= difference.high:
         return f"{text}. Warning: the interval contains 0, these pairs cannot tell it from the default."
     return text

@@ -31,7 +31,7 @@ from lewm_bench.rng import stream
 from lewm_bench.search import Dimension, Tried, bisect, distance, random_point
 from lewm_bench.suite import load, parse_overrides, resolve
 from lewm_bench.train import TrainingLog
-from lewm_bench.trials import Trial, Tuning, named
+from lewm_bench.trials import Fresh, Trial, Tuning, named
 
 ROUNDING = 0.005  # of 3 significant digits, relative, at most
 WEIGHT = Dimension("weight", 0.001, 0.3)
@@ -228,11 +228,16 @@ def failed(number: int, value: float) -> Trial:
     return Trial(trial=number, agent="toy", values=(value,), status="failed", reason="it collapsed", train_seconds=2.0)
 
 
-def tuning(*trials: Trial) -> Tuning:
+def words(held: str) -> tuple[tuple[bool, ...], ...]:
+    return tuple(tuple(c == "1" for c in word) for word in held.split())
+
+
+def tuning(*trials: Trial, fresh: tuple[str, str] | None = None) -> Tuning:
+    """``fresh``: what the best and the default held on the pairs that did not choose."""
     return Tuning(
         agent="toy", env="tests/Toy", unit="m", suite="s", profile="quick", protocol="clean-1", seed=0,
         search="bisection", dimensions=(Dimension("gain", 0.01, 100),), goal_offset=(5, 10), num_pairs=4,
-        trials=trials,
+        trials=trials, fresh=None if fresh is None else Fresh(best=words(fresh[0]), default=words(fresh[1])),
     )  # fmt: skip
 
 
@@ -270,16 +275,30 @@ def test_without_any_training_that_succeeded_there_is_no_best():
 
 
 def test_the_difference_to_the_default_is_paired():
-    same = tuning(trial(0, 1, "1" * 20 + "0" * 20), trial(1, 2, "1" * 21 + "0" * 19))
+    more, fewer = trial(1, 2, "1" * 21 + "0" * 19), trial(0, 1, "1" * 20 + "0" * 20)
+    same = tuning(fewer, more, fresh=("1" * 21 + "0" * 19, "1" * 20 + "0" * 20))
     assert same.difference.value == pytest.approx(1 / 40) and same.difference.low <= 0
     assert "contains 0" in tune_report.path_text(same)
-    reached = "1" * 40  # by both at some step: it is the last step that is compared
-    clear = tuning(trial(0, 1, "1" * 10 + "0" * 30, reached), trial(1, 2, "1" * 30 + "0" * 10, reached))
+    clear = tuning(fewer, more, fresh=("1" * 30 + "0" * 10, "1" * 10 + "0" * 30))
     assert clear.difference.value == pytest.approx(0.5) and clear.difference.low > 0
     text = tune_report.path_text(clear)
     assert "contains 0" not in text and "optimistic" in text and "--set toy.gain=2.0" in text
+    assert "on 40 fresh pairs, which chose neither: +50.0" in text and "(one run)" in text
     assert tuning(trial(0, 1, "11"), trial(1, 2, "10")).difference is None  # the default is the best
     assert tuning(failed(0, 1), trial(1, 2, "10")).difference is None
+
+
+def test_the_best_of_equals_is_not_better_on_pairs_that_did_not_choose_it():
+    """Ten trials of one success rate: on the pairs that chose it the best is 12 points above, on fresh ones it is not."""
+    rng, chose, others = np.random.default_rng(0), [], []
+    for _ in range(60):
+        held = ["".join("01"[int(v)] for v in rng.random(40) < 0.5) for _ in range(22)]
+        trials = [trial(i, 1 + i, held[i]) for i in range(10)]
+        best = tuning(*trials).best.trial
+        if best:
+            chose.append(trials[best].objective - trials[0].objective)
+            others.append(tuning(*trials, fresh=(held[10 + best], held[21])).difference.value)
+    assert np.mean(chose) > 0.08 and abs(np.mean(others)) < 0.045
 
 
 def drawn(axes) -> dict[str, tuple[float, float]]:
@@ -505,6 +524,11 @@ def test_tuning_finds_the_gain_and_says_how_to_use_it(lewm_bench, toys, monkeypa
     for _, episodes, dataset in seen:
         assert episodes <= set(dataset.episodes("val").tolist())
         assert not episodes & {*dataset.episodes("test").tolist(), *dataset.episodes("train").tolist()}
+
+    # The best is compared with the default on as many pairs more, which no trial saw.
+    (comparison,) = [json.loads((RESULTS / "tune.json").read_text())["fresh"]]
+    assert [len(offset) for offset in comparison["best"]] == [len(offset) for offset in comparison["default"]] == [6, 6]
+    assert "on 12 fresh pairs" in out
 
     # What is left behind.
     assert {p.name for p in RESULTS.iterdir()} == {"trials.csv", "tune.json", "tune.png", "best.yaml"}
