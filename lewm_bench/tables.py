@@ -46,7 +46,7 @@ PROTOCOLS = {
 INTERVALS = (
     "Brackets hold 95 % intervals. With one seed it is Wilson's and speaks about that one training run. With more it is a "
     "bootstrap over seeds and pairs, never narrower than Wilson's for as many pairs, and speaks about the method: where trainings "
-    "differ by 0.3 to 0.6 logits it contains the true rate in 90 % of simulations or more (in 93 % with three seeds), Wilson's of "
+    "differ by 0.3 to 0.6 logits it contains the true rate in 90 % of simulations or more (in 92 % with three seeds), Wilson's of "
     "one seed in 67 to 95 %. 'Minus LeWM' compares on identical pairs, so it can tell two agents apart whose own intervals overlap. "
     "Where a side that trains has fewer than three training seeds it compares training runs, not methods (two runs of equal "
     "methods are called different in 4 to 30 % of cases), and says so: (one run), (2 runs). Elsewhere an asterisk marks the "
