@@ -48,7 +48,8 @@ def measure(setting: Setting, family: Family, work: Path) -> None:
     taken = []
     for steps in (PROBES[0], *PROBES):  # the first one pays for what a process does once, and is not counted
         with tempfile.TemporaryDirectory(prefix=".training-", dir=work) as folder:
-            taken.append(family.train(replace(with_steps(setting, steps), progress=False), Path(folder)).seconds)
+            probe = replace(with_steps(setting, steps, on_collapse="continue"), progress=False)
+            taken.append(family.train(probe, Path(folder)).seconds)
     fixed, step = line_through(PROBES, taken[1:])
     write_text(work / FILE, json.dumps({"fixed": fixed, "step": step}))
 
@@ -66,7 +67,8 @@ def steps_within(seconds: float, fixed: float, step: float) -> int:
     return int((seconds - fixed) / step)
 
 
-def with_steps(setting: Setting, steps: int) -> Setting:
-    """The setting with another length of training."""
-    train = setting.config.train.model_copy(update={"steps": steps})
+def with_steps(setting: Setting, steps: int, on_collapse: str | None = None) -> Setting:
+    """The setting with another length of training; a training that is only timed may end as it likes."""
+    own = setting.config.train
+    train = own.model_copy(update={"steps": steps, "on_collapse": on_collapse or own.on_collapse})
     return replace(setting, config=setting.config.model_copy(update={"train": train}))

@@ -41,6 +41,7 @@ class Clockwork:
         steps = setting.config.train.steps
         assert folder.is_dir() and not any(folder.iterdir()) and not setting.progress
         (folder / "left-behind").touch()
+        assert setting.config.train.on_collapse == "continue"  # sixty steps are not to be judged
         self.trained.append(steps)
         return SimpleNamespace(seconds=self.fixed + self.step * steps)
 
@@ -51,7 +52,8 @@ def spec(seed: int = 0, **config) -> dict:
 
 def test_steps_are_what_fits_and_fixed_costs_are_paid_out_of_the_budget(tmp_path):
     setting = FakeSetting(Store(tmp_path))
-    assert within_seconds(setting, Clockwork(10, 0.25), 60, spec()).config.train.steps == 200
+    found = within_seconds(setting, Clockwork(10, 0.25), 60, spec()).config.train
+    assert (found.steps, found.on_collapse) == (200, "fail")
     assert within_seconds(setting, Clockwork(0, 0.25), 60, spec(size=1)).config.train.steps == 240
 
 

@@ -687,7 +687,7 @@ def kill_when(process: subprocess.Popen, folder: Path, pattern: str, delay: floa
 @pytest.mark.parametrize("seed", [0, 1])
 def test_kills_at_any_moment_leave_the_same_episodes(config, tmp_path, seed):
     longer = ["--agents", "noop,gcbc", "--set", "gcbc.train.steps=150", "--set", "gcbc.train.save_every=10",
-              "--set", "evaluate.num_pairs=12"]  # fmt: skip
+              "--set", "gcbc.train.on_collapse=continue", "--set", "evaluate.num_pairs=12"]  # fmt: skip
     subprocess.run(command(config, tmp_path / "whole", *longer), check=True, capture_output=True, env=ENVIRONMENT)
     rng, killed = random.Random(seed), {}
     moments = [("dataset/*.partial/*", 0.01), ("model/*.partial/.state/state.json", 0.3)]
@@ -994,7 +994,9 @@ def test_an_arm_with_the_default_value_has_the_same_episodes(tmp_path, config):
 
 
 def test_a_budget_in_seconds_shows_as_steps_in_the_record(tmp_path, config):
-    run = make_run(config, tmp_path, agents=["noop", "gcbc"], overrides=["training.seconds=2"])
+    run = make_run(
+        config, tmp_path, agents=["noop", "gcbc"], overrides=["training.seconds=2", "gcbc.train.on_collapse=continue"]
+    )
     cells = {c.agent: c for c in execute(run)}
     steps = cells["gcbc"].config["agent"]["train"]["steps"]
     assert cells["gcbc"].status == cells["noop"].status == "done"
