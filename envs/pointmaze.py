@@ -174,7 +174,7 @@ def physics_xml(walls: np.ndarray, dynamics: Dynamics) -> str:
     """The MJCF of the simulation. Whatever the ball cannot feel is left out or disabled, which halves the time."""
     root = Element("mujoco", model="pointmaze")
     option = _add(root, "option", timestep=dynamics.timestep, jacobian="dense", iterations=20)
-    unused = ("gravity", "island", "midphase", "sensor", "limit", "equality", "spring", "frictionloss")
+    unused = ("gravity", "island", "midphase", "sensor", "limit", "equality", "frictionloss")
     # Without warm start the state determines the future to the last bit.
     _add(option, "flag", **dict.fromkeys(("warmstart", *unused), "disable"))
     _add(_add(root, "default"), "geom", condim=1, margin=CONTACT_MARGIN)
@@ -230,7 +230,9 @@ class _GLCamera:
         body = _add(world, "body", name="ball", mocap="true")
         _add(body, "geom", name="ball", type="sphere", size=ball_radius, rgba=ball)
         view = max(rows, columns) - 1
-        _add(world, "camera", name="top", pos=(0, 0, 5), projection="orthographic", fovy=view)
+        # MuJoCo 3.5, the first to count in thousands, has another name for it.
+        parallel = {"projection": "orthographic"} if mujoco.mj_version() >= 3005000 else {"orthographic": "true"}
+        _add(world, "camera", name="top", pos=(0, 0, 5), fovy=view, **parallel)
         self._model = mujoco.MjModel.from_xml_string(tostring(root, encoding="unicode"))
         self._data = mujoco.MjData(self._model)
         self._camera = Camera(self._model, image_size, "top")

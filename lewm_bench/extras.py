@@ -11,6 +11,8 @@ from lewm_bench.errors import NotRun
 EXTRAS = {"gym_pusht": "pusht", "pymunk": "pusht", "cv2": "pusht", "pygame": "pusht", "ogbench": "cube"}
 """Importable module to the extra of pyproject.toml that installs it."""
 
+NEED_LABMAZE = ("labmaze", "dm_control", "ogbench")  # which has no wheel for Python 3.13, so nobody has an extra there
+
 
 def require(module: str, what: str) -> ModuleType:
     """The imported module; ``what`` needs it and is named in the error.
@@ -29,8 +31,8 @@ def require(module: str, what: str) -> ModuleType:
 
 def remedy(package: str) -> str:
     """The command that installs a package, or why there is none."""
+    if package in NEED_LABMAZE and sys.version_info >= (3, 13):
+        return "dm-control cannot be installed on Python 3.13 (labmaze has no release for it); use Python 3.10 to 3.12"
     if package in EXTRAS:
         return f"pip install 'lewm-bench[{EXTRAS[package]}]'"
-    if package in ("dm_control", "labmaze") and sys.version_info >= (3, 13):
-        return "dm-control cannot be installed on Python 3.13 (labmaze has no release for it); use Python 3.10 to 3.12"
     return f"pip install {package.replace('_', '-')}"
