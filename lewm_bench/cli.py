@@ -213,6 +213,7 @@ def run(
     Example: lewm-bench run --suite pointmaze --seeds 0,1,2
     """
     from lewm_bench.report import write_report
+    from lewm_bench.run.folder import claimed
     from lewm_bench.runner import run_suite
     from lewm_bench.tables import terminal
 
@@ -227,12 +228,13 @@ def run(
         suite, profile, agents=agents, seeds=seeds, envs=envs, overrides=overrides, device=device, cache=cache,
         config=config, out=out, quiet=quiet, fresh=fresh,
     )  # fmt: skip
-    if it.suite.understand:
-        from lewm_bench.understanding.run import examine_suite
+    with claimed(it.out):  # before hours of training, not after
+        if it.suite.understand:
+            from lewm_bench.understanding.run import examine_suite
 
-        return _understood(examine_suite(it), it)
-    cells = run_suite(it)
-    shown = terminal(write_report(cells, it.out, it.suite.title))
+            return _understood(examine_suite(it), it)
+        cells = run_suite(it)
+        shown = terminal(write_report(cells, it.out, it.suite.title))
     _end(shown, it.out, cells, [(cell, cell.reason) for cell in cells if cell.status == "failed"])
 
 
@@ -374,8 +376,9 @@ def train(
     Example: lewm-bench train lewm --env lewm_bench/PointMaze-UMaze-v0 --seed 1 --out my-lewm
     """
     from lewm_bench.agent import Setting
-    from lewm_bench.files import copy_folder, make_folder
+    from lewm_bench.files import copy_folder
     from lewm_bench.registry import agent_family
+    from lewm_bench.run.folder import claimed
     from lewm_bench.runner import checkpoint_of, dataset_of, setting_of
 
     agent = _one_agent(agent)
@@ -386,16 +389,14 @@ def train(
         suite, profile, agents=agent, seeds=str(seed), envs=env, overrides=overrides, device=device, cache=cache,
         config=config, quiet=quiet, fresh=fresh,
     )  # fmt: skip
-    if out is not None:
-        make_folder(out)
     job = it.suite.jobs[0]
-    setting: Setting = setting_of(it, job, *dataset_of(it, job.env))
-    family.requirements(setting)
-    folder = checkpoint_of(setting, family)
-    if out is not None:
-        copy_folder(folder, out)
-        folder = out
-    typer.echo(str(folder))
+    with claimed(*([] if out is None else [out])):
+        setting: Setting = setting_of(it, job, *dataset_of(it, job.env))
+        family.requirements(setting)
+        folder = checkpoint_of(setting, family)
+        if out is not None:
+            copy_folder(folder, out)
+    typer.echo(str(out or folder))
 
 
 @app.command(cls=Verb)
@@ -422,12 +423,12 @@ def evaluate(
     Example: lewm-bench evaluate lewm --seed 1 --set evaluate.num_pairs=20
     """
     import dataclasses
-    import tempfile
 
     from lewm_bench.checkpoint import load_card
-    from lewm_bench.files import make_folder
     from lewm_bench.report import write_report
-    from lewm_bench.runner import dataset_of, run_job
+    from lewm_bench.run.folder import claimed
+    from lewm_bench.runner import alone, dataset_of, run_job
+    from lewm_bench.system.scratch import scratch_folder
     from lewm_bench.tables import terminal
 
     agent = _one_agent(agent)
@@ -438,13 +439,10 @@ def evaluate(
         suite, profile, agents=agent, seeds=str(seed), envs=env, overrides=overrides, device=device, cache=cache,
         config=config, out=out, quiet=quiet, fresh=fresh,
     )  # fmt: skip
-    if out is not None:
-        make_folder(out)
     job = it.suite.jobs[0]
-    with tempfile.TemporaryDirectory() as scratch:
-        it = dataclasses.replace(it, out=out or Path(scratch))
-        cell = run_job(it, job, *dataset_of(it, job.env), checkpoint=checkpoint)
-        cell.save(it.out / "cells")
+    with scratch_folder() as scratch, claimed(*([] if out is None else [out])):
+        it = dataclasses.replace(it, out=out or scratch)
+        cell = alone(it, lambda run: run_job(run, job, *dataset_of(run, job.env), checkpoint=checkpoint))
         summary = write_report([cell], it.out, f"{agent} on {job.env.label}")
         typer.echo(terminal(summary))
     if out is not None:
@@ -454,6 +452,7 @@ def evaluate(
 @app.command(cls=Verb)
 def understand(
     checkpoint: Annotated[Path, typer.Argument(help="A folder of `lewm-bench train --out`.")],
+    agent: Annotated[str, typer.Option("--agent", help="Whose it is, if that is `their_pkg.agents:MINE`.")] = "",
     env: Annotated[str, typer.Option("--env", help="An environment of the suite; where it was trained if left out.")] = "",
     suite: SuiteOption = "understanding-all",
     profile: ProfileOption = "quick",
@@ -468,17 +467,17 @@ def understand(
 
     Example: lewm-bench understand my-lewm --env lewm_bench/PointMaze-UMaze-v0
     """
-    from lewm_bench.files import make_folder
+    from lewm_bench.run.folder import claimed
     from lewm_bench.understanding.run import examine_one, trained_as
 
-    was = trained_as(checkpoint)  # a wrong folder is found out before data is collected
+    was = trained_as(checkpoint, agent and _one_agent(agent))  # a wrong folder is found out before data is collected
     place = out or Path("results/understand") / checkpoint.resolve().name
     it = _prepare(
         suite, profile, agents=was.agent, seeds=str(was.seed), envs=env or was.env, overrides=overrides, device=device,
         cache=cache, config=config, out=place, quiet=quiet,
     )  # fmt: skip
-    make_folder(it.out)
-    _understood([examine_one(it, checkpoint)], it, f"{was.agent} on {it.suite.jobs[0].env.label}")
+    with claimed(it.out):
+        _understood([examine_one(it, checkpoint)], it, f"{was.agent} on {it.suite.jobs[0].env.label}")
 
 
 def _understood(cells: list, it, title: str = "") -> None:
@@ -541,7 +540,8 @@ def _speed(
     """Time planning and write the speed report."""
     from lewm_bench import suite as suites
     from lewm_bench.device import resolve_device, share_cores
-    from lewm_bench.files import make_folder
+    from lewm_bench.records import SPEED_FILE
+    from lewm_bench.run.folder import claimed, line_about, set_aside
     from lewm_bench.speed import measure
     from lewm_bench.speed_report import terminal, write_speed_report
 
@@ -549,17 +549,15 @@ def _speed(
     path = suites.find_file(config)
     resolved = suites.resolve(suites.load(path), suite, profile, overrides=overrides)
     where, folder = resolve_device(device), out or Path("results") / suite
-    make_folder(folder)
-    _say(f"suite {suite}, profile {profile}, on {where}, settings from {path}")
-    rows = measure(
-        resolved.settings,
-        resolved.agent_settings,
-        profile,
-        where,
-        checkpoint,
-        progress=not quiet and sys.stderr.isatty(),
-    )
-    typer.echo(terminal(write_speed_report(rows, folder, resolved.title)))
+    progress = not quiet and sys.stderr.isatty()
+    with claimed(folder):
+        _say(f"suite {suite}, profile {profile}, on {where}, settings from {path}")
+        rows = measure(resolved.settings, resolved.agent_settings, profile, where, checkpoint, progress=progress)
+        set_aside(folder, [SPEED_FILE], SPEED_FILE)
+        shown = terminal(write_speed_report(rows, folder, resolved.title))
+    if line := line_about(folder):
+        _say(line)
+    typer.echo(shown)
     typer.echo(f"report: {folder / 'report.html'}")
 
 
@@ -644,6 +642,7 @@ def report(
     from lewm_bench.files import copy_folder
     from lewm_bench.records import SPEED_FILE, load_cells, load_speed
     from lewm_bench.report import write_report
+    from lewm_bench.run.folder import claimed, set_aside
     from lewm_bench.speed_report import terminal as terminal_speed
     from lewm_bench.speed_report import write_speed_report
     from lewm_bench.tables import terminal
@@ -654,17 +653,20 @@ def report(
     if all((folder / SPEED_FILE).is_file() for folder in folders):
         rows = [row for folder in folders for row in load_speed(folder)]
         target = out or folders[0]
-        typer.echo(
-            terminal_speed(write_speed_report(rows, target, title or "Planning time", records=target not in folders))
-        )
+        elsewhere = target not in folders
+        with claimed(target):
+            set_aside(target, [SPEED_FILE] if elsewhere else [], SPEED_FILE)
+            shown = terminal_speed(write_speed_report(rows, target, title or "Planning time", records=elsewhere))
+        typer.echo(shown)
         typer.echo(f"report: {target / 'report.html'}")
         return
     cells = load_cells(folders)
     target = out or folders[0]
-    for folder in folders:
-        if out is not None and (folder / "videos").is_dir():
-            copy_folder(folder / "videos", target / "videos")
-    summary = write_report(cells, target, title or f"Suite {cells[0].suite}")
+    with claimed(target):
+        for folder in folders:
+            if out is not None and (folder / "videos").is_dir():
+                copy_folder(folder / "videos", target / "videos")
+        summary = write_report(cells, target, title or f"Suite {cells[0].suite}")
     typer.echo(terminal(summary))
     typer.echo(f"report: {target / 'report.html'}")
 
@@ -672,15 +674,18 @@ def report(
 def _report_understanding(folders: list[Path], out: Path | None, title: str) -> None:
     """Tables, figures and page of examinations again."""
     from lewm_bench.files import copy_folder
+    from lewm_bench.run.folder import claimed
     from lewm_bench.understanding.records import PICTURES, load_records
     from lewm_bench.understanding.report import terminal, write_understanding
 
     cells = load_records(folders)
     target = out or folders[0]
-    for folder in folders:
-        if folder != target and (folder / PICTURES).is_dir():
-            copy_folder(folder / PICTURES, target / PICTURES)
-    typer.echo(terminal(write_understanding(cells, target, title or f"Suite {cells[0].suite}")))
+    with claimed(target):
+        for folder in folders:
+            if folder != target and (folder / PICTURES).is_dir():
+                copy_folder(folder / PICTURES, target / PICTURES)
+        shown = terminal(write_understanding(cells, target, title or f"Suite {cells[0].suite}"))
+    typer.echo(shown)
     typer.echo(f"report: {target / 'report.html'}")
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lewm_bench.errors import UserError
+from lewm_bench.system.scratch import mark
 
 
 class StorageError(UserError):
@@ -101,7 +102,7 @@ def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
     if path.is_dir():
         raise StorageError(f"cannot write {path}: a folder is in its way; choose another name")
     with disk_errors(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=mark())
         try:
             with os.fdopen(handle, "wb") as file:
                 for piece in pieces:
@@ -121,8 +122,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy the files of a folder and those below it into another, each atomically; one onto itself is left alone."""
+    """Copy the files of a folder and those below it into another, each atomically; one onto itself is left alone.
+
+    Raises:
+        UserError: one cannot be read, or is a link to something outside of the folder that ``source`` lies in.
+    """
     for path in sorted(p for p in source.rglob("*") if p.is_file()):
+        if not path.resolve().is_relative_to(source.parent.resolve()):
+            raise UserError(
+                f"{path} is a link that leaves {source.parent}; put the file itself there, or delete the link"
+            )
         to = target / path.relative_to(source)
         if to.exists() and to.samefile(path):
             continue

@@ -30,7 +30,7 @@ from lewm_bench.data import Dataset
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import NotRun, PluginError, TrainingFailed, UserError
 from lewm_bench.evaluate import PairResult, distance_rank_correlation, evaluate, latent_oracle
-from lewm_bench.files import checksum, make_folder, write_text
+from lewm_bench.files import checksum, write_text
 from lewm_bench.names import parse_agent
 from lewm_bench.pace import within_seconds
 from lewm_bench.protocol import Pairs, sample_pairs
@@ -38,6 +38,7 @@ from lewm_bench.provenance import commit, hardware, versions
 from lewm_bench.records import CellRecord, EpisodeRow, OffsetRecord
 from lewm_bench.registry import agent_family, make_env
 from lewm_bench.run.agreement import disagreement
+from lewm_bench.run.folder import CELLS, incoming
 from lewm_bench.run.keys import DATA_SEED, dataset_spec, evaluation_spec, latent_oracle_pairs, model_spec, policy_spec
 from lewm_bench.sac_policy import CARD, train_sac_policy
 from lewm_bench.store import Store, stage_key
@@ -516,22 +517,40 @@ R = TypeVar("R", bound=Saved)
 
 
 def each_job(run: Run, attempt: Callable[[Run, Job, Data | Exception], R], tell: Callable[[R], str]) -> list[R]:
-    """The records of all jobs, each saved under ``out/cells`` as it is made and told in a line.
+    """The records of all jobs, each published in the results (``run.folder``) as it is made and told in a line.
 
     Args:
         attempt: makes the record of a job from its environment's data, or from why there is none.
     """
-    make_folder(run.out)  # before hours of training, not after
-    clear_cells(run.out)
     cells: list[R] = []
-    for spec in run.suite.envs:
-        data = obtain(run, spec)
-        for number, job in enumerate(run.suite.jobs, 1):
-            if job.env == spec:
-                cells.append(attempt(run, job, data))
-                cells[-1].save(run.out / "cells")
-                run.say(f"[{number}/{len(run.suite.jobs)}] {tell(cells[-1])}")
+    with incoming(run.out) as new:
+        beside = replace(run, out=new.folder)
+        for spec in run.suite.envs:
+            data = obtain(beside, spec)
+            for number, job in enumerate(run.suite.jobs, 1):
+                if job.env == spec:
+                    cells.append(attempt(beside, job, data))
+                    cells[-1].save(new.folder / CELLS)
+                    new.publish()
+                    run.say(f"[{number}/{len(run.suite.jobs)}] {tell(cells[-1])}")
+        if line := new.finish():
+            run.say(line)
     return cells
+
+
+def alone(run: Run, make: Callable[[Run], R]) -> R:
+    """The record of a run's only cell, published in its results.
+
+    Args:
+        make: makes it and its files in the results folder of the run that it is given.
+    """
+    with incoming(run.out) as new:
+        cell = make(replace(run, out=new.folder))
+        cell.save(new.folder / CELLS)
+        new.publish()
+        if line := new.finish():
+            run.say(line)
+    return cell
 
 
 def obtain(run: Run, spec: EnvSpec) -> Data | Exception:
@@ -574,12 +593,6 @@ def agent_kind(agent: str) -> str:
         return agent_family(agent).kind
     except (NotRun, PluginError, UserError):
         return "world model"
-
-
-def clear_cells(out: Path) -> None:
-    """Remove the records of an earlier run: a table never mixes two runs unless `report` is asked to."""
-    for path in (out / "cells").glob("*.json"):
-        path.unlink()
 
 
 def work_shares(suite: Suite) -> list[float]:

@@ -17,7 +17,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ import filelock
 import platformdirs
 
 from lewm_bench.errors import UserError
-from lewm_bench.files import checksum, disk_errors, write_text
+from lewm_bench.files import StorageError, checksum, disk_errors, write_text
+from lewm_bench.system.scratch import delete_stale
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ class Store:
                     return folder
                 _move_aside(folder, reason)
             work = folder.with_name(f"{folder.name}.partial")
+            delete_stale(folder.parent, below=False)
+            delete_stale(work)
             if not (work / DONE).is_file() or _unusable(work, read) is not None:
                 (work / DONE).unlink(missing_ok=True)
                 work.mkdir(exist_ok=True)
@@ -123,11 +126,16 @@ class Store:
         lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
         try:
             lock.acquire(timeout=0)
+        except NotImplementedError:  # older filelock on a file system without locks
+            raise StorageError(f"the file system of {folder.parent} has no locks; choose a --cache on a local disk")
         except filelock.Timeout:
             log.warning("another process is building %s/%s; waiting for it", folder.parent.name, folder.name)
             lock.acquire()
         try:
             yield
+            # While it is held, and only when the stage is complete: whoever opened it meanwhile finds nothing to build.
+            with suppress(OSError):
+                folder.with_name(f".{folder.name}.lock").unlink()
         finally:
             lock.release()
 

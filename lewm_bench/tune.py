@@ -16,17 +16,19 @@ from typing import Any
 from tqdm import tqdm
 
 from lewm_bench.errors import TrainingFailed, UserError, unknown
-from lewm_bench.files import make_folder, write_text
+from lewm_bench.files import write_text
 from lewm_bench.names import parse_agent
 from lewm_bench.protocol import PROTOCOLS, sample_pairs
 from lewm_bench.provenance import commit, hardware, versions
 from lewm_bench.registry import agent_family
 from lewm_bench.rng import stream
+from lewm_bench.run.folder import claimed
 from lewm_bench.run.keys import failure_spec, model_spec
 from lewm_bench.runner import Data, Run, dataset_of, measured_job, setting_of, training_of
 from lewm_bench.search import Dimension, bisect, random_point
 from lewm_bench.store import stage_key
 from lewm_bench.suite import Job, parse_overrides
+from lewm_bench.system.filenames import agents_stem
 from lewm_bench.trials import SPLIT, Fresh, Trial, Tuning, named, tried
 
 SEARCHES = ("auto", "bisection", "random")
@@ -123,12 +125,13 @@ def tune(run: Run, agents: Sequence[str], trials: int, search: str = "auto") -> 
     jobs = jobs_of(run, agents)
     for job in jobs:
         default_values(run, job)
-    make_folder(run.out)  # before hours of training, not after
-    data = dataset_of(run, jobs[0].env)
-    check_pairs(run, jobs[0], data)
-    check_requirements(run, jobs, data)
-    for job in jobs:
-        yield tune_agent(run, job, data, trials, searches[job.agent])
+    folders = [run.out / agents_stem([job.agent], job.env.label) for job in jobs]
+    with claimed(*folders):  # before hours of training, not after
+        data = dataset_of(run, jobs[0].env)
+        check_pairs(run, jobs[0], data)
+        check_requirements(run, jobs, data)
+        for job in jobs:
+            yield tune_agent(run, job, data, trials, searches[job.agent])
 
 
 def check_pairs(run: Run, job: Job, data: Data) -> None:

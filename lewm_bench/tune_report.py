@@ -18,6 +18,7 @@ from lewm_bench.config import deep_merge
 from lewm_bench.drawing import png
 from lewm_bench.files import write_bytes, write_text
 from lewm_bench.names import parse_agent
+from lewm_bench.run.folder import set_aside
 from lewm_bench.system.filenames import agents_stem
 from lewm_bench.trials import Trial, Tuning
 from lewm_bench.tune_plots import comparison, draw
@@ -48,9 +49,15 @@ def report(tunings: Iterable[Tuning], out: Path) -> tuple[list[Tuning], list[Pat
 
 
 def write_tuning(tuning: Tuning, folder: Path) -> None:
-    """Write ``trials.csv``, ``tune.json``, ``tune.png`` and, if any training succeeded, ``best.yaml``."""
+    """Write ``trials.csv``, ``tune.json``, ``tune.png`` and, if any training succeeded, ``best.yaml``.
+
+    Those of another tuning go to ``earlier-N`` in the folder.
+    """
+    text = json.dumps(record(tuning), indent=1)
+    if not (folder / RECORD).is_file() or (folder / RECORD).read_text(encoding="utf-8") != text:
+        set_aside(folder, (TRIALS, RECORD, BEST, FIGURE), RECORD)
     write_text(folder / TRIALS, trials_csv(tuning))
-    write_text(folder / RECORD, json.dumps(record(tuning), indent=1))
+    write_text(folder / RECORD, text)
     write_bytes(folder / FIGURE, png(draw(tuning)))
     if tuning.best is None:  # that of an earlier tuning would deceive
         (folder / BEST).unlink(missing_ok=True)

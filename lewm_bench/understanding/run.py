@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,10 +26,14 @@ from lewm_bench.checkpoint import load_card
 from lewm_bench.config import Config
 from lewm_bench.errors import NotRun, UserError
 from lewm_bench.files import write_bytes, write_text
+from lewm_bench.names import parse_agent
+from lewm_bench.registry import agent_names
+from lewm_bench.run.folder import CELLS
 from lewm_bench.run.keys import model_spec
 from lewm_bench.runner import (
     Data,
     Run,
+    alone,
     config_of,
     dataset_of,
     each_job,
@@ -281,16 +286,28 @@ class Trained(NamedTuple):
     env: str
 
 
-def trained_as(checkpoint: Path) -> Trained:
+def trained_as(checkpoint: Path, named: str = "") -> Trained:
     """Agent, seed and environment of a checkpoint folder.
 
+    Args:
+        named: the agent that the user says it is. A card may come from anywhere, so what it names is imported only if it
+            is registered or if the user has named it too.
+
     Raises:
-        UserError: it is none.
+        UserError: it is none, or another agent's than named, or of one that nobody but its card names.
     """
     card = load_card(checkpoint)
     found = Trained(*(card.get(name) for name in Trained._fields))
     if not (isinstance(found.agent, str) and isinstance(found.seed, int) and isinstance(found.env, str)):
         raise UserError(f"{checkpoint} is not a checkpoint: its card does not name agent, seed and environment")
+    base = parse_agent(found.agent).base
+    if named and parse_agent(named).base != base:
+        raise UserError(f"{checkpoint} is of the agent {base!r}, not of {named!r}; leave --agent out or name that one")
+    if not named and base not in agent_names():
+        raise UserError(
+            f"{checkpoint} names the agent {base!r}, which is not registered here; if you know it and would run its "
+            f"code, add --agent {shlex.quote(base)}"
+        )
     return found
 
 
@@ -302,13 +319,11 @@ def examine_one(run: Run, checkpoint: Path) -> UnderstandingRecord:
     """
     job = run.suite.jobs[0]
     own = UnderstandingRecord(**base(run, job, "not run")).file_name
-    for path in sorted((run.out / "cells").glob("*.json")):
+    for path in sorted((run.out / CELLS).glob("*.json")):
         if path.name != own or not holds_understanding(run.out):
             raise UserError(f"{run.out} has records of other cells ({path.name}); name another folder with --out")
     with progress(run) as step:
-        cell = examine_job(run, job, dataset_of(run, job.env), checkpoint, step)
-    cell.save(run.out / "cells")
-    return cell
+        return alone(run, lambda run: examine_job(run, job, dataset_of(run, job.env), checkpoint, step))
 
 
 def foreign_data(card: Mapping[str, Any], setting: Setting) -> list[str]:
