@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import threading
 
 import pytest
@@ -140,6 +141,25 @@ def test_a_folder_is_copied_onto_others_and_onto_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(StorageError, match="free some space"):
         copy_folder(tmp_path / "a", tmp_path / "other")
+
+
+@pytest.mark.parametrize("link", ["file", "folder", "absolute"])
+def test_a_link_that_leaves_the_results_is_not_copied(tmp_path, link):
+    write_text(tmp_path / "secret" / "x.gif", "secret")
+    write_text(tmp_path / "a" / "kept" / "y.gif", "mine")
+    (tmp_path / "a" / "videos").mkdir()
+    (tmp_path / "a" / "videos" / "y.gif").symlink_to("../kept/y.gif")
+    copy_folder(tmp_path / "a" / "videos", tmp_path / "b")
+    assert [(p.name, p.read_text()) for p in (tmp_path / "b").iterdir()] == [("y.gif", "mine")]
+    if link == "folder":
+        shutil.rmtree(tmp_path / "a" / "videos")
+        (tmp_path / "a" / "videos").symlink_to(tmp_path / "secret")
+    else:
+        target = tmp_path / "secret" / "x.gif" if link == "absolute" else "../../secret/x.gif"
+        (tmp_path / "a" / "videos" / "x.gif").symlink_to(target)
+    with pytest.raises(UserError, match="is a link that leaves") as raised:
+        copy_folder(tmp_path / "a" / "videos", tmp_path / "b")
+    assert "x.gif" in str(raised.value) and not (tmp_path / "b" / "x.gif").exists()
 
 
 def test_checksum(tmp_path):

@@ -443,3 +443,30 @@ def test_a_failed_examination_is_status_1(lewm_bench, monkeypatch):
     status, out, err = lewm_bench("run", "--suite", "look", "--device", "cpu", *narrow)
     assert status == 1 and f"failed: {UMAZE} lewm seed 0: maps failed: too short" in err
     assert "maps failed: too short" in out
+
+
+# A card that names code.
+
+
+def test_what_only_a_card_names_is_not_imported(tmp_path, monkeypatch, capsys):
+    (tmp_path / "from_elsewhere").mkdir()
+    marker = tmp_path / "imported"
+    code = f"open({str(marker)!r}, 'w').close()"
+    for name in ("__init__", "agents"):
+        (tmp_path / "from_elsewhere" / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    card = {"agent": "from_elsewhere.agents:X", "seed": 0, "env": "lewm_bench/PointMaze-UMaze-v0"}
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    status, out, err = outcome(monkeypatch, capsys, "understand", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert status == 2 and not out and len(err.strip().splitlines()) == 1
+    assert err.strip().endswith("add --agent from_elsewhere.agents:X") and not marker.exists()
+    with pytest.raises(UserError, match="not of 'lewm'"):
+        understanding.trained_as(tmp_path, "lewm")
+    found = understanding.trained_as(tmp_path, "from_elsewhere.agents:X")
+    assert found.agent == card["agent"] and not marker.exists()
+    status, _, err = outcome(
+        monkeypatch, capsys, "understand", str(tmp_path), "--agent", card["agent"], "--out", str(tmp_path / "out")
+    )
+    assert status == 2 and "nothing called 'X'" in err and marker.exists()  # what the user named was imported
+    (tmp_path / "card.json").write_text(json.dumps(card | {"agent": "lewm:sigreg_weight=0.1"}))
+    assert understanding.trained_as(tmp_path).agent == "lewm:sigreg_weight=0.1"
