@@ -561,8 +561,8 @@ def test_the_same_command_trains_nothing_and_writes_the_same(lewm_bench, toys):
     toys["steering"].trained.clear()
     assert lewm_bench("tune", "steering", "--out", "again")[0] == 0
     assert not toys["steering"].trained  # not even what failed
-    assert Path("again/steering-SizedToy-v0/trials.csv").read_bytes() == before
-    assert Path("again/steering-SizedToy-v0/tune.json").read_bytes() == record
+    assert (Path("again") / RESULTS.name / "trials.csv").read_bytes() == before
+    assert (Path("again") / RESULTS.name / "tune.json").read_bytes() == record
 
 
 def test_an_interrupted_tuning_goes_on_with_what_is_missing(lewm_bench, toys, monkeypatch):
@@ -586,7 +586,7 @@ def test_an_interrupted_tuning_goes_on_with_what_is_missing(lewm_bench, toys, mo
     def reached(folder):
         return [{k: v for k, v in r.items() if r["status"] == "done" or k != "train_seconds"} for r in table(folder)]
 
-    assert reached(RESULTS) == reached(Path("whole/steering-SizedToy-v0"))
+    assert reached(RESULTS) == reached(Path("whole") / RESULTS.name)
 
 
 def test_a_failure_is_remembered_as_long_as_what_fails_is_the_same(lewm_bench, toys):
@@ -615,9 +615,9 @@ def test_several_agents_get_as_many_trials_and_one_comparison(lewm_bench, toys):
         seconds = [float(r["train_seconds"]) for r in own]
         assert [float(r["spent_seconds"]) for r in own] == pytest.approx(np.cumsum(seconds), rel=1e-4)
     # One dimension is bisected, two are searched at random, the default first.
-    assert [json.loads((p / "tune.json").read_text())["search"] for p in (RESULTS, both.with_name("twofold-SizedToy-v0"))] \
+    assert [json.loads((p / "tune.json").read_text())["search"] for p in (RESULTS, both.with_name(tune_report.folder_name(["twofold"], SIZED_ID)))] \
         == ["bisection", "random"]  # fmt: skip
-    (first, *others) = table(both.with_name("twofold-SizedToy-v0"))
+    (first, *others) = table(both.with_name(tune_report.folder_name(["twofold"], SIZED_ID)))
     assert (float(first["gain"]), float(first["offset"])) == (0.1, 0)
     space = TwoDimensions.search_space
     for number, row in enumerate(others, 1):

@@ -45,6 +45,7 @@ def claimed(*folders: Path) -> Iterator[None]:
 
 @contextmanager
 def _claimed(folder: Path) -> Iterator[None]:
+    was_there = folder.is_dir()
     make_folder(folder)
     lock = filelock.FileLock(folder / LOCK)
     try:
@@ -64,6 +65,9 @@ def _claimed(folder: Path) -> Iterator[None]:
             with suppress(OSError):
                 (folder / name).unlink()
         lock.release()
+        if not was_there:
+            with suppress(OSError):  # there are results in it
+                folder.rmdir()
 
 
 def _holder(folder: Path) -> str:

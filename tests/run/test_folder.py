@@ -177,10 +177,11 @@ def test_a_second_command_in_the_folder_is_refused_and_costs_nothing(tmp_path, h
 
 
 def test_a_folder_is_free_after_an_error(tmp_path) -> None:
+    (tmp_path / "was there").mkdir()
     for _ in range(2):
-        with pytest.raises(ValueError), claimed(tmp_path, tmp_path / "b"):
+        with pytest.raises(ValueError), claimed(tmp_path / "was there", tmp_path / "new"):
             raise ValueError
-    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+    assert [p.name for p in tmp_path.iterdir()] == ["was there"]
 
 
 def take_turns(folder: Path, results) -> None:
