@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -341,6 +341,7 @@ class DinoWMFamily(Family):
     trainable = True
     plans = True
     schema = 3
+    rehearsal: ClassVar = {**Family.rehearsal, "local": Family.rehearsal}
 
     def configure(self, overrides: dict, variant: str | None) -> DinoWMConfig:
         for part in variant.split(":") if variant is not None else ():

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -164,6 +164,7 @@ class SACHERFamily(Family):
     kind = "privileged"
     trainable = True
     schema = 3
+    rehearsal: ClassVar = {"episode_steps": 4, "train": {"steps": 60, "batch_size": 8}}
     step_cost = 0.01
     decision_cost = 0.05
 

@@ -7,10 +7,10 @@ back acts through the small ``Agent`` and ``Controller`` protocols of ``lewm_ben
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -97,6 +97,8 @@ class Family(ABC):
     plans: ClassVar[bool] = False  # searches with the CEM, whose settings then belong to its results
     schema: ClassVar[int] = 1  # raise it when the code changes what a config trains to
     planning_only: ClassVar[tuple[str, ...]] = ()  # settings that change plans and not weights
+    rehearsal: ClassVar[Mapping[str, Any]] = {"train": {"steps": 4, "batch_size": 8, "on_collapse": "continue"}}
+    """Settings with which a training takes a moment, for `lewm-bench check`."""
     search_space: ClassVar[tuple[Dimension, ...]] = ()  # what `lewm-bench tune` looks for
     step_cost: ClassVar[float] = 0.08  # rough seconds per training step and per plan of `quick`, for the time left
     decision_cost: ClassVar[float] = 0.001

@@ -30,7 +30,7 @@ SPEED_SECONDS = 0.2
 MOST_STATES = 4096  # in one timed call
 
 # What code that breaks its promises is seen to raise; an interrupt or a failing machine is not the environment's fault.
-_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _finding(name: str, check: Callable[[GoalEnv], str], env: GoalEnv) -> Findin
         return Finding(name, False, str(broken))
     except UserError as mistake:
         return Finding(name, False, str(mistake))
-    except (*_FAULTS, gym.error.Error) as fault:
+    except (*FAULTS, gym.error.Error) as fault:
         return Finding(name, False, f"{type(fault).__name__}: {fault}")
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tqdm import tqdm
@@ -24,6 +24,9 @@ from lewm_bench.errors import Explained, NotRun, PluginError, TrainingFailed, Us
 from lewm_bench.names import parse_agent
 from lewm_bench.system.granted import limit_threads
 from lewm_bench.system.signals import Stopped, stopping
+
+if TYPE_CHECKING:
+    from lewm_bench.check import Finding
 
 # Typer stands on click, or on a copy of it inside itself, depending on its version; both have this base.
 UsageProblem = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -691,48 +694,72 @@ def _report_understanding(folders: list[Path], out: Path | None, title: str) -> 
 
 @app.command(cls=Verb)
 def check(
-    env: Annotated[
-        str, typer.Argument(help="A Gymnasium id, also `their_package:TheirMaze-v0`, or an environment of --config.")
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="An environment: a Gymnasium id, also `their_package:TheirMaze-v0`, or one of --config. "
+            "Or an agent, also `their_package.agents:MINE`."
+        ),
     ],
     sheet: Annotated[
         Path | None,
         typer.Option("--sheet", help="The PNG of starts and goals; ENV.png in the working folder if left out."),
     ] = None,
     image_size: Annotated[int, typer.Option("--image-size", min=16, help="Pixels.")] = 64,
+    overrides: SetOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Hold an environment to the contract of the benchmark, say what to mend, and draw starts and goals.
+    """Hold an environment or an agent to the contract of the benchmark and say what to mend.
 
-    Example: lewm-bench check lewm_bench/PointMaze-UMaze-v0
+    Starts and goals of an environment are drawn; --set is for the settings of an agent.
+
+    Example: lewm-bench check lewm_bench/PointMaze-UMaze-v0; lewm-bench check their_package.agents:MINE
     """
     from lewm_bench.check import check_goal_env, contact_sheet
     from lewm_bench.files import write_bytes
-    from lewm_bench.registry import make_env
+    from lewm_bench.registry import is_agent, make_env
     from lewm_bench.system.filenames import env_stem
 
-    spec = _spec_of(env, config)
+    if is_agent(name):
+        from lewm_bench.evaluation.check import check_agent
+        from lewm_bench.suite import find_file, load
+
+        if sheet is not None:
+            raise UserError(f"--sheet draws an environment, and {name} is an agent")
+        if not _say(check_agent(name, load(find_file(config)), overrides or ())):
+            raise typer.Exit(1)
+        return
+    if overrides:
+        raise UserError(f"--set is for the settings of an agent, and {name} is none")
+    spec = _spec_of(name, config)
     made = make_env(spec.id, image_size, spec.kwargs, spec.adapt)
     findings = check_goal_env(made)
-    for finding in findings:
-        typer.echo(f"{'ok  ' if finding.ok else 'MEND'}  {finding.name}: {finding.detail}")
+    kept = _say(findings)
     path = sheet or Path(f"{env_stem(spec.label)}.png")
     write_bytes(path, contact_sheet(made))
     typer.echo(f"starts and their goals: {path}")
-    if not all(finding.ok for finding in findings):
+    if not kept:
         raise typer.Exit(1)
+
+
+def _say(findings: Sequence[Finding]) -> bool:
+    """Whether all findings are well; each is said in a line."""
+    for finding in findings:
+        typer.echo(f"{'ok  ' if finding.ok else 'MEND'}  {finding.name}: {finding.detail}")
+    return all(finding.ok for finding in findings)
 
 
 def _spec_of(env: str, config: Path | None):
     """The environment of that id or, in the suites of the file, of that name."""
     import gymnasium as gym
 
-    from lewm_bench.registry import environment_ids
+    from lewm_bench.registry import agent_names, environment_ids
     from lewm_bench.suite import EnvSpec, find_file, load
 
     suites = load(find_file(config)).suites.values()
     named = {spec.label: spec for suite in suites for spec in suite.envs}
     if env not in named and ":" not in env and env not in (known := environment_ids()) and env not in gym.registry:
-        raise unknown("environment", env, [*known, *named])
+        raise unknown("environment or agent", env, [*known, *named, *agent_names()])
     return named.get(env, EnvSpec(id=env))
 
 

@@ -143,6 +143,24 @@ TYPES: Mapping[str, tuple[type, ...]] = {
 """What a family's attributes are, but for ``kind`` and ``Config``."""
 
 
+def is_agent(name: str) -> bool:
+    """Whether an agent is registered under the name, or something that is no environment lies at its ``module:attribute``.
+
+    Environments of other packages are named alike, so the module is looked into; one that cannot be imported has none.
+    """
+    base = parse_agent(name).base
+    if base in agent_names():
+        return True
+    module, colon, attribute = base.partition(":")
+    if not colon or "." not in module:
+        return False
+    imported = attempted(lambda: importlib.import_module(module))
+    if isinstance(imported, Exception):  # told of where an environment of the name is made
+        return False
+    found = getattr(imported, attribute, None)
+    return isinstance(found, Family) or (found is not None and attribute not in gym.registry)
+
+
 def make_env(
     env_id: str, image_size: int, kwargs: Mapping[str, Any] | None = None, adapt: Adapt | None = None
 ) -> GoalEnv:

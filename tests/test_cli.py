@@ -459,7 +459,29 @@ def test_check_of_an_id_needs_no_suite(lewm_bench, tmp_path, checked):
     status, _, err = lewm_bench("check", "CartPole-v1", "--config", "theirs.yaml")
     assert status == 2 and "CartPole-v1" in err  # that it is adapted under another name does not make it ours
     status, _, err = lewm_bench("check", "Wide")
-    assert status == 2 and "no environment named 'Wide'" in err and not (tmp_path / "Wide.png").exists()
+    assert status == 2 and "no environment or agent named 'Wide'" in err and not (tmp_path / "Wide.png").exists()
+
+
+def test_check_of_an_agent(lewm_bench, tmp_path, monkeypatch):
+    asked = []
+    findings = [Finding("shapes", True, "5 actions"), Finding("frames", False, "look at them")]
+    monkeypatch.setattr("lewm_bench.evaluation.check.check_agent", lambda *given: asked.append(given) or findings)
+    status, out, err = lewm_bench("check", "lewm", "--set", "lewm.depth=1")
+    assert (status, err) == (1, "") and out == "ok    shapes: 5 actions\nMEND  frames: look at them\n"
+    del findings[1]
+    assert lewm_bench("check", "dino-wm:mae")[:2] == (0, "ok    shapes: 5 actions\n")
+    assert [(name, tuple(overrides)) for name, _, overrides in asked] == [
+        ("lewm", ("lewm.depth=1",)),
+        ("dino-wm:mae", ()),
+    ]
+    assert {p.name for p in tmp_path.iterdir()} == {"tiny.yaml"}
+    for wrong, said in (
+        (["lewm", "--sheet", "s.png"], "--sheet draws an environment, and lewm is an agent"),
+        ([UMAZE, "--set", "lewm.depth=1"], f"--set is for the settings of an agent, and {UMAZE} is none"),
+        (["lewn"], "no environment or agent named 'lewn'"),
+    ):
+        status, out, err = lewm_bench("check", *wrong)
+        assert status == 2 and not out and said in err and len(err.splitlines()) == 1
 
 
 def test_check_offers_the_nearest_name_of_a_suite(lewm_bench, checked):
