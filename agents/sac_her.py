@@ -23,7 +23,9 @@ from lewm_bench.agent import AgentConfig, Family, Loaded, Setting, card_of
 from lewm_bench.checkpoint import load_card, load_weights, save_checkpoint, save_tensors
 from lewm_bench.env import GoalEnv
 from lewm_bench.files import write_text
+from lewm_bench.records import TrainingRecord
 from lewm_bench.rng import confined, stream, torch_seed
+from lewm_bench.system.reading import is_file, read_model
 from lewm_bench.train import TrainConfig, TrainingLog
 from lewm_bench.types import Goals, Past
 
@@ -212,8 +214,9 @@ class SACHERFamily(Family):
                 return True
 
         unfinished, log = folder / UNFINISHED, TrainingLog()
-        if (folder / FINISHED).is_file() and load_card(folder) == card_of(setting):
-            return TrainingLog(**json.loads((folder / FINISHED).read_text(encoding="utf-8")))
+        if is_file(folder / FINISHED) and load_card(folder) == card_of(setting):
+            told = read_model(folder / FINISHED, TrainingRecord, f"delete {folder} and train again")
+            return TrainingLog(told.columns, told.seconds)
         if unfinished.is_file():
             # The replay buffer is most of the state, and stable-baselines3 can only pickle it, which we never load.
             logger.warning("nothing of an interrupted training of %s is kept; it starts again", setting.agent)

@@ -31,6 +31,8 @@ from lewm_bench.checkpoint import load_weights
 from lewm_bench.errors import UserError
 from lewm_bench.files import disk_errors, write_text
 from lewm_bench.rng import stream, torch_stream
+from lewm_bench.store import read_result
+from lewm_bench.system.reading import read_array
 from lewm_bench.system.source import made_of
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ def encoder_spec(setting: Setting[DinoWMConfig], encoder: Encoder) -> dict:
 def pretraining_seconds(setting: Setting[DinoWMConfig], encoder: Encoder) -> float:
     """What the local encoder's pretraining took; 0 for an encoder that others have trained."""
     folder = setting.store.find("encoder", encoder_spec(setting, encoder))
-    return 0.0 if folder is None else json.loads((folder / SECONDS).read_text(encoding="utf-8"))
+    return 0.0 if folder is None else read_result(folder, SECONDS)
 
 
 def pretrain(setting: Setting[DinoWMConfig], work: Path) -> None:
@@ -163,7 +165,7 @@ def cached_tokens(setting: Setting[DinoWMConfig], encoder: Encoder) -> tuple[np.
         write_text(work / ENCODING, json.dumps(seconds))
 
     folder = setting.store.stage("tokens", spec, build)
-    return rows, np.load(folder / "tokens.npy", mmap_mode="r")
+    return rows, read_array(folder / "tokens.npy", np.float16, 3, f"delete {folder} and run the same command again")
 
 
 def encoding_seconds(setting: Setting[DinoWMConfig], encoder: Encoder) -> float:
@@ -171,7 +173,7 @@ def encoding_seconds(setting: Setting[DinoWMConfig], encoder: Encoder) -> float:
     if not to_disk(setting, encoder):
         return 0.0
     folder = setting.store.find("tokens", tokens_spec(setting, encoder))
-    return 0.0 if folder is None else json.loads((folder / ENCODING).read_text(encoding="utf-8"))
+    return 0.0 if folder is None else read_result(folder, ENCODING)
 
 
 def write_tokens(setting: Setting, encoder: Encoder, rows: np.ndarray, path: Path) -> float:

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from lewm_bench.arms import HARMLESS, parts, size, title
-from lewm_bench.names import AgentName
+from lewm_bench.names import AgentName, value_of
 from lewm_bench.records import CellRecord
 from lewm_bench.stability import ending, has_collapsed
 from lewm_bench.statistics import Estimate
@@ -202,7 +201,7 @@ def _value(agent: str, done: Sequence[CellRecord], path: str) -> Value | None:
         if path in (settings := _settings(cell)):
             return _with_own(agent, path, _plain(settings[path]))
     written = dict(parts(agent).settings).get(path)
-    return None if written is None else _with_own(agent, path, _plain(yaml.safe_load(written)))
+    return None if written is None else _with_own(agent, path, _plain(value_of(written)))
 
 
 def _with_own(agent: str, path: str, value: Value) -> Value:

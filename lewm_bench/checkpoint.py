@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from lewm_bench.errors import TrainingFailed, UserError
 from lewm_bench.files import write_bytes, write_text
+from lewm_bench.system.reading import MissingFile, is_file, read_json, read_tensors
 
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
+MEND = "delete its folder and train again"
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -43,20 +44,16 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         UserError: the file is missing or damaged, or a number in it is not finite.
     """
     try:
-        tensors = load_file(path)
-    except FileNotFoundError:
+        tensors = read_tensors(path, MEND)
+    except MissingFile:
         raise UserError(f"no weights at {path}; train the agent first or name another checkpoint folder")
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged ({error}); delete its folder and train again")
     _require_finite(tensors, str(path))
     return tensors
 
 
 def _require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
     if (name := not_finite(tensors)) is not None:
-        raise UserError(
-            f"{source} holds numbers that are not finite (tensor {name}); delete its folder and train again"
-        )
+        raise UserError(f"{source} holds numbers that are not finite (tensor {name}); {MEND}")
 
 
 def save_checkpoint(folder: Path, model: nn.Module, card: dict[str, Any]) -> None:
@@ -84,15 +81,13 @@ def load_card(folder: Path) -> dict[str, Any]:
     """
     path = folder / CARD
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        card = read_json(path, MEND)
+    except MissingFile:
+        if is_file(folder):
+            raise UserError(f"{folder} is a file; name the folder of the checkpoint, which has a {CARD}")
         raise UserError(f"{folder} is not a checkpoint: it has no {CARD}")
-    except NotADirectoryError:
-        raise UserError(f"{folder} is a file; name the folder of the checkpoint, which has a {CARD}")
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete its folder and train again")
     if not isinstance(card, dict):
-        raise UserError(f"{path} is damaged (not a JSON object); delete its folder and train again")
+        raise UserError(f"{path} is damaged (not a JSON object); {MEND}")
     return card
 
 
@@ -109,11 +104,18 @@ def load_strict(model: nn.Module, tensors: dict[str, Tensor], source: str) -> No
     """Copy ``tensors`` into ``model``, strict in both directions; ``source`` names them in errors."""
     own = model.state_dict()
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    wrong = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
-    if missing or extra or wrong:
+    both = own.keys() & tensors.keys()
+    wrong = [k for k in both if own[k].shape != tensors[k].shape]
+    other = [k for k in both if own[k].dtype != tensors[k].dtype]
+    if missing or extra or wrong or other:
         parts = [
             f"{len(names)} {what} (first: {min(names)})"
-            for what, names in (("missing", missing), ("unexpected", extra), ("of another shape", wrong))
+            for what, names in (
+                ("missing", missing),
+                ("unexpected", extra),
+                ("of another shape", wrong),
+                ("of another type", other),
+            )
             if names
         ]
         raise UserError(f"{source} does not fit this model: tensors {', '.join(parts)}; check the config it came with")

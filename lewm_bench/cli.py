@@ -21,7 +21,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import lewm_bench
 from lewm_bench.errors import Explained, NotRun, PluginError, TrainingFailed, UserError, unknown
-from lewm_bench.names import parse_agent
+from lewm_bench.names import canonical, parse_agent, split
 from lewm_bench.system.granted import limit_threads
 from lewm_bench.system.signals import Stopped, stopping
 
@@ -101,17 +101,22 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress ba
 
 
 def _names(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    names = tuple(dict.fromkeys(part.strip() for part in split(text, ",") if part.strip()))
     if text and not names:
         raise UserError(f"expected comma-separated names, got {text!r}")
     return names
+
+
+def _agents(text: str) -> tuple[str, ...]:
+    """Several agents under their canonical names, each once."""
+    return tuple(dict.fromkeys(map(canonical, _names(text))))
 
 
 def _one_agent(text: str) -> str:
     """The agent of a command that has one."""
     from lewm_bench.suite import ALL
 
-    names = _names(text)
+    names = _agents(text)
     if len(names) != 1 or names[0] == ALL:
         raise UserError(f"expected one agent, got {text!r}; several are for `lewm-bench run --agents`")
     return names[0]
@@ -172,7 +177,7 @@ def _prepare(
         suites.load(path),
         suite,
         profile,
-        agents=_names(agents),
+        agents=_agents(agents),
         seeds=_seeds(seeds),
         envs=_names(envs),
         overrides=overrides or (),
@@ -514,14 +519,14 @@ def tune(
     from lewm_bench import tune as tuning
     from lewm_bench.tune_report import report, terminal
 
-    if not _names(agents):
+    if not _agents(agents):
         raise UserError("name an agent to tune, or several with commas: lewm-bench tune lewm")
     chosen, place = tuning.validation_only(overrides or ()), out or Path("results/tune")
     it = _prepare(
         suite, profile, agents=agents, seeds=str(seed), envs=env, overrides=chosen, device=device, cache=cache,
         config=config, out=place, quiet=quiet,
     )  # fmt: skip
-    done, folders = report(tuning.tune(it, _names(agents), trials, search), it.out)
+    done, folders = report(tuning.tune(it, _agents(agents), trials, search), it.out)
     typer.echo(terminal(done))
     for folder in folders:
         typer.echo(f"results: {folder}")

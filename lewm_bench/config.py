@@ -11,7 +11,13 @@ from pydantic import BaseModel, ConfigDict
 class Config(BaseModel):
     """Immutable settings. A default stands in the class that reads it and nowhere else; YAML holds deviations."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class Record(Config):
+    """What was found or measured, which may be infinite or no number at all."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
 
     def unread(self) -> Collection[str]:
         """The settings that play no part beside the values of the others."""

@@ -17,11 +17,12 @@ from typing import Any, Literal, final
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
-from lewm_bench.config import Config
+from lewm_bench.config import Record
 from lewm_bench.errors import UserError, unknown
 from lewm_bench.files import disk_errors, write_bytes, write_text
+from lewm_bench.system.reading import MissingFile, read_array, read_json, read_model
 from lewm_bench.types import Clip, Episode
 
 FORMAT = 1
@@ -31,7 +32,7 @@ PROGRESS = ".progress.json"
 MEND = "delete the folder and collect it again"
 
 
-class Meta(Config):
+class Meta(Record):
     """What ``meta.json`` says about a dataset."""
 
     model_config = ConfigDict(ser_json_inf_nan="constants")  # an unbounded action space is allowed
@@ -67,7 +68,7 @@ class Dataset:
             UserError: a file is missing, cut short or contradicts another.
         """
         folder = Path(folder)
-        dataset = cls(folder, _read_meta(folder), *(_read_column(folder, name) for name in COLUMNS))
+        dataset = cls(folder, _read_meta(folder), *(_column(folder, name) for name in COLUMNS))
         _check(dataset)
         return dataset
 
@@ -316,13 +317,13 @@ class DatasetWriter:
     def _resume(self) -> None:
         """Take up the episodes of an earlier writer of the same recipe; anything unexpected means to begin anew."""
         try:
-            progress = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
+            progress = read_json(self.folder / PROGRESS, MEND)
             if progress["recipe"] != json.loads(json.dumps(self.recipe)):
                 return
             rows = progress["ends"][-1]
             columns = {name: _Column(self.folder, name, tuple(s), rows) for name, s in progress["shapes"].items()}
             self.ends, self.policies, self._columns = progress["ends"], progress["policies"], columns
-        except (FileNotFoundError, ValueError, KeyError, IndexError, TypeError):
+        except (UserError, OSError, ValueError, KeyError, IndexError, TypeError):
             return
 
 
@@ -382,32 +383,15 @@ def _digest(column: np.ndarray) -> str:
 
 
 def _read_meta(folder: Path) -> Meta:
-    path = folder / "meta.json"
     try:
-        return Meta.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError):
+        return read_model(folder / "meta.json", Meta, MEND, finite=False)
+    except MissingFile:
         raise UserError(f"{folder} is not a complete dataset: it has no meta.json; {MEND}")
-    except (ValidationError, ValueError) as error:
-        raise UserError(f"{path} is not the description of a dataset ({' '.join(str(error).split())[:200]}); {MEND}")
 
 
-def _read_column(folder: Path, name: str) -> np.ndarray:
+def _column(folder: Path, name: str) -> np.ndarray:
     """A column as a read-only map; what its header promises is there to the last byte."""
-    path = folder / f"{name}.npy"
-    dtype, dimensions = COLUMNS[name]
-    try:
-        column = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; {MEND}")
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path} is cut short or damaged ({error}); {MEND}")
-    expected, size = column.offset + column.nbytes, path.stat().st_size
-    if size != expected:
-        raise UserError(f"{path} has {size} bytes instead of {expected}; {MEND}")
-    if column.dtype != dtype or column.ndim != dimensions or not column.flags.c_contiguous:
-        expected = f"{np.dtype(dtype)} with {dimensions} dimensions"
-        raise UserError(f"{path} holds {column.dtype} of shape {column.shape} instead of {expected}; {MEND}")
-    return column.view(np.ndarray)  # indexing the subclass is slower
+    return read_array(folder / f"{name}.npy", *COLUMNS[name], MEND)
 
 
 def _check(dataset: Dataset) -> None:

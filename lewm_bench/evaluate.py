@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from lewm_bench.agent import Loaded, Setting, embed_frames
 from lewm_bench.agents.oracle import LatentOracle, simulation_of
@@ -61,8 +61,6 @@ class EvalConfig(Config):
 
 class PairResult(Config):
     """One episode: from the start of a pair towards its goal until the budget is spent. Every number is finite."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     pair: int
     hit: bool

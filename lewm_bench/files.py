@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lewm_bench.errors import UserError
+from lewm_bench.system.reading import read_bytes
 from lewm_bench.system.scratch import mark
 
 
@@ -135,11 +136,7 @@ def copy_folder(source: Path, target: Path) -> None:
         to = target / path.relative_to(source)
         if to.exists() and to.samefile(path):
             continue
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}")
-        write_bytes(to, data)
+        write_bytes(to, read_bytes(path, "mend that, or delete it"))
 
 
 def checksum(path: Path) -> str:

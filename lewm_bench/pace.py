@@ -17,6 +17,7 @@ from lewm_bench.agent import Family, Setting
 from lewm_bench.errors import UserError
 from lewm_bench.files import write_text
 from lewm_bench.provenance import hardware
+from lewm_bench.store import read_result
 
 PROBES = (20, 60)  # steps of the two trainings
 FILE = "pace.json"
@@ -34,7 +35,7 @@ def within_seconds(setting: Setting, family: Family, seconds: float, spec: dict[
     config = {**spec["config"], "train": {k: v for k, v in spec["config"]["train"].items() if k != "steps"}}
     key = {k: v for k, v in spec.items() if k != "seed"} | {"config": config, "hardware": hardware(setting.device)}
     folder = setting.store.stage("pace", key, lambda work: measure(setting, family, work))
-    pace = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    pace = read_result(folder, FILE)
     steps = steps_within(seconds, pace["fixed"], pace["step"])
     if steps < 1:
         raise UserError(

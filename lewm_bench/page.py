@@ -19,6 +19,7 @@ import pandas as pd
 from lewm_bench import arms, tables
 from lewm_bench.drawing import colour
 from lewm_bench.records import CellRecord, EpisodeRow
+from lewm_bench.system.reading import is_file, read_bytes
 from lewm_bench.tables import Line, View, plain_lines, short
 from lewm_bench.videos import episode_ending
 
@@ -300,13 +301,13 @@ def _videos(summary: Summary, folder: Path) -> str:
     embedded, left_out, room = [], [], VIDEO_BYTES
     for name, text in _video_captions(summary.cells, summary.labels):
         path = inside(folder, name)
-        if path is None or not path.is_file():
+        if path is None or not is_file(path):
             left_out.append(f"{escape(name)}: the file is not in this results folder")
             continue
         if path.stat().st_size > room:
             left_out.append(f"<code>{escape(name)}</code>: left out of this page to keep it small")
             continue
-        data = path.read_bytes()
+        data = read_bytes(path, "delete it")
         room -= len(data)
         embedded.append(_figure(data, IMAGE_TYPES[path.suffix.lower()], text))
     explained = "Each film shows the goal image, the start, and what the agent saw; the frame turns green at the goal."

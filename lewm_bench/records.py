@@ -6,30 +6,58 @@ Tables, figures and the report page are made from these records alone, so they c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, GetCoreSchemaHandler, ValidationError, model_validator
+from pydantic import AfterValidator, Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
 
-from lewm_bench.config import Config
-from lewm_bench.errors import UserError
+from lewm_bench.config import Record
+from lewm_bench.errors import UserError, shown
 from lewm_bench.files import write_text
+from lewm_bench.names import AgentText
 from lewm_bench.run.columns import Columns
 from lewm_bench.system.filenames import file_stem
+from lewm_bench.system.reading import json_of, model_of, read_text
 
 SCHEMA = 1
 
 
-class EpisodeRow(Config):
+Curve = dict[str, list[int | float | None]]
+"""Of a training's log: one entry per logged step, null where a number was not finite; ``step`` is one of them."""
+
+
+def even(columns: Mapping[str, Sequence[float | None]]) -> Mapping[str, Sequence[float | None]]:
+    """``columns`` as they are.
+
+    Raises:
+        ValueError: they do not say the step of every entry.
+    """
+    steps = columns.get("step", [])
+    if None in steps or any(len(values) != len(steps) for values in columns.values()):
+        raise ValueError("every entry of every column needs its step")
+    return columns
+
+
+class TrainingRecord(Record):
+    """What a training leaves on disk beside its weights."""
+
+    step: int = Field(0, ge=0)  # of a state that is saved on the way
+    of: dict[str, Any] = Field(default_factory=dict)  # what that state is a state of
+    columns: Annotated[Curve, AfterValidator(even)]
+    seconds: float = Field(ge=0)
+    hardware: dict[str, str] = Field(default_factory=dict)
+
+
+class EpisodeRow(Record):
     """One evaluated episode; the columns of ``episodes.csv`` in this order."""
 
     suite: str
     profile: str
     protocol: str
     env: str
-    agent: str
+    agent: AgentText
     seed: int
     goal_offset: int
     pair: int
@@ -64,7 +92,8 @@ class Episodes(Columns[EpisodeRow]):
         rows = handler(tuple[EpisodeRow, ...])
         checked = core_schema.no_info_before_validator_function(lambda v: tuple(v) if isinstance(v, cls) else v, rows)
         given = core_schema.plain_serializer_function_ser_schema(tuple, return_schema=rows)
-        return core_schema.no_info_after_validator_function(cls, checked, serialization=given)
+        either = core_schema.json_or_python_schema(rows, checked)  # strict JSON has lists, which Python's tuples refuse
+        return core_schema.no_info_after_validator_function(cls, either, serialization=given)
 
     def at(self, offset: int | None, *names: str) -> list[tuple[Any, ...]]:
         """The values of some fields, of each episode at a goal offset."""
@@ -73,7 +102,7 @@ class Episodes(Columns[EpisodeRow]):
         return [values for where, values in zip(offsets, columns, strict=True) if where == offset]
 
 
-class OffsetRecord(Config):
+class OffsetRecord(Record):
     """What one cell measured at one goal offset, beside its episodes."""
 
     goal_offset: int
@@ -87,7 +116,7 @@ class OffsetRecord(Config):
     videos: tuple[str, ...] = ()  # files relative to the suite's results folder
 
 
-class CellRecord(Config):
+class CellRecord(Record):
     """Everything that is known about one (environment, agent, seed)."""
 
     schema_version: int = SCHEMA
@@ -97,7 +126,7 @@ class CellRecord(Config):
     profile: str
     protocol: str
     env: str
-    agent: str
+    agent: AgentText
     label: str = ""  # for people, names every substitute: "DINO-WM (frozen low-pass ViT, 16 tokens)"
     kind: Literal["world model", "policy", "privileged", "floor"] = "world model"
     note: str = ""  # shown in the table's note column
@@ -109,7 +138,7 @@ class CellRecord(Config):
     parameters: int | None = None  # None for agents without a network
     tokens_per_frame: int | None = None
     train_seconds: float | None = None
-    training: dict[str, list[float | None]] = Field(default_factory=dict)  # columns of the log; "step" is one of them
+    training: Annotated[dict[str, list[float | None]], AfterValidator(even)] = Field(default_factory=dict)
     train_hardware: dict[str, str] = Field(default_factory=dict)  # with the device and the number of threads
     evaluation_complete: bool = True
     offsets: tuple[OffsetRecord, ...] = ()
@@ -141,7 +170,7 @@ METHODS = {
 """What the speed table compares, with names for people."""
 
 
-class SpeedRow(Config):
+class SpeedRow(Record):
     """One row of the speed table: a method in a mode, and how long its plans took."""
 
     method: str
@@ -187,6 +216,13 @@ class SpeedRow(Config):
         return [e + s for e, s in zip(self.encode_seconds, self.search_seconds, strict=True)]
 
 
+class SpeedRecord(Record):
+    """The file of a result folder of ``lewm-bench speed``."""
+
+    schema_version: int = SCHEMA
+    rows: tuple[SpeedRow, ...]
+
+
 SPEED_FILE = "speed.json"
 
 
@@ -203,45 +239,32 @@ def load_speed(folder: Path) -> list[SpeedRow]:
         UserError: the file cannot be read or is of another schema.
     """
     path = folder / SPEED_FILE
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["schema_version"] == SCHEMA:
-            return [SpeedRow.model_validate(row) for row in data["rows"]]
-        detail = f"its schema_version is {data['schema_version']}"
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}")
-    except ValidationError as error:
-        first = error.errors()[0]
-        detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    except (ValueError, KeyError, TypeError) as error:
-        detail = str(error)
-    raise UserError(f"{path} is not a speed record of schema {SCHEMA} ({detail}); run `lewm-bench speed` again")
+    mend = "run `lewm-bench speed` again"
+    text = read_text(path, mend)
+    check_schema(json_of(text, path, mend), SCHEMA, path, "a speed record", mend)
+    return list(model_of(text, SpeedRecord, path, mend).rows)
 
 
-R = TypeVar("R", bound=Config)
+R = TypeVar("R", bound=Record)
 
 
-def read_record(path: Path, kind: type[R], schema: int, what: str) -> R:
-    """The record of a kind in a file; ``what`` names the kind for people.
+def read_record(path: Path, kind: type[R], schema: int, what: str, strict: bool = True) -> R:
+    """The record of a kind in a file; ``what`` names the kind for people, ``strict`` takes no text for a number.
 
     Raises:
         UserError: it cannot be read, or is not a record of this kind and schema.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        found = kind.model_validate(data)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}")
-    except ValidationError as error:
-        first = error.errors()[0]
-        detail = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
-    except ValueError as error:  # not JSON, not UTF-8
-        detail = str(error)
-    else:
-        if data.get("schema_version") == schema:
-            return found
-        detail = f"its schema_version is {data.get('schema_version')}"
-    raise UserError(f"{path} is not {what} of schema {schema} ({detail}); delete it and run again")
+    mend = "delete it and run again"
+    text = read_text(path, mend)
+    check_schema(json_of(text, path, mend), schema, path, what, mend)
+    return model_of(text, kind, path, mend, strict)
+
+
+def check_schema(data: Any, schema: int, path: Path, what: str, mend: str) -> None:
+    """Raise a UserError unless ``data``, read from ``path``, is an object of this schema."""
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if not isinstance(version, int) or version != schema:
+        raise UserError(f"{path} is not {what} of schema {schema} (its schema_version is {shown(version)}); {mend}")
 
 
 def load_cell(path: Path) -> CellRecord:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ from lewm_bench.names import parse_agent
 from lewm_bench.pace import within_seconds
 from lewm_bench.protocol import Pairs, sample_pairs
 from lewm_bench.provenance import commit, hardware, versions
-from lewm_bench.records import CellRecord, EpisodeRow, OffsetRecord
+from lewm_bench.records import CellRecord, EpisodeRow, OffsetRecord, TrainingRecord
 from lewm_bench.registry import agent_family, make_env
 from lewm_bench.run.agreement import disagreement
 from lewm_bench.run.folder import CELLS, incoming
@@ -44,6 +45,7 @@ from lewm_bench.sac_policy import CARD, train_sac_policy
 from lewm_bench.store import Store, stage_key
 from lewm_bench.suite import EnvSpec, Job, Suite, checked, shares_budget
 from lewm_bench.system.faults import attempted, keep_traceback, machine_line, told
+from lewm_bench.system.reading import is_file, parse_json, read_model
 from lewm_bench.train import raise_if_collapsed, raise_if_mean_action
 from lewm_bench.videos import video_name, write_video
 
@@ -209,7 +211,7 @@ def read_evaluation(folder: Path, count: int) -> tuple[tuple[PairResult, ...], d
     results = sorted((PairResult.model_validate_json(line) for line in lines), key=lambda r: r.pair)
     if [r.pair for r in results] != list(range(count)):
         raise ValueError(f"{EPISODES} has {len(results)} results of {count} pairs")
-    return tuple(results), json.loads((folder / EXTRAS).read_text(encoding="utf-8"))
+    return tuple(results), parse_json((folder / EXTRAS).read_text(encoding="utf-8"))
 
 
 def finished_rows(path: Path, count: int) -> list[PairResult]:
@@ -305,6 +307,7 @@ def ready(run: Run, job: Job, data: Data, checkpoint: Path | None = None) -> Rea
     if checkpoint is None:
         return Ready(family, setting, checkpoint_of(setting, family))
     check_card(checkpoint, setting)
+    training_of(checkpoint)  # a damaged one is found out before anything is evaluated
     return Ready(family, as_trained(checkpoint, setting), checkpoint)
 
 
@@ -322,8 +325,10 @@ def as_trained(checkpoint: Path, setting: Setting) -> Setting:
 
 def training_of(folder: Path | None) -> dict[str, Any]:
     """The seconds and the columns of the training that a checkpoint folder tells of, if it does."""
-    log = folder / TRAINING if folder else None
-    return json.loads(log.read_text(encoding="utf-8")) if log and log.is_file() else {}
+    if folder is None or not os.path.lexists(folder / TRAINING):
+        return {}
+    mend = "delete this file, which the weights do not need, or train again"
+    return read_model(folder / TRAINING, TrainingRecord, mend).model_dump()
 
 
 def check_card(folder: Path, setting: Setting) -> None:
@@ -343,7 +348,7 @@ def check_card(folder: Path, setting: Setting) -> None:
     check_environment(folder, found, setting)
     if isinstance(seed := found.get("seed"), int) and seed != setting.seed:
         raise UserError(f"checkpoint {folder} was trained with seed {seed}, not {setting.seed}; add --seed {seed}")
-    if not (folder / WEIGHTS).is_file():
+    if not is_file(folder / WEIGHTS):
         raise UserError(f"{folder} is not a checkpoint: it has no {WEIGHTS}")
 
 

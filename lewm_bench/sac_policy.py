@@ -24,6 +24,7 @@ from lewm_bench.config import Config
 from lewm_bench.env import BatchPolicy, GoalEnv, PolicyFactory
 from lewm_bench.errors import TrainingFailed, UserError
 from lewm_bench.rng import confined, stream, torch_seed
+from lewm_bench.system.reading import MissingFile, read_json
 
 FORMAT = "sac-policy-1"
 WEIGHTS = "policy.safetensors"
@@ -233,14 +234,15 @@ def _load(env: GoalEnv, folder: Path) -> tuple[SACPolicyConfig, dict[str, np.nda
     from lewm_bench.checkpoint import load_tensors
 
     path = Path(folder) / CARD
+    mend = "delete its folder and train the policy again"
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = read_json(path, mend)
         wanted, config = card["env"], SACPolicyConfig(**card["config"])
         known = card["format"] == FORMAT
-    except FileNotFoundError:
+    except MissingFile:
         raise UserError(f"no SAC policy in {folder}: it has no {CARD}; train one first or name another folder")
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path} is damaged; delete its folder and train the policy again")
+        raise UserError(f"{path} is damaged; {mend}")
     if not known:
         raise UserError(f"{path} has the format {card['format']!r}, not {FORMAT!r}; train the policy again")
     if wanted != _description(env):

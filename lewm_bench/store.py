@@ -27,6 +27,7 @@ import platformdirs
 
 from lewm_bench.errors import UserError
 from lewm_bench.files import StorageError, checksum, disk_errors, write_text
+from lewm_bench.system.reading import MissingFile, read_json
 from lewm_bench.system.scratch import delete_stale
 
 log = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ def _unusable(folder: Path, read: Callable[[Path], object]) -> str | None:
 def fault(folder: Path) -> str | None:
     """What is wrong with a finished stage, or None. Sizes every time, checksums once per process."""
     try:
-        files = json.loads((folder / DONE).read_text(encoding="utf-8"))["files"]
+        files = read_json(folder / DONE, "delete its folder")["files"]
         before = _signature(folder)
         for name, entry in files.items():
             if name not in before:
@@ -166,12 +167,23 @@ def fault(folder: Path) -> str | None:
         for name, entry in files.items():
             if checksum(folder / name) != entry["sha256"]:
                 return f"{name} has changed since it was written"
+    except MissingFile:
+        return f"{DONE} is missing"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, ValueError, KeyError, TypeError, AttributeError):
         return f"{DONE} cannot be read"
     _verified[folder] = before
     return None
+
+
+def read_result(folder: Path, name: str) -> Any:
+    """The JSON value that a stage has left under ``name`` in its folder, NaN included.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return read_json(folder / name, f"delete {folder} and run the same command again", finite=False)
 
 
 def _signature(folder: Path) -> dict[str, tuple[int, int]]:

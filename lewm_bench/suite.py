@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 import lewm_bench
@@ -21,13 +20,13 @@ from lewm_bench.agent import AgentConfig
 from lewm_bench.agents import AGENTS
 from lewm_bench.collect import CollectConfig
 from lewm_bench.config import Config, deep_merge
-from lewm_bench.errors import NotRun, PluginError, UserError, unknown
+from lewm_bench.errors import NotRun, PluginError, UserError, shown, unknown
 from lewm_bench.evaluate import EvalConfig
-from lewm_bench.names import names_steps, parse_agent
+from lewm_bench.names import AgentText, canonical, names_steps, parse_agent, settings_of, value_of
 from lewm_bench.planning import CEMConfig
 from lewm_bench.registry import agent_family, agent_names, environment_ids
 from lewm_bench.speed import SpeedConfig
-from lewm_bench.system.reading import UniqueKeys
+from lewm_bench.system.reading import is_file, read_yaml
 from lewm_bench.understanding.config import UnderstandingConfig
 
 FILE = "benchmarks.yaml"
@@ -102,7 +101,7 @@ class Limit(Config):
     on pairs, ``--agents`` an agent left out.
     """
 
-    agents: tuple[str, ...] = ()
+    agents: tuple[AgentText, ...] = ()
     envs: tuple[str, ...] = ()
     seeds: Seeds | None = None
     goal_offset: tuple[int, ...] | None = None
@@ -126,7 +125,7 @@ class SuiteSpec(Config):
 
     title: str
     envs: tuple[Annotated[EnvSpec, BeforeValidator(_spec)], ...] = ()
-    agents: tuple[str, ...] = ()
+    agents: tuple[AgentText, ...] = ()
     speed: bool = False  # times planning instead of evaluating agents in environments
     understand: bool = False  # looks into world models instead of letting them act
     seeds: Seeds = Field((0, 1, 2), min_length=1)
@@ -243,12 +242,12 @@ class Suite(Resolved):
 def find_file(config: Path | None) -> Path:
     """The benchmarks.yaml to use: the one given, else the working folder's, else the package's."""
     if config is not None:
-        if not config.is_file():
+        if not is_file(config):
             raise UserError(f"no file {config}; --config names a benchmarks.yaml")
         return config
     places = [Path.cwd(), *map(Path, lewm_bench.__path__)]
     for place in places:
-        if (place / FILE).is_file():
+        if is_file(place / FILE):
             return place / FILE
     raise UserError(f"no {FILE} in {', '.join(map(str, places))}; give one with --config")
 
@@ -259,16 +258,7 @@ def load(path: Path) -> Benchmarks:
     Raises:
         UserError: not YAML, or not of this structure, with the place.
     """
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{path} is not valid YAML{place}: {getattr(error, 'problem', None) or error}")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}")
-    except UnicodeDecodeError:
-        raise UserError(f"cannot read {path}: it is not UTF-8 text")
+    data = read_yaml(path, "mend it or name another with --config")
     if not isinstance(data, dict):
         raise UserError(f"{path} must hold the keys 'profiles' and 'suites'")
     try:
@@ -415,14 +405,10 @@ def named_settings(agent: str) -> dict[str, Any]:
     Raises:
         UserError: they are not PATH=VALUE.
     """
-    merged: dict[str, Any] = {}
-    for path, text in parse_agent(agent).settings:
-        if not path or not text:
-            raise UserError(f"agent {agent!r}: settings in a name are PATH=VALUE, for example lewm:sigreg_weight=0.01")
-        merged = deep_merge(merged, override(path, text))
+    merged = settings_of(agent)
     if not isinstance(merged.get(PLANNER, {}), dict):
         example = f"{parse_agent(agent).trained}:{PLANNER}.solver=icem"
-        raise UserError(f"agent {agent!r}: {PLANNER} has settings of its own, for example {example}")
+        raise UserError(f"agent {shown(agent)}: {PLANNER} has settings of its own, for example {example}")
     return merged
 
 
@@ -437,7 +423,7 @@ def meant(wanted: str, spec: SuiteSpec) -> Sequence[str]:
     if not wanted:
         return spec.agents
     if wanted != ALL:
-        return [wanted]
+        return [canonical(wanted)]
     others = [name for name in AGENTS if name not in spec.agents]
     return [*spec.agents, *(name for name in others if not spec.understand or is_world_model(name))]
 
@@ -470,24 +456,14 @@ def split_settings(merged: Mapping[str, Any]) -> tuple[Settings, dict[str, dict[
     """Common settings and, for every agent named, its own; all checked."""
     common = {k: v for k, v in merged.items() if k in Settings.model_fields}
     rest = {k: v for k, v in merged.items() if k not in common}
-    check_keys(merged, "")
     names = agent_names()
     for key, value in rest.items():
         if key not in names and "." not in key:
             raise unknown("setting or agent", key, [*Settings.model_fields, *names])
         if not isinstance(value, dict):
-            raise UserError(f"{key} has settings of its own ({key}.KEY), got {value!r}")
+            raise UserError(f"{key} has settings of its own ({key}.KEY), got {shown(value)}")
         check_agent(key, rest)
     return checked(lambda: Settings.model_validate(common), "", Settings), rest
-
-
-def check_keys(settings: Mapping[Any, Any], where: str) -> None:
-    """Raise a UserError for a key that is not text, such as 5 or (YAML's) yes."""
-    for key, value in settings.items():
-        if not isinstance(key, str):
-            raise UserError(f"the keys of {where or 'settings'} must be text, got {key!r}")
-        if isinstance(value, Mapping):
-            check_keys(value, f"{where}.{key}" if where else key)
 
 
 def split_path(path: str) -> list[str]:
@@ -511,10 +487,7 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
 def override(path: str, text: str) -> dict[str, Any]:
     """A dotted path and a YAML value to nested dictionaries."""
-    try:
-        value = yaml.load(text, UniqueKeys)
-    except yaml.YAMLError:
-        raise UserError(f"{path}: cannot read the value {text!r}")
+    value = value_of(text, path)
     for key in reversed(split_path(path)):
         value = {key: value}
     return value
@@ -543,16 +516,16 @@ def checked(make: Callable[[], M], where: str, model: type[BaseModel]) -> M:
     if kind == "missing":
         raise UserError(f"{path} is missing")
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        raise UserError(f"{path} has settings of its own ({path}.KEY), got {value!r}")
+        raise UserError(f"{path} has settings of its own ({path}.KEY), got {shown(value)}")
     reason = first["msg"].removeprefix("Value error, ")
     if kind != "value_error":
-        reason = f"{reason.replace('Input should be', 'must be')}, got {value!r}"
+        reason = f"{reason.replace('Input should be', 'must be')}, got {shown(value)}"
     if kind == "literal_error":
         choices = [part for part in first["ctx"]["expected"].split("'") if part.isprintable()]
         close = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
         reason += f"; did you mean {close[0]!r}?" if close else ""
     if kind == "tuple_type":
-        reason = f"must be a list, written in brackets, got {value!r}"
+        reason = f"must be a list, written in brackets, got {shown(value)}"
     raise UserError(f"{path}: {reason}" if path else reason)
 
 

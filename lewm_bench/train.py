@@ -21,7 +21,9 @@ from lewm_bench.checkpoint import load_strict, load_tensors, require_trained, sa
 from lewm_bench.config import Config
 from lewm_bench.errors import TrainingFailed, UserError
 from lewm_bench.files import write_text
+from lewm_bench.records import TrainingRecord
 from lewm_bench.rng import torch_seed, torch_stream
+from lewm_bench.system.reading import read_model
 from lewm_bench.types import Clip
 
 logger = logging.getLogger(__name__)
@@ -275,10 +277,10 @@ def _save(
 def _resume(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer, log: TrainingLog, recipe: Recipe) -> int:
     """Restore the last saved step and return it; an unreadable state starts the training again, with a warning."""
     try:
-        content = json.loads((state / "state.json").read_text())
-        if content["of"] != recipe:
+        content = read_model(state / "state.json", TrainingRecord, "delete it")
+        if content.of != recipe:
             raise ValueError("it is of another training")
-        index, columns, seconds = content["step"], content["columns"], content["seconds"]
+        index, columns, seconds = content.step, content.columns, content.seconds
         folder = state / f"step-{index}"
         tensors = load_tensors(folder / "model.safetensors")
         moments = _moments(load_tensors(folder / "optimizer.safetensors"))

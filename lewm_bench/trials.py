@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from lewm_bench.config import Config
-from lewm_bench.names import parse_agent
+from lewm_bench.config import Record
+from lewm_bench.names import canonical, parse_agent
 from lewm_bench.rng import stream
 from lewm_bench.search import Dimension, Tried, distance
 from lewm_bench.statistics import Estimate, paired_comparison, wilson
@@ -19,7 +19,7 @@ SCHEMA = 1
 SPLIT = "val"  # the test episodes are for reporting
 
 
-class Trial(Config):
+class Trial(Record):
     """One training with its values, and what it reached on the validation pairs."""
 
     trial: int = Field(ge=0)  # 0 is the agent as it is configured
@@ -55,14 +55,14 @@ class Trial(Config):
         return wilson(sum(map(sum, self.held)), sum(map(len, self.held)))
 
 
-class Fresh(Config):
+class Fresh(Record):
     """What the best trial and the default reached on validation pairs that chose neither: still there, as in a trial."""
 
     best: tuple[tuple[bool, ...], ...]
     default: tuple[tuple[bool, ...], ...]
 
 
-class Tuning(Config):
+class Tuning(Record):
     """Every trial of an agent in an environment, in order, and what they were made with."""
 
     schema_version: int = SCHEMA
@@ -148,4 +148,5 @@ def named(agent: str, dimensions: Sequence[Dimension], values: Sequence[float]) 
     """The name of ``agent`` with these values: ``lewm:sigreg_weight=0.0123``; they replace those that it has."""
     name, paths = parse_agent(agent), {d.path for d in dimensions}
     kept = [f"{path}={value}" for path, value in name.settings if path not in paths]
-    return ":".join([name.trained, *kept, *(f"{d.path}={d.text(v)}" for d, v in zip(dimensions, values, strict=True))])
+    searched = [f"{d.path}={d.text(v)}" for d, v in zip(dimensions, values, strict=True)]
+    return canonical(":".join([name.trained, *kept, *searched]))

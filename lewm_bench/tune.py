@@ -26,7 +26,7 @@ from lewm_bench.run.folder import claimed
 from lewm_bench.run.keys import failure_spec, model_spec
 from lewm_bench.runner import Data, Run, dataset_of, measured_job, setting_of, training_of
 from lewm_bench.search import Dimension, bisect, random_point
-from lewm_bench.store import stage_key
+from lewm_bench.store import read_result, stage_key
 from lewm_bench.suite import Job, parse_overrides
 from lewm_bench.system.filenames import agents_stem
 from lewm_bench.trials import SPLIT, Fresh, Trial, Tuning, named, tried
@@ -245,7 +245,7 @@ def attempt(run: Run, job: Job, data: Data, trial: Trial) -> Trial:
     """
     spec = failure_spec(run.suite, job, agent_family(job.agent), data[2], run.device.type)
     if (known := run.store.find(FAILURE, spec)) is not None:
-        return trial.model_copy(update=json.loads((known / FAILURE_FILE).read_text(encoding="utf-8")))
+        return trial.model_copy(update=read_result(known, FAILURE_FILE))
     begin = time.perf_counter()
     try:
         return trial.model_copy(update=measured(run, job, data))

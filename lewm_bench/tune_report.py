@@ -17,7 +17,7 @@ from lewm_bench.ablation import PLANNER
 from lewm_bench.config import deep_merge
 from lewm_bench.drawing import png
 from lewm_bench.files import write_bytes, write_text
-from lewm_bench.names import parse_agent
+from lewm_bench.names import parse_agent, value_of
 from lewm_bench.run.folder import set_aside
 from lewm_bench.system.filenames import agents_stem
 from lewm_bench.trials import Trial, Tuning
@@ -119,7 +119,7 @@ def settings_of(tuning: Tuning, trial: Trial) -> dict[str, float]:
 def best_yaml(tuning: Tuning, best: Trial) -> str:
     """A block for a profile of benchmarks.yaml."""
     block: dict[str, Any] = {}
-    kept = {path: yaml.safe_load(text) for path, text in kept_settings(tuning)}
+    kept = {path: value_of(text) for path, text in kept_settings(tuning)}
     for path, value in {**kept, **settings_of(tuning, best)}.items():
         nested: Any = value
         for key in reversed(_owner(tuning, path)):

@@ -62,8 +62,8 @@ def test_arms_with_two_settings_are_compared_where_the_other_is_the_same():
     assert found == {
         ("dropout", ()): ["lewm:dropout=0", "lewm"],
         ("train.steps", ()): ["lewm:train.steps=500", "lewm"],
-        ("dropout", (("train.steps", "500"),)): ["lewm:train.steps=500:dropout=0", "lewm:train.steps=500"],
-        ("train.steps", (("dropout", "0"),)): ["lewm:train.steps=500:dropout=0", "lewm:dropout=0"],
+        ("dropout", (("train.steps", "500"),)): ["lewm:dropout=0:train.steps=500", "lewm:train.steps=500"],
+        ("train.steps", (("dropout", "0"),)): ["lewm:dropout=0:train.steps=500", "lewm:dropout=0"],
     }
     defaults = {(p.path, p.fixed): [q.default for q in p.points] for p in panels(cells)}
     assert all(marks == [False, True] for marks in defaults.values())
@@ -212,7 +212,7 @@ def test_a_solver_is_compared_with_its_own_settings_too():
         arm({"cem.solver": "icem", "cem.adam.num_starts": 2}),
     ]
     ((_, (_, *rows)),) = tables.solver_tables(report.summarise(cells, "t"))
-    names = ["adam", "adam (optimizer=rmsprop, learning_rate=0.03)", "cem (default)", "icem", "mppi"]
+    names = ["adam", "adam (learning_rate=0.03, optimizer=rmsprop)", "cem (default)", "icem", "mppi"]
     assert [r[0] for r in rows] == names
 
 

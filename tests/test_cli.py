@@ -110,7 +110,7 @@ MISTAKES = [
     (["run", *TINY_RUN, "--cache", "tiny.yaml"], ["tiny.yaml", "--cache"]),
     (["report"], ["lewm-bench report --help"]),
     (["report", "nowhere"], ["no cells in nowhere"]),
-    (["report", "corrupt"], ["corrupt/cells/x.json is not a cell record"]),
+    (["report", "corrupt"], ["corrupt/cells/x.json is damaged"]),
     (["list", "suits"], ["did you mean 'suites'?"]),
     (["check", "PointMaze-UMaze"], ["no environment named", "did you mean"]),
     (["check", "absent_package:X-v0"], ["cannot import 'absent_package'", "install"]),
@@ -155,7 +155,7 @@ MISTAKES = [
     (["speed", "--checkpoint", "corrupt"], ["corrupt is not a checkpoint"]),
     (["speed", "--checkpoint", "other"], ["--checkpoint takes a LeWM, other holds gcbc"]),
     (["speed", "--out", "tiny.yaml"], ["tiny.yaml", "file is in its way"]),
-    (["report", "slow"], ["slow/speed.json is not a speed record", "run `lewm-bench speed` again"]),
+    (["report", "slow"], ["slow/speed.json is damaged", "run `lewm-bench speed` again"]),
     (["report", "slow", "corrupt"], ["no cells in slow"]),
 ]  # fmt: skip
 

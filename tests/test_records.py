@@ -92,13 +92,13 @@ def broken(**changes) -> str:
     "content, says",
     [
         ("{half", "Expecting"),
-        ("[]", "the file"),
-        ("{}", "status"),
+        ("[]", "schema_version is None"),
+        ("{}", "schema_version is None"),
         (broken(status="perhaps"), "status"),
         (broken(schema_version=SCHEMA + 1), f"schema_version is {SCHEMA + 1}"),
         (broken(episodes=[{}]), "episodes.0.suite"),
         (broken(surprise=1), "surprise"),
-        ("\xff", "utf-8"),
+        ("\xff", "UTF-8"),
     ],
 )
 def test_what_is_not_a_record_is_one_line(tmp_path, content, says):

@@ -367,8 +367,8 @@ def test_tables_and_figures_are_made_from_trials_alone():
 
 def test_values_replace_those_in_a_name():
     two = (Dimension("a", 1, 10), Dimension("train.b", 1, 10))
-    assert named("x", two, (2.0, 3.5)) == "x:a=2.0:train.b=3.5"
-    assert named("x:v:a=7:c=1", two, (2.0, 3.5)) == "x:v:c=1:a=2.0:train.b=3.5"
+    assert named("x", two, (2.0, 3.5)) == "x:a=2:train.b=3.5"
+    assert named("x:v:a=7:c=1", two, (2.0, 3.5)) == "x:v:a=2:c=1:train.b=3.5"
 
 
 # The whole command, with an agent that trains in milliseconds.
@@ -623,7 +623,7 @@ def test_several_agents_get_as_many_trials_and_one_comparison(lewm_bench, toys):
     for number, row in enumerate(others, 1):
         drawn = random_point(space, stream(3, "tune", "twofold", number))
         assert (float(row["gain"]), float(row["offset"])) == drawn
-        assert row["agent"] == f"twofold:gain={space[0].text(drawn[0])}:offset={space[1].text(drawn[1])}"
+        assert row["agent"] == named("twofold", space, drawn)
     assert re.search(r"^steering +1 +5 +1 ", out, re.MULTILINE) and re.search(r"^twofold +2 +5 ", out, re.MULTILINE)
 
 
@@ -676,8 +676,8 @@ def test_what_can_never_be_trained_ends_with_its_reason_and_no_block(lewm_bench)
 
 def test_the_names_settings_stay(lewm_bench, toys):
     assert lewm_bench("tune", "steering:offset=0.5:gain=3", "--trials", "2")[0] == 0
-    folder = Path("results/tune") / tune_report.folder_name(["steering:offset=0.5:gain=3"], SIZED_ID)
-    assert [r["agent"] for r in table(folder)] == ["steering:offset=0.5:gain=3", "steering:offset=0.5:gain=0.01"]
+    folder = Path("results/tune") / tune_report.folder_name(["steering:gain=3:offset=0.5"], SIZED_ID)
+    assert [r["agent"] for r in table(folder)] == ["steering:gain=3:offset=0.5", "steering:gain=0.01:offset=0.5"]
     assert toys["steering"].trained == [3, 0.01]
 
 

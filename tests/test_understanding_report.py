@@ -185,8 +185,8 @@ def test_a_record_comes_back_from_its_file_with_what_is_no_number(tmp_path):
     "text, says",
     [
         ("{half", "Expecting"),
-        ("[]", "the file"),
-        ('{"kind": "understanding"}', "status"),
+        ("[]", "schema_version is None"),
+        ('{"kind": "understanding", "schema_version": 1}', "status"),
         (None, "schema_version is 99"),
     ],
 )

@@ -10,11 +10,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lewm_bench.config import Config
+from lewm_bench.config import Record
 from lewm_bench.errors import UserError
 from lewm_bench.files import write_text
+from lewm_bench.names import AgentText
 from lewm_bench.records import read_record
 from lewm_bench.system.filenames import file_stem
+from lewm_bench.system.reading import read_json
 
 SCHEMA = 1
 KIND = "understanding"
@@ -28,7 +30,7 @@ of the frames' principal components as a latent has numbers."""
 Condition = Literal["untouched", "camera noise", "recoloured", "teleported"]
 
 
-class Interval(Config):
+class Interval(Record):
     """An estimate with its 95 % interval."""
 
     value: float
@@ -36,7 +38,7 @@ class Interval(Config):
     high: float
 
 
-class ProbeRow(Config):
+class ProbeRow(Record):
     """How well one physical quantity can be read from features, on episodes that the probe has not seen."""
 
     quantity: str
@@ -50,7 +52,7 @@ class ProbeRow(Config):
     n_test_episodes: int  # what the intervals resample
 
 
-class SurpriseCurve(Config):
+class SurpriseCurve(Record):
     """Surprise per step around the event, mean over triples."""
 
     condition: Condition
@@ -60,7 +62,7 @@ class SurpriseCurve(Config):
     high: tuple[float, ...]
 
 
-class SurpriseTest(Config):
+class SurpriseTest(Record):
     """A condition against the untouched member of the same triples, at the event."""
 
     condition: Condition
@@ -73,7 +75,7 @@ class SurpriseTest(Config):
     auc: Interval  # chance that a member of this condition surprises more than an untouched one
 
 
-class Surprise(Config):
+class Surprise(Record):
     """Violation of expectation (LeWM paper, appendix F.3)."""
 
     n: int  # triples
@@ -87,7 +89,7 @@ class Surprise(Config):
     detection: dict[str, tuple[tuple[float, float], ...]]  # condition to (false alarm rate, detection rate) points
 
 
-class Straightness(Config):
+class Straightness(Record):
     """Mean cosine of consecutive velocities along held-out paths."""
 
     features: Features
@@ -96,7 +98,7 @@ class Straightness(Config):
     n_episodes: int
 
 
-class Collapse(Config):
+class Collapse(Record):
     """Whether the latents use their space, on held-out frames."""
 
     collapsed: bool
@@ -111,7 +113,7 @@ class Collapse(Config):
     sigreg_gaussian: float  # the same statistic of as many samples of a standard normal
 
 
-class OpenLoop(Config):
+class OpenLoop(Record):
     """Error of imagined latents against the encoded future, by horizon, beside predicting that nothing changes."""
 
     horizons: tuple[int, ...]  # blocks
@@ -121,7 +123,7 @@ class OpenLoop(Config):
     n_episodes: int
 
 
-class LatentMap(Config):
+class LatentMap(Record):
     """Latents of held-out frames in two dimensions, and what they are coloured by."""
 
     method: Literal["PCA", "t-SNE"]
@@ -131,7 +133,7 @@ class LatentMap(Config):
     explained: tuple[float, float] | None = None  # shares of variance of the two components (PCA)
 
 
-class Decoded(Config):
+class Decoded(Record):
     """A decoder trained on frozen latents, and what it drew; file names are relative to the results folder."""
 
     train_steps: int
@@ -143,7 +145,7 @@ class Decoded(Config):
     n_episodes: int
 
 
-class UnderstandingRecord(Config):
+class UnderstandingRecord(Record):
     """One examined cell."""
 
     kind: Literal["understanding"] = KIND
@@ -153,7 +155,7 @@ class UnderstandingRecord(Config):
     suite: str
     profile: str
     env: str
-    agent: str
+    agent: AgentText
     checkpoint: str = ""  # the folder that was looked into, where one was named
     label: str = ""
     note: str = ""
@@ -212,8 +214,8 @@ def holds_understanding(folder: Path) -> bool:
     kinds = set()
     for path in sorted((folder / "cells").glob("*.json")):
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            data = read_json(path, "delete it and run again")
+        except UserError:
             continue
         kinds.add(data.get("kind") if isinstance(data, dict) else None)
     return KIND in kinds
@@ -221,7 +223,7 @@ def holds_understanding(folder: Path) -> bool:
 
 def load_record(path: Path) -> UnderstandingRecord:
     """The record in a file; raises what ``read_record`` does."""
-    return read_record(path, UnderstandingRecord, SCHEMA, "a record of an examination")
+    return read_record(path, UnderstandingRecord, SCHEMA, "a record of an examination", strict=False)
 
 
 def load_records(folders: Iterable[Path]) -> list[UnderstandingRecord]:

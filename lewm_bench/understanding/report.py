@@ -10,6 +10,7 @@ from pathlib import Path
 from lewm_bench import page, tables
 from lewm_bench.errors import UserError
 from lewm_bench.files import write_bytes, write_text
+from lewm_bench.system.reading import is_file, read_bytes
 from lewm_bench.understanding import sentences
 from lewm_bench.understanding.figures import FIGURES, draw_all
 from lewm_bench.understanding.records import UnderstandingRecord
@@ -139,14 +140,14 @@ def pictures(cells: Cells, folder: Path) -> page.Section:
     for cell in (c for c in cells if c.decoded):
         for name in (cell.decoded.pictures, *cell.decoded.videos):
             path = page.inside(folder, name)
-            if path is None or not path.is_file():
+            if path is None or not is_file(path):
                 left_out.append(f"{name}: the file is not in this results folder.")
             elif path.stat().st_size > room:
                 left_out.append(f"{name}: left out of this page to keep it small.")
             else:
                 room -= path.stat().st_size
                 kind = drawn if path.suffix.lower() == ".png" else films
-                kind.append((path.read_bytes(), f"{sentences.where(cell)}."))
+                kind.append((read_bytes(path, "delete it"), f"{sentences.where(cell)}."))
     told = sentences.every(cells, sentences.decoded)
     return page.Section("Decoded dreams", PICTURES, figures=tuple(drawn), films=tuple(films), items=(*told, *left_out))
 

@@ -44,9 +44,10 @@ from lewm_bench.runner import (
     training_of,
 )
 from lewm_bench.runner import base as common
-from lewm_bench.store import stage_key
+from lewm_bench.store import read_result, stage_key
 from lewm_bench.suite import Job
 from lewm_bench.system.faults import attempted
+from lewm_bench.system.reading import read_bytes
 from lewm_bench.tables import seconds as in_words
 from lewm_bench.tables import short
 from lewm_bench.understanding.collapse import examine_collapse
@@ -215,7 +216,7 @@ def examine(case: Case, name: str) -> Found:
 
 def read(folder: Path) -> dict[str, Any]:
     """The outcome in a stage's folder."""
-    return json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    return read_result(folder, RESULT)
 
 
 def placed(case: Case, folder: Path, decoded: Decoded) -> Decoded:
@@ -223,7 +224,7 @@ def placed(case: Case, folder: Path, decoded: Decoded) -> Decoded:
     target = f"{PICTURES}/{stem(case.run, case.job)}"
 
     def copied(name: str) -> str:
-        write_bytes(case.run.out / target / name, (folder / name).read_bytes())
+        write_bytes(case.run.out / target / name, read_bytes(folder / name, f"delete {folder} and run again"))
         return f"{target}/{name}"
 
     return decoded.model_copy(
