@@ -731,7 +731,7 @@ def check(
 
         if sheet is not None:
             raise UserError(f"--sheet draws an environment, and {name} is an agent")
-        if not _say(check_agent(name, load(find_file(config)), overrides or ())):
+        if not _well(check_agent(name, load(find_file(config)), overrides or ())):
             raise typer.Exit(1)
         return
     if overrides:
@@ -739,7 +739,7 @@ def check(
     spec = _spec_of(name, config)
     made = make_env(spec.id, image_size, spec.kwargs, spec.adapt)
     findings = check_goal_env(made)
-    kept = _say(findings)
+    kept = _well(findings)
     path = sheet or Path(f"{env_stem(spec.label)}.png")
     write_bytes(path, contact_sheet(made))
     typer.echo(f"starts and their goals: {path}")
@@ -747,7 +747,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _say(findings: Sequence[Finding]) -> bool:
+def _well(findings: Sequence[Finding]) -> bool:
     """Whether all findings are well; each is said in a line."""
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.ok else 'MEND'}  {finding.name}: {finding.detail}")

@@ -112,7 +112,7 @@ MISTAKES = [
     (["report", "nowhere"], ["no cells in nowhere"]),
     (["report", "corrupt"], ["corrupt/cells/x.json is damaged"]),
     (["list", "suits"], ["did you mean 'suites'?"]),
-    (["check", "PointMaze-UMaze"], ["no environment named", "did you mean"]),
+    (["check", "PointMaze-UMaze"], ["no environment or agent named", "did you mean"]),
     (["check", "absent_package:X-v0"], ["cannot import 'absent_package'", "install"]),
     (["check", "CartPole-v1"], ["CartPole-v1"]),
     (["check", "lewm_bench/PointMaze-UMaze-v0", "--sheet", "corrupt"], ["corrupt", "folder is in its way"]),
