@@ -17,9 +17,10 @@ import weakref
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from operator import methodcaller
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -30,6 +31,9 @@ from lewm_bench.core.resize import area_mean
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import NotRun, UserError, unknown
 from lewm_bench.policies import GENERIC, LEARNED, check_shares, finite_bounds
+
+if TYPE_CHECKING:
+    from gymnasium.envs.mujoco import MujocoEnv
 
 START_TRIES = 100  # resets that may terminate while they warm up before there is said to be no start
 LIVE = 64  # environments that a replayed one keeps at hand: those of one chunk of collected episodes
@@ -145,6 +149,8 @@ def named(path: str) -> Any:
 class AdaptedEnv(GoalEnv):
     """What both ways share: actions, pictures and success."""
 
+    schema = 2
+
     def __init__(
         self, source: str, arguments: Mapping[str, Any], settings: Adapt, image_size: int, inner: gym.Env
     ) -> None:
@@ -153,6 +159,7 @@ class AdaptedEnv(GoalEnv):
         self.exploration = settings.exploration
         self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         self._arguments, self._kind = dict(arguments), type(inner)
+        self._opened: weakref.WeakSet[gym.Env] = weakref.WeakSet()  # those that MuJoCo has drawn
         self._discrete = isinstance(inner.action_space, gym.spaces.Discrete)
         self._actions = Actions(inner.action_space, source)
         self.action_space = self._actions.space
@@ -220,10 +227,25 @@ class AdaptedEnv(GoalEnv):
 
         with chosen_backend():
             try:
+                if inner not in self._opened:
+                    self._open(inner)
+                if (viewer := inner.mujoco_renderer.viewer) is not None:
+                    viewer.make_context_current()  # it draws into whichever is current: black if that one was closed
                 return self._picture(inner)
             except mujoco.FatalError as error:
                 reason = " ".join(str(error).split())
                 raise NotRun(f"{self.source} opens OpenGL by itself and cannot ({reason}); set MUJOCO_GL={backend()}")
+
+    def _open(self, inner: MujocoEnv) -> None:
+        """Draw in the model's own first position: Gymnasium aims its free camera where the bodies then are."""
+        import mujoco
+
+        kept = copy(inner.data)
+        mujoco.mj_resetData(inner.model, inner.data)
+        mujoco.mj_forward(inner.model, inner.data)
+        self._picture(inner)
+        mujoco.mj_copyData(inner.data, inner.model, kept)
+        self._opened.add(inner)
 
     def _picture(self, inner: gym.Env) -> np.ndarray:
         """The frame of an environment at our size, (s, s, 3) uint8."""
