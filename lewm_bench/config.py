@@ -13,15 +13,15 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
+    def unread(self) -> Collection[str]:
+        """The settings that play no part beside the values of the others."""
+        return ()
+
 
 class Record(Config):
     """What was found or measured, which may be infinite or no number at all."""
 
     model_config = ConfigDict(allow_inf_nan=True)
-
-    def unread(self) -> Collection[str]:
-        """The settings that play no part beside the values of the others."""
-        return ()
 
 
 def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
