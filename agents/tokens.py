@@ -32,7 +32,7 @@ from lewm_bench.errors import UserError
 from lewm_bench.files import disk_errors, write_text
 from lewm_bench.rng import stream, torch_stream
 from lewm_bench.store import read_result
-from lewm_bench.system.reading import read_array
+from lewm_bench.system.arrays import read_array
 from lewm_bench.system.source import made_of
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from pydantic import ConfigDict, Field
 from lewm_bench.config import Record
 from lewm_bench.errors import UserError, unknown
 from lewm_bench.files import disk_errors, write_bytes, write_text
-from lewm_bench.system.reading import MissingFile, read_array, read_json, read_model
+from lewm_bench.system.arrays import read_array
+from lewm_bench.system.reading import MissingFile, read_json, read_model
 from lewm_bench.types import Clip, Episode
 
 FORMAT = 1

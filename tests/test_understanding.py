@@ -264,7 +264,7 @@ def test_a_killed_run_goes_on_where_it_stopped(finished, config, tmp_path, monke
     [
         (UserError("no test episode is long enough"), "failed: no test episode is long enough", True),
         (NotRun("no OpenGL here"), "not run: no OpenGL here", False),
-        (ZeroDivisionError("by\nnothing"), "failed: ZeroDivisionError: by nothing (details: errors/", True),
+        (ZeroDivisionError("by\nnothing"), "failed: ZeroDivisionError: by nothing, in test_understanding.", True),
     ],
 )
 def test_a_failed_examination_is_left_out_with_its_reason(finished, config, tmp_path, monkeypatch, error, says, failed):

@@ -6,7 +6,6 @@ A file may be missing, a folder, a loop of links, a FIFO, huge, not text, damage
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 import os
@@ -16,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import yaml
 from pydantic import BaseModel, ValidationError
 
@@ -57,7 +55,7 @@ def require_file(path: Path, mend: str, largest: int | None = None) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise MissingFile(f"{path} is missing; {mend}")
     except (OSError, ValueError) as error:  # ValueError: a character that no path can have
-        raise UserError(f"cannot read {path}: {_reason(error)}; {mend}")
+        raise UserError(f"cannot read {path}: {reason_of(error)}; {mend}")
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"cannot read {path}: it is {KINDS.get(stat.S_IFMT(status.st_mode), 'a device')}; {mend}")
     if largest is not None and status.st_size > largest:
@@ -70,7 +68,7 @@ def read_bytes(path: Path, mend: str, largest: int = LARGEST_TEXT) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {_reason(error)}; {mend}")
+        raise UserError(f"cannot read {path}: {reason_of(error)}; {mend}")
 
 
 def read_text(path: Path, mend: str, largest: int = LARGEST_TEXT) -> str:
@@ -224,57 +222,6 @@ def _unfit_text(text: str) -> str | None:
     return None
 
 
-HEADER = 2**16  # bytes of the longest header of a .npy file of version 1
-NUMBERS = {np.dtype(name).str: name for name in ("uint8", "int32", "int64", "float16", "float32", "float64")}
-MAGIC = b"\x93NUMPY\x01\x00"
-
-
-def read_array(path: Path, dtype: type, dimensions: int, mend: str) -> np.ndarray:
-    """A read-only map of a .npy file of this type and number of dimensions, in C order.
-
-    Raises:
-        UserError: what ``require_file`` does, and for a file that is anything else, to the last byte.
-    """
-    require_file(path, mend)
-    try:
-        with Path(path).open("rb") as file:
-            offset, shape = _array_header(file.read(HEADER + len(MAGIC) + 2), np.dtype(dtype), dimensions)
-        size, expected = os.path.getsize(path), offset + math.prod(shape) * np.dtype(dtype).itemsize
-        if size != expected:
-            raise ValueError(f"it has {size} bytes instead of {expected}")
-        if not math.prod(shape):
-            return np.empty(shape, dtype)
-        # A plain array: indexing the subclass is slower.
-        return np.memmap(path, dtype, "r", offset, shape).view(np.ndarray)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({_reason(error)}); {mend}")
-
-
-def _array_header(data: bytes, dtype: np.dtype, dimensions: int) -> tuple[int, tuple[int, ...]]:
-    """Where the numbers of a .npy file begin, and their shape.
-
-    Raises:
-        ValueError: it is no header, or one of other numbers.
-    """
-    begin = len(MAGIC) + 2
-    if len(data) < begin or not data.startswith(MAGIC):
-        raise ValueError("it is not a .npy file of version 1.0")
-    end = begin + int.from_bytes(data[begin - 2 : begin], "little")
-    if len(data) < end:
-        raise ValueError("it is cut short")
-    try:
-        header = ast.literal_eval(data[begin:end].decode("latin-1").strip())
-        description, order, shape = header["descr"], header["fortran_order"], header["shape"]
-    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
-        raise ValueError("its header cannot be read")
-    whole = isinstance(shape, tuple) and all(type(n) is int and 0 <= n < 2**48 for n in shape)
-    description = description if isinstance(description, str) else shown(description)
-    if description != dtype.str or order is not False or not whole or len(shape) != dimensions:
-        found = f"{NUMBERS.get(description, description)}{' in Fortran order' if order else ''} of shape {shown(shape)}"
-        raise ValueError(f"it holds {found} instead of {dtype} with {dimensions} dimensions")
-    return end, shape
-
-
 def read_tensors(path: Path, mend: str) -> dict[str, Tensor]:
     """The tensors of a safetensors file; raises what ``require_file`` does, and for a damaged one."""
     from safetensors import SafetensorError
@@ -284,10 +231,10 @@ def read_tensors(path: Path, mend: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({_reason(error)}); {mend}")
+        raise UserError(f"{path} is damaged ({reason_of(error)}); {mend}")
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """What an error says, on one line."""
     strerror = error.strerror if isinstance(error, OSError) else None
     return strerror or " ".join(str(error).split()) or type(error).__name__

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from lewm_bench.config import Record
 from lewm_bench.errors import NotRun, TrainingFailed, UserError
+from lewm_bench.system.arrays import read_array
 from lewm_bench.system.reading import (
     UniqueKeys,
     is_file,
     parse_yaml,
-    read_array,
     read_bytes,
     read_json,
     read_model,
