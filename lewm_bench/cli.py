@@ -63,7 +63,8 @@ def _error_folder(options: Mapping[str, Any]) -> Path:
     """Where a traceback is kept: in the results if the user has named a folder for them, else in the cache."""
     from lewm_bench.store import default_cache
 
-    return (options.get("out") or options.get("cache") or default_cache()) / "errors"
+    # An old typer (0.13) gives text here.
+    return Path(options.get("out") or options.get("cache") or default_cache()) / "errors"
 
 
 app = typer.Typer(

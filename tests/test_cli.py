@@ -645,3 +645,9 @@ def test_a_run_with_every_solver(lewm_bench, tmp_path):
         assert cell["status"] == "done" and cell["config"]["cem"].get("solver", "cem") == name
         ends.add(json.dumps([r["distance_end"] for r in cell["episodes"]]))
     assert len(list((tmp_path / "cache" / "model").glob("[!.]*"))) == 1 and len(ends) == 5
+
+
+def test_a_traceback_has_a_place_also_under_an_old_typer() -> None:
+    """It passes a path on as text."""
+    assert cli._error_folder({"out": "there"}) == cli._error_folder({"out": Path("there")}) == Path("there/errors")
+    assert cli._error_folder({"out": None, "cache": "here"}) == Path("here/errors")
