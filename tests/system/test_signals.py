@@ -21,8 +21,11 @@ SIGNALS = [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "ended by SIGTERM"),
 GOES_ON = "; the same command goes on where it stopped\n"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy", "PYGAME_HIDE_SUPPORT_PROMPT": "1"}
 
+# Whoever runs the tests may ignore signals (nohup, a shell's background), which a program inherits.
 MAIN = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from lewm_bench import cli
 from lewm_bench.system import signals
 
