@@ -21,7 +21,7 @@ from lewm_bench.checkpoint import load_weights, save_checkpoint
 from lewm_bench.config import Config, deep_merge
 from lewm_bench.data import Dataset
 from lewm_bench.env import GoalEnv
-from lewm_bench.errors import UserError
+from lewm_bench.errors import UserError, shown
 from lewm_bench.names import parse_agent
 from lewm_bench.planning import CEMConfig, Imagination, Imagine, in_pieces, latent_cost, plain
 from lewm_bench.rng import stream, torch_stream
@@ -127,6 +127,26 @@ class Family(ABC):
     @abstractmethod
     def load(self, setting: Setting, checkpoint: Path | None) -> Loaded:
         """The agent, from its checkpoint folder if it trains."""
+
+
+def load_agent(family: Family, setting: Setting, checkpoint: Path | None) -> Loaded:
+    """What a family loads, held to its contract.
+
+    Raises:
+        UserError: it is something else.
+    """
+    loaded = family.load(setting, checkpoint)
+    if not isinstance(loaded, Loaded):
+        raise UserError(f"{setting.agent}: load returned {shown(loaded)}, not a lewm_bench.agent.Loaded; mend it")
+    if not isinstance(loaded.label, str) or not isinstance(loaded.note, str):
+        raise UserError(f"{setting.agent}: the label and the note that load returns must be text; mend them")
+    agent = loaded.agent
+    if not isinstance(agent, Agent):
+        raise UserError(f"{setting.agent}: {shown(agent)} has no history, frame_skip or start; mend its class")
+    for name, value in (("history", agent.history), ("frame_skip", agent.frame_skip)):
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{setting.agent}: its {name} must be a whole number from 1, got {shown(value)}; mend it")
+    return loaded
 
 
 def train_module(

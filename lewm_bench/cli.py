@@ -20,7 +20,7 @@ from tqdm import tqdm
 from typer.core import TyperCommand, TyperGroup
 
 import lewm_bench
-from lewm_bench.errors import Explained, NotRun, PluginError, TrainingFailed, UserError, unknown
+from lewm_bench.errors import Explained, NotRun, PluginError, TrainingFailed, UserError, one_line, unknown
 from lewm_bench.names import canonical, parse_agent, split
 from lewm_bench.system.granted import limit_threads
 from lewm_bench.system.signals import Stopped, stopping
@@ -724,6 +724,7 @@ def check(
     from lewm_bench.check import check_goal_env, contact_sheet
     from lewm_bench.files import write_bytes
     from lewm_bench.registry import is_agent, make_env
+    from lewm_bench.system.faults import attempted, told
     from lewm_bench.system.filenames import env_stem
 
     if is_agent(name):
@@ -741,10 +742,14 @@ def check(
     made = make_env(spec.id, image_size, spec.kwargs, spec.adapt)
     findings = check_goal_env(made)
     kept = _well(findings)
-    path = sheet or Path(f"{env_stem(spec.label)}.png")
-    write_bytes(path, contact_sheet(made))
-    typer.echo(f"starts and their goals: {path}")
-    if not kept:
+    drawn = attempted(lambda: contact_sheet(made))
+    if isinstance(drawn, bytes):
+        path = sheet or Path(f"{env_stem(spec.label)}.png")
+        write_bytes(path, drawn)
+        typer.echo(f"starts and their goals: {path}")
+    else:
+        typer.echo(f"starts and their goals cannot be drawn: {told(drawn)}")
+    if not kept or not isinstance(drawn, bytes):
         raise typer.Exit(1)
 
 
@@ -858,5 +863,5 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> int:
-    typer.echo(f"lewm-bench: {message}", err=True)
+    typer.echo(f"lewm-bench: {one_line(message)}", err=True)
     return status

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from lewm_bench.config import Config
 from lewm_bench.data import Dataset, DatasetWriter, apportion, split_episodes
 from lewm_bench.env import GoalEnv, PolicyFactory
-from lewm_bench.errors import UserError, unknown
+from lewm_bench.errors import UserError, shown, unknown
 from lewm_bench.files import disk_errors
 from lewm_bench.policies import LEARNED, check_shares
 from lewm_bench.rng import stream
@@ -321,7 +321,16 @@ def _roll(env: GoalEnv, steps: int, factories: Mapping[str, PolicyFactory], part
     states, actions, lengths = _moved(env, steps, factories, part)
     for n, length in enumerate(lengths.tolist()):
         seen = states[n, : length + 1].copy()
-        yield Episode(env.render_states(seen), states[n, : length + 1], actions[n, :length])
+        yield Episode(_drawn(env, seen), states[n, : length + 1], actions[n, :length])
+
+
+def _drawn(env: GoalEnv, states: np.ndarray) -> np.ndarray:
+    """The frames (N, h, w, 3) uint8 of states (N, X)."""
+    frames, wanted = env.render_states(states), (len(states), *env.observation_space.shape)
+    if not isinstance(frames, np.ndarray) or frames.shape != wanted or frames.dtype != np.uint8:
+        found = f"{frames.dtype} {frames.shape}" if isinstance(frames, np.ndarray) else shown(frames)
+        raise UserError(f"render_states must return uint8 {wanted}, got {found}; mend the environment")
+    return frames
 
 
 def _moved(

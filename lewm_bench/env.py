@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from lewm_bench.errors import unknown
+from lewm_bench.errors import UserError, shown, unknown
 from lewm_bench.system.source import Made, made_of
 
 BatchPolicy = Callable[[np.ndarray], np.ndarray]
@@ -201,3 +201,12 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
     def _info(self) -> dict[str, Any]:
         state = self.get_state()
         return {"state": state, "success": bool(self.reached(state.copy(), self._goal_state.copy()))}
+
+
+def require_spaces(env: GoalEnv, label: str) -> None:
+    """Raise a UserError unless an environment has spaces that can be collected in."""
+    actions, frames = env.action_space, env.observation_space
+    if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
+        raise UserError(f"{label}: action_space must be a Box of one dimension, got {shown(actions)}; mend it")
+    if not isinstance(frames, gym.spaces.Box) or len(frames.shape) != 3 or frames.shape[2] != 3:
+        raise UserError(f"{label}: observation_space must be a Box (h, w, 3), got {shown(frames)}; mend it")

@@ -19,14 +19,14 @@ from lewm_bench.config import Config
 from lewm_bench.data import Dataset
 from lewm_bench.device import Stopwatch
 from lewm_bench.env import GoalEnv
-from lewm_bench.errors import UserError, unknown
+from lewm_bench.errors import UserError, shown, unknown
 from lewm_bench.evaluation.answers import Place, checked_actions, checked_agent, checked_distances, checked_states
 from lewm_bench.evaluation.history import History, images
 from lewm_bench.names import parse_agent
 from lewm_bench.protocol import PROTOCOLS, Pairs, Protocol
 from lewm_bench.rng import stream
 from lewm_bench.statistics import spearman
-from lewm_bench.types import Agent, Goals
+from lewm_bench.types import Agent, Controller, Goals
 
 
 class EvalConfig(Config):
@@ -136,6 +136,8 @@ def _episodes(
     with _decides(place, 0), Stopwatch(device) as watch:
         controller = agent.start(goals, rngs)
     goal_seconds = watch.seconds
+    if not isinstance(controller, Controller):
+        raise UserError(f"{place.agent}: start returned {shown(controller)}, which has no encode and search; mend it")
     while (done := history.steps) < budget:
         past = history.past()
         with _decides(place, done):

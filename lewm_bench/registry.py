@@ -199,7 +199,7 @@ def make_env(
     except gym.error.Error as error:
         raise UserError(f"environment {env_id!r}: {error}")
     except (TypeError, ValueError) as error:
-        if adapt is None and "image_size" in str(error) and gym.spec(env_id).namespace != "lewm_bench":
+        if adapt is None and "image_size" in str(error) and gym.spec(env_id.split(":")[-1]).namespace != "lewm_bench":
             raise not_a_goal_env(env_id)
         raise UserError(f"environment {env_id!r} does not accept these arguments: {error}")
     if not isinstance(env, GoalEnv):

@@ -23,12 +23,12 @@ import torch
 from tqdm import tqdm
 
 import lewm_bench
-from lewm_bench.agent import Family, Loaded, Setting, card_of
+from lewm_bench.agent import Family, Loaded, Setting, card_of, load_agent
 from lewm_bench.check import require_sound
-from lewm_bench.checkpoint import WEIGHTS, load_card
+from lewm_bench.checkpoint import MEND, WEIGHTS, load_card
 from lewm_bench.collect import LEARNED, CollectConfig, collect
 from lewm_bench.data import Dataset
-from lewm_bench.env import GoalEnv
+from lewm_bench.env import GoalEnv, require_spaces
 from lewm_bench.errors import NotRun, PluginError, TrainingFailed, UserError
 from lewm_bench.evaluate import PairResult, distance_rank_correlation, evaluate, latent_oracle
 from lewm_bench.files import checksum, write_text
@@ -45,7 +45,7 @@ from lewm_bench.sac_policy import CARD, train_sac_policy
 from lewm_bench.store import Store, stage_key
 from lewm_bench.suite import EnvSpec, Job, Suite, checked, shares_budget
 from lewm_bench.system.faults import attempted, keep_traceback, machine_line, told
-from lewm_bench.system.reading import is_file, parse_json, read_model
+from lewm_bench.system.reading import is_file, parse_json, read_model, require_tensors
 from lewm_bench.train import raise_if_collapsed, raise_if_mean_action
 from lewm_bench.videos import video_name, write_video
 
@@ -77,6 +77,7 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
     """The environment, its dataset (collected if it is not in the cache) and the dataset's key."""
     settings = run.suite.of(spec).settings
     env = make_env(spec.id, settings.image_size, spec.kwargs, spec.adapt)
+    require_spaces(env, spec.label)
     config = settings.collect.of(env)
     key = dataset_spec(spec, env, config)
 
@@ -281,7 +282,7 @@ def run_job(
 def measured_job(run: Run, job: Job, data: Data, checkpoint: Path | None = None) -> tuple[Ready, dict[int, Measured]]:
     """A cell's agent, trained if it is not in the cache, and its episodes by goal offset; raises what ``run_job`` does."""
     family, setting, folder = it = ready(run, job, data, checkpoint)
-    loaded = cache(lambda: family.load(setting, folder))
+    loaded = cache(lambda: load_agent(family, setting, folder))
     return it, {offset: measure(run, job, setting, family, loaded, offset) for offset in job.goal_offset}
 
 
@@ -317,6 +318,7 @@ def as_trained(checkpoint: Path, setting: Setting) -> Setting:
     Raises:
         UserError: its card has settings of training that there are not.
     """
+    require_tensors(checkpoint / WEIGHTS, MEND)  # before its checksum, which reads a file of any size
     card, own = load_card(checkpoint).get("config", {}), type(setting.config)
     had = {name: card[name] for name in ("train",) if name in card}
     config = checked(lambda: own(**setting.config.model_dump() | had), setting.agent, own)

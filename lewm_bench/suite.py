@@ -394,6 +394,8 @@ def configure(agent: str, agent_settings: Mapping[str, dict[str, Any]]) -> Agent
 
     def make() -> AgentConfig:
         config = family.configure(agent_settings.get(name.base, {}), name.variant)
+        if not isinstance(config, AgentConfig):
+            raise UserError(f"{name.base}: configure returned {shown(config)}, not a lewm_bench.agent.AgentConfig")
         return type(config)(**deep_merge(config.model_dump(), own)) if own else config  # a name's settings win
 
     return checked(make, name.base, family.Config)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -87,6 +87,7 @@ class WorldModel(Protocol):
         """(N, T, *L) latents and (N, T, A) z-scored blocks to the latent after the last block, (N, *L)."""
 
 
+@runtime_checkable
 class Controller(Protocol):
     """Steers one batch of episodes to their goals; lives as long as they do and holds what evolves.
 
@@ -100,6 +101,7 @@ class Controller(Protocol):
         """(B, k, action_dim) finite actions in the environment's units to execute before the next decision, k >= 1."""
 
 
+@runtime_checkable
 class Agent(Protocol):
     """Something that can be sent to goal images."""
 

@@ -508,6 +508,15 @@ def test_check_is_status_1_and_draws_for_what_must_be_mended(lewm_bench, tmp_pat
     assert Image.open(io.BytesIO((tmp_path / "s.png").read_bytes())).size == (6 * 148 + 4, 4 * 162)
 
 
+def test_check_says_that_an_environment_cannot_be_drawn(lewm_bench, tmp_path, monkeypatch):
+    """What is wrong with it stands in the findings; it is no fault of ours."""
+    monkeypatch.setattr("lewm_bench.check.check_goal_env", lambda env: [Finding("reset", False, "return two values")])
+    monkeypatch.setattr("lewm_bench.env.GoalEnv.reset", lambda self, **_: None)
+    status, out, err = lewm_bench("check", UMAZE, "--sheet", "s.png")
+    assert (status, err) == (1, "") and "starts and their goals cannot be drawn: TypeError: " in out
+    assert not (tmp_path / "s.png").exists()
+
+
 # Environments that cannot run here.
 
 

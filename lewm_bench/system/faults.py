@@ -123,8 +123,14 @@ class Place(NamedTuple):
 def place(error: BaseException) -> Place | None:
     """The innermost line outside of this package, the standard library and what both stand on; None if there is none."""
     told_of = error.__cause__ or error if isinstance(error, PluginError) else error
-    theirs = [frame for frame in _frames(told_of) if not _is_known(frame.file)]
-    return theirs[-1] if theirs else None
+    seen: list[BaseException] = []
+    while told_of is not None and told_of not in seen:  # a generator turns StopIteration into another error of its own
+        theirs = [frame for frame in _frames(told_of) if not _is_known(frame.file)]
+        if theirs:
+            return theirs[-1]
+        seen.append(told_of)
+        told_of = told_of.__cause__
+    return None
 
 
 def _innermost(error: Exception) -> str:

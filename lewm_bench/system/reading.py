@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -224,12 +225,28 @@ def _unfit_text(text: str) -> str | None:
 
 def read_tensors(path: Path, mend: str) -> dict[str, Tensor]:
     """The tensors of a safetensors file; raises what ``require_file`` does, and for a damaged one."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    with _tensors(path, mend):
+        return load_file(path)
+
+
+def require_tensors(path: Path, mend: str) -> None:
+    """Raise unless a file's header and size are those of a safetensors file; reads none of its numbers."""
+    from safetensors import safe_open
+
+    with _tensors(path, mend), safe_open(path, "pt"):
+        pass
+
+
+@contextmanager
+def _tensors(path: Path, mend: str) -> Iterator[None]:
+    """Whatever goes wrong with a safetensors file, in one line."""
+    from safetensors import SafetensorError
 
     require_file(path, mend)
     try:
-        return load_file(path)
+        yield
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({reason_of(error)}); {mend}")
 

@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import TypeAdapter
 from tqdm import tqdm
 
-from lewm_bench.agent import Family, Loaded, Setting
+from lewm_bench.agent import Family, Loaded, Setting, load_agent
 from lewm_bench.checkpoint import load_card
 from lewm_bench.config import Config
 from lewm_bench.errors import NotRun, UserError
@@ -92,7 +92,7 @@ class Case:
     @cached_property
     def loaded(self) -> Loaded:
         """The trained model as its family hands it out."""
-        return self.family.load(self.setting, self.checkpoint)
+        return load_agent(self.family, self.setting, self.checkpoint)
 
     @cached_property
     def untrained(self) -> Subject | None:

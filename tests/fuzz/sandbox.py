@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import random
-import re
 import signal
 import sys
 import traceback
@@ -105,10 +104,15 @@ class Sandbox:
         def tail(error: BaseException) -> str:
             return "".join(traceback.format_exception(error))[-4000:]
 
-        before = signal.signal(signal.SIGALRM, ring)
+        ours = (signal.SIGALRM, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.getsignal(number) for number in ours}
+        signal.signal(signal.SIGALRM, ring)
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         try:
-            case.prepare(folder)()
+            try:
+                case.prepare(folder)()
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)  # what follows is ours
         except SystemExit as stopped:
             return (stopped.code or 0) if isinstance(stopped.code, int | None) else -1, ("", "")
         except Hang as error:
@@ -116,14 +120,9 @@ class Sandbox:
         except BaseException as error:  # noqa: BLE001, that is what is looked for
             return None, ("traceback", tail(error))
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
         return 0, ("", "")
-
-
-PROGRESS = re.compile(
-    r"^(suite |resuming|\S.*: .*collected|.*cells? |\[\d+/\d+\]|.*(warning|damaged|training|another)).*"
-)
 
 
 def one_line(err: str, status: int) -> bool:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from lewm_bench.config import Record
 from lewm_bench.errors import NotRun, TrainingFailed, UserError
@@ -28,6 +30,7 @@ from lewm_bench.system.reading import (
     read_tensors,
     read_text,
     read_yaml,
+    require_tensors,
 )
 
 
@@ -342,3 +345,16 @@ def test_every_message_is_one_line(text):
     for kind in (UserError, NotRun, TrainingFailed):
         message = str(kind(text))
         assert message.isprintable() and len(message) <= 2000 and message[0] == text[0] and message[-1] == text[-1]
+
+
+def test_weights_are_sized_without_reading_them(tmp_path):
+    """A checksum of a file of a terabyte would take an hour."""
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.zeros(3)}, path)
+    require_tensors(path, "mend it")
+    assert read_tensors(path, "mend it")["a"].tolist() == [0, 0, 0]
+    os.truncate(path, 2**40)
+    for read in (require_tensors, read_tensors):
+        with pytest.raises(UserError, match="is damaged") as caught:
+            read(path, "mend it")
+        assert_one_line(caught, path)
