@@ -33,7 +33,7 @@ class GoalPolicyConfig(AgentConfig):
     depth: int = Field(4, ge=1)
     heads: int = Field(4, ge=1)
     hidden: int = Field(512, ge=1)
-    max_goal_offset: int = Field(50, ge=1)  # environment steps; uniform from 1
+    max_goal_offset: int = Field(50, ge=1)  # environment steps; uniform from 1 to this or the episode's end
 
     @model_validator(mode="after")
     def _heads(self) -> GoalPolicyConfig:
@@ -86,11 +86,11 @@ def pair_encoder(config: GoalPolicyConfig, image_size: int) -> StemViT:
 
 
 def later_rows(rng: np.random.Generator, starts: np.ndarray, last_rows: np.ndarray, max_goal_offset: int) -> np.ndarray:
-    """(B,) rows 1 to ``max_goal_offset`` environment steps after rows ``starts``, at the end of episodes that end before.
+    """(B,) rows after rows ``starts``, uniform from 1 to ``max_goal_offset`` environment steps or the episode's end.
 
     The goals of every policy are drawn here, so that what each is trained for is the same.
     """
-    return np.minimum(starts + rng.integers(1, max_goal_offset + 1, size=len(starts)), last_rows)
+    return starts + rng.integers(1, np.minimum(last_rows - starts, max_goal_offset) + 1)
 
 
 class GoalPolicyAgent:

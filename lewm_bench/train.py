@@ -99,9 +99,12 @@ class TrainingLog:
 
     def add(self, step: int, parts: dict[str, float]) -> None:
         """Append one logged step."""
+        before = len(self.columns["step"])
         self.columns["step"].append(step)
-        for name, value in parts.items():
-            self.columns.setdefault(name, []).append(value if math.isfinite(value) else None)
+        for name in {**self.columns, **parts}:
+            if name != "step":
+                value = parts.get(name, math.nan)  # what is not known at a step, as a loss before learning starts
+                self.columns.setdefault(name, [None] * before).append(value if math.isfinite(value) else None)
 
 
 def learning_rate(config: TrainConfig, index: int) -> float:

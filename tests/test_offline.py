@@ -48,7 +48,9 @@ def write(folder: Path, episodes: list[Episode], splits: dict[str, tuple[int, ..
 
 def setting_of(name: str, data: Dataset, config: OfflineConfig) -> Setting:
     spaces = {"observation_space": (16, 16, 3), "action_space": (1,)}
-    env = SimpleNamespace(**{space: gym.spaces.Box(-1, 1, shape) for space, shape in spaces.items()})
+    env = SimpleNamespace(
+        identity=lambda: "ring", **{space: gym.spaces.Box(-1, 1, shape) for space, shape in spaces.items()}
+    )
     return Setting(env, "ring", name, data, "key", config, CEMConfig(), 0, CPU, Store(data.folder))
 
 
@@ -297,13 +299,12 @@ def test_goals_are_those_of_the_recipe(rows_setting: Setting) -> None:
     assert (found["following"] == now + SKIP).all()
     assert (found["at_goal"] == (goal == now)).all()
 
-    # The policy's: 1 to max_goal_offset steps ahead, uniformly, or the end of the episode.
+    # The policy's: uniform from 1 to max_goal_offset steps ahead, or to the end of the episode.
     most, ahead, steps = rows_setting.config.max_goal_offset, wanted - now, data.ends[episode] - 1 - now
     assert ahead.min() == 1 and (ahead <= np.minimum(steps, most)).all() and steps.max() > most
     for end in (4, 9, steps.max()):
         reach, chosen = min(end, most), steps == end
-        expected = np.full(reach, 1 / most)
-        expected[-1] = 1 - (reach - 1) / most
+        expected = np.full(reach, 1 / reach)
         share = np.bincount(ahead[chosen], minlength=reach + 1)[1:] / chosen.sum()
         np.testing.assert_allclose(share, expected, atol=4 * np.sqrt(expected.max() / chosen.sum()))
 

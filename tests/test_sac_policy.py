@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -43,6 +44,7 @@ class WithSAC(TwoQuantities):
     """The toy that offers the trained policy, for the contract's own test of policies."""
 
     folder: Path
+    exploration: ClassVar[dict[str, float]] = {"sac": 1.0}
 
     def policies(self):
         return {"sac": load_sac_policy(self, self.folder)}

@@ -300,17 +300,17 @@ def corrupted(**changes) -> str:
     [
         ("{half", "Expecting"),
         ("", "Expecting"),
-        ("[]", "list indices"),
-        ("null", "NoneType"),
+        ("[]", "schema_version is None"),
+        ("null", "schema_version is None"),
         ("{}", "schema_version"),
         (json.dumps({"schema_version": SCHEMA}), "rows"),
-        (json.dumps({"schema_version": SCHEMA, "rows": None}), "NoneType"),
-        (json.dumps({"schema_version": SCHEMA, "rows": [[]]}), "valid dict"),
+        (json.dumps({"schema_version": SCHEMA, "rows": None}), "valid array"),
+        (json.dumps({"schema_version": SCHEMA, "rows": [[]]}), "rows.0: Input should be an object"),
         (json.dumps({"schema_version": SCHEMA + 1, "rows": []}), f"schema_version is {SCHEMA + 1}"),
         (corrupted(batch="many"), "batch: "),
         (corrupted(encode_seconds=[0.1, "x"]), "encode_seconds.1: "),
         (corrupted(surprise=1), "surprise"),
-        ("\xff", "utf-8"),
+        ("\xff", "UTF-8"),
     ],
 )
 def test_what_is_not_a_speed_record_is_one_line(tmp_path, content, says):
@@ -323,7 +323,7 @@ def test_what_is_not_a_speed_record_is_one_line(tmp_path, content, says):
 
 
 def test_no_record_at_all(tmp_path):
-    with pytest.raises(UserError, match=r"cannot read .*speed.json: No such file"):
+    with pytest.raises(UserError, match=r"speed.json is missing"):
         load_speed(tmp_path)
     (tmp_path / SPEED_FILE).mkdir()
     with pytest.raises(UserError, match="cannot read"):
@@ -331,7 +331,7 @@ def test_no_record_at_all(tmp_path):
 
 
 seconds = st.floats(0, 1e6, allow_subnormal=False)
-texts = st.text(max_size=8)
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
 flops = st.none() | st.integers(0, 10**18)
 
 

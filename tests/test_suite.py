@@ -24,6 +24,7 @@ from lewm_bench.collect import CollectConfig
 from lewm_bench.config import deep_merge
 from lewm_bench.errors import UserError
 from lewm_bench.evaluate import EvalConfig
+from lewm_bench.names import canonical
 from lewm_bench.planning import CEMConfig
 from lewm_bench.registry import agent_family, agent_names, environment_ids
 from lewm_bench.sac_policy import SACPolicyConfig
@@ -815,7 +816,7 @@ def test_the_page_names_every_trained_agent():
 def test_settings_in_a_name_are_the_agents_own_or_the_planners(tmp_path):
     arm = "lewm:sigreg_weight=0.5:train.steps=7:cem.std=0.7"
     found = resolve(benchmarks(tmp_path, LAYERS), "layers", "small", agents=["lewm", arm])
-    assert [job.agent for job in found.jobs] == ["lewm", arm]
+    assert [job.agent for job in found.jobs] == ["lewm", canonical(arm)]
     plain, own = found.agent_config("lewm"), found.agent_config(arm)
     assert (own.sigreg_weight, own.train.steps) == (0.5, 7)
     assert own.model_dump(exclude={"sigreg_weight": True, "train": {"steps"}}) == plain.model_dump(
