@@ -7,12 +7,12 @@ import tracemalloc
 
 import pytest
 
-from lewm_bench.config import Config
+from lewm_bench.config import Record
 from lewm_bench.records import CellRecord, EpisodeRow, Episodes
 from lewm_bench.run.columns import Columns
 
 
-class Row(Config):
+class Row(Record):
     name: str
     number: int
     flag: bool
