@@ -377,7 +377,7 @@ def test_run_report_and_a_report_of_two_folders(lewm_bench, tmp_path):
     assert (tmp_path / "again" / "report.html").read_text().count("data:image/gif;base64,") == 2  # they came along
     (tmp_path / "results" / "look" / "cells" / "x.json").write_text("{half")
     status, out, err = lewm_bench("report", "results/look")
-    assert status == 2 and not out and err.count("\n") == 1 and "x.json is not a record of an examination" in err
+    assert status == 2 and not out and err.count("\n") == 1 and "x.json is damaged" in err
 
 
 def test_understand_looks_into_a_checkpoint_folder(lewm_bench, tmp_path):
