@@ -6,6 +6,7 @@ Tables, figures and the report page are made from these records alone, so they c
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -35,7 +36,8 @@ def even(columns: Mapping[str, Sequence[float | None]]) -> Mapping[str, Sequence
         ValueError: they do not say the step of every entry.
     """
     steps = columns.get("step", [])
-    if None in steps or any(len(values) != len(steps) for values in columns.values()):
+    known = all(step is not None and math.isfinite(step) for step in steps)
+    if not known or any(len(values) != len(steps) for values in columns.values()):
         raise ValueError("every entry of every column needs its step")
     return columns
 

@@ -45,8 +45,15 @@ def default_cache() -> Path:
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: keys sorted, no spaces, nothing that JSON cannot say."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """The one JSON text of a value: keys sorted, no spaces.
+
+    Raises:
+        UserError: it holds something that JSON cannot say; ours never does, a plug-in's may.
+    """
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"what determines a result must be plain text and finite numbers ({error}); mend the plug-in")
 
 
 def stage_key(kind: str, spec: dict[str, Any]) -> str:

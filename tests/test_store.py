@@ -46,9 +46,9 @@ def test_the_key_is_of_the_content() -> None:
 
 
 def test_what_json_cannot_say_has_no_key() -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(UserError, match="plain text and finite numbers"):
         stage_key("data", {"path": Path("x")})
-    with pytest.raises(ValueError):
+    with pytest.raises(UserError, match="plain text and finite numbers"):
         stage_key("data", {"x": float("nan")})
 
 

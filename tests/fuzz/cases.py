@@ -43,6 +43,7 @@ suites:
     profiles: {{quick: {{limits: [{{agents: [lewm], seeds: [0]}}]}}}}
     settings: &tiny
       training: {{steps: 2}}
+      understanding: {{examinations: [collapse]}}
       collect: {{episodes: 12, steps: 20, policies: {{jitter: 0.5, drift: 0.5}}}}
       cem: {{num_samples: 6, num_iterations: 1, num_elites: 3, horizon: 2, receding: 1}}
       evaluate: {{num_pairs: 2, goal_offset: [5], latent_oracle_pairs: 0, correlation_frames: 8}}

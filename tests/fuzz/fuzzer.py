@@ -61,8 +61,7 @@ def main() -> None:
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as root:
         outcomes = fuzz(Path(root).resolve(), asked.seed, asked.share, asked.kind, asked.only)
-    print(table(outcomes))
-    print(f"{time.perf_counter() - begin:.0f} s")
+        print(table(outcomes), f"{time.perf_counter() - begin:.0f} s", sep="\n", flush=True)
     wrong = [outcome for outcome in outcomes if outcome.faults or asked.only]
     for outcome in wrong[:20] if asked.faults is None else wrong:
         if asked.faults is None:
