@@ -18,7 +18,7 @@ from lewm_bench import sac_policy
 from lewm_bench.agent import Family, Setting
 from lewm_bench.collect import LEARNED, CollectConfig
 from lewm_bench.env import GoalEnv
-from lewm_bench.errors import unknown
+from lewm_bench.errors import UserError, shown, unknown
 from lewm_bench.names import parse_agent
 from lewm_bench.registry import agent_path
 from lewm_bench.suite import EnvSpec, Job, Suite
@@ -96,8 +96,19 @@ def model_spec(setting: Setting, family: Family) -> dict[str, Any]:
         "dataset": [setting.dataset_key, setting.dataset.fingerprint],
         "seed": setting.seed,
         "device": setting.device.type,
-        "outside": setting.outside or family.outside(setting),
+        "outside": setting.outside or outside_of(setting, family),
     }
+
+
+def outside_of(setting: Setting, family: Family) -> str:
+    """What a family says of weights from elsewhere.
+
+    Raises:
+        UserError: it is no text.
+    """
+    if not isinstance(outside := family.outside(setting), str):
+        raise UserError(f"{setting.agent}: outside must return text, got {shown(outside)}; mend its family")
+    return outside
 
 
 def failure_spec(suite: Suite, job: Job, family: Family, dataset: str, device: str) -> dict[str, Any]:

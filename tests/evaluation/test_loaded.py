@@ -14,6 +14,7 @@ from lewm_bench.agents.scripted import NOOP
 from lewm_bench.collect import _drawn
 from lewm_bench.env import require_spaces
 from lewm_bench.errors import UserError
+from lewm_bench.run.keys import outside_of
 
 
 class Steerer:
@@ -50,6 +51,13 @@ def test_what_is_not_a_loaded_agent(loaded, says):
     with pytest.raises(UserError, match=f"theirs:MINE.*{says}") as caught:
         load_agent(loading(loaded), SETTING, None)
     assert str(caught.value).isprintable()
+
+
+def test_weights_from_elsewhere_are_told_in_text():
+    family = SimpleNamespace(outside=lambda setting: np.zeros(2))
+    with pytest.raises(UserError, match="theirs:MINE: outside must return text"):
+        outside_of(SETTING, family)
+    assert outside_of(SETTING, NOOP) == ""
 
 
 def test_what_is_one():
