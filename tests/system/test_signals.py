@@ -89,7 +89,7 @@ def test_what_the_signal_has_become_on_its_way_does_not_matter() -> None:
 
 def test_the_same_signal_to_the_program_and_its_group_is_one() -> None:
     """As timeout(1) sends it."""
-    process = started("ready()\ntry:\n    work(60)\nfinally:\n    work(0.5)\n    print('unwound')")
+    process = started("try:\n    ready()\n    work(60)\nfinally:\n    work(0.5)\n    print('unwound')")
     process.terminate()
     time.sleep(0.05)
     os.killpg(process.pid, signal.SIGTERM)
