@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import os
@@ -167,7 +168,7 @@ class OtherInstance(PointMaze):
 
     def __init__(self, **changes):
         super().__init__(**changes)
-        self.spec = gym.spec("lewm_bench/PointMaze-UMaze-v0")
+        self.spec = copy.deepcopy(gym.spec("lewm_bench/PointMaze-UMaze-v0"))  # gym.spec gives the registry's own
         self.spec.kwargs.update(damped=self.again == "looks", threshold=0.45)
 
 
@@ -185,7 +186,7 @@ class GoesOtherwise(OtherInstance):
 class NumberAsText(PointMaze):
     def __init__(self):
         super().__init__()
-        self.spec = gym.spec("lewm_bench/PointMaze-UMaze-v0")
+        self.spec = copy.deepcopy(gym.spec("lewm_bench/PointMaze-UMaze-v0"))  # gym.spec gives the registry's own
         self.spec.kwargs["threshold"] = "4.5e-1"
 
 

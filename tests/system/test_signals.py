@@ -204,7 +204,7 @@ def test_a_collection_stops_with_its_processes_and_can_go_on(tmp_path: Path, sen
     send(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (143, f"lewm-bench: ended by SIGTERM{GOES_ON}")
-    assert members(process.pid) == []
+    until(lambda: not members(process.pid), 10)  # the tracker ends a moment after the program whose pipe it reads
     left = sorted(path.name for path in (tmp_path / "data").iterdir())
     assert left == [".progress.json", "actions.npy", "frames.npy", "states.npy"]
 
@@ -264,7 +264,8 @@ setattr(place, name, slow)
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143 and err.splitlines()[-1] == f"lewm-bench: ended by SIGTERM{GOES_ON[:-1]}"
-    assert "Traceback" not in err and members(process.pid) == []
+    assert "Traceback" not in err
+    until(lambda: not members(process.pid), 10)
     assert [p for p in tmp_path.rglob(".*.*") if p.suffix not in (".lock", ".json")] == []  # no half file
     done = subprocess.run(
         [sys.executable, "-m", "lewm_bench", *command], check=False, capture_output=True, text=True, env=ENVIRONMENT
