@@ -3,6 +3,8 @@
 AGENTS: dict[str, str] = {
     "noop": "lewm_bench.agents.scripted:NOOP",
     "random": "lewm_bench.agents.scripted:RANDOM",
+    "straight": "lewm_bench.agents.straight:STRAIGHT",
+    "greedy": "lewm_bench.agents.oracle:GREEDY",
     "oracle": "lewm_bench.agents.oracle:ORACLE",
     "gcbc": "lewm_bench.agents.gcbc:GCBC_FAMILY",
     "gcivl": "lewm_bench.agents.gcivl:GCIVL_FAMILY",

@@ -1,6 +1,7 @@
 """Oracles: the same planner on the true simulator. The ceiling of the planner, and what separates its two parts.
 
-``oracle`` scores plans by the true distance to the goal. ``LatentOracle`` simulates truly but scores by the distance
+``oracle`` scores plans by the true distance to the goal, or with ``cost=path`` by the length of the way there.
+``greedy`` looks no further than its next block, and so says which goals need no plan. ``LatentOracle`` simulates truly but scores by the distance
 in a model's latent space: if it fails, the latent metric is at fault and not the learned dynamics.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -86,6 +88,14 @@ class SimulatorController:
         return primitive_actions(agent.simulation.denormalize(blocks), agent.frame_skip)
 
 
+class PathOracle(SimulatorAgent):
+    """The cost is the length of the way that is left, around what is in between."""
+
+    def goal_distance(self, goals: Goals):
+        env, targets = self.simulation.env, goals.states[:, None, None]
+        return lambda states: torch.from_numpy(env.path_length(states, targets.copy()))
+
+
 class LatentOracle(SimulatorAgent):
     """True dynamics, but the cost is the distance of the rendered outcome to the goal in ``model``'s latent space."""
 
@@ -120,18 +130,27 @@ class LatentOracle(SimulatorAgent):
         return distance
 
 
+class OracleConfig(AgentConfig):
+    """What ``oracle`` minimises. Where something is in the way the distance leads it into a corner; a path does not."""
+
+    cost: Literal["distance", "path"] = "distance"
+
+
 class OracleFamily(Family):
     """``oracle``."""
+
+    Config = OracleConfig
+    planning_only = ("cost",)
 
     summary = "the same CEM on the true simulator with the true distance: the planner's ceiling"
     decision_cost = 1.0
     kind = "privileged"
     plans = True
 
-    def load(self, setting: Setting[AgentConfig], checkpoint: Path | None) -> Loaded:
-        simulation = simulation_of(setting)
+    def load(self, setting: Setting[OracleConfig], checkpoint: Path | None) -> Loaded:
+        agent = PathOracle if setting.config.cost == "path" else SimulatorAgent
         return Loaded(
-            SimulatorAgent(simulation, setting.cem),
+            agent(simulation_of(setting), setting.cem),
             "Oracle (same planner, true simulator and distance)",
             note="sees the true state",
         )
@@ -143,4 +162,20 @@ def simulation_of(setting: Setting) -> Simulation:
     return Simulation(setting.env, setting.config.frame_skip, mean, std)
 
 
-ORACLE = OracleFamily()
+class GreedyFamily(Family):
+    """``greedy``: its planner is its own, so that the goals that it reaches are those of no setting of a suite."""
+
+    summary = "a floor: the best next block by the true simulator and distance; a goal that it reaches needs no plan"
+    kind = "floor"
+
+    def load(self, setting: Setting[AgentConfig], checkpoint: Path | None) -> Loaded:
+        return Loaded(
+            SimulatorAgent(simulation_of(setting), GREEDY_PLANNER),
+            "Greedy (true simulator and distance, one block ahead)",
+            note="sees the true state",
+        )
+
+
+GREEDY_PLANNER = CEMConfig(horizon=1, receding=1, num_samples=64, num_iterations=5, num_elites=8)
+
+ORACLE, GREEDY = OracleFamily(), GreedyFamily()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -14,8 +15,9 @@ import numpy as np
 from mujoco.rollout import Rollout
 
 from lewm_bench.env import GoalEnv, PolicyFactory
+from lewm_bench.envs.geodesic import Geodesics
 from lewm_bench.envs.maze import BALL_RADIUS, Box, clearance, parse_maze, wall_boxes
-from lewm_bench.envs.raster import BALL, FLOOR, RECOLORED_BALL, WALL, Raster
+from lewm_bench.envs.raster import BALL, FLOOR, RECOLORED_BALL, WALL, Raster, pushed
 from lewm_bench.envs.waypoints import waypoints
 from lewm_bench.errors import UserError, unknown
 from lewm_bench.policies import generic_policies
@@ -23,6 +25,7 @@ from lewm_bench.system.granted import cores
 
 CONTACT_MARGIN = 0.002
 START_SPEED = 0.2  # cells per second, per axis: the largest initial velocity
+REFLEX_GAIN = 3.0  # action per cell
 _MAX_THREADS = 8
 _THREADED_STEPS = 2000  # below this many physics steps, starting threads costs more than they save
 
@@ -105,6 +108,19 @@ class PointMaze(GoalEnv):
     def distance(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
         return np.linalg.norm(np.asarray(states)[..., :2] - np.asarray(goals)[..., :2], axis=-1)
 
+    def path_length(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """(..., 4) states and goals to the lengths of shortest ways through the maze."""
+        return self._geodesics(np.asarray(states)[..., :2], np.asarray(goals)[..., :2])
+
+    @cached_property
+    def _geodesics(self) -> Geodesics:
+        rows, columns = self.walls.shape
+        boxes = [
+            (left - columns / 2, rows / 2 - bottom, right - columns / 2, rows / 2 - top)
+            for top, left, bottom, right in wall_boxes(self.walls)
+        ]
+        return Geodesics(np.array(boxes), BALL_RADIUS, slack=BALL_RADIUS / 4)
+
     def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
         return {"position": states[:, :2], "velocity": states[:, 2:]}
 
@@ -163,6 +179,10 @@ class PointMaze(GoalEnv):
     def close(self) -> None:
         if self._gl is not None:
             self._gl.close()
+
+    def reflex(self, frames: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """A push towards where the goal image has the ball."""
+        return pushed(REFLEX_GAIN * (self._raster.found(goals) - self._raster.found(frames)))
 
     # Exploration.
 

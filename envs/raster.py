@@ -12,6 +12,7 @@ BALL = (235, 64, 52)
 RECOLORED_BALL = (52, 235, 64)  # the channels of the red one, rotated
 BALL_RADIUS = 0.2  # maze cells; twice the physical ball, so that it covers enough pixels to be learnt from
 MIN_BALL_RADIUS = 2.0  # pixels; keeps the ball visible where a large maze leaves few pixels per cell
+_NOISE = 24  # levels of 255, over three channels, that a recompressed picture may differ by
 _CHUNK = 128  # frames whose patches are blended together; larger spills the cache
 
 
@@ -19,6 +20,12 @@ def overlap(edges: np.ndarray, size: int) -> np.ndarray:
     """(K+1,) cell edges in pixels to (size, K): the share of each pixel that each cell covers."""
     pixel = np.arange(size)[:, None]
     return np.clip(np.minimum(pixel + 1, edges[None, 1:]) - np.maximum(pixel, edges[None, :-1]), 0.0, 1.0)
+
+
+def pushed(wish: np.ndarray) -> np.ndarray:
+    """(N, 2) actions, shortened where a number is beyond -1 to 1, so that they keep their direction; NaN to 0."""
+    largest = np.abs(wish).max(-1, keepdims=True)
+    return np.nan_to_num(wish / np.maximum(largest, 1.0)).astype(np.float32)
 
 
 class Backdrop(ABC):
@@ -32,6 +39,22 @@ class Backdrop(ABC):
         for begin in range(0, len(positions), _CHUNK):
             self._draw_chunk(positions[begin : begin + _CHUNK], frames[begin : begin + _CHUNK])
         return frames
+
+    def found(self, frames: np.ndarray) -> np.ndarray:
+        """(N, size, size, 3) frames to (N, 2) x, y of what moves: the centre of what differs from the background.
+
+        NaN where nothing does.
+        """
+        change = np.abs(frames.astype(np.float32) - self.background).sum(-1)  # (N, size, size)
+        change[change < _NOISE] = 0
+        pixels = np.arange(change.shape[-1])
+        with np.errstate(invalid="ignore"):
+            weights = change / change.sum((1, 2), keepdims=True)
+        return self._position((weights.sum(1) * pixels).sum(-1), (weights.sum(2) * pixels).sum(-1))
+
+    @abstractmethod
+    def _position(self, column: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """(N,) columns and rows, 0 at the middle of the first pixel, to (N, 2) x, y."""
 
     @abstractmethod
     def _draw_chunk(self, positions: np.ndarray, frames: np.ndarray) -> None:
@@ -58,6 +81,10 @@ class Raster(Backdrop):
         blend = np.array(WALL) + floor[..., None] * (np.array(FLOOR) - np.array(WALL))
         self.background = np.rint(blend).astype(np.uint8)  # (size, size, 3)
         self._windows = np.lib.stride_tricks.sliding_window_view(self.background, (self._patch, self._patch), (0, 1))
+
+    def _position(self, column: np.ndarray, row: np.ndarray) -> np.ndarray:
+        middle = self._size / 2 - 0.5
+        return np.stack([column - middle, middle - row], axis=-1) / self._scale
 
     def _draw_chunk(self, positions: np.ndarray, frames: np.ndarray) -> None:
         size, patch = self._size, self._patch

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
 
 from lewm_bench.env import BatchPolicy, GoalEnv, PolicyFactory
-from lewm_bench.envs.raster import Backdrop, overlap
+from lewm_bench.envs.geodesic import Geodesics
+from lewm_bench.envs.raster import Backdrop, overlap, pushed
 from lewm_bench.errors import UserError, unknown
 from lewm_bench.policies import generic_policies
 
@@ -185,6 +187,9 @@ class RoomsRaster(Backdrop):
         self.background = np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=-1)
         self._windows = np.lib.stride_tricks.sliding_window_view(grey.astype(np.float32), (self._patch,) * 2)
 
+    def _position(self, column: np.ndarray, row: np.ndarray) -> np.ndarray:
+        return (np.stack([column, row], axis=-1) + 0.5) / self._scale - 0.5
+
     def _draw_chunk(self, positions: np.ndarray, frames: np.ndarray) -> None:
         patch = self._patch
         centers = (positions + 0.5) * self._scale - 0.5  # pixels of the image
@@ -291,6 +296,18 @@ class RoomsEnv(GoalEnv):
     def distance(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
         return _length(np.asarray(states) - np.asarray(goals))
 
+    def path_length(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """(..., 2) states and goals to the lengths of shortest ways, through the door where they are in two rooms."""
+        return self._geodesics(states, goals)
+
+    @cached_property
+    def _geodesics(self) -> Geodesics:
+        rooms = self.rooms
+        left, right = rooms.wall - rooms.wall_half, rooms.wall + rooms.wall_half
+        above = (left, rooms.low - rooms.size, right, rooms.door - rooms.door_half)
+        below = (left, rooms.door + rooms.door_half, right, rooms.high + rooms.size)
+        return Geodesics(np.array([above, below]), rooms.radius + GAP, slack=rooms.radius / 4)
+
     def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
         return {"position": states}
 
@@ -329,6 +346,10 @@ class RoomsEnv(GoalEnv):
             while self.distance(out[n], state) < 2 * self.threshold:
                 out[n] = self.sample_state(rng)
         return out
+
+    def reflex(self, frames: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """Steps towards where the goal image has the dot."""
+        return pushed((self._raster.found(goals) - self._raster.found(frames)) / self.rooms.speed)
 
     # Exploration.
 

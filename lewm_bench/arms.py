@@ -26,6 +26,8 @@ NAMES = {
     "gciql": "GCIQL",
     "sac-her": "SAC+HER",
     "oracle": "the oracle",
+    "greedy": "greedy",
+    "straight": "straight",
     "random": "random actions",
     "noop": "no action",
 }

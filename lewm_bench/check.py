@@ -341,7 +341,9 @@ def _arguments(env: GoalEnv) -> str:
         "simulate": (env.simulate, (states, actions)),
         "render_states": (env.render_states, (states,)),
         "distance": (env.distance, (states, goals)),
+        "path_length": (env.path_length, (states, goals)),
         "reached": (env.reached, (states, goals)),
+        "reflex": (env.reflex, (env.render_states(states), env.render_states(goals))),
         "quantities": (env.quantities, (states,)),
         "recolored": (env.recolored, (states,)),
         "teleported": (lambda given: env.teleported(given, rngs), (states,)),
@@ -366,6 +368,16 @@ def _success(env: GoalEnv) -> str:
     )
     _require(
         np.isfinite(distances).all() and (distances >= 0).all(), "distance must be a finite number and not negative"
+    )
+    lengths = env.path_length(states, goals)
+    _require(
+        lengths.shape == distances.shape and np.isfinite(lengths).all() and (lengths >= 0).all(),
+        "path_length must take and return what distance does: finite numbers that are not negative",
+    )
+    pushes = env.reflex(env.render_states(states[:STARTS]), env.render_states(goals[:STARTS]))
+    _require(
+        pushes is None or (pushes.shape == (STARTS, *env.action_space.shape) and np.isfinite(pushes).all()),
+        "reflex must return None or (N, action_dim) finite actions for (N, h, w, 3) frames and goal images",
     )
     _require(env.reached(goals, goals).all(), "reached must be true at the goal itself")
     solved = env.reached(states, goals)

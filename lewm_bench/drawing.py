@@ -36,6 +36,8 @@ COLOURS = {
     "gciql": "#99DB7A",
     "sac-her": "#F5A800",
     "oracle": "#222222",
+    "greedy": "#8800FF",
+    "straight": "#9977FF",
     "random": "#5C5C5C",
     "noop": "#C8C8C8",
 }
@@ -51,6 +53,8 @@ AGENT_MARKERS = {
     "gciql": "h",
     "sac-her": "*",
     "oracle": "d",
+    "greedy": "H",
+    "straight": "8",
     "random": "<",
     "noop": ">",
 }

@@ -86,6 +86,22 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
         """(..., X) states and goals to (...) bool."""
         return self.distance(states, goals) < self.threshold
 
+    def path_length(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """(..., X) states and goals to (...) lengths of the way that must be gone, in the unit of ``distance``.
+
+        The distance itself, unless an environment knows better, as one with walls does. An oracle plans by it.
+        """
+        return self.distance(states, goals)
+
+    def reflex(self, frames: np.ndarray, goals: np.ndarray) -> np.ndarray | None:
+        """(N, h, w, 3) frames and goal images to (N, action_dim) actions from what is here straight to where it should be.
+
+        What pictures give away without a model of the world: blind to walls and to everything else that is in between.
+        None where an environment has no such thing.
+        """
+        del frames, goals
+        return None
+
     def over(self, states: np.ndarray) -> np.ndarray:
         """(..., X) states to (...) bool: whether an episode has ended there, so that no action changes anything.
 

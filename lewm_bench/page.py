@@ -50,6 +50,8 @@ ABOUT = {
     "sac-her": "reinforcement learning with goals relabelled in hindsight; it does not plan.",
     "random": "acts at random: the floor that any number must be compared with.",
     "noop": "does nothing: what the task gives away for free.",
+    "straight": "sees in both pictures where the agent is and pushes straight there, blind to walls; it learns nothing.",
+    "greedy": "takes the best next block by the true simulator and distance: goals that it reaches need no planning.",
     "oracle": "the same planner on the true simulator and true distance: the ceiling of the planner.",
 }
 

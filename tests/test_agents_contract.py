@@ -45,6 +45,8 @@ TINY = {
     "noop": {},
     "random": {},
     "oracle": {},
+    "greedy": {},
+    "straight": {"frame_skip": 1},
     "sac-her": {"hidden": [16], "episode_steps": 4, "frame_skip": 1, "train": {"steps": 60, "batch_size": 8}},
 }
 NAMES = [*AGENTS, "dino-wm:mae", "dino-wm:lowpass"]
@@ -130,7 +132,7 @@ def test_an_agent_trains_saves_loads_and_acts(base: Setting, tmp_path: Path, nam
     assert (np.random.get_state()[1] == before[1][1]).all() and np.random.get_state()[2] == before[1][2]
     assert random.getstate() == before[2]
 
-    skip = 1 if name == "sac-her" else SKIP
+    skip = 1 if name in ("sac-her", "straight") else SKIP
     assert loaded.agent.frame_skip == skip and loaded.agent.history >= 1 and loaded.label
     assert loaded.weights == ("trained" if family.trainable else "none")
     assert (loaded.model is not None) == (family.kind == "world model")
@@ -163,7 +165,7 @@ def test_the_same_seed_gives_the_same_actions(base: Setting, tmp_path: Path, nam
         chosen = replace(setting, seed=seed, store=Store(tmp_path / f"cache {number}"))
         results.append(act(family.load(chosen, checkpoint_of(chosen, tmp_path / str(number))), chosen, 4, 1))
     np.testing.assert_array_equal(results[0], results[1])
-    assert (results[0] == results[2]).all() == (name == "noop")
+    assert (results[0] == results[2]).all() == (name in ("noop", "straight"))
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if agent_family(n).trainable and n != "sac-her"])

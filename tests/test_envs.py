@@ -330,6 +330,16 @@ class Scribbler(PointMaze):
         return super().distance(states, goals)
 
 
+class NoWay(PointMaze):
+    def path_length(self, states, goals):
+        return np.full(np.shape(states)[:-1], np.inf)
+
+
+class OneReflex(PointMaze):
+    def reflex(self, frames, goals):
+        return super().reflex(frames[:1], goals[:1])[0]
+
+
 class FloatFrames(PointMaze):
     def render(self):
         return super().render() / 255
@@ -364,6 +374,8 @@ BROKEN = {
     SameColor: ("perturbations", "recolored must look different"),
     StaysPut: ("perturbations", "teleported must change"),
     UnseededTeleport: ("perturbations", "must draw from the generators"),
+    NoWay: ("success", "path_length must take and return what distance does"),
+    OneReflex: ("success", "reflex must return None or"),
     NeverReached: ("success", "true at the goal itself"),
     WildPolicy: ("policies", "outside the action space"),
     SharedPolicyNoise: ("policies", "in other company"),
