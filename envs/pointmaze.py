@@ -180,8 +180,10 @@ class PointMaze(GoalEnv):
         if self._gl is not None:
             self._gl.close()
 
-    def reflex(self, frames: np.ndarray, goals: np.ndarray) -> np.ndarray:
-        """A push towards where the goal image has the ball."""
+    def reflex(self, frames: np.ndarray, goals: np.ndarray) -> np.ndarray | None:
+        """A push towards where the goal image has the ball; None for MuJoCo's frames, which have shades."""
+        if self._gl is not None:
+            return None
         return pushed(REFLEX_GAIN * (self._raster.found(goals) - self._raster.found(frames)))
 
     # Exploration.
