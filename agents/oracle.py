@@ -156,10 +156,10 @@ class OracleFamily(Family):
         )
 
 
-def simulation_of(setting: Setting) -> Simulation:
-    """The setting's environment behind the action scale of its training data."""
+def simulation_of(setting: Setting, frame_skip: int | None = None) -> Simulation:
+    """The setting's environment behind the action scale of its training data; blocks as long as its agent's."""
     mean, std = setting.dataset.action_statistics("train")
-    return Simulation(setting.env, setting.config.frame_skip, mean, std)
+    return Simulation(setting.env, frame_skip or setting.config.frame_skip, mean, std)
 
 
 class GreedyFamily(Family):

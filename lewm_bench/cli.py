@@ -268,7 +268,7 @@ def list_(
 
     Example: lewm-bench list agents
     """
-    from lewm_bench.protocol import PROTOCOLS
+    from lewm_bench.protocol import CHOICES
     from lewm_bench.registry import agent_names, environment_ids
     from lewm_bench.suite import find_file, load
 
@@ -280,7 +280,7 @@ def list_(
         "envs": (environment_ids(), _env_line),
         "agents": (agent_names(), _agent_line),
         "profiles": (bench.profiles, lambda name: f"from {path}"),
-        "protocols": (PROTOCOLS, lambda name: _protocol_line(PROTOCOLS[name])),
+        "protocols": (CHOICES, lambda name: _protocol_line(CHOICES[name])),
     }
     if what and what not in sections:
         raise unknown("list", what, sections)
@@ -293,9 +293,11 @@ def list_(
             typer.echo()
 
 
-def _protocol_line(protocol) -> str:
+def _protocol_line(rules) -> str:
+    protocol, *_ = rules
     episodes = "held-out" if protocol.held_out else "training"
-    return f"success {' and '.join(protocol.success)}, {episodes} episodes"
+    strata = " and ".join(one.stratum for one in rules if one.stratum)
+    return f"success {' and '.join(protocol.success)}, {episodes} episodes{f', {strata} pairs' if strata else ''}"
 
 
 def _contents(suite) -> str:

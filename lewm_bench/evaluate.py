@@ -23,7 +23,7 @@ from lewm_bench.errors import UserError, shown, unknown
 from lewm_bench.evaluation.answers import Place, checked_actions, checked_agent, checked_distances, checked_states
 from lewm_bench.evaluation.history import History, images
 from lewm_bench.names import parse_agent
-from lewm_bench.protocol import PROTOCOLS, Pairs, Protocol
+from lewm_bench.protocol import CHOICES, Pairs, Protocol
 from lewm_bench.rng import stream
 from lewm_bench.statistics import spearman
 from lewm_bench.types import Agent, Controller, Goals
@@ -36,6 +36,7 @@ class EvalConfig(Config):
     num_pairs: int = Field(100, ge=1)
     goal_offset: tuple[int, ...] = (25, 50)  # environment steps from start to goal in the data
     split: str = "test"  # val to tune; the test episodes are for reporting
+    candidates: int = Field(400, ge=1)  # pairs that are sorted into strata, by protocols that have them
     budget: int | None = Field(None, ge=1)  # environment steps; None: as the protocol says
     batch: int = Field(1, ge=1)  # episodes planned together; times are then per episode of the batch
     latent_oracle_pairs: int = Field(20, ge=0)  # of the first offset and seed
@@ -49,14 +50,14 @@ class EvalConfig(Config):
     @field_validator("protocol")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in PROTOCOLS:
-            raise ValueError(str(unknown("protocol", value, PROTOCOLS)))
+        if value not in CHOICES:
+            raise ValueError(str(unknown("protocol", value, CHOICES)))
         return value
 
     @property
-    def rules(self) -> Protocol:
-        """The protocol itself."""
-        return PROTOCOLS[self.protocol]
+    def rules(self) -> tuple[Protocol, ...]:
+        """The protocol itself; one for each of its strata."""
+        return CHOICES[self.protocol]
 
 
 class PairResult(Config):

@@ -203,3 +203,14 @@ def _needs_no_quotes(text: str) -> bool:
         return parse_yaml(f"[{text}]") == [text]
     except ValueError:
         return False
+
+
+def stratum_of(protocol: str) -> str:
+    """The stratum in a protocol's id, "" where it has none: ``clean-2/planning`` to ``planning``."""
+    return protocol.partition("/")[2]
+
+
+def reading_order(protocol: str) -> tuple[str, bool, str]:
+    """Sorts ids of protocols: the pairs that need a plan before those that do not."""
+    name, _, stratum = protocol.partition("/")
+    return name, stratum != "planning", stratum

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from pydantic import model_validator
@@ -26,6 +27,7 @@ class Protocol(Config):
     real_history: bool  # the agent sees the recorded frames and actions before the start; else one frame
     budget_per_offset: int | None = None  # environment steps allowed for each step of the goal offset
     fixed_budget: int | None = None
+    stratum: Literal["planning", "plain"] | None = None  # only pairs of this kind (lewm_bench.evaluation.strata)
     success: tuple[str, ...]  # hit: reached at some step; held: reached at the last step
     seed: int
 
@@ -37,8 +39,8 @@ class Protocol(Config):
 
     @property
     def id(self) -> str:
-        """For example ``clean-1``."""
-        return f"{self.name}-{self.version}"
+        """For example ``clean-1``, or ``clean-2/planning``."""
+        return f"{self.name}-{self.version}" + (f"/{self.stratum}" if self.stratum else "")
 
     def budget(self, goal_offset: int) -> int:
         """Environment steps allowed per episode."""
@@ -55,6 +57,9 @@ CLEAN_1 = Protocol(
     success=("hit", "held"),
     seed=0,
 )
+CLEAN_2_PLANNING, CLEAN_2_PLAIN = (
+    CLEAN_1.model_copy(update={"version": "2", "stratum": stratum}) for stratum in ("planning", "plain")
+)
 # LeWM (arXiv version 3) and its code: rows of the training data, with the off-by-one of its issue 77 corrected.
 PAPER_V3 = Protocol(
     name="paper",
@@ -66,7 +71,13 @@ PAPER_V3 = Protocol(
     success=("hit",),
     seed=42,
 )
-PROTOCOLS = {protocol.id: protocol for protocol in (CLEAN_1, PAPER_V3)}
+PROTOCOLS = {protocol.id: protocol for protocol in (CLEAN_1, CLEAN_2_PLANNING, CLEAN_2_PLAIN, PAPER_V3)}
+CHOICES: dict[str, tuple[Protocol, ...]] = {
+    "clean-1": (CLEAN_1,),
+    "clean-2": (CLEAN_2_PLANNING, CLEAN_2_PLAIN),
+    **{name: (protocol,) for name, protocol in PROTOCOLS.items() if name != "clean-1"},
+}
+"""What ``evaluate.protocol`` may be: each is asked as one cell per protocol, in this order."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,8 @@ class Pairs:
     goal_row: np.ndarray  # (n,)
     candidates: int
     solved_at_start: int
+    sorted: int = 0  # pairs that were tried to sort them into strata,
+    of_stratum: int = 0  # and how many of them are of these pairs' stratum
 
     def __len__(self) -> int:
         return len(self.episode)
@@ -103,6 +116,15 @@ def sample_pairs(
         raise UserError(f"need num_pairs >= 1 and goal_offset >= 1, got {num_pairs} and {goal_offset}")
     draw = _held_out if protocol.held_out else _uniform
     return draw(dataset, env, protocol, num_pairs, goal_offset, split)
+
+
+def first_pairs(
+    dataset: Dataset, env: GoalEnv, protocol: Protocol, most: int, goal_offset: int, split: str = "test"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Episodes and start rows of the first pairs that a protocol with held-out episodes deals, (n,) with n <= ``most``."""
+    dealt = list(itertools.islice(_deal(dataset, env, protocol, goal_offset, split), most))
+    episode, start = np.asarray(dealt, np.int64).reshape(-1, 2).T
+    return episode, start
 
 
 def _uniform(dataset: Dataset, env: GoalEnv, protocol: Protocol, num_pairs: int, offset: int, _: str) -> Pairs:

@@ -17,7 +17,7 @@ from pydantic_core import CoreSchema, core_schema
 from lewm_bench.config import Record
 from lewm_bench.errors import UserError, shown
 from lewm_bench.files import write_text
-from lewm_bench.names import AgentText
+from lewm_bench.names import AgentText, stratum_of
 from lewm_bench.run.columns import Columns
 from lewm_bench.system.filenames import file_stem
 from lewm_bench.system.reading import json_of, model_of, read_text
@@ -112,6 +112,8 @@ class OffsetRecord(Record):
     encode_seconds: tuple[float, ...] = ()
     pairs_candidates: int = 0  # pairs among which those solved at the start were counted (protocol.Pairs)
     pairs_solved_at_start: int = 0
+    pairs_sorted: int = 0  # pairs that were tried to sort them, and how many are like these (protocol.Pairs)
+    pairs_of_stratum: int = 0
     latent_oracle_hit: float | None = None  # true simulator with the model's own latent cost, fraction
     latent_oracle_pairs: int = 0
     distance_rank_correlation: float | None = None  # Spearman of latent and true distance
@@ -153,7 +155,11 @@ class CellRecord(Record):
     @property
     def file_name(self) -> str:
         """The name of this cell's JSON file."""
-        return f"{file_stem(self.env, self.agent)}__seed{self.seed}.json"
+        return f"{file_stem(self.env, self.agent)}__seed{self.seed}{self._suffix}.json"
+
+    @property
+    def _suffix(self) -> str:
+        return f"__{stratum}" if (stratum := stratum_of(self.protocol)).isalpha() else ""
 
     def save(self, folder: Path) -> Path:
         """Write the record into ``folder``, atomically."""

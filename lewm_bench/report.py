@@ -22,6 +22,7 @@ from lewm_bench import arms, page, plots, stability, tables
 from lewm_bench.ablation import Panel, ablations, flatten
 from lewm_bench.errors import UserError
 from lewm_bench.files import write_bytes, write_pieces, write_text
+from lewm_bench.names import reading_order
 from lewm_bench.records import CellRecord, EpisodeRow, Episodes, OffsetRecord
 from lewm_bench.rng import stream
 from lewm_bench.statistics import (
@@ -46,7 +47,7 @@ COLUMNS = (
     "normalised_hit", "diff_to_lewm", "diff_low", "diff_high", "diff_p", "diff_runs", "diff_p_holm",
     "distance_end_median",
     "steps_to_hit_median", "plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75", "speedup_vs_dino_wm",
-    "parameters", "tokens_per_frame", "train_seconds", "train_steps", "solved_at_start", "note",
+    "parameters", "tokens_per_frame", "train_seconds", "train_steps", "solved_at_start", "stratum_share", "note",
 )  # fmt: skip
 INTEGERS = ("goal_offset", "n_pairs", "n_seeds", "diff_runs", "parameters", "tokens_per_frame", "train_steps")
 
@@ -152,7 +153,7 @@ def build_tables(cells: Iterable[CellRecord]) -> pd.DataFrame:
     groups = _groups(cells)
     rows = [_row(key, group, groups) for key, group in groups.items()]
     table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(INTEGERS, "Int64"))
-    order = [(p, q, e, -1 if o is None else o, *arms.order(a, kinds[a])) for p, q, e, o, a in groups]
+    order = [(reading_order(p), q, e, -1 if o is None else o, *arms.order(a, kinds[a])) for p, q, e, o, a in groups]
     table = table.iloc[sorted(range(len(order)), key=order.__getitem__)].reset_index(drop=True)
     return table.assign(diff_p_holm=_holm(table))
 
@@ -265,6 +266,8 @@ def _success(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[st
     looked_at = sum(o.pairs_candidates for _, o in group.done)
     if looked_at:
         row["solved_at_start"] = sum(o.pairs_solved_at_start for _, o in group.done) / looked_at
+    if tried := sum(o.pairs_sorted for _, o in group.done):
+        row["stratum_share"] = sum(o.pairs_of_stratum for _, o in group.done) / tried
     if not pairs:
         notes.append("no episodes")
         return row

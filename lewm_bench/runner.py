@@ -31,16 +31,25 @@ from lewm_bench.data import Dataset
 from lewm_bench.env import GoalEnv, require_spaces
 from lewm_bench.errors import NotRun, PluginError, TrainingFailed, UserError
 from lewm_bench.evaluate import PairResult, distance_rank_correlation, evaluate, latent_oracle
+from lewm_bench.evaluation import strata
 from lewm_bench.files import checksum, write_text
-from lewm_bench.names import parse_agent
+from lewm_bench.names import parse_agent, stratum_of
 from lewm_bench.pace import within_seconds
-from lewm_bench.protocol import Pairs, sample_pairs
+from lewm_bench.protocol import PROTOCOLS, Pairs, sample_pairs
 from lewm_bench.provenance import commit, hardware, versions
 from lewm_bench.records import CellRecord, EpisodeRow, OffsetRecord, TrainingRecord
 from lewm_bench.registry import agent_family, make_env
 from lewm_bench.run.agreement import disagreement
 from lewm_bench.run.folder import CELLS, incoming
-from lewm_bench.run.keys import DATA_SEED, dataset_spec, evaluation_spec, latent_oracle_pairs, model_spec, policy_spec
+from lewm_bench.run.keys import (
+    DATA_SEED,
+    dataset_spec,
+    evaluation_spec,
+    latent_oracle_pairs,
+    model_spec,
+    pairs_spec,
+    policy_spec,
+)
 from lewm_bench.sac_policy import CARD, train_sac_policy
 from lewm_bench.store import Store, stage_key
 from lewm_bench.suite import EnvSpec, Job, Suite, checked, shares_budget
@@ -52,6 +61,7 @@ from lewm_bench.videos import video_name, write_video
 logger = logging.getLogger(__name__)
 
 EPISODES, EXTRAS = "episodes.jsonl", "extras.json"  # of an evaluation's folder
+SORTED = "sorted.json"  # of a folder of pairs
 TRAINING = "training.json"  # of a checkpoint folder
 ERRORS = "errors"  # folder of tracebacks in the results
 
@@ -155,6 +165,35 @@ def checkpoint_of(setting: Setting, family: Family) -> Path | None:
     return folder
 
 
+def pairs_of(run: Run, job: Job, setting: Setting, offset: int) -> Pairs:
+    """The pairs of a job at one goal offset; those of a stratum from the cache, if they have been sorted before.
+
+    Raises:
+        UserError: the data cannot give so many, or has none of this stratum.
+    """
+    config, rules = run.suite.of(job.env).settings.evaluate, PROTOCOLS[job.protocol]
+    if rules.stratum is None:
+        return sample_pairs(setting.dataset, setting.env, rules, job.num_pairs, offset, config.split)
+    budget = config.budget or rules.budget(offset)
+    spec = pairs_spec(run.suite, job, setting, offset)
+
+    def build(work: Path) -> None:
+        found = strata.sort_pairs(setting, rules, config.candidates, offset, config.split, budget, run.progress)
+        write_text(work / SORTED, found.model_dump_json())
+
+    folder = setting.store.stage("pairs", spec, build, lambda folder: read_sorted(folder))
+    return strata.choose(read_sorted(folder), rules.stratum, job.num_pairs, offset)
+
+
+def read_sorted(folder: Path) -> strata.Sorted:
+    """The candidates of a finished sorting.
+
+    Raises:
+        ValueError: they cannot be read.
+    """
+    return strata.Sorted.model_validate_json((folder / SORTED).read_text(encoding="utf-8"))
+
+
 @dataclass(frozen=True)
 class Measured:
     """One evaluated goal offset."""
@@ -170,8 +209,9 @@ def measure(
 ) -> Measured:
     """The episodes of one goal offset, from the cache as far as they are there."""
     config = run.suite.of(job.env).settings.evaluate
-    pairs = sample_pairs(setting.dataset, setting.env, config.rules, job.num_pairs, offset, config.split)
-    budget = config.budget or config.rules.budget(offset)
+    rules = PROTOCOLS[job.protocol]
+    pairs = pairs_of(run, job, setting, offset)
+    budget = config.budget or rules.budget(offset)
     spec = evaluation_spec(run.suite, job, setting, family, offset)
 
     def build(work: Path) -> None:
@@ -186,7 +226,7 @@ def measure(
             pairs,
             budget,
             goal_offset=offset,
-            real_history=config.rules.real_history,
+            real_history=rules.real_history,
             batch=config.batch,
             skip=[r.pair for r in done],
         )
@@ -283,7 +323,19 @@ def measured_job(run: Run, job: Job, data: Data, checkpoint: Path | None = None)
     """A cell's agent, trained if it is not in the cache, and its episodes by goal offset; raises what ``run_job`` does."""
     family, setting, folder = it = ready(run, job, data, checkpoint)
     loaded = cache(lambda: load_agent(family, setting, folder))
-    return it, {offset: measure(run, job, setting, family, loaded, offset) for offset in job.goal_offset}
+    offsets = [o for o in job.goal_offset if len(pairs_of(run, job, setting, o))]
+    if not offsets:
+        raise NotRun(f"{no_pairs(run, job)}; ask for a larger evaluate.goal_offset or more evaluate.candidates")
+    return it, {offset: measure(run, job, setting, family, loaded, offset) for offset in offsets}
+
+
+def no_pairs(run: Run, job: Job) -> str:
+    """That a job has no pairs, in words."""
+    config = run.suite.of(job.env).settings.evaluate
+    offsets = " or ".join(map(str, job.goal_offset))
+    return (
+        f"none of {config.candidates} candidates {offsets} steps ahead in {job.env.label} is {stratum_of(job.protocol)}"
+    )
 
 
 class Ready(NamedTuple):
@@ -395,6 +447,8 @@ def record(
                 encode_seconds=[e for r in m.results for e in r.encode_seconds],
                 pairs_candidates=m.pairs.candidates,
                 pairs_solved_at_start=m.pairs.solved_at_start,
+                pairs_sorted=m.pairs.sorted,
+                pairs_of_stratum=m.pairs.of_stratum,
                 latent_oracle_hit=m.extras["latent_oracle_hit"],
                 latent_oracle_pairs=m.extras["latent_oracle_pairs"],
                 distance_rank_correlation=m.extras["rank_correlation"],
@@ -440,7 +494,7 @@ def base(run: Run, job: Job, status: str) -> dict[str, Any]:
         "status": status,
         "suite": run.suite.name,
         "profile": run.suite.profile,
-        "protocol": run.suite.of(job.env).settings.evaluate.protocol,
+        "protocol": job.protocol,
         "env": job.env.label,
         "agent": job.agent,
         "seed": job.seed,
@@ -479,7 +533,7 @@ def videos(run: Run, job: Job, setting: Setting, offset: int, measured: Measured
         result = next((r for r in measured.results if r.hit is wanted), None)
         if result is None:
             continue
-        name = video_name(job.env.label, job.agent, job.seed, offset, result.pair)
+        name = video_name(job.env.label, job.agent, job.seed, offset, result.pair, stratum_of(job.protocol))
         states = np.asarray(result.states)
         goal_row = measured.pairs.goal_row[result.pair]
         write_video(
@@ -619,7 +673,7 @@ def work_shares(suite: Suite) -> list[float]:
 
 def outcome(cell: CellRecord) -> str:
     """One line about a finished cell."""
-    name = f"{cell.env.split('/')[-1]} {cell.agent} seed {cell.seed}"
+    name = " ".join(filter(None, (cell.env.split("/")[-1], cell.agent, f"seed {cell.seed}", stratum_of(cell.protocol))))
     if cell.status != "done":
         return f"{name}: {cell.status}: {cell.reason}"
     parts = []

@@ -187,6 +187,7 @@ class Job(Config):
     seed: int
     goal_offset: tuple[int, ...]
     num_pairs: int
+    protocol: str  # one of protocol.PROTOCOLS
 
 
 class Resolved(Config):
@@ -325,7 +326,9 @@ def resolve(
             pairs = min([evaluate.num_pairs, *few])
             if offsets:
                 jobs += [
-                    Job(env=env, agent=agent, seed=seed, goal_offset=offsets, num_pairs=pairs) for seed in allowed_seeds
+                    Job(env=env, agent=agent, seed=seed, goal_offset=offsets, num_pairs=pairs, protocol=rules.id)
+                    for rules in evaluate.rules
+                    for seed in allowed_seeds
                 ]
     # A suite that has environments is described by theirs; what holds without one may contradict itself.
     base = by_env[envs_of[0].label] if envs_of else resolved(None)

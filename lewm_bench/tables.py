@@ -36,6 +36,16 @@ PROTOCOLS = {
         "twice the offset in environment steps to act. 'Reached at any step' counts an episode if the agent is within "
         "the goal radius at some step, 'still there at the last step' if it is when the time is up."
     ),
+    "clean-2/planning": (
+        "Protocol clean-2, planning pairs. Pairs, budget and success are those of clean-1, but of the first pairs only "
+        "those are kept that need a plan: always taking the next block that brings it nearest, by the true simulator and "
+        "distance, does not reach the goal, and the same search along shortest ways does. No agent under test had a part in "
+        "the choice."
+    ),
+    "clean-2/plain": (
+        "Protocol clean-2, plain pairs: those of the first pairs that always taking the next block that brings it nearest "
+        "solves. They need no plan."
+    ),
     "paper-v3": (
         "Protocol paper-v3, as published: 50 start-goal pairs drawn uniformly from the rows of the training data "
         "(generator seed 42), the goal 25 environment steps after the start, pairs already solved at the start are "
@@ -203,6 +213,7 @@ DETAIL_COLUMNS: Mapping[str, Cell] = {
     "Training time": lambda r: seconds(r["train_seconds"]),
     "Training steps": _steps,
     "Solved at start, %": lambda r: percent(r["solved_at_start"]),
+    "Share of all goals, %": lambda r: percent(r["stratum_share"]),
 }
 
 

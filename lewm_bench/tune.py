@@ -93,11 +93,13 @@ def jobs_of(run: Run, agents: Sequence[str]) -> list[Job]:
     spec = run.suite.envs[0]
     config = run.suite.of(spec).settings.evaluate
     check_split(config.split)
-    if not config.rules.held_out:
-        held_out = ", ".join(name for name, protocol in PROTOCOLS.items() if protocol.held_out)
+    whole = ", ".join(name for name, protocol in PROTOCOLS.items() if protocol.held_out and not protocol.stratum)
+    if not all(rules.held_out for rules in config.rules):
         raise UserError(
-            f"protocol {config.protocol} draws pairs from the training episodes, which tell nothing about others; tune with {held_out}"
+            f"protocol {config.protocol} draws pairs from the training episodes, which tell nothing about others; tune with {whole}"
         )
+    if any(rules.stratum for rules in config.rules):
+        raise UserError(f"protocol {config.protocol} has no single score to tune for; tune with {whole}")
     found = {job.agent: job for job in run.suite.jobs if job.env == spec}
     if missing := [agent for agent in agents if agent not in found]:
         raise UserError(f"the suite's limits leave {missing[0]} nothing to run; --set evaluate.goal_offset=[25]")
@@ -137,7 +139,7 @@ def tune(run: Run, agents: Sequence[str], trials: int, search: str = "auto") -> 
 def check_pairs(run: Run, job: Job, data: Data) -> None:
     """Raise a UserError if the validation episodes do not have twice as many pairs as asked for: half of them are fresh."""
     env, dataset, _ = data
-    rules = run.suite.of(job.env).settings.evaluate.rules
+    (rules,) = run.suite.of(job.env).settings.evaluate.rules
     for offset in job.goal_offset:
         try:
             sample_pairs(dataset, env, rules, 2 * job.num_pairs, offset, SPLIT)

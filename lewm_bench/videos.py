@@ -25,9 +25,10 @@ FRAME_MS, LAST_FRAME_MS = 100, 1500
 SLOW_MS = 400  # of a frame that is to be compared with those beside it
 
 
-def video_name(env: str, agent: str, seed: int, goal_offset: int, pair: int) -> str:
+def video_name(env: str, agent: str, seed: int, goal_offset: int, pair: int, stratum: str = "") -> str:
     """The file, relative to a results folder, of one episode's video; the report finds the episode by its end."""
-    return f"videos/{file_stem(env, agent)}__seed{seed}{episode_ending(goal_offset, pair)}"
+    kind = f"__{stratum}" if stratum else ""
+    return f"videos/{file_stem(env, agent)}__seed{seed}{kind}{episode_ending(goal_offset, pair)}"
 
 
 def episode_ending(goal_offset: int, pair: int) -> str:

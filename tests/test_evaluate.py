@@ -636,7 +636,7 @@ def test_equal_latents_have_no_rank_correlation(setting: Setting) -> None:
 
 def test_eval_config() -> None:
     assert EvalConfig(goal_offset=25).goal_offset == (25,) and EvalConfig(goal_offset=[5, 7]).goal_offset == (5, 7)
-    assert EvalConfig().rules is CLEAN_1 and EvalConfig(protocol="paper-v3").rules is PAPER_V3
+    assert EvalConfig().rules == (CLEAN_1,) and EvalConfig(protocol="paper-v3").rules == (PAPER_V3,)
     with pytest.raises(ValidationError, match="did you mean 'clean-1'"):
         EvalConfig(protocol="clean1")
 

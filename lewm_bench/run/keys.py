@@ -6,7 +6,7 @@ is saved) stays out of them.
 Code belongs to what determines a stage. Of other people's environments and agents it is the source itself and the
 versions of the packages that it imports (``lewm_bench.system.source``). Of ours it is a number that is raised by hand
 when a change of the code changes results, or else every commit would empty every cache: ``DATA_SCHEMA`` and the
-environment's ``schema``, ``MODEL_SCHEMA`` and the family's, ``EVALUATION_SCHEMA``. A test tells when one is due.
+environment's ``schema``, ``MODEL_SCHEMA`` and the family's, ``PAIRS_SCHEMA``, ``EVALUATION_SCHEMA``. A test tells when one is due.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ from lewm_bench.agent import Family, Setting
 from lewm_bench.collect import LEARNED, CollectConfig
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import UserError, shown, unknown
-from lewm_bench.names import parse_agent
+from lewm_bench.evaluation import strata
+from lewm_bench.names import parse_agent, stratum_of
+from lewm_bench.protocol import PROTOCOLS
 from lewm_bench.registry import agent_path
 from lewm_bench.suite import EnvSpec, Job, Suite
 from lewm_bench.system.source import made_of
 from lewm_bench.train import FREE
 
-DATA_SCHEMA, MODEL_SCHEMA, EVALUATION_SCHEMA = 2, 2, 3
+DATA_SCHEMA, MODEL_SCHEMA, PAIRS_SCHEMA, EVALUATION_SCHEMA = 2, 2, 1, 3
 DATA_SEED = 0  # all training seeds share one dataset
 
 
 KINDS = {
     "collect": ("dataset", "policy"),
     "train": ("encoder", "tokens", "pace", "model", "failure"),
-    "evaluate": ("evaluation", "understanding"),
+    "evaluate": ("pairs", "evaluation", "understanding"),
 }
 """The kinds of cache entries that each stage of a run makes, in order."""
 
@@ -125,6 +127,20 @@ def failure_spec(suite: Suite, job: Job, family: Family, dataset: str, device: s
     }
 
 
+def pairs_spec(suite: Suite, job: Job, setting: Setting, offset: int) -> dict[str, Any]:
+    """What determines which of the first pairs need a plan."""
+    config, rules = suite.of(job.env).settings.evaluate, PROTOCOLS[job.protocol]
+    return {
+        "schema": PAIRS_SCHEMA,
+        "protocol": rules.model_copy(update={"stratum": None}).id,
+        "dataset": [setting.dataset_key, setting.dataset.fingerprint],
+        "env": setting.env_id,
+        "evaluate": config.model_dump(mode="json", include={"split", "budget", "candidates"}),
+        "goal_offset": offset,
+        "planners": {name: planner.model_dump(mode="json") for name, planner in strata.PLANNERS.items()},
+    }
+
+
 def evaluation_spec(suite: Suite, job: Job, setting: Setting, family: Family, offset: int) -> dict[str, Any]:
     """What determines the episodes of one goal offset."""
     config = suite.of(job.env).settings.evaluate
@@ -135,12 +151,14 @@ def evaluation_spec(suite: Suite, job: Job, setting: Setting, family: Family, of
         "model": model_spec(setting, family),
         "name": setting.agent,
         "env": setting.env_id,
-        "protocol": config.protocol,
+        "protocol": job.protocol,
         "evaluate": config.model_dump(mode="json", include=common) | {"num_pairs": job.num_pairs},
         "cem": setting.cem.model_dump(mode="json") if family.plans else None,
         "goal_offset": offset,
         "latent_oracle_pairs": latent_oracle_pairs(suite, job, offset) if family.kind == "world model" else 0,
-    } | ({"planning": planning} if planning else {})
+        **({"planning": planning} if planning else {}),
+        **({"pairs": pairs_spec(suite, job, setting, offset)} if stratum_of(job.protocol) else {}),
+    }
 
 
 def latent_oracle_pairs(suite: Suite, job: Job, offset: int) -> int:

@@ -70,6 +70,14 @@ def stages() -> dict[str, Stage]:
         "data": Stage([keys.DATA_SCHEMA], "DATA_SCHEMA in lewm_bench/run/keys.py", data),
         "training": Stage([keys.MODEL_SCHEMA], "MODEL_SCHEMA in lewm_bench/run/keys.py", training),
         "evaluation": Stage([keys.EVALUATION_SCHEMA], "EVALUATION_SCHEMA in lewm_bench/run/keys.py", acting),
+        "pairs": Stage(
+            [keys.PAIRS_SCHEMA],
+            "PAIRS_SCHEMA in lewm_bench/run/keys.py",
+            {
+                f"lewm_bench.{name}"
+                for name in ("evaluation.strata", "agents.oracle", "planning", "protocol", "solvers")
+            },
+        ),
         "adapted environments": Stage([AdaptedEnv.schema], "AdaptedEnv.schema", {"lewm_bench.adapt"}),
     }
     for name, world in environments().items():
@@ -106,7 +114,13 @@ def test_what_changes_results_has_another_number(request: pytest.FixtureRequest)
 
 def test_each_stage_is_made_of_what_one_would_think() -> None:
     found = {name: {n.removeprefix("lewm_bench.") for n in stage.modules} for name, stage in stages().items()}
-    assert found["environment PointMaze"] == {"envs.maze", "envs.pointmaze", "envs.raster", "envs.waypoints"}
+    assert found["environment PointMaze"] == {
+        "envs.geodesic",
+        "envs.maze",
+        "envs.pointmaze",
+        "envs.raster",
+        "envs.waypoints",
+    }
     assert "envs.rooms" in found["environment TwoRoom"] and "envs.maze" not in found["environment TwoRoom"]
     assert {"collect", "data", "env", "policies", "rng", "sac_policy"} <= found["data"]
     assert {"agent", "train"} <= found["training"] and not found["training"] & {"solvers", "planning", "evaluate"}
