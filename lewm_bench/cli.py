@@ -450,11 +450,11 @@ def evaluate(
         suite, profile, agents=agent, seeds=str(seed), envs=env, overrides=overrides, device=device, cache=cache,
         config=config, out=out, quiet=quiet, fresh=fresh,
     )  # fmt: skip
-    job = it.suite.jobs[0]
+    jobs = it.suite.jobs  # one, or one for each stratum of its protocol
     with scratch_folder() as scratch, claimed(*([] if out is None else [out])):
         it = dataclasses.replace(it, out=out or scratch)
-        cell = alone(it, lambda run: run_job(run, job, *dataset_of(run, job.env), checkpoint=checkpoint))
-        summary = write_report([cell], it.out, f"{agent} on {job.env.label}")
+        cells = alone(it, lambda run: [run_job(run, j, *dataset_of(run, j.env), checkpoint=checkpoint) for j in jobs])
+        summary = write_report(cells, it.out, f"{agent} on {jobs[0].env.label}")
         typer.echo(terminal(summary))
     if out is not None:
         typer.echo(f"report: {out / 'report.html'}")

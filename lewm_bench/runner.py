@@ -599,19 +599,20 @@ def each_job(run: Run, attempt: Callable[[Run, Job, Data | Exception], R], tell:
     return cells
 
 
-def alone(run: Run, make: Callable[[Run], R]) -> R:
-    """The record of a run's only cell, published in its results.
+def alone(run: Run, make: Callable[[Run], list[R]]) -> list[R]:
+    """The records of one agent, published together in the results of a run.
 
     Args:
-        make: makes it and its files in the results folder of the run that it is given.
+        make: makes them and their files in the results folder of the run that it is given.
     """
     with incoming(run.out) as new:
-        cell = make(replace(run, out=new.folder))
-        cell.save(new.folder / CELLS)
+        cells = make(replace(run, out=new.folder))
+        for cell in cells:
+            cell.save(new.folder / CELLS)
         new.publish()
         if line := new.finish():
             run.say(line)
-    return cell
+    return cells
 
 
 def obtain(run: Run, spec: EnvSpec) -> Data | Exception:

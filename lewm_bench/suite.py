@@ -327,7 +327,7 @@ def resolve(
             if offsets:
                 jobs += [
                     Job(env=env, agent=agent, seed=seed, goal_offset=offsets, num_pairs=pairs, protocol=rules.id)
-                    for rules in evaluate.rules
+                    for rules in (evaluate.rules[:1] if spec.understand else evaluate.rules)  # which has no pairs
                     for seed in allowed_seeds
                 ]
     # A suite that has environments is described by theirs; what holds without one may contradict itself.

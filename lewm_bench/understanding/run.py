@@ -324,7 +324,7 @@ def examine_one(run: Run, checkpoint: Path) -> UnderstandingRecord:
         if path.name != own or not holds_understanding(run.out):
             raise UserError(f"{run.out} has records of other cells ({path.name}); name another folder with --out")
     with progress(run) as step:
-        return alone(run, lambda run: examine_job(run, job, dataset_of(run, job.env), checkpoint, step))
+        return alone(run, lambda run: [examine_job(run, job, dataset_of(run, job.env), checkpoint, step)])[0]
 
 
 def foreign_data(card: Mapping[str, Any], setting: Setting) -> list[str]:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
+from lewm_bench import cli
 from lewm_bench.agent import AgentConfig, Setting
 from lewm_bench.agents.oracle import GREEDY, ORACLE
 from lewm_bench.collect import CollectConfig, collect
@@ -173,3 +175,19 @@ def test_a_choice_is_one_or_all_strata() -> None:
     assert [rules.id for rules in CHOICES["clean-2"]] == ["clean-2/planning", "clean-2/plain"]
     assert CHOICES["clean-2/plain"] == (CLEAN_2_PLAIN,) and CHOICES["clean-1"] == (CLEAN_1,)
     assert CLEAN_2_PLAIN.budget(25) == 50
+
+
+def test_one_agent_is_evaluated_on_all_strata(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two.yaml").write_text(SUITE)
+    options = ("--config", "two.yaml", "--suite", "two", "--cache", "cache", "--out", "out", "--quiet")
+    done = CliRunner().invoke(cli.app, ["evaluate", "greedy", *options, "--set", "evaluate.goal_offset=60"])
+    assert done.exit_code == 0, done.output
+    assert {c.protocol for c in load_cells([tmp_path / "out"])} == {"clean-2/planning", "clean-2/plain"}
+
+
+def test_looking_into_models_has_no_strata(tmp_path: Path) -> None:
+    data = yaml.safe_load(SUITE)
+    data["suites"]["two"] |= {"understand": True, "agents": ["lewm"]}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(data))
+    assert len(resolve(load(tmp_path / "two.yaml"), "two", "quick").jobs) == 1
