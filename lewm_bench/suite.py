@@ -25,6 +25,7 @@ from lewm_bench.evaluate import EvalConfig
 from lewm_bench.names import AgentText, canonical, names_steps, parse_agent, settings_of, value_of
 from lewm_bench.planning import CEMConfig
 from lewm_bench.registry import agent_family, agent_names, environment_ids
+from lewm_bench.run.profiles import completed
 from lewm_bench.speed import SpeedConfig
 from lewm_bench.system.reading import is_file, read_yaml
 from lewm_bench.understanding.config import UnderstandingConfig
@@ -246,11 +247,21 @@ def find_file(config: Path | None) -> Path:
         if not is_file(config):
             raise UserError(f"no file {config}; --config names a benchmarks.yaml")
         return config
-    places = [Path.cwd(), *map(Path, lewm_bench.__path__)]
+    return first_file([Path.cwd(), *map(Path, lewm_bench.__path__)])
+
+
+def first_file(places: Sequence[Path]) -> Path:
+    """The benchmarks.yaml of the first folder that has one."""
     for place in places:
         if is_file(place / FILE):
             return place / FILE
     raise UserError(f"no {FILE} in {', '.join(map(str, places))}; give one with --config")
+
+
+def shipped_profiles() -> dict[str, Any]:
+    """The profiles of the package's own file."""
+    path = first_file([*map(Path, lewm_bench.__path__)])
+    return read_yaml(path, "install lewm-bench again")["profiles"]
 
 
 def load(path: Path) -> Benchmarks:
@@ -263,6 +274,8 @@ def load(path: Path) -> Benchmarks:
     if not isinstance(data, dict):
         raise UserError(f"{path} must hold the keys 'profiles' and 'suites'")
     try:
+        if isinstance(data.get("profiles"), dict):
+            data["profiles"] = completed(data["profiles"], shipped_profiles)
         return checked(lambda: Benchmarks.model_validate(data), "", Benchmarks)
     except UserError as error:
         raise UserError(f"{path}: {error}")
