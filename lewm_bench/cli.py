@@ -82,7 +82,12 @@ ProfileOption = Annotated[
         "--profile", "-p", help="quick: a laptop; paper: the papers' networks and images, not their training."
     ),
 ]
-AgentsOption = Annotated[str, typer.Option("--agents", help="Comma-separated; replaces the suite's agents.")]
+AgentsOption = Annotated[
+    str,
+    typer.Option(
+        "--agents", help="Comma-separated; replaces the suite's agents. +lewm,+mine adds to them, all adds every agent."
+    ),
+]
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Comma-separated training seeds, for example 0,1,2.")]
 EnvsOption = Annotated[str, typer.Option("--envs", help="Comma-separated; only these of the suite's environments.")]
 SetOption = Annotated[
@@ -115,10 +120,10 @@ def _agents(text: str) -> tuple[str, ...]:
 
 def _one_agent(text: str) -> str:
     """The agent of a command that has one."""
-    from lewm_bench.suite import ALL
+    from lewm_bench.suite import ADDED, ALL
 
     names = _agents(text)
-    if len(names) != 1 or names[0] == ALL:
+    if len(names) != 1 or names[0] == ALL or names[0].startswith(ADDED):
         raise UserError(f"expected one agent, got {text!r}; several are for `lewm-bench run --agents`")
     return names[0]
 
@@ -520,9 +525,10 @@ def tune(
     Example: lewm-bench tune lewm --suite pointmaze --trials 7
     """
     from lewm_bench import tune as tuning
+    from lewm_bench.suite import ADDED
     from lewm_bench.tune_report import report, terminal
 
-    if not _agents(agents):
+    if not _agents(agents) or any(name.startswith(ADDED) for name in _agents(agents)):
         raise UserError("name an agent to tune, or several with commas: lewm-bench tune lewm")
     chosen, place = tuning.validation_only(overrides or ()), out or Path("results/tune")
     it = _prepare(

@@ -33,6 +33,7 @@ from lewm_bench.understanding.config import UnderstandingConfig
 FILE = "benchmarks.yaml"
 PLANNER = "cem"  # the settings in an agent's name that are the planner's
 ALL = "all"  # every agent of this package, behind those of the suite
+ADDED = "+"  # before an agent that stands behind those of the suite
 
 
 class TrainingBudget(Config):
@@ -304,7 +305,8 @@ def resolve(
     part = spec.profiles.get(profile, Part())
     check_recipes(bench)
     command_line = parse_overrides(overrides)
-    chosen_agents = tuple(dict.fromkeys(name for wanted in agents or [""] for name in meant(wanted, spec)))
+    chosen_agents = choose_agents(agents, spec)
+    named = () if ALL in agents else {canonical(name.removeprefix(ADDED)) for name in agents}
 
     if spec.understand:
         check_world_models(chosen_agents)
@@ -328,11 +330,11 @@ def resolve(
     chosen_seeds = tuple(dict.fromkeys(seeds or part.seeds or spec.seeds))
     evaluation = command_line.get("evaluate")
     asked = evaluation if isinstance(evaluation, dict) else {}  # anything else is refused with the settings
-    lifted = Lifted(bool(agents) and ALL not in agents, bool(seeds), "goal_offset" in asked, "num_pairs" in asked)
     jobs = []
     for env in envs_of:
         for agent in chosen_agents:
             limits = [limit for limit in part.limits if concerns(limit, env, agent)]
+            lifted = Lifted(agent in named, bool(seeds), "goal_offset" in asked, "num_pairs" in asked)
             evaluate = by_env[env.label].settings.evaluate
             allowed_seeds, offsets = allowed(limits, lifted, chosen_seeds, evaluate.goal_offset)
             few = [limit.num_pairs for limit in limits if limit.num_pairs and not lifted.num_pairs]
@@ -369,7 +371,7 @@ def check_recipes(bench: Benchmarks) -> None:
 class Lifted(NamedTuple):
     """What the command line asks for by name, so that no limit withholds it."""
 
-    agents: bool
+    agent: bool
     seeds: bool
     goal_offset: bool
     num_pairs: bool
@@ -387,7 +389,7 @@ def allowed(
     """The seeds and goal offsets that the limits leave of ``seeds`` and ``offsets``."""
     for limit in limits:
         left_out = limit.seeds == ()
-        if limit.seeds is not None and not lifted.seeds and not (left_out and lifted.agents):
+        if limit.seeds is not None and not lifted.seeds and not (left_out and lifted.agent):
             seeds = tuple(s for s in seeds if s in limit.seeds)
         if limit.goal_offset is not None and not lifted.goal_offset:
             offsets = tuple(o for o in offsets if o in limit.goal_offset)
@@ -436,14 +438,31 @@ def shares_budget(agent: str) -> bool:
     return family.trainable and family.kind != "privileged" and not names_steps(agent)
 
 
-def meant(wanted: str, spec: SuiteSpec) -> Sequence[str]:
-    """The agents that a name on the command line stands for: the suite's own for none, every one for ``all``."""
-    if not wanted:
-        return spec.agents
-    if wanted != ALL:
-        return [canonical(wanted)]
-    others = [name for name in AGENTS if name not in spec.agents]
-    return [*spec.agents, *(name for name in others if not spec.understand or is_world_model(name))]
+def choose_agents(wanted: Sequence[str], spec: SuiteSpec) -> tuple[str, ...]:
+    """The agents that names on the command line stand for, each once.
+
+    None are the suite's own, ``all`` every one behind those; names replace the suite's agents, ``+name`` adds to them.
+
+    Raises:
+        UserError: some replace and some add.
+    """
+    added = [name.removeprefix(ADDED) for name in wanted if name.startswith(ADDED)]
+    others = [name for name in wanted if not name.startswith(ADDED)]
+    if added and (replacing := [name for name in others if name != ALL]):
+        raise UserError(
+            f"--agents: {replacing[0]} replaces the suite's agents and {ADDED}{added[0]} adds to them; "
+            f"write {ADDED} before all of them or before none"
+        )
+    found: list[str] = [] if others and not added else [*spec.agents]
+    for name in [*others, *added]:
+        found += [*spec.agents, *unlisted(spec)] if name == ALL else [canonical(name)]
+    return tuple(dict.fromkeys(found))
+
+
+def unlisted(spec: SuiteSpec) -> list[str]:
+    """The agents of this package that a suite does not name and could run."""
+    names = [name for name in AGENTS if name not in spec.agents]
+    return [name for name in names if not spec.understand or is_world_model(name)]
 
 
 def is_world_model(agent: str) -> bool:

@@ -890,3 +890,52 @@ def test_all_agents_are_the_suites_own_and_then_the_others_within_the_limits(tmp
     names = list(dict.fromkeys(job.agent for job in found.jobs))
     assert names[:2] == ["dino-wm:mae", "lewm"] and set(names) == {"dino-wm:mae", *AGENTS} - {"noop"}
     assert [job.seed for job in found.jobs if job.agent == "gcbc"] == [1]
+
+
+ADDING = f"""
+envs: [{UMAZE}]
+agents: [noop, lewm, gcbc]
+seeds: [0, 1]
+profiles:
+  quick: {{limits: [{{agents: [noop, gcbc], seeds: []}}]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ([], ["lewm"]),
+        (["pldm"], ["pldm"]),
+        (["+pldm", "+lewm:dropout=1e-1"], ["lewm", "pldm", "lewm:dropout=0.1"]),
+        (["+lewm"], ["lewm"]),
+        (["+gcbc"], ["lewm", "gcbc"]),  # asked for by name, so not left out; noop still is
+        (["noop"], ["noop"]),
+        (["+lewm_bench.agents.scripted:RANDOM"], ["lewm", "lewm_bench.agents.scripted:RANDOM"]),
+    ],
+)
+def test_a_plus_adds_an_agent_to_those_of_the_suite(wanted: list[str], found: list[str], tmp_path) -> None:
+    bench = benchmarks(tmp_path, suite_yaml(ADDING))
+    jobs = resolve(bench, "s", "quick", agents=wanted).jobs
+    assert list(dict.fromkeys(job.agent for job in jobs)) == found and {job.seed for job in jobs} == {0, 1}
+
+
+def test_all_and_one_more(tmp_path) -> None:
+    bench = benchmarks(tmp_path, suite_yaml(ADDING))
+    agents = [job.agent for job in resolve(bench, "s", "quick", agents=["all", "+lewm:dropout=0.5"]).jobs]
+    assert agents[0] == "lewm" and agents[-1] == "lewm:dropout=0.5" and "pldm" in agents
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        (["pldm", "+gcbc"], ["--agents: pldm replaces the suite's agents and +gcbc adds to them", "before none"]),
+        (["+lewn"], ["no agent named 'lewn'", "did you mean 'lewm'?"]),
+        (["+"], ["no agent named ''"]),
+    ],
+)
+def test_what_cannot_be_added_is_refused_in_a_line(wanted: list[str], says: list[str], tmp_path) -> None:
+    with pytest.raises(UserError) as raised:
+        resolve(benchmarks(tmp_path, suite_yaml(ADDING)), "s", "quick", agents=wanted)
+    assert "\n" not in str(raised.value)
+    for words in says:
+        assert words in str(raised.value)
