@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +21,7 @@ from lewm_bench.rng import stream
 
 STARTS = 6  # sampled states that each check tries
 STEPS = 30  # environment steps from each of them
+SHEET_PAIRS = 12
 FLOOR_PAIRS = 24
 FLOOR_OFFSETS = (25, 50)  # environment steps from start to goal, half of those allowed: a run's defaults
 # Of the pairs that random actions reach: what is left for an agent to win is then no wider than the 95 % interval of
@@ -46,12 +47,17 @@ class _Broken(Exception):
     """A promise that is not kept; the text says what to mend."""
 
 
-def check_goal_env(env: gym.Env) -> list[Finding]:
-    """All findings about an environment, wrapped or not, in a fixed order; none is skipped because another failed."""
+def check_goal_env(env: gym.Env) -> Iterator[Finding]:
+    """All findings about an environment, wrapped or not, in a fixed order; none is skipped because another failed.
+
+    Each comes as soon as it is known, since all together can take minutes.
+    """
     env = env.unwrapped
     if not isinstance(env, GoalEnv):
-        return [Finding("contract", False, f"{type(env).__name__} must be a subclass of lewm_bench.env.GoalEnv")]
-    return [_finding(name, check, env) for name, check in CHECKS.items()]
+        yield Finding("contract", False, f"{type(env).__name__} must be a subclass of lewm_bench.env.GoalEnv")
+        return
+    for name, check in CHECKS.items():
+        yield _finding(name, check, env)
 
 
 def require_sound(env: GoalEnv, label: str) -> None:
@@ -491,24 +497,41 @@ def _speed(env: GoalEnv) -> str:
     return f"{drawn:,.0f} frames per second at {size} px, {stepped:,.0f} simulated steps per second"
 
 
-def contact_sheet(env: GoalEnv, pairs: int = 12, pixels: int = 144) -> bytes:
-    """A PNG of sampled starts (upper rows) and, below each, the goal image of the same episode."""
-    starts, goals = [], []
-    for seed in range(pairs):
-        frame, info = env.reset(seed=seed)
-        starts.append(frame)
-        goals.append(info["goal"])
+def contact_sheet(env: GoalEnv, offset: int, pairs: int = SHEET_PAIRS, pixels: int = 144) -> bytes:
+    """A PNG of pairs as a run draws them: starts (upper rows) and, below each, its goal ``offset`` steps later.
+
+    The titles say how far apart they are, and below which distance the goal is reached.
+    """
+    starts, goals = exploration_pairs(env, offset, pairs)
+    apart = env.distance(starts.copy(), goals.copy())
+    pictures = {"start": env.render_states(starts), "goal": env.render_states(goals)}
     half = -(-pairs // 2)
     sheet = Image.new("RGB", (half * (pixels + 4) + 4, 4 * (pixels + 18)), "white")
     draw = ImageDraw.Draw(sheet)
-    for n, (start, goal) in enumerate(zip(starts, goals, strict=True)):
-        for line, (name, frame) in enumerate((("start", start), ("goal", goal))):
+    for n, distance in enumerate(apart):
+        titles = {"start": f"start, {distance:.3g} away", "goal": f"goal, reached < {env.threshold:.3g}"}
+        for line, (name, title) in enumerate(titles.items()):
             left, top = 4 + n % half * (pixels + 4), (2 * (n // half) + line) * (pixels + 18)
-            draw.text((left, top + 2), f"{name} of seed {n}", fill="black")
-            sheet.paste(Image.fromarray(frame).resize((pixels, pixels), Image.Resampling.NEAREST), (left, top + 16))
+            draw.text((left, top + 2), title, fill="black")
+            tile = Image.fromarray(pictures[name][n]).resize((pixels, pixels), Image.Resampling.NEAREST)
+            sheet.paste(tile, (left, top + 16))
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def exploration_pairs(env: GoalEnv, offset: int, pairs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Up to ``pairs`` starts and the goals ``offset`` steps later in the environment's own exploration, (n, X) each.
+
+    Those that are solved at the start come only where there are too few others, which a run would refuse.
+    """
+    walks = _walks(env, "sheet", 2 * pairs, 2 * offset)
+    last = np.where(env.over(walks), 0, np.arange(walks.shape[1])).max(1)  # before an episode is over
+    each, rng = np.arange(len(walks)), stream(0, "check", "sheet", "starts")
+    first = rng.integers(np.maximum(last - offset, 0) + 1)
+    starts, goals = walks[each, first], walks[each, np.minimum(first + offset, last)]
+    chosen = np.argsort(env.reached(starts.copy(), goals.copy()), kind="stable")[:pairs]
+    return starts[chosen], goals[chosen]
 
 
 def _per_second(work: Callable[[np.ndarray], object], states: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import signal
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -725,7 +725,7 @@ def check(
 ) -> None:
     """Hold an environment or an agent to the contract of the benchmark and say what to mend.
 
-    Starts and goals of an environment are drawn; --set is for the settings of an agent.
+    Pairs of an environment are drawn as a run would; --set is for the settings of an agent.
 
     Example: lewm-bench check lewm_bench/PointMaze-UMaze-v0; lewm-bench check their_package.agents:MINE
     """
@@ -746,40 +746,47 @@ def check(
         return
     if overrides:
         raise UserError(f"--set is for the settings of an agent, and {name} is none")
-    spec = _spec_of(name, config)
+    spec, offset = _spec_of(name, config)
     made = make_env(spec.id, image_size, spec.kwargs, spec.adapt)
-    findings = check_goal_env(made)
-    kept = _well(findings)
-    drawn = attempted(lambda: contact_sheet(made))
+    kept = _well(check_goal_env(made))
+    drawn = attempted(lambda: contact_sheet(made, offset))
     if isinstance(drawn, bytes):
         path = sheet or Path(f"{env_stem(spec.label)}.png")
         write_bytes(path, drawn)
-        typer.echo(f"starts and their goals: {path}")
+        typer.echo(f"starts and their goals, {offset} steps ahead: {path}")
     else:
         typer.echo(f"starts and their goals cannot be drawn: {told(drawn)}")
     if not kept or not isinstance(drawn, bytes):
         raise typer.Exit(1)
 
 
-def _well(findings: Sequence[Finding]) -> bool:
-    """Whether all findings are well; each is said in a line."""
+def _well(findings: Iterable[Finding]) -> bool:
+    """Whether all findings are well; each is said in a line as soon as it is there."""
+    well = True
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.ok else 'MEND'}  {finding.name}: {finding.detail}")
-    return all(finding.ok for finding in findings)
+        well &= finding.ok
+    return well
 
 
 def _spec_of(env: str, config: Path | None):
-    """The environment of that id or, in the suites of the file, of that name."""
+    """The environment of that id or, in the suites of the file, of that name, and how far ahead a run's first goals are."""
     import gymnasium as gym
 
+    from lewm_bench.evaluate import EvalConfig
     from lewm_bench.registry import agent_names, environment_ids
-    from lewm_bench.suite import EnvSpec, find_file, load
+    from lewm_bench.suite import EnvSpec, find_file, load, resolve
 
-    suites = load(find_file(config)).suites.values()
-    named = {spec.label: spec for suite in suites for spec in suite.envs}
+    bench = load(find_file(config))
+    named = {spec.label: name for name, suite in reversed(bench.suites.items()) for spec in suite.envs}  # the first
     if env not in named and ":" not in env and env not in (known := environment_ids()) and env not in gym.registry:
         raise unknown("environment or agent", env, [*known, *named, *agent_names()])
-    return named.get(env, EnvSpec(id=env))
+    if env not in named:
+        return EnvSpec(id=env), EvalConfig().goal_offset[0]
+    profile = "quick" if "quick" in bench.profiles else next(iter(bench.profiles), "quick")
+    suite = resolve(bench, named[env], profile, envs=[env])
+    (spec,) = (spec for spec in bench.suites[named[env]].envs if spec.label == env)
+    return spec, suite.of(spec).settings.evaluate.goal_offset[0]
 
 
 @app.command(cls=Verb)

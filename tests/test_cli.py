@@ -20,7 +20,7 @@ from test_runner import TINY, make_absent
 
 from lewm_bench import __version__, cli
 from lewm_bench.adapt import register_env
-from lewm_bench.check import CHECKS, Finding
+from lewm_bench.check import CHECKS, Finding, exploration_pairs
 from lewm_bench.errors import NotRun
 from lewm_bench.registry import environment_ids, make_env
 
@@ -396,12 +396,12 @@ def test_check_draws_starts_and_their_goals(lewm_bench, tmp_path, monkeypatch, o
     if size == 16:  # what is found is looked at once, below and in test_envs.py
         monkeypatch.setattr("lewm_bench.check.check_goal_env", lambda env: [])
     status, out, err = lewm_bench("check", UMAZE, *options)
-    assert status == 0 and not err and out.endswith(f"starts and their goals: {name}\n")
+    assert status == 0 and not err and out.endswith(f"starts and their goals, 25 steps ahead: {name}\n")
     assert {p.name for p in tmp_path.iterdir()} == {"tiny.yaml", Path(name).parts[0]}
     env = make_env(UMAZE, size)
-    for seed, (column, row) in {0: (0, 0), 5: (5, 0), 6: (0, 2), 11: (5, 2)}.items():
-        start, info = env.reset(seed=seed)
-        for below, frame in enumerate((start, info["goal"])):
+    starts, goals = exploration_pairs(env, 25, 12)
+    for n, (column, row) in {0: (0, 0), 5: (5, 0), 6: (0, 2), 11: (5, 2)}.items():
+        for below, frame in enumerate(env.render_states(np.stack([starts[n], goals[n]]))):
             large = np.repeat(np.repeat(frame, 144 // 16, 0), 144 // 16, 1) if size == 16 else None
             drawn = tile(tmp_path / name, column, row + below)
             if large is not None:
@@ -412,6 +412,34 @@ def test_check_draws_starts_and_their_goals(lewm_bench, tmp_path, monkeypatch, o
             line.startswith("ok  ") for line in out.splitlines()[:-1]
         )
         assert "at 64 x 64 px" in out
+
+
+def test_the_drawn_goals_are_those_of_the_suite(lewm_bench, checked, tmp_path):
+    """As many steps ahead as its first goals; they can be reached in so many, and are not reached at the start."""
+    text = ADAPTED.replace("title: Two", "title: Two\n    settings: {evaluate: {goal_offset: [7, 30]}}")
+    (tmp_path / "theirs.yaml").write_text(text)
+    status, out, _ = lewm_bench("check", "Balanced", "--config", "theirs.yaml")
+    assert (status, out) == (0, "starts and their goals, 7 steps ahead: Balanced.png\n")
+    env = make_env("lewm_bench/TwoRoom-v0", 32)
+    starts, goals = exploration_pairs(env, 7, 12)
+    farthest = env.simulate(starts, np.broadcast_to(env.action_space.high, (12, 7, 2)))  # diagonal, at full speed
+    step = np.abs(np.diff(np.stack([starts, *farthest.swapaxes(0, 1)])[..., :2], axis=0)).max()
+    assert (np.abs(goals - starts)[..., :2] <= 7 * step + 1e-9).all() and (env.distance(starts, goals) > 0).all()
+    assert not env.reached(*exploration_pairs(env, 25, 12)).any() and len(starts) == 12
+
+
+def test_findings_are_said_one_by_one(lewm_bench, monkeypatch, capsys):
+    """A check that takes minutes shows what it has found so far."""
+    said = []
+
+    def findings(env):
+        yield Finding("first", True, "well")
+        said.append(capsys.readouterr().out)
+        yield Finding("second", True, "well")
+
+    monkeypatch.setattr("lewm_bench.check.check_goal_env", findings)
+    lewm_bench("check", UMAZE)
+    assert said == ["ok    first: well\n"]
 
 
 def picture(env: gym.Env) -> np.ndarray:
@@ -449,9 +477,11 @@ def checked(monkeypatch, tmp_path) -> list:
 
 def test_check_finds_an_environment_of_a_suite_by_its_name(lewm_bench, tmp_path, checked):
     status, out, _ = lewm_bench("check", "Balanced", "--config", "theirs.yaml", "--image-size", "24")
-    assert (status, out) == (0, "starts and their goals: Balanced.png\n") and (tmp_path / "Balanced.png").is_file()
+    assert (status, out) == (0, "starts and their goals, 25 steps ahead: Balanced.png\n") and (
+        tmp_path / "Balanced.png"
+    ).is_file()
     status, out, _ = lewm_bench("check", "Wide", "--config", "theirs.yaml")
-    assert (status, out) == (0, "starts and their goals: Wide.png\n")
+    assert (status, out) == (0, "starts and their goals, 25 steps ahead: Wide.png\n")
     balanced, wide = checked
     assert (balanced.source, balanced.threshold, balanced.observation_space.shape) == ("CartPole-v1", 0.25, (24, 24, 3))
     assert balanced.settings.compare == (0, 2) and balanced._arguments["sutton_barto_reward"] is True
@@ -499,7 +529,7 @@ def test_an_adapted_environment_of_a_suite_keeps_its_promises(lewm_bench, tmp_pa
     status, out, _ = lewm_bench("check", "Balanced", "--config", "theirs.yaml", "--image-size", "16")
     *findings, last = out.splitlines()
     assert status == 0 and len(findings) == len(CHECKS) and all(line.startswith("ok  ") for line in findings), out
-    assert last == "starts and their goals: Balanced.png"
+    assert last == "starts and their goals, 25 steps ahead: Balanced.png"
 
 
 def test_check_is_status_1_and_draws_for_what_must_be_mended(lewm_bench, tmp_path, monkeypatch):
@@ -507,14 +537,17 @@ def test_check_is_status_1_and_draws_for_what_must_be_mended(lewm_bench, tmp_pat
     monkeypatch.setattr("lewm_bench.check.check_goal_env", lambda env: findings)
     status, out, err = lewm_bench("check", UMAZE, "--sheet", "s.png")
     assert status == 1 and not err
-    assert out == "ok    visible: all of them\nMEND  clipping: clip its action\nstarts and their goals: s.png\n"
+    assert (
+        out
+        == "ok    visible: all of them\nMEND  clipping: clip its action\nstarts and their goals, 25 steps ahead: s.png\n"
+    )
     assert Image.open(io.BytesIO((tmp_path / "s.png").read_bytes())).size == (6 * 148 + 4, 4 * 162)
 
 
 def test_check_says_that_an_environment_cannot_be_drawn(lewm_bench, tmp_path, monkeypatch):
     """What is wrong with it stands in the findings; it is no fault of ours."""
     monkeypatch.setattr("lewm_bench.check.check_goal_env", lambda env: [Finding("reset", False, "return two values")])
-    monkeypatch.setattr("lewm_bench.env.GoalEnv.reset", lambda self, **_: None)
+    monkeypatch.setattr("lewm_bench.check.exploration_pairs", lambda *_: None)
     status, out, err = lewm_bench("check", UMAZE, "--sheet", "s.png")
     assert (status, err) == (1, "") and "starts and their goals cannot be drawn: TypeError: " in out
     assert not (tmp_path / "s.png").exists()
