@@ -16,21 +16,22 @@ import importlib
 import weakref
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from operator import methodcaller
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from lewm_bench.config import Config
 from lewm_bench.core.resize import area_mean
 from lewm_bench.env import GoalEnv
-from lewm_bench.errors import NotRun, UserError, unknown
+from lewm_bench.errors import NotRun, UserError, shown, unknown
 from lewm_bench.policies import GENERIC, LEARNED, check_shares, finite_bounds
+from lewm_bench.system.faults import attempted, told
 
 if TYPE_CHECKING:
     from gymnasium.envs.mujoco import MujocoEnv
@@ -44,6 +45,23 @@ Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Frame = Callable[[gym.Env], np.ndarray]
 
 
+class WrapperConfig(Config):
+    """A ``gymnasium.Wrapper`` and its arguments."""
+
+    name: str  # "module:Class"
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+def _wrapper(value: Any) -> Any:
+    """A class, or its name alone, as a ``WrapperConfig``."""
+    return {"name": _path(value)} if isinstance(value, str) or callable(value) else value
+
+
+def _path(value: object) -> object:
+    """``module:attribute`` of a function or class; a path as it is."""
+    return f"{value.__module__}:{value.__qualname__}" if callable(value) else value
+
+
 class Adapt(Config):
     """What Gymnasium does not say about an environment: when a goal is reached, and what a state is."""
 
@@ -53,7 +71,9 @@ class Adapt(Config):
     distance: str = ""  # "module:function" of (..., K) vectors and goals, in place of compare
     unit: str = "units of the state"
     state: Literal["auto", "qpos", "replay"] = "auto"  # the vector: (qpos, qvel), or the observation if replayed
+    wrappers: tuple[Annotated[WrapperConfig, BeforeValidator(_wrapper)], ...] = ()  # around it, the first innermost
     frame: str = ""  # "module:function" of the environment to an (h, w, 3) uint8 picture; render() if empty
+    frame_key: str = ""  # or the key of its observation that is such a picture, which then is no part of the vector
     terminates: bool = True  # the environment's own termination ends an episode; if not, it is ignored
     exploration: dict[str, float] = Field(default={"ornstein_uhlenbeck": 1.0})
     warmup: int = Field(20, ge=0)  # a sampled state is up to this many random actions after a reset
@@ -62,7 +82,7 @@ class Adapt(Config):
     @field_validator("distance", "frame", mode="before")
     @classmethod
     def _named(cls, value: object) -> object:
-        return f"{value.__module__}:{value.__qualname__}" if callable(value) else value
+        return _path(value)
 
     @field_validator("exploration")
     @classmethod
@@ -79,6 +99,14 @@ class Adapt(Config):
             raise ValueError("give either a distance or the entries to compare")
         if self.compare and not set(self.angles) <= set(self.compare):
             raise ValueError(f"angles {list(self.angles)} must be among compare {list(self.compare)}")
+        return self
+
+    @model_validator(mode="after")
+    def _all_of_the_state(self) -> Adapt:
+        if self.state == "qpos" and (self.wrappers or self.frame_key):
+            raise ValueError("(qpos, qvel) leaves out wrappers and observations; with those use state: replay")
+        if self.frame and self.frame_key:
+            raise ValueError("give either a frame or a frame_key")
         return self
 
 
@@ -113,25 +141,44 @@ def make_adapted(source: str, make: Mapping[str, Any], adapt: Mapping[str, Any],
 
     settings = Adapt.model_validate(adapt)
     arguments = {"render_mode": "rgb_array", **make}
-    inner = _make(source, arguments)
-    on_mujoco = isinstance(inner, MujocoEnv)
+    inner = _make(source, arguments, settings.wrappers)
+    on_mujoco = isinstance(inner.unwrapped, MujocoEnv)
     if settings.state == "qpos" and not on_mujoco:
         raise UserError(f"{source} is not on Gymnasium's MujocoEnv, so it has no qpos to set; use state: replay")
     if on_mujoco and not settings.frame and not {"width", "height"} & set(arguments):
         arguments |= {"width": image_size, "height": image_size}  # drawn at once as large as it is wanted
         inner.close()
-        inner = _make(source, arguments)
-    kind = ReplayEnv if settings.state == "replay" or not on_mujoco else MujocoStateEnv
+        inner = _make(source, arguments, settings.wrappers)
+    replayed = settings.state == "replay" or settings.wrappers or settings.frame_key or not on_mujoco
+    kind = ReplayEnv if replayed else MujocoStateEnv
     return kind(source, arguments, settings, image_size, inner)
 
 
-def _make(source: str, arguments: Mapping[str, Any]) -> gym.Env:
+def _make(source: str, arguments: Mapping[str, Any], wrappers: Sequence[WrapperConfig] = ()) -> gym.Env:
     # Without Gymnasium's wrappers: a time limit or a checker of calls would be a part of the state.
-    return gym.make(source, disable_env_checker=True, **arguments).unwrapped
+    env = gym.make(source, disable_env_checker=True, **arguments).unwrapped
+    for wrapper in wrappers:
+        env = _wrapped(env, wrapper, source)
+    return env
 
 
-def named(path: str) -> Any:
-    """The object at ``module:attribute``.
+def _wrapped(env: gym.Env, wrapper: WrapperConfig, source: str) -> gym.Env:
+    """``env`` inside of a wrapper.
+
+    Raises:
+        UserError: there is no such wrapper, or it does not fit.
+    """
+    kind = named(wrapper.name, "a wrapper")
+    found = attempted(lambda: kind(env, **wrapper.kwargs))
+    if isinstance(found, Exception):
+        raise UserError(f"{source}: adapt.wrappers: {wrapper.name} cannot be put around it: {told(found)}")
+    if not isinstance(found, gym.Env):
+        raise UserError(f"{source}: adapt.wrappers: {wrapper.name} makes {shown(found)}, not a gymnasium.Env")
+    return found
+
+
+def named(path: str, what: str = "a function") -> Any:
+    """The object at ``module:attribute``; ``what`` it should be is for the message.
 
     Raises:
         UserError: there is none.
@@ -142,7 +189,7 @@ def named(path: str) -> Any:
         for part in attribute.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{path!r} is not a function at the top of a module ({error}); write module:function")
+        raise UserError(f"{path!r} is not {what} at the top of a module ({error}); write module:{what.split()[-1]}")
     return found
 
 
@@ -158,7 +205,7 @@ class AdaptedEnv(GoalEnv):
         self.threshold, self.distance_unit = settings.threshold, settings.unit
         self.exploration = settings.exploration
         self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
-        self._arguments, self._kind = dict(arguments), type(inner)
+        self._arguments, self._kind = dict(arguments), type(inner.unwrapped)
         self._opened: weakref.WeakSet[gym.Env] = weakref.WeakSet()  # those that MuJoCo has drawn
         self._discrete = isinstance(inner.action_space, gym.spaces.Discrete)
         self._actions = Actions(inner.action_space, source)
@@ -170,11 +217,24 @@ class AdaptedEnv(GoalEnv):
         entry = gym.spec(self.source.rpartition(":")[2]).entry_point
         module = entry.partition(":")[0] if isinstance(entry, str) else entry
         chosen = [named(path) for path in (self.settings.distance, self.settings.frame) if path]
-        return (self._kind, module, *chosen)
+        return (self._kind, module, *chosen, *(named(each.name, "a wrapper") for each in self.settings.wrappers))
 
     @abstractmethod
     def vector(self, states: np.ndarray) -> np.ndarray:
         """(..., X) states to the (..., K) numbers that ``distance`` is about."""
+
+    @abstractmethod
+    def entries(self) -> list[tuple[str, int]]:
+        """What the numbers of ``vector`` are, in order: names, and how many of them each has."""
+
+    def described(self) -> str:
+        """The entries of the vector that ``compare`` names, by index: ``0 to 2 achieved_goal, 3 angle``."""
+        parts, first = [], 0
+        for name, size in self.entries():
+            if size:
+                parts.append(f"{first} {name}" if size == 1 else f"{first} to {first + size - 1} {name}")
+            first += size
+        return ", ".join(parts)
 
     @abstractmethod
     def _start(self, seed: int, actions: np.ndarray) -> None:
@@ -219,7 +279,8 @@ class AdaptedEnv(GoalEnv):
         """
         from gymnasium.envs.mujoco import MujocoEnv
 
-        if self.settings.frame or not isinstance(inner, MujocoEnv):
+        bare = inner.unwrapped
+        if self.settings.frame or not isinstance(bare, MujocoEnv):
             return self._picture(inner)
         import mujoco
 
@@ -227,9 +288,9 @@ class AdaptedEnv(GoalEnv):
 
         with chosen_backend():
             try:
-                if inner not in self._opened:
-                    self._open(inner)
-                if (viewer := inner.mujoco_renderer.viewer) is not None:
+                if bare not in self._opened:
+                    self._open(bare)
+                if (viewer := bare.mujoco_renderer.viewer) is not None:
                     viewer.make_context_current()  # it draws into whichever is current: black if that one was closed
                 return self._picture(inner)
             except mujoco.FatalError as error:
@@ -249,7 +310,10 @@ class AdaptedEnv(GoalEnv):
 
     def _picture(self, inner: gym.Env) -> np.ndarray:
         """The frame of an environment at our size, (s, s, 3) uint8."""
-        frame = np.asarray(self._frame(inner))
+        return self._sized(np.asarray(self._frame(inner)))
+
+    def _sized(self, frame: np.ndarray) -> np.ndarray:
+        """A frame at our size, (s, s, 3) uint8."""
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
             raise UserError(
                 f"{self.source} draws {frame.dtype} {frame.shape}, wanted uint8 (h, w, 3); name a frame function"
@@ -266,7 +330,8 @@ class AdaptedEnv(GoalEnv):
         }
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        settings, inner = Adapt.model_validate(kept["adapt"]), _make(kept["source"], kept["make"])
+        settings = Adapt.model_validate(kept["adapt"])
+        inner = _make(kept["source"], kept["make"], settings.wrappers)
         self.__init__(kept["source"], kept["make"], settings, kept["image_size"], inner)
         self.spec = kept["spec"]
         self.set_state(kept["state"])
@@ -291,6 +356,16 @@ class MujocoStateEnv(AdaptedEnv):
     def vector(self, states: np.ndarray) -> np.ndarray:
         all_of_them = self.settings.compare or self.settings.distance
         return states[..., :-1] if all_of_them else states[..., : self._inner.model.nq]
+
+    def entries(self) -> list[tuple[str, int]]:
+        model = self._inner.model
+        names = [model.joint(n).name or f"joint {n}" for n in range(model.njnt)]
+        positions = np.diff([*model.jnt_qposadr, model.nq])
+        velocities = np.diff([*model.jnt_dofadr, model.nv])
+        return [
+            *((name, int(size)) for name, size in zip(names, positions, strict=True)),
+            *((f"velocity of {name}", int(size)) for name, size in zip(names, velocities, strict=True)),
+        ]
 
     def over(self, states: np.ndarray) -> np.ndarray:
         return np.asarray(states)[..., -1] > 0
@@ -344,6 +419,7 @@ class _Live:
     env: gym.Env
     observation: np.ndarray
     over: bool = False  # it has terminated; no action is taken then
+    frame: np.ndarray | None = None  # the picture that is a part of the observation
 
 
 class ReplayEnv(AdaptedEnv):
@@ -357,12 +433,12 @@ class ReplayEnv(AdaptedEnv):
         super().__init__(source, arguments, settings, image_size, inner)
         if settings.warmup >= settings.max_steps:
             raise UserError(f"{source}: max_steps must be larger than warmup, got {settings.max_steps}")
-        self._space = inner.observation_space
+        self._space = numbers_of(inner.observation_space, settings.frame_key, source)
         self._observed = int(gym.spaces.flatdim(self._space))
         if self._observed > MOST_NUMBERS:
             raise UserError(
                 f"{source} observes {self._observed} numbers, more than {MOST_NUMBERS}; give it a low-dimensional "
-                "observation (make: {...}) or subclass GoalEnv"
+                "observation (kwargs: {...}, adapt.wrappers) or subclass GoalEnv"
             )
         self._check_indices(self._observed, "observation")
         self._size = self.action_space.shape[0]
@@ -372,6 +448,9 @@ class ReplayEnv(AdaptedEnv):
 
     def vector(self, states: np.ndarray) -> np.ndarray:
         return states[..., HEAD : HEAD + self._observed]
+
+    def entries(self) -> list[tuple[str, int]]:
+        return observed(self._space)
 
     def over(self, states: np.ndarray) -> np.ndarray:
         return np.asarray(states)[..., HEAD - 1] > 0
@@ -417,7 +496,7 @@ class ReplayEnv(AdaptedEnv):
         self._step(self._live, action)
 
     def render(self) -> np.ndarray:
-        return self._drawn(self._live.env)
+        return self._drawn(self._live.env) if self._live.frame is None else self._sized(self._live.frame)
 
     def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
         return {"observation": self.vector(states)}
@@ -437,7 +516,7 @@ class ReplayEnv(AdaptedEnv):
         else:
             known = 0
             spare = self._pool.popitem(last=False)[1].env if len(self._pool) > LIVE else None
-            live = self._begin(spare or _make(self.source, self._arguments), seed)
+            live = self._begin(spare or _make(self.source, self._arguments, self.settings.wrappers), seed)
         for action in actions[known:]:
             self._step(live, action)
         self._live, self._seed, self._done = live, seed, np.array(actions, np.float64)
@@ -447,15 +526,53 @@ class ReplayEnv(AdaptedEnv):
 
     def _begin(self, env: gym.Env, seed: int) -> _Live:
         observation, _ = env.reset(seed=seed)
-        return _Live(env, self._flat(observation))
+        return _Live(env, self._flat(observation), frame=self._seen(observation))
 
     def _step(self, live: _Live, action: np.ndarray) -> None:
         if not live.over:
             observation, _, terminated, _, _ = live.env.step(self._actions(action))
-            live.observation, live.over = self._flat(observation), self.settings.terminates and bool(terminated)
+            live.observation, live.frame = self._flat(observation), self._seen(observation)
+            live.over = self.settings.terminates and bool(terminated)
 
     def _flat(self, observation: Any) -> np.ndarray:
         return np.asarray(gym.spaces.flatten(self._space, observation), np.float64)
+
+    def _seen(self, observation: Any) -> np.ndarray | None:
+        return np.array(observation[self.settings.frame_key]) if self.settings.frame_key else None
+
+
+def numbers_of(space: gym.Space, frame_key: str, source: str) -> gym.Space:
+    """The part of an observation that is the vector: all of it but the picture.
+
+    Raises:
+        UserError: there is no such key, or nothing or something else than numbers is left.
+    """
+    kept = space
+    if frame_key:
+        keys = space.spaces if isinstance(space, gym.spaces.Dict) else {}
+        if frame_key not in keys:
+            raise UserError(f"{source}: adapt.frame_key: {unknown('key of the observation', frame_key, keys)}")
+        kept = gym.spaces.Dict({key: each for key, each in keys.items() if key != frame_key})
+    try:
+        if gym.spaces.flatdim(kept) > 0:
+            return kept
+    except (NotImplementedError, ValueError):  # what Gymnasium raises for texts, sequences and graphs of one's own
+        pass
+    raise UserError(
+        f"{source} observes {shown(kept)}, which is no vector of numbers; choose what is one with adapt.wrappers, for "
+        "example gymnasium.wrappers:FilterObservation"
+    )
+
+
+def observed(space: gym.Space, name: str = "") -> list[tuple[str, int]]:
+    """The parts of a flattened observation in order, keys with dots, and how many numbers each has."""
+    if isinstance(space, gym.spaces.Dict):
+        inner = list(space.spaces.items())
+    elif isinstance(space, gym.spaces.Tuple):
+        inner = [(str(n), each) for n, each in enumerate(space.spaces)]
+    else:
+        return [(name or "observation", int(gym.spaces.flatdim(space)))]
+    return [part for key, each in inner for part in observed(each, f"{name}.{key}" if name else key)]
 
 
 def warmup(rng: np.random.Generator, most: int, space: gym.spaces.Box) -> np.ndarray:

@@ -314,6 +314,7 @@ def _contents(suite) -> str:
 
 
 def _env_line(env_id: str) -> str:
+    from lewm_bench.adapt import AdaptedEnv
     from lewm_bench.registry import make_env, origin
     from lewm_bench.system.faults import attempted, told
 
@@ -322,9 +323,10 @@ def _env_line(env_id: str) -> str:
         return f"unavailable: {env if isinstance(env, (UserError, NotRun)) else told(env)}"
     space, size = env.action_space, "x".join(map(str, env.observation_space.shape))
     low, high = float(space.low.min()), float(space.high.max())
+    vector = f" (vector: {env.described()})" if isinstance(env, AdaptedEnv) else ""
     return (
         f"actions {space.shape[0]} in [{low:g}, {high:g}], image {size}, success within {env.threshold:g} "
-        f"{env.distance_unit}, {origin(env_id)}"
+        f"{env.distance_unit}, {origin(env_id)}{vector}"
     )
 
 
@@ -729,6 +731,7 @@ def check(
 
     Example: lewm-bench check lewm_bench/PointMaze-UMaze-v0; lewm-bench check their_package.agents:MINE
     """
+    from lewm_bench.adapt import AdaptedEnv
     from lewm_bench.check import check_goal_env, contact_sheet
     from lewm_bench.files import write_bytes
     from lewm_bench.registry import is_agent, make_env
@@ -748,6 +751,8 @@ def check(
         raise UserError(f"--set is for the settings of an agent, and {name} is none")
     spec, offset = _spec_of(name, config)
     made = make_env(spec.id, image_size, spec.kwargs, spec.adapt)
+    if isinstance(made, AdaptedEnv):
+        typer.echo(f"      vector: {made.described()}")
     kept = _well(check_goal_env(made))
     drawn = attempted(lambda: contact_sheet(made, offset))
     if isinstance(drawn, bytes):

@@ -90,6 +90,111 @@ def test_mujoco_draws_without_being_told_how() -> None:
     assert done.returncode == 0 and "Exception ignored" not in done.stderr, done.stderr
 
 
+class Scaled(gym.ObservationWrapper):
+    """The observation times a number."""
+
+    def __init__(self, env: gym.Env, by: float = 2.0) -> None:
+        super().__init__(env)
+        self.by = by
+
+    def observation(self, observation):
+        return self.by * observation
+
+
+class Shifted(gym.ObservationWrapper):
+    """The observation plus 1."""
+
+    def observation(self, observation):
+        return observation + 1
+
+
+class Slow(gym.ActionWrapper):
+    """A tenth of the action, and a picture of its own."""
+
+    def action(self, action):
+        return action / 10
+
+    def render(self):
+        return np.full((32, 32, 3), 7, np.uint8)
+
+
+def test_wrappers_are_put_around_it_in_order() -> None:
+    gym.register("tests/Faulty-v0", lambda render_mode: Counter(), disable_env_checker=True)
+    plain = adapted("tests/Faulty-v0", warmup=0)
+    state = plain.sample_state(stream(0, "test"))
+    scaled = {"name": f"{__name__}:Scaled", "kwargs": {"by": 3.0}}
+    for wrappers, expected in [
+        ([scaled, Shifted], lambda x: 3 * x + 1),
+        ([Shifted, scaled], lambda x: 3 * (x + 1)),
+        ([f"{__name__}:Scaled", f"{__name__}:Slow"], lambda x: 2 * x),
+    ]:
+        env = adapted("tests/Faulty-v0", warmup=0, wrappers=wrappers)
+        begun = env.sample_state(stream(0, "test"))
+        np.testing.assert_allclose(env.vector(begun), expected(plain.vector(state)))
+        kept = pickle.loads(pickle.dumps(env))
+        env.set_state(begun)
+        kept.set_state(begun)
+    env.advance(np.ones(1))  # the last one is slow
+    assert (
+        env.vector(env.get_state())[0] == pytest.approx(2 * (plain.vector(state)[0] + 0.1))
+        and env.render()[0, 0, 0] == 7
+    )
+    kept.advance(np.ones(1))
+    np.testing.assert_array_equal(kept.get_state(), env.get_state())
+    gym.registry.pop("tests/Faulty-v0")
+
+
+def test_mujoco_in_a_wrapper_is_replayed_and_keeps_every_promise() -> None:
+    env = adapted("InvertedPendulum-v5", compare=[0, 1], frame=PICTURE, threshold=0.05, wrappers=[Scaled])
+    assert type(env) is ReplayEnv and [finding for finding in check_goal_env(env) if not finding.ok] == []
+
+
+def test_the_vector_says_what_its_numbers_are() -> None:
+    """The index that is named for a key holds what the environment observes under it."""
+    gym.register("tests/Faulty-v0", lambda render_mode: Arm(), disable_env_checker=True)
+    env = adapted("tests/Faulty-v0", warmup=0)
+    begun = env.vector(env.sample_state(stream(0, "test")))
+    assert env.described() == "0 rest.angle, 1 to 2 rest.on, 3 to 5 tip"
+    np.testing.assert_array_equal(begun[:5], [0, 0, 1, 1, 2])
+    assert adapted("Pendulum-v1").described() == "0 to 2 observation"
+    pole = adapted("InvertedPendulum-v5", frame=PICTURE)
+    assert pole.described() == "0 slider, 1 hinge, 2 velocity of slider, 3 velocity of hinge"
+    chosen = [{"name": "gymnasium.wrappers:FilterObservation", "kwargs": {"filter_keys": ["tip"]}}]
+    assert adapted("tests/Faulty-v0", wrappers=chosen).described() == "0 to 2 tip"
+    gym.registry.pop("tests/Faulty-v0")
+
+
+class Seen(gym.ObservationWrapper):
+    """As MiniGrid's RGBImgPartialObsWrapper: puts a picture besides what is observed."""
+
+    def __init__(self, env: gym.Env, side: int) -> None:
+        super().__init__(env)
+        self.side = side
+        picture = gym.spaces.Box(0, 255, (side, side, 3), np.uint8)
+        self.observation_space = gym.spaces.Dict({"image": picture, "place": env.observation_space})
+
+    def observation(self, observation):
+        shade = np.uint8(128 + 60 * np.sin(3 * observation[0]))
+        return {"image": np.full((self.side, self.side, 3), [9, shade, 99], np.uint8), "place": observation}
+
+
+def test_a_picture_in_the_observation_is_the_frame_and_not_the_state() -> None:
+    gym.register("tests/Faulty-v0", lambda render_mode: Counter(), disable_env_checker=True)
+    wrappers = [{"name": f"{__name__}:Seen", "kwargs": {"side": 56}}]
+    env = adapted("tests/Faulty-v0", warmup=3, wrappers=wrappers, frame_key="image", compare=[0])
+    assert env.described() == "0 to 1 place"
+    states = np.stack([env.sample_state(stream(n, "test")) for n in range(3)])
+    shades = 128 + 60 * np.sin(3 * env.vector(states)[:, 0])
+    np.testing.assert_array_equal(env.render_states(states)[:, 5, 5, 1], shades.astype(np.uint8))
+    assert [f for f in check_goal_env(env) if not f.ok and f.name != "visible"] == []  # a shade can come twice
+    gym.registry.pop("tests/Faulty-v0")
+
+
+def test_free_joints_have_seven_positions_and_six_velocities() -> None:
+    ant = adapted("Ant-v5", frame=PICTURE)
+    assert ant.described().startswith("0 to 6 root, 7 hip_1, ") and ", 15 to 20 velocity of root, " in ant.described()
+
+
 def test_qpos_steps_are_gymnasiums_own() -> None:
     env = adapted("InvertedPendulum-v5", compare=[0, 1], frame=PICTURE)
     theirs = gym.make("InvertedPendulum-v5").unwrapped
@@ -244,6 +349,17 @@ def position(env: gym.Env) -> np.ndarray:
         ("Pendulum-v1", {"compare": [3]}, r"compare names entry 3, but the observation has 0 to 2"),
         ("Pendulum-v1", {"state": "qpos"}, "state: replay"),
         ("Pendulum-v1", {"frame": "nowhere:frame"}, "nowhere:frame"),
+        ("Pendulum-v1", {"wrappers": ["nowhere:Wrapper"]}, "'nowhere:Wrapper' is not a wrapper at the top of a module"),
+        ("Pendulum-v1", {"wrappers": ["gymnasium.wrappers:TimeLimit"]}, "TimeLimit cannot be put around it: TypeError"),
+        ("Pendulum-v1", {"frame_key": "image"}, "adapt.frame_key: no key of the observation named 'image'"),
+        ("Pendulum-v1", {"frame_key": "image", "frame": PICTURE}, "either a frame or a frame_key"),
+        ("Pendulum-v1", {"wrappers": [{"kwargs": {}}]}, "name"),
+        ("Pendulum-v1", {"wrappers": ["builtins:id"]}, "adapt.wrappers: builtins:id makes .*, not a gymnasium.Env"),
+        (
+            "InvertedPendulum-v5",
+            {"wrappers": [f"{__name__}:Scaled"], "state": "qpos"},
+            "leaves out wrappers.*use state: replay",
+        ),
         ("Pendulum-v1", {"threshold": "nan"}, "finite number"),
         ("Pendulum-v1", {"exploration": {}}, "must add up to 1"),
         ("Pendulum-v1", {"exploration": {"uniform": 0.5}}, "must add up to 1"),
@@ -385,6 +501,35 @@ def test_a_run_refuses_before_it_collects(kind: type, message: str, tmp_path: Pa
     gym.registry.pop("tests/Faulty-v0")
 
 
+class Arm(Counter):
+    """Observes under keys, out of alphabetical order, one of which is text."""
+
+    observation_space = gym.spaces.Dict(
+        {
+            "tip": gym.spaces.Box(-9, 9, (3,), np.float64),
+            "rest": gym.spaces.Dict({"on": gym.spaces.Discrete(2), "angle": gym.spaces.Box(-4, 4, (1,), np.float64)}),
+        }
+    )
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observed(), {}
+
+    def observed(self):
+        return {"tip": np.array([1.0, 2.0, self.place]), "rest": {"on": 1, "angle": np.array([self.steps])}}
+
+    def step(self, action):
+        return self.observed(), *super().step(action)[1:]
+
+
+class Spoken(Arm):
+    """With a mission besides, which is no number."""
+
+    observation_space = gym.spaces.Dict(
+        {**Arm.observation_space.spaces, "mission": gym.spaces.Sequence(gym.spaces.Discrete(2))}
+    )
+
+
 class Screen(gym.Env):
     """An observation that is a picture."""
 
@@ -392,7 +537,14 @@ class Screen(gym.Env):
     observation_space = gym.spaces.Box(0, 255, (84, 84), np.uint8)
 
 
-@pytest.mark.parametrize(("env", "message"), [(Switches, "MultiDiscrete.*subclass GoalEnv"), (Screen, "7056 numbers")])
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (Switches, "MultiDiscrete.*subclass GoalEnv"),
+        (Screen, "7056 numbers"),
+        (Spoken, "no vector of numbers.*FilterObservation"),
+    ],
+)
 def test_what_cannot_be_adapted_is_refused(env: type, message: str) -> None:
     gym.register("tests/Strange-v0", lambda render_mode: env(), disable_env_checker=True)
     with pytest.raises(UserError, match=message):

@@ -370,7 +370,7 @@ def test_list_says_of_every_environment_what_a_reader_wants_to_know(lewm_bench, 
     assert status == 0 and not err and list(lines) == environment_ids()
     assert lines[UMAZE] == "actions 2 in [-1, 1], image 64x64x3, success within 0.45 maze cells, from lewm-bench"
     # A choice of two becomes a number for each.
-    cart = "actions 2 in [-1, 1], image 64x64x3, success within 0.125 metres, adapted from CartPole-v1"
+    cart = "actions 2 in [-1, 1], image 64x64x3, success within 0.125 metres, adapted from CartPole-v1 (vector: 0 to 3 observation)"
     assert lines["mine/Cart-v0"] == cart
     assert lines["lewm_bench/Absent-v0"] == (
         "unavailable: Absent needs the package 'absent': pip install 'lewm-bench[absent]'"
@@ -419,7 +419,7 @@ def test_the_drawn_goals_are_those_of_the_suite(lewm_bench, checked, tmp_path):
     text = ADAPTED.replace("title: Two", "title: Two\n    settings: {evaluate: {goal_offset: [7, 30]}}")
     (tmp_path / "theirs.yaml").write_text(text)
     status, out, _ = lewm_bench("check", "Balanced", "--config", "theirs.yaml")
-    assert (status, out) == (0, "starts and their goals, 7 steps ahead: Balanced.png\n")
+    assert (status, out) == (0, f"{VECTOR}starts and their goals, 7 steps ahead: Balanced.png\n")
     env = make_env("lewm_bench/TwoRoom-v0", 32)
     starts, goals = exploration_pairs(env, 7, 12)
     farthest = env.simulate(starts, np.broadcast_to(env.action_space.high, (12, 7, 2)))  # diagonal, at full speed
@@ -466,6 +466,9 @@ suites:
 """
 
 
+VECTOR = "      vector: 0 to 3 observation\n"
+
+
 @pytest.fixture()
 def checked(monkeypatch, tmp_path) -> list:
     """The environments that are checked, which finds nothing; and a file with environments in its suites."""
@@ -477,7 +480,7 @@ def checked(monkeypatch, tmp_path) -> list:
 
 def test_check_finds_an_environment_of_a_suite_by_its_name(lewm_bench, tmp_path, checked):
     status, out, _ = lewm_bench("check", "Balanced", "--config", "theirs.yaml", "--image-size", "24")
-    assert (status, out) == (0, "starts and their goals, 25 steps ahead: Balanced.png\n") and (
+    assert (status, out) == (0, f"{VECTOR}starts and their goals, 25 steps ahead: Balanced.png\n") and (
         tmp_path / "Balanced.png"
     ).is_file()
     status, out, _ = lewm_bench("check", "Wide", "--config", "theirs.yaml")
@@ -528,7 +531,8 @@ def test_an_adapted_environment_of_a_suite_keeps_its_promises(lewm_bench, tmp_pa
     (tmp_path / "theirs.yaml").write_text(ADAPTED)
     status, out, _ = lewm_bench("check", "Balanced", "--config", "theirs.yaml", "--image-size", "16")
     *findings, last = out.splitlines()
-    assert status == 0 and len(findings) == len(CHECKS) and all(line.startswith("ok  ") for line in findings), out
+    assert status == 0 and len(findings) == len(CHECKS) + 1 and findings.pop(0) == "      vector: 0 to 3 observation"
+    assert all(line.startswith("ok  ") for line in findings), out
     assert last == "starts and their goals, 25 steps ahead: Balanced.png"
 
 

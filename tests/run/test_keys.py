@@ -149,6 +149,17 @@ gym.register("PlantedInner-v0", "planted_inner:Inner")
     "planted_rules.py": "GAIN = 0.1\n",
     "planted_distance.py": "import numpy as np\ndef far(a, b):\n    return np.abs(a - b)[..., 0]\n",
     "planted_frame.py": "def look(env):\n    return env.render()\n",
+    "planted_wrapper.py": """
+import gymnasium as gym
+from planted_factor import FACTOR
+class Scaled(gym.ObservationWrapper):
+    def __init__(self, env, by=1.0):
+        super().__init__(env)
+        self.by = by
+    def observation(self, observation):
+        return FACTOR * self.by * observation
+""",
+    "planted_factor.py": "FACTOR = 1.0\n",
 }
 
 
@@ -158,12 +169,13 @@ def adapted(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
-    def spec(changes: dict[str, str]) -> dict:
+    def spec(changes: dict[str, str], by: float = 1.0) -> dict:
         for name, text in {**ADAPTED, **changes}.items():
             (tmp_path / name).write_text(text)
             sys.modules.pop(name.removesuffix(".py"), None)
         importlib.invalidate_caches()
         rules = {"threshold": 0.1, "distance": "planted_distance:far", "frame": "planted_frame:look"}
+        rules["wrappers"] = [{"name": "planted_wrapper:Scaled", "kwargs": {"by": by}}]
         planted = EnvSpec(id="planted_inner:PlantedInner-v0", adapt=rules)
         env = make_env(planted.id, 16, {}, planted.adapt)
         return keys.dataset_spec(planted, env, CollectConfig().of(env))
@@ -176,10 +188,11 @@ def adapted(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("file", ADAPTED)
-def test_an_adapted_environment_is_made_of_the_inner_one_and_the_functions_in_its_block(adapted, file):
+def test_an_adapted_environment_is_made_of_the_inner_one_and_what_its_block_names(adapted, file):
     before = adapted({})
     assert adapted({}) == before and before["source"]
     assert adapted({file: ADAPTED[file] + "OTHER = 1\n"}) != before
+    assert adapted({}, by=2.0) != before
 
 
 def test_another_version_of_a_package_is_another_stage(monkeypatch):
