@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import traceback
 import weakref
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from operator import methodcaller
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,6 +34,7 @@ from lewm_bench.env import GoalEnv
 from lewm_bench.errors import NotRun, UserError, shown, unknown
 from lewm_bench.policies import GENERIC, LEARNED, check_shares, finite_bounds
 from lewm_bench.system.faults import attempted, told
+from lewm_bench.system.source import made_of
 
 if TYPE_CHECKING:
     from gymnasium.envs.mujoco import MujocoEnv
@@ -156,7 +159,11 @@ def make_adapted(source: str, make: Mapping[str, Any], adapt: Mapping[str, Any],
 
 def _make(source: str, arguments: Mapping[str, Any], wrappers: Sequence[WrapperConfig] = ()) -> gym.Env:
     # Without Gymnasium's wrappers: a time limit or a checker of calls would be a part of the state.
-    env = gym.make(source, disable_env_checker=True, **arguments).unwrapped
+    try:
+        env = gym.make(source, disable_env_checker=True, **arguments).unwrapped
+    except AssertionError as error:  # arguments, or versions of packages that do not fit each other
+        file, line, *_ = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(f"{source} cannot be made with these arguments and packages: {told(error)} in {file}:{line}")
     for wrapper in wrappers:
         env = _wrapped(env, wrapper, source)
     return env
@@ -207,6 +214,7 @@ class AdaptedEnv(GoalEnv):
         self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         self._arguments, self._kind = dict(arguments), type(inner.unwrapped)
         self._opened: weakref.WeakSet[gym.Env] = weakref.WeakSet()  # those that MuJoCo has drawn
+        self._closing: Callable[[], object] | None = None
         self._discrete = isinstance(inner.action_space, gym.spaces.Discrete)
         self._actions = Actions(inner.action_space, source)
         self.action_space = self._actions.space
@@ -218,6 +226,12 @@ class AdaptedEnv(GoalEnv):
         module = entry.partition(":")[0] if isinstance(entry, str) else entry
         chosen = [named(path) for path in (self.settings.distance, self.settings.frame) if path]
         return (self._kind, module, *chosen, *(named(each.name, "a wrapper") for each in self.settings.wrappers))
+
+    @cached_property
+    def _imports_mujoco(self) -> bool:
+        """Whether MuJoCo may draw it, by the packages that its own source imports."""
+        made = attempted(lambda: made_of((self._kind,)))
+        return not isinstance(made, Exception) and "mujoco" in made.packages
 
     @abstractmethod
     def vector(self, states: np.ndarray) -> np.ndarray:
@@ -279,12 +293,17 @@ class AdaptedEnv(GoalEnv):
         """
         from gymnasium.envs.mujoco import MujocoEnv
 
-        bare = inner.unwrapped
-        if self.settings.frame or not isinstance(bare, MujocoEnv):
-            return self._picture(inner)
-        import mujoco
-
         from lewm_bench.gl import backend, chosen_backend
+
+        bare = inner.unwrapped
+        on_mujoco = self._imports_mujoco or any(isinstance(part, MujocoEnv) for part in (bare, *vars(bare).values()))
+        if self.settings.frame or not on_mujoco:
+            return self._picture(inner)
+        if not isinstance(bare, MujocoEnv):
+            with chosen_backend():
+                self._opened.add(bare)
+                return self._picture(inner)
+        import mujoco
 
         with chosen_backend():
             try:
@@ -337,6 +356,12 @@ class AdaptedEnv(GoalEnv):
         self.set_state(kept["state"])
 
 
+def _close_all(opened: weakref.WeakSet[gym.Env]) -> None:
+    """Gymnasium's viewer frees itself at exit, after EGL is gone, unless its environment is closed before."""
+    for env in list(opened):
+        env.close()
+
+
 class MujocoStateEnv(AdaptedEnv):
     """An environment on Gymnasium's ``MujocoEnv``; its state is (qpos, qvel, 1 if it has terminated)."""
 
@@ -345,7 +370,6 @@ class MujocoStateEnv(AdaptedEnv):
 
         super().__init__(source, arguments, settings, image_size, inner)
         self._inner, self._over = inner, False
-        self._closing: weakref.finalize | None = None
         if inner.model.na:
             raise UserError(f"{source} has muscles or other actuators with a state of their own; use state: replay")
         # Without warm start (qpos, qvel) determines the future to the last bit.
@@ -399,9 +423,7 @@ class MujocoStateEnv(AdaptedEnv):
         mujoco.mj_forward(self._inner.model, self._inner.data)  # a step leaves the bodies where its last substep began
         picture = self._drawn(self._inner)
         if self._closing is None:
-            # Gymnasium's viewer frees itself at exit, after EGL is gone, unless it is closed before.
-            self._closing = weakref.finalize(self, self._inner.close)
-            atexit.register(self._closing)
+            self._closing = atexit.register(weakref.finalize(self, _close_all, self._opened))
         return picture
 
     def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
@@ -496,7 +518,12 @@ class ReplayEnv(AdaptedEnv):
         self._step(self._live, action)
 
     def render(self) -> np.ndarray:
-        return self._drawn(self._live.env) if self._live.frame is None else self._sized(self._live.frame)
+        if self._live.frame is not None:
+            return self._sized(self._live.frame)
+        picture = self._drawn(self._live.env)
+        if self._closing is None and self._opened:
+            self._closing = atexit.register(weakref.finalize(self, _close_all, self._opened))
+        return picture
 
     def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
         return {"observation": self.vector(states)}

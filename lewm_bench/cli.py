@@ -778,6 +778,7 @@ def _spec_of(env: str, config: Path | None):
     """The environment of that id or, in the suites of the file, of that name, and how far ahead a run's first goals are."""
     import gymnasium as gym
 
+    from lewm_bench.elsewhere import elsewhere
     from lewm_bench.evaluate import EvalConfig
     from lewm_bench.registry import agent_names, environment_ids
     from lewm_bench.suite import EnvSpec, find_file, load, resolve
@@ -785,7 +786,7 @@ def _spec_of(env: str, config: Path | None):
     bench = load(find_file(config))
     named = {spec.label: name for name, suite in reversed(bench.suites.items()) for spec in suite.envs}  # the first
     if env not in named and ":" not in env and env not in (known := environment_ids()) and env not in gym.registry:
-        raise unknown("environment or agent", env, [*known, *named, *agent_names()])
+        raise elsewhere(env) or unknown("environment or agent", env, {*known, *named, *agent_names()})
     if env not in named:
         return EnvSpec(id=env), EvalConfig().goal_offset[0]
     profile = "quick" if "quick" in bench.profiles else next(iter(bench.profiles), "quick")

@@ -17,6 +17,7 @@ import gymnasium as gym
 from lewm_bench.adapt import Adapt, is_adapted, register_env
 from lewm_bench.agent import AgentConfig, Family
 from lewm_bench.agents import AGENTS
+from lewm_bench.elsewhere import elsewhere
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import NotRun, PluginError, UserError, unknown
 from lewm_bench.names import parse_agent
@@ -176,13 +177,15 @@ def make_env(
     load_plugins()
     if adapt is not None:
         if ":" not in env_id and env_id not in gym.registry:
-            raise unknown("environment", env_id, difflib.get_close_matches(env_id, gym.registry, n=5, cutoff=0.3))
+            raise elsewhere(env_id) or unknown(
+                "environment", env_id, difflib.get_close_matches(env_id, gym.registry, n=5, cutoff=0.3)
+            )
         source, env_id = env_id, f"adapted/{env_id.split(':')[-1].split('/')[-1]}"
         register_env(env_id, source, make=kwargs, **adapt.model_dump())
         kwargs = {}
     known = environment_ids()
     if ":" not in env_id and env_id not in gym.registry:
-        raise unknown("environment", env_id, known)
+        raise elsewhere(env_id) or unknown("environment", env_id, known)
     try:
         env = gym.make(env_id, image_size=image_size, disable_env_checker=True, **(kwargs or {})).unwrapped
     except ModuleNotFoundError as error:  # Gymnasium raises another one, without a name, from the first

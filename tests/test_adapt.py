@@ -90,6 +90,56 @@ def test_mujoco_draws_without_being_told_how() -> None:
     assert done.returncode == 0 and "Exception ignored" not in done.stderr, done.stderr
 
 
+HELD = """
+import gymnasium as gym
+from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
+class Held(gym.Env):
+    metadata = {"render_modes": ["rgb_array"]}
+    def __init__(self, render_mode):
+        self.held = InvertedPendulumEnv(render_mode=render_mode)
+        self.action_space, self.observation_space = self.held.action_space, self.held.observation_space
+    def reset(self, *, seed=None, options=None):
+        return self.held.reset(seed=seed)
+    def step(self, action):
+        return self.held.step(action)
+    def render(self):
+        return self.held.render()
+    def close(self):
+        self.held.close()
+gym.register("Held-v0", "held:Held")
+"""
+
+
+def test_mujoco_inside_of_an_environment_draws_too(tmp_path: Path) -> None:
+    """As gymnasium_robotics' mazes do; several of them draw in turn, and nothing is said at exit."""
+    (tmp_path / "held.py").write_text(HELD, encoding="utf-8")
+    code = (
+        "import os\n"
+        "from lewm_bench.adapt import Adapt\n"
+        "from lewm_bench.errors import NotRun\n"
+        "from lewm_bench.registry import make_env\n"
+        "from lewm_bench.rng import stream\n"
+        "env = make_env('held:Held-v0', 48, adapt=Adapt(threshold=0.1))\n"
+        "states = [env.sample_state(stream(n, 'test')) for n in range(3)]\n"
+        "def look(state):\n"
+        "    env.set_state(state)\n"
+        "    return env.render()\n"
+        "try:\n"
+        "    seen = [look(state) for state in states]\n"
+        "except NotRun:\n"
+        "    raise SystemExit('no OpenGL')\n"
+        "assert all(frame.any() for frame in seen) and (seen[0] != seen[1]).any() and 'MUJOCO_GL' not in os.environ\n"
+        "assert all((look(state) == frame).all() for state, frame in zip(states, seen))\n"
+    )
+    inherited = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=inherited, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    if "no OpenGL" in done.stderr:
+        pytest.skip("no OpenGL here")
+    assert done.returncode == 0 and "Exception ignored" not in done.stderr, done.stderr
+
+
 class Scaled(gym.ObservationWrapper):
     """The observation times a number."""
 
