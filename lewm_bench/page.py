@@ -1,13 +1,15 @@
-"""The report as one HTML file that needs nothing else: no network, no scripts, images and videos inside.
+"""The report as one HTML file that needs nothing else: no network, images, videos and the data of its tables inside.
 
-It is written for someone who has never heard of LeWM. Every text that comes from a record is escaped.
+A short script sorts tables and plays films together; without it the page still shows everything. It is written for someone who has never heard of LeWM. Every text that comes from a record is escaped.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -17,11 +19,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from lewm_bench import arms, tables
+from lewm_bench.commands import join_command
 from lewm_bench.drawing import colour
 from lewm_bench.records import CellRecord, EpisodeRow
 from lewm_bench.system.reading import is_file, read_bytes
 from lewm_bench.tables import Line, View, plain_lines, short
-from lewm_bench.videos import episode_ending
+from lewm_bench.videos import episode_ending, still
 
 if TYPE_CHECKING:
     from lewm_bench.report import Summary
@@ -55,6 +58,20 @@ ABOUT = {
     "oracle": "the same planner on the true simulator and true distance: the ceiling of the planner.",
 }
 
+PAPERS = {
+    "lewm": {"LeWorldModel": "2603.19312"},
+    "fast-lewm": {"Fast LeWorldModel": "2606.26217"},
+    "delta-jepa": {"Delta-JEPA": "2606.31232"},
+    "pldm": {"PLDM": "2502.14819"},
+    "jepa-ema": {"BYOL": "2006.07733", "I-JEPA": "2301.08243"},
+    "dino-wm": {"DINO-WM": "2411.04983"},
+    "gcbc": {"Goal-conditioned imitation": "1912.06088"},
+    "gcivl": {"OGBench": "2410.20092"},
+    "gciql": {"Implicit Q-learning": "2110.06169", "OGBench": "2410.20092"},
+    "sac-her": {"SAC": "1801.01290", "HER": "1707.01495"},
+}
+"""Where each agent comes from: name of the paper to its number at arXiv."""
+
 CAPTIONS = {
     "success.png": "Success of every agent. Filled: the goal was reached at some step; hollow: the agent was still "
     "there at the last step. Lines are 95 % intervals; the dashed line is what random actions reach.",
@@ -79,10 +96,13 @@ class Section:
     title: str
     text: str = ""
     rows: tuple[tuple[str, ...], ...] = ()  # the first is the header
-    figures: tuple[tuple[bytes, str], ...] = ()  # PNG and caption
+    figures: tuple[tuple[bytes, str], ...] = ()  # PNG of a plot, and caption
+    pictures: tuple[tuple[bytes, str], ...] = ()  # PNG of frames, and caption; keep their colours in the dark
     tables: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = ()  # further ones, each with a heading
     items: tuple[str, ...] = ()  # sentences
     films: tuple[tuple[bytes, str], ...] = ()  # GIF and caption, side by side
+    files: tuple[tuple[str, str], ...] = ()  # name and text of the data behind the tables, to save
+    folded: bool = False  # what is behind the numbers, shown on a click
 
 
 STABILITY = (
@@ -104,35 +124,54 @@ def captions(summary: Summary) -> dict[str, str]:
 def render(summary: Summary, figures: Mapping[str, bytes], folder: Path, extra: Sequence[Section] = ()) -> str:
     """The page; ``figures`` maps file names to PNG bytes, videos are looked up in ``folder``."""
     under = captions(summary)
+    shown = {name: _figure(png, under.get(name, name)) for name, png in figures.items()}
+    main = next((name for name in MAIN_FIGURES if name in shown), "")
     sections = {
         "In short": _in_short(summary),
+        "Results": shown.pop(main, "") + _results(summary),
+    }
+    folded = {
         "What is compared": _compared(summary),
         "How it was measured": _measured(summary),
-        "Results": _results(summary),
+        "Across environments": _across(summary),
         "Solvers": _solvers(summary),
         "Planning time": _planning_time(summary),
-        "Figures": "".join(_figure(png, "image/png", under.get(n, n)) for n, png in figures.items()),
-        **{section.title: _section(section) for section in extra},
+        "Figures": "".join(shown.values()),
+    }
+    end = {
         "Videos": _videos(summary, folder),
         "What was not run": _not_run(summary),
         "Reproduce": _reproduce(summary),
     }
-    return _page(summary.title, sections)
+    added = {section.title: _section(section) for section in extra}
+    hidden = {*folded, *end, *(section.title for section in extra if section.folded)}
+    return _page(summary.title, {**sections, **folded, **added, **end}, hidden)
 
 
 def assemble(title: str, sections: Sequence[Section], end: Mapping[str, str]) -> str:
-    """A page of plain sections; ``end`` holds further ones as HTML."""
-    return _page(title, {**{section.title: _section(section) for section in sections}, **end})
+    """A page of plain sections; ``end`` holds further ones as HTML, shown on a click."""
+    folded = {*end, *(section.title for section in sections if section.folded)}
+    return _page(title, {**{section.title: _section(section) for section in sections}, **end}, folded)
 
 
-def _page(title: str, sections: Mapping[str, str]) -> str:
+def _page(title: str, sections: Mapping[str, str], folded: Collection[str]) -> str:
     sections = {name: html for name, html in sections.items() if html}
-    template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-    return template.substitute(
+    template, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.html", "page.js"))
+    return Template(template).substitute(
         title=escape(title),
         navigation=" ".join(f'<a href="#{_anchor(name)}">{escape(name)}</a>' for name in sections),
-        body="".join(f'<h2 id="{_anchor(n)}">{escape(n)}</h2>{html}' for n, html in sections.items()),
+        body="".join(_part(name, html, name in folded) for name, html in sections.items()),
+        script=script,
+        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}",
     )
+
+
+def _part(name: str, html: str, folded: bool) -> str:
+    """A section under its heading; a link to a folded one opens it, since it leads to what is inside."""
+    if not folded:
+        return f'<h2 id="{_anchor(name)}">{escape(name)}</h2>{html}'
+    summary = f"<summary><h2>{escape(name)}</h2></summary>"
+    return f'<details class="part section">{summary}<div id="{_anchor(name)}">{html}</div></details>'
 
 
 def _section(section: Section) -> str:
@@ -140,9 +179,10 @@ def _section(section: Section) -> str:
     for heading, rows in (("", section.rows), *section.tables):
         parts.append(f"<h3>{escape(heading)}</h3>" if heading else "")
         parts.append(_table(rows[0], plain_lines(rows[1:]), "text") if rows else "")
-    parts += [_figure(png, "image/png", text) for png, text in section.figures]
-    films = "".join(_figure(gif, "image/gif", text) for gif, text in section.films)
-    parts.append(f'<div class="videos">{films}</div>' if films else "")
+    parts.append(_files(section.files))
+    parts += [_figure(png, text) for png, text in section.figures]
+    parts += [_figure(png, text, "picture") for png, text in section.pictures]
+    parts.append(_films(_film(gif, "image/gif", text) for gif, text in section.films))
     return "".join([*parts, _items(map(escape, section.items))])
 
 
@@ -168,17 +208,23 @@ def _in_short(summary: Summary) -> str:
     ratios = {tuple(r[place]): r for _, r in summary.ratios.iterrows() if r["agent"] == "dino-wm"}
     rows = []
     for values, part in told_of.groupby(place, sort=False, dropna=False):
+        row = dict(zip(place, values, strict=True))
         shares = {r["agent"]: tables.reached(r) for _, r in part.iterrows()}
         task = f"{short(values[2])}, {tables.offset_name(values[3])} ({values[1]})"
-        rows.append([task, *(shares.get(a, "not run") for a in agents), _ratio_cell(ratios.get(values))])
+        cells = [shares.get(a, "not run") for a in agents]
+        lacking = {
+            i: tables.command(summary, {**row, "agent": agents[i]}) for i, c in enumerate(cells) if c == "not run"
+        }
+        rows.append(Line(task, (*cells, _ratio_cell(ratios.get(values))), commands=lacking))
     intro = _paragraph(INTRODUCTION)
     if not measured.any():
         return intro + _paragraph("Nothing was measured yet; what was not run and why stands below.")
     header = ["Task", *(f"{summary.labels[a]}, %" for a in agents), "Plan time, DINO-WM over LeWM"]
     told = "How many of the goals each agent reached, in percent, with 95 % intervals in brackets:"
-    return intro + _paragraph(told) + _table(header, plain_lines(rows))
+    return intro + _paragraph(told) + _table(header, (("", rows),))
 
 
+MAIN_FIGURES = ("success.png", "ablation.png")
 HEADLINE = ("lewm", "dino-wm", "random", "oracle")
 
 
@@ -215,7 +261,13 @@ def _about(agent: str, summary: Summary) -> str:
     name = f"{_dot(agent)}<b>{escape(summary.labels[agent])}</b> <code>{escape(agent)}</code>"
     base = arms.parts(agent).base
     about = "; ".join(filter(None, (ABOUT.get(base, "").rstrip("."), tables.INTERACTIVE.get(base))))
-    return f"{name}: {escape(about)}." if about else name
+    papers = ", ".join(_paper(title, number) for title, number in PAPERS.get(base, {}).items())
+    told = f"{name}: {escape(about)}." if about else name
+    return f"{told} {papers}" if papers else told
+
+
+def _paper(title: str, number: str) -> str:
+    return f'<a href="https://arxiv.org/abs/{number}">{escape(title)}</a>'
 
 
 def _dot(agent: str) -> str:
@@ -229,27 +281,43 @@ def _measured(summary: Summary) -> str:
 
 
 def _results(summary: Summary) -> str:
-    parts = [_view(view) for view in tables.views(summary)]
-    if rows := tables.across_rows(summary):
-        explained = (
-            "The interquartile mean leaves out the lowest and the highest quarter of the scores (one score per "
-            "environment and seed), so that no single environment decides; with fewer than four scores it is the mean. "
-            "Compare agents only where they share the environments."
-        )
-        lines = tuple(Line(r[0], r[1:], name) for r, name in zip(rows[1:], summary.across["agent"], strict=True))
-        parts += ["<h3>Across environments</h3>", _paragraph(explained), _table(rows[0], (("", lines),))]
-    return "".join(parts)
+    return "".join(_view(view) for view in tables.views(summary))
+
+
+def _across(summary: Summary) -> str:
+    rows = tables.across_rows(summary)
+    if not rows:
+        return ""
+    explained = (
+        "The interquartile mean leaves out the lowest and the highest quarter of the scores (one score per "
+        "environment and seed), so that no single environment decides; with fewer than four scores it is the mean. "
+        "Compare agents only where they share the environments."
+    )
+    lines = tuple(Line(r[0], r[1:], name) for r, name in zip(rows[1:], summary.across["agent"], strict=True))
+    files = (("across.csv", tables.csv_text(summary.across)),)
+    return _paragraph(explained) + _table(rows[0], (("", lines),)) + _files(files)
 
 
 def _view(view: View) -> str:
     parts = [f"<h3>{escape(view.heading)}</h3>", _paragraph(view.setting.capitalize() + ".", "small")]
     parts.append(_table(("Agent", *view.header), view.groups))
     parts.append(_paragraph(view.comparisons, "small") if view.comparisons else "")
+    inner = _files(((f"{view.heading}.csv".replace(", ", "-").replace(" ", "-"), tables.csv_text(view.rows)),))
     if view.detail_header and view.detail_groups:
-        inner = _table(("Agent", *view.detail_header), view.detail_groups)
-        parts.append(f"<details open><summary>Behind the numbers</summary>{inner}</details>")
+        inner = _table(("Agent", *view.detail_header), view.detail_groups) + inner
+    parts.append(f'<details class="part"><summary>Behind the numbers</summary>{inner}</details>')
     notes = _items(f"<b>{escape(agent)}</b>: {escape(note)}" for agent, note in view.notes)
     return "".join(parts) + (f'<div class="small">{notes}</div>' if notes else "")
+
+
+def _files(files: Iterable[tuple[str, str]]) -> str:
+    """Links that save the data; it is in the page, so they work wherever the page is."""
+    links = [
+        f'<a download="{escape(name)}" href="data:text/csv;base64,{base64.b64encode(text.encode()).decode("ascii")}">'
+        f"{escape(name)}</a>"
+        for name, text in files
+    ]
+    return f'<p class="small">The numbers as CSV: {", ".join(links)}</p>' if links else ""
 
 
 def _table(
@@ -257,22 +325,30 @@ def _table(
     groups: Sequence[tuple[str, Sequence[Line]]],
     css: str = "",
 ) -> str:
+    """A table with a body for each group, so that groups stay together when it is sorted."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
-    body = []
+    bodies = []
     for name, lines in groups:
-        if name:
-            body.append(f'<tr><th colspan="{len(header)}">{escape(name)}</th></tr>')
+        rows = [f'<tr><th colspan="{len(header)}" scope="rowgroup">{escape(name)}</th></tr>'] if name else []
         for line in lines:
             dot = _dot(line.name) if line.name else ""
-            cells = "".join(_cell(text) for text in line.cells)
-            body.append(f"<tr><td>{dot}{escape(line.agent)}</td>{cells}</tr>")
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+            cells = "".join(_cell(text, line.commands.get(i, "")) for i, text in enumerate(line.cells))
+            rows.append(f"<tr><td>{dot}{escape(line.agent)}</td>{cells}</tr>")
+        bodies.append(f"<tbody>{''.join(rows)}</tbody>")
+    table = f"<table><thead><tr>{head}</tr></thead>{''.join(bodies)}</table>"
     return f'<div class="scroll {css}" tabindex="0">{table}</div>'
 
 
-def _cell(text: str) -> str:
+def _cell(text: str, command: str) -> str:
+    if command:
+        how = f'<details><summary class="state">{escape(text)}</summary>{_paste(command)}</details>'
+        return f'<td class="absent">{how}</td>'
     absent = text in ("not run", "failed") or text.endswith("(partial)")
     return f'<td class="absent">{escape(text)}</td>' if absent else f"<td>{escape(text)}</td>"
+
+
+def _paste(command: str) -> str:
+    return f'<code class="paste">{escape(command)}</code>'
 
 
 def _solvers(summary: Summary) -> str:
@@ -294,26 +370,62 @@ def _planning_time(summary: Summary) -> str:
     )
 
 
-def _figure(data: bytes, kind: str, text: str) -> str:
-    source = f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    return f'<figure><img src="{source}" alt="{escape(text)}"><figcaption>{escape(text)}</figcaption></figure>'
+def _figure(png: bytes, text: str, css: str = "plot") -> str:
+    """A picture that scrolls sideways where the page is narrow; a plot follows the dark scheme."""
+    image = f'<img src="{_data(png, "image/png")}" alt="{escape(text)}" loading="lazy">'
+    return f'<figure><div class="{css}" tabindex="0">{image}</div><figcaption>{escape(text)}</figcaption></figure>'
+
+
+def _film(data: bytes, kind: str, text: str) -> str:
+    """A still that is replaced by the moving picture on a click, also without a script."""
+    caption = f"<figcaption>{escape(text)}</figcaption>"
+    moving = f'<img src="{_data(data, kind)}" alt="{escape(text)}" loading="lazy">'
+    first = still(data)
+    if first is None:
+        return f'<figure class="picture">{moving}{caption}</figure>'
+    shown = f'<img src="{_data(first, "image/png")}" alt="Still: {escape(text)}" loading="lazy">'
+    return f'<figure><details class="film"><summary>{shown}</summary>{moving}</details>{caption}</figure>'
+
+
+def _films(films: Iterable[str]) -> str:
+    return f'<div class="films">{side}</div>' if (side := "".join(films)) else ""
+
+
+def _data(data: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+@dataclass(frozen=True)
+class Filmed:
+    """A film of an agent, and what happens in it."""
+
+    pair: str  # the heading of all films with the same start and goal
+    order: tuple[object, ...]  # of the pair among the pairs, then of the agent
+    name: str  # of the file
+    caption: str
 
 
 def _videos(summary: Summary, folder: Path) -> str:
-    embedded, left_out, room = [], [], VIDEO_BYTES
-    for name, text in _video_captions(summary.cells, summary.labels):
-        path = inside(folder, name)
+    """All agents side by side for each pair, as long as there is room: the pairs that most agents were filmed in first."""
+    embedded: dict[str, list[str]] = {}
+    left_out, room = [], VIDEO_BYTES
+    for clip in _clips(summary):
+        path = inside(folder, clip.name)
         if path is None or not is_file(path):
-            left_out.append(f"{escape(name)}: the file is not in this results folder")
+            left_out.append(f"{escape(clip.name)}: the file is not in this results folder")
             continue
         if path.stat().st_size > room:
-            left_out.append(f"<code>{escape(name)}</code>: left out of this page to keep it small")
+            left_out.append(f"<code>{escape(clip.name)}</code>: left out of this page to keep it small")
             continue
         data = read_bytes(path, "delete it")
         room -= len(data)
-        embedded.append(_figure(data, IMAGE_TYPES[path.suffix.lower()], text))
-    explained = "Each film shows the goal image, the start, and what the agent saw; the frame turns green at the goal."
-    shown = _paragraph(explained) + f'<div class="videos">{"".join(embedded)}</div>' if embedded else ""
+        embedded.setdefault(clip.pair, []).append(_film(data, IMAGE_TYPES[path.suffix.lower()], clip.caption))
+    explained = (
+        "Each film shows the goal image, the start, and what the agent saw; the frame turns green at the goal. A click "
+        "plays and stops it. Agents in one row had the same start and goal."
+    )
+    shown = "".join(f"<h3>{escape(pair)}</h3>{_films(films)}" for pair, films in embedded.items())
+    shown = _paragraph(explained) + shown if shown else ""
     return shown + (f'<div class="small">{_items(left_out)}</div>' if left_out else "")
 
 
@@ -324,15 +436,31 @@ def inside(folder: Path, name: str) -> Path | None:
     return path if known else None
 
 
-def _video_captions(cells: Iterable[CellRecord], labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    for cell in cells:
+def _clips(summary: Summary) -> list[Filmed]:
+    """All films, pair by pair, agents in the order of the tables."""
+    found = []
+    for cell in summary.cells:
         filmed = any(offset.videos for offset in cell.offsets)
         endings = {episode_ending(e.goal_offset, e.pair): e for e in cell.episodes} if filmed else {}
         for offset in cell.offsets:
             for name in offset.videos:
-                about = f"{labels[cell.agent]}, {short(cell.env)}, {tables.offset_name(offset.goal_offset)}"
                 episode = next((e for ending, e in endings.items() if name.endswith(ending)), None)
-                yield name, f"{about}: {name if episode is None else _outcome(episode)}"
+                found.append(_filmed(summary, cell, offset.goal_offset, name, episode))
+    agents = Counter(clip.pair for clip in found)
+    return sorted(found, key=lambda clip: (clip.order[0], -agents[clip.pair], *clip.order[1:]))
+
+
+def _filmed(summary: Summary, cell: CellRecord, offset: int, name: str, episode: EpisodeRow | None) -> Filmed:
+    place = (cell.protocol, cell.profile, cell.env, offset)
+    number = -1 if episode is None else episode.pair
+    which = "" if episode is None else f", pair {number}"
+    rules = f" ({cell.protocol}, {cell.profile})" if len({(c.protocol, c.profile) for c in summary.cells}) > 1 else ""
+    return Filmed(
+        pair=f"{short(cell.env)}, {tables.offset_name(offset)}{which}{rules}",
+        order=(place, number, arms.order(cell.agent, cell.kind), cell.seed),
+        name=name,
+        caption=f"{summary.labels[cell.agent]}: {name if episode is None else _outcome(episode)}",
+    )
 
 
 def _outcome(episode: EpisodeRow) -> str:
@@ -346,15 +474,23 @@ def _outcome(episode: EpisodeRow) -> str:
 def _not_run(summary: Summary) -> str:
     rows = summary.table[summary.table["status"] != "done"]
     reasons: dict[tuple[str, str], list[str]] = {}
+    commands: dict[tuple[str, str], dict[str, None]] = {}
     for _, r in rows.iterrows():
         place = f"{short(r['env'])}, {tables.offset_name(r['goal_offset'])}"
         reasons.setdefault((r["agent"], r["note"]), []).append(place)
+        if r["status"] == "not run":
+            commands.setdefault((r["agent"], r["note"]), {})[tables.command(summary, r)] = None
     listed = [
         f"{_dot(agent)}<b>{escape(summary.labels[agent])}</b> ({escape('; '.join(places))}): {escape(note)}"
+        + "".join(f"<br>{_paste(command)}" for command in commands.get((agent, note), ()))
         for (agent, note), places in reasons.items()
     ]
-    listed = _items(listed, "dots")
-    return listed or _paragraph("Everything that was asked for was run to the end.")
+    if not listed:
+        return _paragraph("Everything that was asked for was run to the end.")
+    joins = sorted({join_command(cell.suite) for cell in summary.cells}) if commands else []
+    together = "".join(f"<br>{_paste(command)}" for command in joins)
+    told = f"<p>A report of everything, once a command above has run:{together}</p>" if joins else ""
+    return _items(listed, "dots") + told
 
 
 def _reproduce(summary: Summary) -> str:

@@ -204,7 +204,7 @@ def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: S
     summary = summarise(cells, title)
     if not summary.cells:
         raise UserError("there is nothing to report; run `lewm-bench run --suite NAME` first")
-    write_text(folder / "table.csv", summary.table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    write_text(folder / "table.csv", tables.csv_text(summary.table))
     write_text(folder / "table.md", tables.markdown(summary))
     write_text(folder / "table.tex", tables.latex(summary))
     write_pieces(folder / "episodes.csv", (text.encode() for text in _episodes(summary.cells)))

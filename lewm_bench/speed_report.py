@@ -172,7 +172,7 @@ def write_speed_report(rows: Sequence[SpeedRow], folder: Path, title: str, recor
     table = build_table(rows)
     if records:
         save_speed(rows, folder)
-    write_text(folder / "table.csv", table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    write_text(folder / "table.csv", tables.csv_text(table))
     write_text(folder / "table.md", markdown(table, rows, title))
     swept = table["sweep"] != ""
     there = {"speedup.png": (~swept).any(), "scaling.png": swept.any()}
@@ -222,8 +222,9 @@ def html(table: pd.DataFrame, rows: Sequence[SpeedRow], figures: dict[str, bytes
     for number, (heading, part) in enumerate(groups(table), 1):
         first = part.iloc[0]
         name = f"{number}. {first['profile']}, {first['image_size']} px"
-        sections.append(page.Section(name, heading, rows=(HEADER, *reader_rows(part), *PUBLISHED)))
-    sections.append(page.Section("How it was measured", f"{EXPLAINED} {PUBLISHED_NOTE}"))
+        files = ((f"speed-{number}.csv", tables.csv_text(part)),)
+        sections.append(page.Section(name, heading, rows=(HEADER, *reader_rows(part), *PUBLISHED), files=files))
+    sections.append(page.Section("How it was measured", f"{EXPLAINED} {PUBLISHED_NOTE}", folded=True))
     sections.append(page.Section("Figures", figures=tuple((data, FIGURES[name]) for name, data in figures.items())))
     commands = "\n".join(f"lewm-bench speed --profile {name}" for name in dict.fromkeys(r.profile for r in rows))
     items = "".join(f"<li>{escape(line)}</li>" for line in about(rows))

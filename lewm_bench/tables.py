@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from lewm_bench import arms
 from lewm_bench.ablation import SOLVER
+from lewm_bench.commands import run_command
 from lewm_bench.names import names_steps
 from lewm_bench.records import CellRecord
 
@@ -224,6 +225,7 @@ class Line:
     agent: str  # as it is shown
     cells: tuple[str, ...]
     name: str = ""  # the agent whose colour it gets
+    commands: Mapping[int, str] = field(default_factory=dict)  # number of a cell that was not run -> what runs it
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,7 @@ class View:
     detail_groups: tuple[tuple[str, tuple[Line, ...]], ...]
     comparisons: str  # how many differences are shown, and what an asterisk means
     notes: tuple[tuple[str, str], ...]  # agent, note
+    rows: pd.DataFrame  # of table.csv
 
     @property
     def heading(self) -> str:
@@ -250,6 +253,11 @@ class View:
     def setting(self) -> str:
         """Under which rules it was measured."""
         return f"protocol {self.protocol}, profile {self.profile}"
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Rows as ``table.csv`` has them."""
+    return table.to_csv(index=False, lineterminator="\n", float_format="%.6g")
 
 
 def views(summary: Summary) -> Iterator[View]:
@@ -271,6 +279,7 @@ def views(summary: Summary) -> Iterator[View]:
             detail_groups=_lines(run, summary, {name: DETAIL_COLUMNS[name] for name in detail}),
             comparisons=comparisons(part),
             notes=tuple((summary.labels[r["agent"]], r["note"]) for _, r in part.iterrows() if r["note"]),
+            rows=part,
         )
 
 
@@ -280,9 +289,15 @@ def _lines(
     groups: dict[str, list[Line]] = {}
     for _, row in part.iterrows():
         heading, shown = _heading(row["agent"], summary)
-        line = Line(shown, tuple(cell(row) for cell in columns.values()), row["agent"])
+        commands = {0: command(summary, row)} if row["status"] == "not run" else {}
+        line = Line(shown, tuple(cell(row) for cell in columns.values()), row["agent"], commands)
         groups.setdefault(heading, []).append(line)
     return tuple((name, tuple(lines)) for name, lines in groups.items())
+
+
+def command(summary: Summary, row: Mapping[str, str] | pd.Series) -> str:
+    """The command that runs what a row lacks."""
+    return run_command(summary.cells, row["protocol"], row["profile"], row["env"], row["agent"])
 
 
 def _heading(agent: str, summary: Summary) -> tuple[str, str]:

@@ -75,6 +75,19 @@ def rollout_video(
     return _gif(pictures)
 
 
+def still(film: bytes) -> bytes | None:
+    """The first frame of an animation as a PNG; None if it is no image, or does not move."""
+    buffer = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(film)) as image:
+            image.seek(1)
+            image.seek(0)
+            image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    except (EOFError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # no second frame, or damaged
+        return None
+    return buffer.getvalue()
+
+
 def comparison_video(panels: Mapping[str, np.ndarray], title: str, lines: Sequence[str]) -> bytes:
     """An animated GIF of several sequences of frames side by side.
 

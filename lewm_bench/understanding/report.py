@@ -77,15 +77,14 @@ def write_understanding(cells: Iterable[UnderstandingRecord], folder: Path, titl
     found = ordered(cells)
     if not found:
         raise UserError("there is nothing to report; run `lewm-bench run --suite understanding` first")
-    for name, make in CSV.items():
-        text = make(found).to_csv(index=False, lineterminator="\n", float_format="%.6g")
+    for name, text in data(CSV, found):
         write_text(folder / name, text)
     write_text(folder / "table.md", markdown(found, title))
     figures = draw_all(found)
     for name in FIGURES.keys() - figures.keys():  # a figure of an earlier report that no longer has data would deceive
         (folder / name).unlink(missing_ok=True)
-    for name, data in figures.items():
-        write_bytes(folder / name, data)
+    for name, png in figures.items():
+        write_bytes(folder / name, png)
     write_text(folder / "report.html", html(found, figures, folder, title))
     return found
 
@@ -93,10 +92,20 @@ def write_understanding(cells: Iterable[UnderstandingRecord], folder: Path, titl
 CSV = {"understanding.csv": main_table, "probes.csv": probe_table, "surprise.csv": surprise_table}
 
 
+def data(names: Iterable[str], cells: Cells) -> tuple[tuple[str, str], ...]:
+    """Name and text of CSV files."""
+    return tuple((name, tables.csv_text(CSV[name](cells))) for name in names)
+
+
 def html(cells: Cells, figures: dict[str, bytes], folder: Path, title: str) -> str:
     """The page, which needs nothing else."""
     sections = [
-        page.Section("In short", f"{INTRODUCTION} {READ}", tables=per_place(cells, reader_table)),
+        page.Section(
+            "In short",
+            f"{INTRODUCTION} {READ}",
+            tables=per_place(cells, reader_table),
+            files=data(("understanding.csv",), cells),
+        ),
         part("Probes", cells, figures, ("probe.png",), sentences.probes, sentences.published(cells)),
         part("Violated expectations", cells, figures, ("voe.png", "detection.png"), sentences.surprise),
         part("Straight paths", cells, figures, ("straightness.png",), sentences.straightness),
@@ -105,7 +114,12 @@ def html(cells: Cells, figures: dict[str, bytes], folder: Path, title: str) -> s
         part("Maps of latents", cells, figures, ("maps.png",), lambda _: ""),
         pictures(cells, folder),
         page.Section("What to keep in mind", items=sentences.notes(cells)),
-        page.Section("All probes and tests", tables=per_place(cells, reader_tests) + per_place(cells, reader_probes)),
+        page.Section(
+            "All probes and tests",
+            tables=per_place(cells, reader_tests) + per_place(cells, reader_probes),
+            files=data(("probes.csv", "surprise.csv"), cells),
+            folded=True,
+        ),
         page.Section("What was not examined", items=missing(cells)),
     ]
     return page.assemble(title, [s for s in sections if filled(s)], {"Reproduce": reproduce(cells)})
@@ -113,7 +127,7 @@ def html(cells: Cells, figures: dict[str, bytes], folder: Path, title: str) -> s
 
 def filled(section: page.Section) -> bool:
     """Whether there is anything but words about nothing."""
-    return bool(section.rows or section.tables or section.items or section.figures or section.films)
+    return bool(section.rows or section.tables or section.items or section.figures or section.pictures or section.films)
 
 
 def part(
@@ -149,7 +163,7 @@ def pictures(cells: Cells, folder: Path) -> page.Section:
                 kind = drawn if path.suffix.lower() == ".png" else films
                 kind.append((read_bytes(path, "delete it"), f"{sentences.where(cell)}."))
     told = sentences.every(cells, sentences.decoded)
-    return page.Section("Decoded dreams", PICTURES, figures=tuple(drawn), films=tuple(films), items=(*told, *left_out))
+    return page.Section("Decoded dreams", PICTURES, pictures=tuple(drawn), films=tuple(films), items=(*told, *left_out))
 
 
 def missing(cells: Cells) -> tuple[str, ...]:
