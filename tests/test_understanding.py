@@ -145,7 +145,9 @@ def test_pictures_of_two_models_lie_apart_and_are_in_the_page(finished):
     names = [name for cell in cells for name in (cell.decoded.pictures, *cell.decoded.videos)]
     assert len(set(names)) == len(names) == 4 and all((run.out / name).is_file() for name in names)
     page = (run.out / "report.html").read_text()
-    assert page.count("data:image/gif;base64,") == 2 and page.count("data:image/png;base64,") == 7 + 2
+    assert (
+        page.count("data:image/gif;base64,") == 2 and page.count("data:image/png;base64,") == 7 + 2 + 2
+    )  # a still of each film
     with (run.out / "understanding.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["agent"] for row in rows] == [cell.agent for cell in cells]
