@@ -10,13 +10,15 @@ import re
 import shlex
 import shutil
 import subprocess
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
+from test_plots import EYES, lab
 from test_report import DINO, ENV, LEWM, RANDOM, absent, cell, parse, small
 
 from lewm_bench import drawing, page, report
@@ -183,22 +185,23 @@ def luminance(rgb: np.ndarray) -> float:
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-def in_the_dark(colour: str, invert: float, bright: float) -> np.ndarray:
-    """A colour after the page's filter, by the formulas of the CSS standard."""
-    turned = [[-0.574, 1.430, 0.144], [0.426, 0.430, 0.144], [0.426, 1.430, -0.856]]  # hue-rotate(180deg)
-    rgb = np.array(to_rgb(colour)) * (1 - 2 * invert) + invert
-    return np.clip(np.clip(turned @ rgb, 0, 1) * bright, 0, 1)
-
-
-def test_plots_are_dark_in_the_dark_and_agents_stand_out_as_on_paper():
+def in_the_dark(colour: str) -> str:
+    """A colour after the page's filter, by the formula of the SVG standard."""
     template = Path(page.__file__).with_name("page.html").read_text(encoding="utf-8")
-    (found,) = re.findall(r"--plot: invert\((.*?)\) hue-rotate\(180deg\) brightness\((.*?)\)", template)
-    seen = {a: in_the_dark(c, *map(float, found)) for a, c in {**drawing.COLOURS, "": "white"}.items()}
-    paper = luminance(seen.pop("")) + 0.05
-    assert paper < 0.07
-    for agent, colour in drawing.COLOURS.items():
-        on_white = 1.05 / (luminance(np.array(to_rgb(colour))) + 0.05)
-        assert (luminance(seen[agent]) + 0.05) / paper > min(3, on_white), agent
+    (values,) = re.findall(r'<feColorMatrix values="(.*?)"', template)
+    matrix = np.array(values.split(), float).reshape(4, 5)
+    return to_hex(np.clip(matrix[:3] @ [*to_rgb(colour), 1, 1], 0, 1))
+
+
+@pytest.mark.parametrize("eye", EYES)
+def test_agents_differ_in_the_dark_for_every_eye_and_stand_out(eye):
+    night = {agent: in_the_dark(colour) for agent, colour in drawing.COLOURS.items()}
+    seen = {agent: lab(colour, EYES[eye]) for agent, colour in night.items()}
+    closest = min((np.linalg.norm(seen[a] - seen[b]), a, b) for a, b in combinations(seen, 2))
+    assert closest[0] > 12, closest
+    paper, ink = (luminance(np.array(to_rgb(in_the_dark(c)))) + 0.05 for c in ("white", "black"))
+    assert ink / paper > 15
+    assert min((luminance(np.array(to_rgb(c))) + 0.05) / paper for c in night.values()) > 1.8  # on white: 1.6
 
 
 # In a browser.

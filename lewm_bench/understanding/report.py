@@ -55,7 +55,7 @@ CAPTIONS = {
     "no direction, below 0 is to and fro.",
     "collapse.png": "How to read it: a red cross is the monitor's verdict that latents are constant, lie in one direction, or hold "
     "noise that nothing predicts (then the spectrum is flat and the rank high, and only the deviation looks collapsed); the bar of "
-    "SIGReg (5, 25, 75 and 95 % of directions) stands at the black tick where latents look Gaussian.",
+    "SIGReg (5, 25, 75 and 95 % of directions) stands at the tick where latents look Gaussian.",
     "open_loop.png": "How to read it: a solid line below the dashed one of its colour predicts better than assuming that nothing "
     "happens; at the grey line (1) the imagined latent is no nearer than the mean of all latents, at 2 no nearer than that of a random frame.",
     "maps.png": "How to read it: each dot is a held-out frame; where neighbouring dots have neighbouring colours (the key shows "

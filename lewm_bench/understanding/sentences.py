@@ -203,6 +203,6 @@ def published(cells: Sequence[UnderstandingRecord]) -> str:
 
 
 PUBLISHED = (
-    "Black diamonds are quoted from the LeWM paper and were not measured here: other data, other sizes, a linear probe and "
+    "Diamonds are quoted from the LeWM paper and were not measured here: other data, other sizes, a linear probe and "
     "an MLP whose details the paper does not give, and no intervals."
 )
