@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from string import Template
@@ -439,27 +439,28 @@ def inside(folder: Path, name: str) -> Path | None:
 def _clips(summary: Summary) -> list[Filmed]:
     """All films, pair by pair, agents in the order of the tables."""
     found = []
+    several = len({(c.protocol, c.profile) for c in summary.cells}) > 1
     for cell in summary.cells:
         filmed = any(offset.videos for offset in cell.offsets)
         endings = {episode_ending(e.goal_offset, e.pair): e for e in cell.episodes} if filmed else {}
         for offset in cell.offsets:
             for name in offset.videos:
                 episode = next((e for ending, e in endings.items() if name.endswith(ending)), None)
-                found.append(_filmed(summary, cell, offset.goal_offset, name, episode))
+                clip = _filmed(summary.labels[cell.agent], cell, offset.goal_offset, name, episode)
+                found.append(replace(clip, pair=f"{clip.pair} ({cell.protocol}, {cell.profile})") if several else clip)
     agents = Counter(clip.pair for clip in found)
     return sorted(found, key=lambda clip: (clip.order[0], -agents[clip.pair], *clip.order[1:]))
 
 
-def _filmed(summary: Summary, cell: CellRecord, offset: int, name: str, episode: EpisodeRow | None) -> Filmed:
+def _filmed(label: str, cell: CellRecord, offset: int, name: str, episode: EpisodeRow | None) -> Filmed:
     place = (cell.protocol, cell.profile, cell.env, offset)
     number = -1 if episode is None else episode.pair
     which = "" if episode is None else f", pair {number}"
-    rules = f" ({cell.protocol}, {cell.profile})" if len({(c.protocol, c.profile) for c in summary.cells}) > 1 else ""
     return Filmed(
-        pair=f"{short(cell.env)}, {tables.offset_name(offset)}{which}{rules}",
+        pair=f"{short(cell.env)}, {tables.offset_name(offset)}{which}",
         order=(place, number, arms.order(cell.agent, cell.kind), cell.seed),
         name=name,
-        caption=f"{summary.labels[cell.agent]}: {name if episode is None else _outcome(episode)}",
+        caption=f"{label}: {name if episode is None else _outcome(episode)}",
     )
 
 
