@@ -24,7 +24,7 @@ def run_command(cells: Sequence[CellRecord], protocol: str, profile: str, env: s
     own = [c for c in here if c.agent == agent] or [c for c in alike if c.agent == agent] or here
     suite = min(c.suite for c in here)
     offsets = sorted({o.goal_offset for c in here for o in c.offsets})
-    settings = [f"evaluate.protocol={protocol}", *_budget(here)]
+    settings = [f"evaluate.protocol={protocol.partition('/')[0]}", *_budget(here)]  # with all of its strata
     settings += [f"evaluate.goal_offset=[{','.join(map(str, offsets))}]"] if offsets else []
     chosen = {
         "suite": [suite],

@@ -98,6 +98,13 @@ def test_a_command_runs_what_limits_of_the_suite_withhold():
         assert [(j.env.label, j.agent, j.seed, j.goal_offset) for j in jobs] == [(env, "dino-wm", 0, (25, 50))]
 
 
+def test_a_command_runs_all_strata_of_a_protocol():
+    cells = [c for s in ("planning", "plain") for c in measured("lewm", MEDIUM, protocol=f"clean-2/{s}")]
+    command = run_command(cells, "clean-2/plain", "quick", MEDIUM, "dino-wm")
+    assert resolved(command).settings.evaluate.protocol == "clean-2"
+    assert command == run_command(cells, "clean-2/planning", "quick", MEDIUM, "dino-wm")
+
+
 def test_a_command_keeps_seeds_budget_and_names():
     arm = "lewm:cem.solver=icem:sigreg_weight=0.01"
     budget = {"config": {"training": {"seconds": 120.0, "steps": None}}}
