@@ -51,7 +51,7 @@ def _panel(figure: SubFigure, panel: Panel, many: bool) -> None:
     ratios = (3.2, 1) if below else (1,)
     axes = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios).ravel()
     axis = axis_of([p.value for p in panel.points])
-    place = f"{short(panel.env)}, {offset_name(panel.goal_offset)}"
+    place = f"{short(panel.env)}, {offset_name(panel.goal_offset, panel.protocol)}"
     place += f", {panel.protocol}, {panel.profile}" if many else ""
     axes[0].set_title(plain(panel.heading), fontsize=10.5, loc="left", fontweight="bold", pad=28)
     axes[0].annotate(plain(place), (0, 1), (0, 15), "axes fraction", "offset points", fontsize=8.5, color="#555555")

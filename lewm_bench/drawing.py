@@ -112,9 +112,9 @@ PLACE = ["protocol", "profile", "env", "goal_offset"]
 def places(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """One part per environment and offset, with its heading."""
     parts = list(table.groupby(PLACE, sort=False))
-    many = len({(key[0], key[1]) for key, _ in parts}) > 1
+    many = len({(key[0].partition("/")[0], key[1]) for key, _ in parts}) > 1
     return [
-        (plain(f"{short(env)}\n{offset_name(offset)}" + (f", {protocol}, {profile}" if many else "")), part)
+        (plain(f"{short(env)}\n{offset_name(offset, protocol)}" + (f", {protocol}, {profile}" if many else "")), part)
         for (protocol, profile, env, offset), part in parts
     ]
 

@@ -65,7 +65,7 @@ PAPERS = {
     "pldm": {"PLDM": "2502.14819"},
     "jepa-ema": {"BYOL": "2006.07733", "I-JEPA": "2301.08243"},
     "dino-wm": {"DINO-WM": "2411.04983"},
-    "gcbc": {"Goal-conditioned imitation": "1912.06088"},
+    "gcbc": {"GCSL": "1912.06088"},
     "gcivl": {"OGBench": "2410.20092"},
     "gciql": {"Implicit Q-learning": "2110.06169", "OGBench": "2410.20092"},
     "sac-her": {"SAC": "1801.01290", "HER": "1707.01495"},
@@ -210,7 +210,7 @@ def _in_short(summary: Summary) -> str:
     for values, part in told_of.groupby(place, sort=False, dropna=False):
         row = dict(zip(place, values, strict=True))
         shares = {r["agent"]: tables.reached(r) for _, r in part.iterrows()}
-        task = f"{short(values[2])}, {tables.offset_name(values[3])} ({values[1]})"
+        task = f"{short(values[2])}, {tables.offset_name(values[3], values[0])} ({values[1]})"
         cells = [shares.get(a, "not run") for a in agents]
         lacking = {
             i: tables.command(summary, {**row, "agent": agents[i]}) for i, c in enumerate(cells) if c == "not run"
@@ -457,7 +457,7 @@ def _filmed(label: str, cell: CellRecord, offset: int, name: str, episode: Episo
     number = -1 if episode is None else episode.pair
     which = "" if episode is None else f", pair {number}"
     return Filmed(
-        pair=f"{short(cell.env)}, {tables.offset_name(offset)}{which}",
+        pair=f"{short(cell.env)}, {tables.offset_name(offset, cell.protocol)}{which}",
         order=(place, number, arms.order(cell.agent, cell.kind), cell.seed),
         name=name,
         caption=f"{label}: {name if episode is None else _outcome(episode)}",
@@ -477,7 +477,7 @@ def _not_run(summary: Summary) -> str:
     reasons: dict[tuple[str, str], list[str]] = {}
     commands: dict[tuple[str, str], dict[str, None]] = {}
     for _, r in rows.iterrows():
-        place = f"{short(r['env'])}, {tables.offset_name(r['goal_offset'])}"
+        place = f"{short(r['env'])}, {tables.offset_name(r['goal_offset'], r['protocol'])}"
         reasons.setdefault((r["agent"], r["note"]), []).append(place)
         if r["status"] == "not run":
             commands.setdefault((r["agent"], r["note"]), {})[tables.command(summary, r)] = None

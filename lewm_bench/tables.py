@@ -15,7 +15,7 @@ import pandas as pd
 from lewm_bench import arms
 from lewm_bench.ablation import SOLVER
 from lewm_bench.commands import run_command
-from lewm_bench.names import names_steps
+from lewm_bench.names import names_steps, stratum_of
 from lewm_bench.records import CellRecord
 
 if TYPE_CHECKING:
@@ -132,9 +132,10 @@ def short(env: str) -> str:
     return env.split("/")[-1]
 
 
-def offset_name(offset: object) -> str:
-    """What a goal offset is called in headings."""
-    return "nothing measured" if _missing(offset) else f"goal {offset} steps ahead"
+def offset_name(offset: object, protocol: str = "") -> str:
+    """What a goal offset is called in headings, with the kind of pairs where the protocol has kinds."""
+    ahead = "nothing measured" if _missing(offset) else f"goal {offset} steps ahead"
+    return f"{ahead}, {stratum} pairs" if (stratum := stratum_of(protocol)) else ahead
 
 
 def reached(row: pd.Series) -> str:
@@ -270,7 +271,7 @@ def views(summary: Summary) -> Iterator[View]:
         detail = [name for name, cell in DETAIL_COLUMNS.items() if any(cell(row) for _, row in run.iterrows())]
         yield View(
             env=env,
-            offset=offset_name(offset),
+            offset=offset_name(offset, protocol),
             protocol=protocol,
             profile=profile,
             header=tuple(RESULT_COLUMNS),
@@ -333,7 +334,7 @@ def solver_tables(summary: Summary) -> list[tuple[str, list[tuple[str, ...]]]]:
     """Heading and rows for every agent, environment and offset where more than one solver was run."""
     return [
         (
-            f"Solvers of {arms.title(p.agent)}: {short(p.env)}, {offset_name(p.goal_offset)} ({p.profile})",
+            f"Solvers of {arms.title(p.agent)}: {short(p.env)}, {offset_name(p.goal_offset, p.protocol)} ({p.profile})",
             solver_rows(p),
         )
         for p in summary.ablations
@@ -376,7 +377,7 @@ def ratio_rows(summary: Summary) -> list[tuple[str, ...]]:
     header = ("Source", "LeWM", "DINO-WM", "Ratio", "Tokens per frame, DINO-WM / LeWM", "Hardware")
     rows = [
         (
-            f"measured here: {short(r['env'])}, {offset_name(r['goal_offset'])}, {r['profile']}, {summary.labels[r['agent']]}",
+            f"measured here: {short(r['env'])}, {offset_name(r['goal_offset'], r['protocol'])}, {r['profile']}, {summary.labels[r['agent']]}",
             seconds(r["lewm_seconds"]),
             seconds(r["other_seconds"]),
             ratio(r["ratio"]),

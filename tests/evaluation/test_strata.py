@@ -157,7 +157,8 @@ def test_the_page_says_what_the_strata_are(ran) -> None:
     write_report(cells, run.out, "Two")
     page, text = (run.out / "report.html").read_text(), (run.out / "table.md").read_text()
     for shown in (page, text):
-        assert "planning pairs" in shown and "plain pairs" in shown
+        for stratum in ("planning", "plain"):
+            assert f"TwoRoom-v0, goal 60 steps ahead, {stratum} pairs" in shown and f"clean-2, {stratum} pairs" in shown
 
 
 def test_where_no_goal_needs_a_plan_the_cell_says_what_to_ask(ran, tmp_path: Path) -> None:
