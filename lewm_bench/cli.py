@@ -778,10 +778,10 @@ def _spec_of(env: str, config: Path | None):
     """The environment of that id or, in the suites of the file, of that name, and how far ahead a run's first goals are."""
     import gymnasium as gym
 
-    from lewm_bench.elsewhere import elsewhere
     from lewm_bench.evaluate import EvalConfig
     from lewm_bench.registry import agent_names, environment_ids
     from lewm_bench.suite import EnvSpec, find_file, load, resolve
+    from lewm_bench.system.elsewhere import elsewhere
 
     bench = load(find_file(config))
     named = {spec.label: name for name, suite in reversed(bench.suites.items()) for spec in suite.envs}  # the first

@@ -17,11 +17,11 @@ import gymnasium as gym
 from lewm_bench.adapt import Adapt, is_adapted, register_env
 from lewm_bench.agent import AgentConfig, Family
 from lewm_bench.agents import AGENTS
-from lewm_bench.elsewhere import elsewhere
 from lewm_bench.env import GoalEnv
 from lewm_bench.errors import NotRun, PluginError, UserError, unknown
 from lewm_bench.names import parse_agent
 from lewm_bench.search import Dimension
+from lewm_bench.system.elsewhere import elsewhere
 from lewm_bench.system.faults import attempted, told
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ import pandas as pd
 
 from lewm_bench import arms
 from lewm_bench.ablation import SOLVER
-from lewm_bench.commands import run_command
 from lewm_bench.names import names_steps, stratum_of
 from lewm_bench.records import CellRecord
+from lewm_bench.run.commands import run_command
 
 if TYPE_CHECKING:
     from lewm_bench.ablation import Panel

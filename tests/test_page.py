@@ -22,7 +22,7 @@ from test_plots import EYES, lab
 from test_report import DINO, ENV, LEWM, RANDOM, absent, cell, parse, small
 
 from lewm_bench import drawing, page, report
-from lewm_bench.commands import join_command, run_command
+from lewm_bench.run.commands import join_command, run_command
 from lewm_bench.suite import find_file, load, resolve
 from lewm_bench.videos import rollout_video, still, video_name
 
