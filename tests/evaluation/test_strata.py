@@ -66,7 +66,7 @@ def test_greedy_solves_plain_pairs_and_a_search_along_paths_planning_ones(settin
         pairs = strata.choose(found, name, 20, OFFSET)
         here = replace(setting, config=family.configure(config, None), seed=3)
         agent = family.load(here, None).agent
-        results = evaluate(agent, here, pairs, BUDGET, goal_offset=OFFSET, real_history=True)
+        results = evaluate(agent, here, pairs, BUDGET, goal_offset=OFFSET, real_history=True, batch=20)
         return float(np.mean([r.hit for r in results]))
 
     assert score(GREEDY, "plain") >= 0.95 and score(GREEDY, "planning") <= 0.2
@@ -181,7 +181,19 @@ def test_a_choice_is_one_or_all_strata() -> None:
 def test_one_agent_is_evaluated_on_all_strata(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "two.yaml").write_text(SUITE)
-    options = ("--config", "two.yaml", "--suite", "two", "--cache", "cache", "--out", "out", "--quiet")
+    options = (
+        "--config",
+        "two.yaml",
+        "--suite",
+        "two",
+        "--cache",
+        "cache",
+        "--out",
+        "out",
+        "--quiet",
+        "--set",
+        "evaluate.num_pairs=2",
+    )
     done = CliRunner().invoke(cli.app, ["evaluate", "greedy", *options, "--set", "evaluate.goal_offset=60"])
     assert done.exit_code == 0, done.output
     assert {c.protocol for c in load_cells([tmp_path / "out"])} == {"clean-2/planning", "clean-2/plain"}
