@@ -14,10 +14,10 @@ from toy_env import ToyEnv
 
 from lewm_bench import evaluate as module
 from lewm_bench import solvers
-from lewm_bench.agent import AgentConfig, Loaded, PlanningAgent, Setting
+from lewm_bench.agent import Loaded, PlanningAgent, Setting
 from lewm_bench.agents import oracle
 from lewm_bench.agents.lewm import LEWM, LeWMConfig
-from lewm_bench.agents.oracle import ORACLE, LatentOracle, simulation_of
+from lewm_bench.agents.oracle import ORACLE, LatentOracle, OracleConfig, simulation_of
 from lewm_bench.agents.scripted import NOOP, RANDOM
 from lewm_bench.collect import CollectConfig, collect
 from lewm_bench.env import GoalEnv
@@ -83,7 +83,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     config = CollectConfig(episodes=40, steps=20, policies={"jitter": 0.2, "drift": 0.8})
     dataset = collect(env, config, 0, folder / "data", progress=False)
     return Setting(
-        env, EXACT, "agent", dataset, "key", AgentConfig(frame_skip=SKIP), CEM, 0, torch.device("cpu"), Store(folder)
+        env, EXACT, "agent", dataset, "key", OracleConfig(frame_skip=SKIP), CEM, 0, torch.device("cpu"), Store(folder)
     )
 
 
