@@ -169,7 +169,7 @@ def pairs_of(run: Run, job: Job, setting: Setting, offset: int) -> Pairs:
     """The pairs of a job at one goal offset; those of a stratum from the cache, if they have been sorted before.
 
     Raises:
-        UserError: the data cannot give so many, or has none of this stratum.
+        UserError: the data cannot give so many; of a stratum there may be fewer, or none.
     """
     config, rules = run.suite.of(job.env).settings.evaluate, PROTOCOLS[job.protocol]
     if rules.stratum is None:
@@ -181,7 +181,7 @@ def pairs_of(run: Run, job: Job, setting: Setting, offset: int) -> Pairs:
         found = strata.sort_pairs(setting, rules, config.candidates, offset, config.split, budget, run.progress)
         write_text(work / SORTED, found.model_dump_json())
 
-    folder = setting.store.stage("pairs", spec, build, lambda folder: read_sorted(folder))
+    folder = setting.store.stage("pairs", spec, build, read_sorted)
     return strata.choose(read_sorted(folder), rules.stratum, job.num_pairs, offset)
 
 
@@ -205,12 +205,11 @@ class Measured:
 
 
 def measure(
-    run: Run, job: Job, setting: Setting, family: Family, loaded: Callable[[], Loaded], offset: int
+    run: Run, job: Job, setting: Setting, family: Family, loaded: Callable[[], Loaded], offset: int, pairs: Pairs
 ) -> Measured:
     """The episodes of one goal offset, from the cache as far as they are there."""
     config = run.suite.of(job.env).settings.evaluate
     rules = PROTOCOLS[job.protocol]
-    pairs = pairs_of(run, job, setting, offset)
     budget = config.budget or rules.budget(offset)
     spec = evaluation_spec(run.suite, job, setting, family, offset)
 
@@ -323,10 +322,11 @@ def measured_job(run: Run, job: Job, data: Data, checkpoint: Path | None = None)
     """A cell's agent, trained if it is not in the cache, and its episodes by goal offset; raises what ``run_job`` does."""
     family, setting, folder = it = ready(run, job, data, checkpoint)
     loaded = cache(lambda: load_agent(family, setting, folder))
-    offsets = [o for o in job.goal_offset if len(pairs_of(run, job, setting, o))]
-    if not offsets:
+    found = {offset: pairs_of(run, job, setting, offset) for offset in job.goal_offset}
+    asked = {offset: pairs for offset, pairs in found.items() if len(pairs)}
+    if not asked:
         raise NotRun(f"{no_pairs(run, job)}; ask for a larger evaluate.goal_offset or more evaluate.candidates")
-    return it, {offset: measure(run, job, setting, family, loaded, offset) for offset in offsets}
+    return it, {o: measure(run, job, setting, family, loaded, o, pairs) for o, pairs in asked.items()}
 
 
 def no_pairs(run: Run, job: Job) -> str:

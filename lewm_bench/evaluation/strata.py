@@ -18,15 +18,14 @@ from tqdm import tqdm
 from lewm_bench.agent import AgentConfig, Setting
 from lewm_bench.agents.oracle import GREEDY_PLANNER, PathOracle, SimulatorAgent, simulation_of
 from lewm_bench.config import Config
+from lewm_bench.planning import CEMConfig
 from lewm_bench.protocol import Pairs, Protocol, first_pairs
 from lewm_bench.rng import stream
 from lewm_bench.types import Goals
 
 PLANNERS = {
     "greedy": GREEDY_PLANNER,
-    "ceiling": GREEDY_PLANNER.model_copy(
-        update={"horizon": 5, "receding": 5, "num_samples": 100, "num_iterations": 3, "num_elites": 10}
-    ),
+    "ceiling": CEMConfig(horizon=5, receding=5, num_samples=100, num_iterations=3, num_elites=10),
 }
 _CHUNK = 50  # pairs that are planned for together
 
