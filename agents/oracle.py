@@ -1,8 +1,9 @@
 """Oracles: the same planner on the true simulator. The ceiling of the planner, and what separates its two parts.
 
-``oracle`` scores plans by the true distance to the goal, or with ``cost=path`` by the length of the way there.
-``greedy`` looks no further than its next block, and so says which goals need no plan. ``LatentOracle`` simulates truly but scores by the distance
-in a model's latent space: if it fails, the latent metric is at fault and not the learned dynamics.
+``oracle`` scores plans by the length of the way that is left, or with ``cost=distance`` by the distance through whatever
+is in between. ``greedy`` looks no further than its next block, and so says which goals need no plan. ``LatentOracle``
+simulates truly but scores by the distance in a model's latent space: if it fails, the latent metric is at fault and not
+the learned dynamics.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ class LatentOracle(SimulatorAgent):
 class OracleConfig(AgentConfig):
     """What ``oracle`` minimises. Where something is in the way the distance leads it into a corner; a path does not."""
 
-    cost: Literal["distance", "path"] = "distance"
+    cost: Literal["path", "distance"] = "path"  # the same in an environment that knows no ways
 
 
 class OracleFamily(Family):
@@ -142,16 +143,19 @@ class OracleFamily(Family):
     Config = OracleConfig
     planning_only = ("cost",)
 
-    summary = "the same CEM on the true simulator with the true distance: the planner's ceiling"
+    summary = "the same CEM on the true simulator along shortest ways: the planner's ceiling"
     decision_cost = 1.0
     kind = "privileged"
     plans = True
 
     def load(self, setting: Setting[OracleConfig], checkpoint: Path | None) -> Loaded:
-        agent = PathOracle if setting.config.cost == "path" else SimulatorAgent
+        path = setting.config.cost == "path"
+        agent = PathOracle if path else SimulatorAgent
+        knows_ways = type(setting.env).path_length is not GoalEnv.path_length
+        measure = "shortest ways" if path and knows_ways else "distance"
         return Loaded(
             agent(simulation_of(setting), setting.cem),
-            "Oracle (same planner, true simulator and distance)",
+            f"Oracle (same planner, true simulator and {measure})",
             note="sees the true state",
         )
 

@@ -55,7 +55,7 @@ ABOUT = {
     "noop": "does nothing: what the task gives away for free.",
     "straight": "sees in both pictures where the agent is and pushes straight there, blind to walls; it learns nothing.",
     "greedy": "takes the best next block by the true simulator and distance: goals that it reaches need no planning.",
-    "oracle": "the same planner on the true simulator and true distance: the ceiling of the planner.",
+    "oracle": "the same planner on the true simulator, along shortest ways where they are known: the planner's ceiling.",
 }
 
 PAPERS = {

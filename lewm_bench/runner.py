@@ -178,7 +178,8 @@ def pairs_of(run: Run, job: Job, setting: Setting, offset: int) -> Pairs:
     spec = pairs_spec(run.suite, job, setting, offset)
 
     def build(work: Path) -> None:
-        found = strata.sort_pairs(setting, rules, config.candidates, offset, config.split, budget, run.progress)
+        asked = config.num_pairs, config.candidates, offset, config.split, budget, run.progress
+        found = strata.sort_pairs(setting, rules, *asked)
         write_text(work / SORTED, found.model_dump_json())
 
     folder = setting.store.stage("pairs", spec, build, read_sorted)

@@ -52,8 +52,8 @@ def ends(family, setting: Setting, way, **config) -> tuple[bool, float]:
 def test_what_is_around_a_wall_needs_a_path(setting: Setting) -> None:
     for family in (STRAIGHT, GREEDY):
         assert ends(family, setting, ALONG)[0] and not ends(family, setting, AROUND)[0]
-    assert not ends(ORACLE, setting, AROUND)[0], "the distance leads into the corner, five blocks ahead too"
-    reached, left = ends(ORACLE, setting, AROUND, cost="path")
+    assert not ends(ORACLE, setting, AROUND, cost="distance")[0], "it leads into the corner, five blocks ahead too"
+    reached, left = ends(ORACLE, setting, AROUND)
     assert reached and left < setting.env.threshold
 
 

@@ -48,9 +48,19 @@ class Sorted(Config):
 
 
 def sort_pairs(
-    setting: Setting, protocol: Protocol, most: int, offset: int, split: str, budget: int, progress: bool = False
+    setting: Setting,
+    protocol: Protocol,
+    wanted: int,
+    most: int,
+    offset: int,
+    split: str,
+    budget: int,
+    progress: bool = False,
 ) -> Sorted:
-    """The first pairs of a protocol, at most ``most``, and which of them the two judges reach within ``budget`` steps."""
+    """The first pairs of a protocol, and which of them the two judges reach within ``budget`` steps.
+
+    As many pairs as hold ``wanted`` of each stratum, and ``most`` at most.
+    """
     dataset, env = setting.dataset, setting.env
     episode, start = first_pairs(dataset, env, protocol, most, offset, split)
     states, goals = dataset.states[start], dataset.states[start + offset]
@@ -60,6 +70,7 @@ def sort_pairs(
         "ceiling": PathOracle(simulation, PLANNERS["ceiling"]),
     }
     reached = {name: np.zeros(len(start), bool) for name in judges}
+    enough: int | None = None
     with tqdm(total=len(start), desc=f"sort pairs offset {offset}", disable=not progress, leave=False) as bar:
         for begin in range(0, len(start), _CHUNK):
             chunk = np.arange(begin, min(begin + _CHUNK, len(start)))
@@ -68,15 +79,23 @@ def sort_pairs(
                 rngs = [stream(protocol.seed, "strata", setting.env_id, name, offset, split, int(i)) for i in left]
                 reached[name][left] = solves(judge, states[left], goals[left], rngs, budget)
             bar.update(len(chunk))
+            if (enough := _holds(wanted, reached)) is not None:
+                break
     rows = dataset.rows(split, spare=offset)
     return Sorted(
-        episode=tuple(episode.tolist()),
-        start=tuple(start.tolist()),
-        greedy=tuple(reached["greedy"].tolist()),
-        ceiling=tuple(reached["ceiling"].tolist()),
+        episode=tuple(episode[:enough].tolist()),
+        start=tuple(start[:enough].tolist()),
+        greedy=tuple(reached["greedy"][:enough].tolist()),
+        ceiling=tuple(reached["ceiling"][:enough].tolist()),
         candidates=len(rows),
         solved_at_start=int(np.sum(env.reached(dataset.states[rows], dataset.states[rows + offset]))),
     )
+
+
+def _holds(wanted: int, reached: dict[str, np.ndarray]) -> int | None:
+    """How many pairs hold ``wanted`` that each judge reaches; None if all of them are too few. Knows nothing of chunks."""
+    counts = np.minimum(*(np.cumsum(found) for found in reached.values()))
+    return int(np.searchsorted(counts, wanted)) + 1 if len(counts) and counts[-1] >= wanted else None
 
 
 def choose(found: Sorted, stratum: str, num_pairs: int, offset: int) -> Pairs:

@@ -27,7 +27,7 @@ from lewm_bench.suite import EnvSpec, Job, Suite
 from lewm_bench.system.source import made_of
 from lewm_bench.train import FREE
 
-DATA_SCHEMA, MODEL_SCHEMA, PAIRS_SCHEMA, EVALUATION_SCHEMA = 2, 2, 1, 3
+DATA_SCHEMA, MODEL_SCHEMA, PAIRS_SCHEMA, EVALUATION_SCHEMA = 2, 2, 2, 3
 DATA_SEED = 0  # all training seeds share one dataset
 
 
@@ -135,7 +135,7 @@ def pairs_spec(suite: Suite, job: Job, setting: Setting, offset: int) -> dict[st
         "protocol": rules.model_copy(update={"stratum": None}).id,
         "dataset": [setting.dataset_key, setting.dataset.fingerprint],
         "env": setting.env_id,
-        "evaluate": config.model_dump(mode="json", include={"split", "budget", "candidates"}),
+        "evaluate": config.model_dump(mode="json", include={"split", "budget", "candidates", "num_pairs"}),
         "goal_offset": offset,
         "planners": {name: planner.model_dump(mode="json") for name, planner in strata.PLANNERS.items()},
     }
@@ -162,7 +162,11 @@ def evaluation_spec(suite: Suite, job: Job, setting: Setting, family: Family, of
 
 
 def latent_oracle_pairs(suite: Suite, job: Job, offset: int) -> int:
-    """Pairs for the latent oracle. It renders every candidate: only the run's first offset and lowest seed have any."""
+    """Pairs for the latent oracle. It renders every candidate: only one offset and the lowest seed have any.
+
+    That is the first offset; of pairs that need a plan the last, where most of them are.
+    """
     config = suite.of(job.env).settings.evaluate
-    first = offset == config.goal_offset[0] and job.seed == min(job.seed for job in suite.jobs)
+    which = -1 if PROTOCOLS[job.protocol].stratum == "planning" else 0
+    first = offset == config.goal_offset[which] and job.seed == min(job.seed for job in suite.jobs)
     return min(config.latent_oracle_pairs, job.num_pairs) if first else 0
