@@ -149,7 +149,7 @@ def test_each_stratum_has_its_own_cells_rows_and_numbers(ran) -> None:
     assert list(dict.fromkeys(table["protocol"])) == ["clean-2/planning", "clean-2/plain"]
     hits = table[table["goal_offset"] == 60].set_index(["protocol", "agent"])["hit"]
     assert hits["clean-2/planning", "greedy"] <= 0.2 and hits["clean-2/plain", "greedy"] >= 0.8
-    assert hits["clean-2/planning", oracle] >= 0.8
+    assert hits["clean-2/planning", "oracle"] >= 0.8
     shares = table[table["goal_offset"] == 60].groupby("protocol")["stratum_share"].first()
     assert 0 < shares["clean-2/planning"] < 1 and shares.sum() <= 1
     videos = [name for c in cells for o in c.offsets for name in o.videos]
