@@ -36,7 +36,9 @@ class EvalConfig(Config):
     num_pairs: int = Field(100, ge=1)
     goal_offset: tuple[int, ...] = (25, 50)  # environment steps from start to goal in the data
     split: str = "test"  # val to tune; the test episodes are for reporting
-    candidates: int = Field(400, ge=1)  # pairs that are sorted at most, by protocols with strata, to find num_pairs of each
+    candidates: int = Field(
+        400, ge=1
+    )  # pairs that are sorted at most, by protocols with strata, to find num_pairs of each
     budget: int | None = Field(None, ge=1)  # environment steps; None: as the protocol says
     batch: int = Field(1, ge=1)  # episodes planned together; times are then per episode of the batch
     latent_oracle_pairs: int = Field(20, ge=0)  # of the first offset and seed
