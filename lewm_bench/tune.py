@@ -18,7 +18,7 @@ from tqdm import tqdm
 from lewm_bench.errors import TrainingFailed, UserError, unknown
 from lewm_bench.files import write_text
 from lewm_bench.names import parse_agent
-from lewm_bench.protocol import PROTOCOLS, sample_pairs
+from lewm_bench.protocol import CLEAN_1, PROTOCOLS, sample_pairs
 from lewm_bench.provenance import commit, hardware, versions
 from lewm_bench.registry import agent_family
 from lewm_bench.rng import stream
@@ -39,6 +39,8 @@ FAILURE_FILE = "failure.json"
 def validation_only(overrides: Sequence[str]) -> list[str]:
     """The command line's settings for tuning: validation pairs, and no latent oracle, which decides nothing here.
 
+    Pairs of all kinds together, whatever the suite asks, since one score decides.
+
     Raises:
         UserError: they ask for other episodes.
     """
@@ -46,7 +48,8 @@ def validation_only(overrides: Sequence[str]) -> list[str]:
     if not isinstance(asked, dict):
         return list(overrides)  # a mistake that is about to be named
     check_split(asked.get("split", SPLIT))
-    return [*overrides, f"evaluate.split={SPLIT}", "evaluate.latent_oracle_pairs=0"]
+    unsorted = [] if "protocol" in asked else [f"evaluate.protocol={CLEAN_1.id}"]
+    return [*overrides, *unsorted, f"evaluate.split={SPLIT}", "evaluate.latent_oracle_pairs=0"]
 
 
 def check_split(split: str) -> None:

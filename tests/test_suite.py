@@ -203,6 +203,8 @@ def test_the_shipped_file_restates_no_default():
         blocks += [(f"{name}/{profile}", block) for profile, block in recipe.get("profiles", {}).items()]
     for name, suite in data["suites"].items():
         blocks.append((name, suite.get("settings", {})))
+        with_settings = [env for env in suite.get("envs", ()) if isinstance(env, dict)]
+        blocks += [(f"{name}/{env['id']}", env.get("settings", {})) for env in with_settings]
         blocks += [
             (f"{name}/{profile}", part.get("settings", {})) for profile, part in suite.get("profiles", {}).items()
         ]
