@@ -22,7 +22,7 @@ from lewm_bench import arms, tables
 from lewm_bench.drawing import colour
 from lewm_bench.records import CellRecord, EpisodeRow
 from lewm_bench.run.commands import join_command
-from lewm_bench.run.contests import LEARNS, ranking
+from lewm_bench.run.contests import LEARNS, compared, ranking
 from lewm_bench.system.reading import is_file, read_bytes
 from lewm_bench.tables import Line, View, plain_lines, short
 from lewm_bench.videos import episode_ending, still
@@ -229,9 +229,9 @@ def _in_short(summary: Summary) -> str:
 def _told_of(summary: Summary) -> pd.DataFrame:
     """The rows of the main comparison that were measured or failed."""
     measured = summary.table["hit"].notna()
-    main = arms.main_rows(summary.table[measured], summary.kinds)["agent"]
+    main = compared(summary.table["agent"][measured], summary.kinds)
     failed = (summary.table["status"] == "failed") & ~summary.table["agent"].map(arms.is_arm)
-    return summary.table[(measured & summary.table["agent"].isin(set(main))) | failed]
+    return summary.table[(measured & summary.table["agent"].isin(main)) | failed]
 
 
 def _columns(told_of: pd.DataFrame, summary: Summary) -> list[str]:

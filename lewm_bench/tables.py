@@ -456,7 +456,7 @@ def budget(cell: CellRecord) -> str:
 def markdown(summary: Summary) -> str:
     """``table.md``."""
     parts = [f"# {md(summary.title)}", "\n".join(f"- {md(line)}" for line in caption(summary))]
-    parts.append("\n".join(f"- {md(line)}" for line in summary.verdict))
+    parts += ["What was found:", "\n".join(f"- {md(line)}" for line in summary.verdict)]
     for view in views(summary):
         parts += [f"## {md(view.heading)}", md(view.setting.capitalize()) + "."]
         parts.append(_md_table(("Agent", *view.header), view.groups))

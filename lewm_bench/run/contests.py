@@ -8,7 +8,7 @@ differences are those of the table, corrected there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,9 +65,23 @@ class Contest:
 
 def contests(table: pd.DataFrame, kinds: Mapping[str, str], groups: Mapping[Key, Group]) -> tuple[Contest, ...]:
     """The leading tasks in the order of environments."""
-    measured = arms.main_rows(table[table["hit"].notna()], kinds)
+    measured = table[table["hit"].notna()]
+    measured = measured[measured["agent"].isin(compared(measured["agent"], kinds))]
     places = measured.groupby(["env", "profile"], sort=True)
     return tuple(_contest(_leading(rows, kinds), kinds, groups) for _, rows in places)
+
+
+def compared(agents: Iterable[str], kinds: Mapping[str, str]) -> set[str]:
+    """Those that are no arms of an ablation; all of them where no other agent that learns is among them.
+
+    A floor or a ceiling is asked for with settings because it is wanted so (``oracle:cost=path``), and stands for itself
+    where it was not run without them.
+    """
+    agents = set(agents)
+    plain = {agent for agent in agents if not arms.is_arm(agent)}
+    if not any(kinds[agent] in LEARNS for agent in plain):
+        return agents
+    return plain | {a for a in agents - plain if kinds[a] not in LEARNS and arms.parts(a).trained not in plain}
 
 
 def _leading(rows: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFrame:

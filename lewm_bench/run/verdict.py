@@ -15,6 +15,7 @@ from lewm_bench.tables import METHOD_RUNS, offset_name, percent, short
 if TYPE_CHECKING:
     from lewm_bench.report import Summary
 
+HOW = "By paired differences in points, corrected by Holm"
 SHOWN = 3  # numbers of a list that stand in a sentence; the tables have them all
 
 
@@ -94,7 +95,7 @@ def _told_apart(contest: Contest, labels: Mapping[str, str]) -> str:
     parts += [f"not told apart from {_differences(close, labels)}"] if close else []
     parts += [f"not compared with {_some(few)} (fewer than {METHOD_RUNS} training runs)"] if few else []
     parts += [f"not compared with {_some(elsewhere)} (other pairs)"] if elsewhere else []
-    how = "By paired differences in points, corrected by Holm, " if judged else ""
+    how = f"{HOW}, " if judged else ""
     return f"{how}{best} is {'; '.join(parts)}."
 
 
@@ -104,7 +105,7 @@ def _is_few(runs: int | None) -> bool:
 
 def _differences(rivals: Iterable[Rival], labels: Mapping[str, str]) -> str:
     """Names with differences, the smallest first: what is nearest to the best is what the verdict hangs on."""
-    ordered = sorted(rivals, key=lambda r: abs(r.difference.value))
+    ordered = sorted(rivals, key=lambda r: round(abs(r.difference.value), 9))
     return _some([f"{labels[r.agent]} ({_points(r)})" for r in ordered], [labels[r.agent] for r in ordered])
 
 
@@ -123,7 +124,7 @@ def _all(names: Sequence[str]) -> str:
 
 
 def _reflexes(contest: Contest, labels: Mapping[str, str]) -> Iterator[str]:
-    """Whether something that learns nothing reaches as much as the best that learns."""
+    """What learns nothing and reaches as much as the best that learns, as far as paired differences tell."""
     if not contest.learners:
         return
     best = labels[contest.learners[0]]
@@ -134,11 +135,11 @@ def _reflexes(contest: Contest, labels: Mapping[str, str]) -> Iterator[str]:
     equal = [r for r in known if not r.apart]
     verb = "do" if _is_few(contest.runs) and contest.runs != 1 else "does"
     if above:
-        told = f"{_differences(above, labels)}: what learns nothing reaches more"
-        yield f"By paired differences in points {best} {verb} worse than {told}."
+        yield f"{HOW}, {best} {verb} worse than {_differences(above, labels)}: what learns nothing reaches more."
     if equal:
-        told = f"{_differences(equal, labels)}: what learns nothing reaches as much, as far as these pairs can tell"
-        yield f"By paired differences in points {best} cannot be told apart from {told}."
+        as_much = "reaches" if max(r.difference.value for r in equal) <= 0 else "may reach"
+        told = f"{_differences(equal, labels)}: what learns nothing {as_much} as much"
+        yield f"{HOW}, {best} cannot be told apart from {told}."
 
 
 def _bounds(contest: Contest, labels: Mapping[str, str], kinds: Mapping[str, str]) -> str:
