@@ -22,6 +22,7 @@ from lewm_bench import arms, tables
 from lewm_bench.drawing import colour
 from lewm_bench.records import CellRecord, EpisodeRow
 from lewm_bench.run.commands import join_command
+from lewm_bench.run.contests import LEARNS, compared, ranking
 from lewm_bench.system.reading import is_file, read_bytes
 from lewm_bench.tables import Line, View, plain_lines, short
 from lewm_bench.videos import episode_ending, still
@@ -200,11 +201,13 @@ def _items(html: Iterable[str], css: str = "") -> str:
 
 
 def _in_short(summary: Summary) -> str:
-    """What most readers come for: LeWM, DINO-WM and random actions, a row per environment and offset."""
+    """What most readers come for: what was found, and every agent's success, a row per environment and offset."""
     place = ["protocol", "profile", "env", "goal_offset"]
-    measured = summary.table["hit"].notna()
-    told_of = summary.table[measured | (summary.table["status"] == "failed")]
-    agents = [a for a in HEADLINE if a in set(told_of["agent"])]
+    verdict = "".join(_paragraph(text, "verdict") for text in summary.verdict)
+    if not summary.table["hit"].notna().any():
+        return verdict + _paragraph("What was not run and why stands below.") + _paragraph(INTRODUCTION)
+    told_of = _told_of(summary)
+    agents = _columns(told_of, summary)
     ratios = {tuple(r[place]): r for _, r in summary.ratios.iterrows() if r["agent"] == "dino-wm"}
     rows = []
     for values, part in told_of.groupby(place, sort=False, dropna=False):
@@ -215,17 +218,32 @@ def _in_short(summary: Summary) -> str:
         lacking = {
             i: tables.command(summary, {**row, "agent": agents[i]}) for i, c in enumerate(cells) if c == "not run"
         }
-        rows.append(Line(task, (*cells, _ratio_cell(ratios.get(values))), commands=lacking))
-    intro = _paragraph(INTRODUCTION)
-    if not measured.any():
-        return intro + _paragraph("Nothing was measured yet; what was not run and why stands below.")
-    header = ["Task", *(f"{summary.labels[a]}, %" for a in agents), "Plan time, DINO-WM over LeWM"]
+        ratio = (_ratio_cell(ratios.get(values)),) if ratios else ()
+        rows.append(Line(task, (*cells, *ratio), commands=lacking))
+    header = ["Task", *(f"{arms.label(a, arms.title(a))}, %" for a in agents)]
+    header += ["Plan time, DINO-WM over LeWM"] if ratios else []
     told = "How many of the goals each agent reached, in percent, with 95 % intervals in brackets:"
-    return intro + _paragraph(told) + _table(header, (("", rows),))
+    return verdict + _paragraph(told) + _table(header, (("", rows),)) + _paragraph(INTRODUCTION)
+
+
+def _told_of(summary: Summary) -> pd.DataFrame:
+    """The rows of the main comparison that were measured or failed."""
+    measured = summary.table["hit"].notna()
+    main = compared(summary.table["agent"][measured], summary.kinds)
+    failed = (summary.table["status"] == "failed") & ~summary.table["agent"].map(arms.is_arm)
+    return summary.table[(measured & summary.table["agent"].isin(main)) | failed]
+
+
+def _columns(told_of: pd.DataFrame, summary: Summary) -> list[str]:
+    """Agents that learn from the data by their success, privileged ones, floors; what failed behind its equals."""
+    ranked = list(dict.fromkeys([*ranking(summary.contests), *told_of["agent"]]))
+    blocks = {kind: place for place, kind in enumerate((*LEARNS, "privileged", "floor"))}
+    learners = [a for a in ranked if summary.kinds[a] in LEARNS]
+    others = sorted((a for a in ranked if a not in learners), key=lambda a: blocks[summary.kinds[a]])
+    return learners + others
 
 
 MAIN_FIGURES = ("success.png", "ablation.png")
-HEADLINE = ("lewm", "dino-wm", "random", "oracle")
 
 
 def _ratio_cell(row: pd.Series | None) -> str:

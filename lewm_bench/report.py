@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import merge
 from itertools import islice
 from operator import itemgetter
@@ -25,6 +25,8 @@ from lewm_bench.files import write_bytes, write_pieces, write_text
 from lewm_bench.names import reading_order
 from lewm_bench.records import CellRecord, EpisodeRow, Episodes, OffsetRecord
 from lewm_bench.rng import stream
+from lewm_bench.run.contests import REFERENCE, Contest, contests
+from lewm_bench.run.verdict import verdict
 from lewm_bench.statistics import (
     NO_DIFFERENCE,
     Difference,
@@ -37,7 +39,6 @@ from lewm_bench.statistics import (
     success_rate,
 )
 
-REFERENCE = "lewm"
 FLOOR = "random"
 SPEED_REFERENCE = "dino-wm"
 
@@ -100,6 +101,14 @@ class Group:
         own = [c for c, _ in self.done if c.weights != "none" or c.train_seconds is not None]
         return None if not own else 1 if all(c.weights == "pretrained" for c in own) else len(own)
 
+    def minus(self, other: Group, rng: np.random.Generator) -> Difference:
+        """Success minus that of another agent on the pairs of both."""
+        shared = sorted(set(self.pairs) & set(other.pairs))
+        if not shared:
+            return NO_DIFFERENCE
+        sides = self.matrix("hit", shared), other.matrix("hit", shared)
+        return paired_comparison(*sides, rng, seeds_paired=self.seeds == other.seeds)
+
     @property
     def plan_seconds(self) -> list[float]:
         """Every timed plan of every seed."""
@@ -144,6 +153,8 @@ class Summary:
     loss_terms: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # agent -> logged term -> its name
     labels: Mapping[str, str] = field(default_factory=dict)  # agent -> name for people
     kinds: Mapping[str, str] = field(default_factory=dict)
+    contests: tuple[Contest, ...] = ()  # the leading task of each environment: who is best, and told apart from whom
+    verdict: tuple[str, ...] = ()  # the same in sentences
 
 
 def build_tables(cells: Iterable[CellRecord]) -> pd.DataFrame:
@@ -177,7 +188,8 @@ def summarise(cells: Iterable[CellRecord], title: str) -> Summary:
     cells = _distinct(cells)
     table = build_tables(cells)
     newest = sorted(cells, key=lambda c: (c.status == "done", bool(c.label)))
-    return Summary(
+    kinds = {c.agent: c.kind for c in cells}
+    summary = Summary(
         title=title,
         cells=tuple(cells),
         table=table,
@@ -189,8 +201,10 @@ def summarise(cells: Iterable[CellRecord], title: str) -> Summary:
         ablations=ablations(table, cells),
         loss_terms=stability.loss_terms(cells),
         labels={c.agent: arms.label(c.agent, c.label) for c in newest},
-        kinds={c.agent: c.kind for c in cells},
+        kinds=kinds,
+        contests=contests(table, kinds, _groups(cells)),
     )
+    return replace(summary, verdict=verdict(summary))
 
 
 def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: Sequence[page.Section] = ()) -> Summary:
@@ -297,12 +311,7 @@ def _difference(key: Key, group: Group, reference: Group | None, notes: list[str
         return NO_DIFFERENCE
     if len(shared) < max(len(group.pairs), len(reference.pairs)):
         notes.append(f"difference to LeWM on the {len(shared)} shared pairs")
-    return paired_comparison(
-        group.matrix("hit", shared),
-        reference.matrix("hit", shared),
-        _rng(key, "difference"),
-        seeds_paired=group.seeds == reference.seeds,
-    )
+    return group.minus(reference, _rng(key, "difference"))
 
 
 def _latents(group: Group) -> dict[str, object]:

@@ -64,6 +64,8 @@ INTERVALS = (
     "differences that survive Holm's correction for their number, which stands under each table: 5 % chance of even one false "
     "asterisk by pairs alone, up to 8 % for one comparison where trainings differ by 0.6 logits. What does not train (floors, the "
     "oracle) needs no training seeds. "
+    "The verdict names the agent that turned out best, so its differences to agents other than LeWM are corrected for all pairs "
+    "of agents that learn, and to those that learn nothing for all pairs of one that does and one that does not. "
     "'Above random' is 100 (s - random) / (100 - random): 0 is what random actions reach, 100 is every pair."
 )
 
@@ -454,6 +456,7 @@ def budget(cell: CellRecord) -> str:
 def markdown(summary: Summary) -> str:
     """``table.md``."""
     parts = [f"# {md(summary.title)}", "\n".join(f"- {md(line)}" for line in caption(summary))]
+    parts += ["What was found:", "\n".join(f"- {md(line)}" for line in summary.verdict)]
     for view in views(summary):
         parts += [f"## {md(view.heading)}", md(view.setting.capitalize()) + "."]
         parts.append(_md_table(("Agent", *view.header), view.groups))
