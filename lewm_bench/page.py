@@ -80,7 +80,7 @@ CAPTIONS = {
     "success_vs_time.png": "Success against the time for one plan: up and to the left is better. Policies answer at "
     "once because they do not plan.",
     "paths.png": "The task, and how agents went about it: each panel is one start (circle) and one goal (star); a line is "
-    "the way that an agent went, and a cross is where its time was up before it reached the goal. It sees pictures only. "
+    "the way that an agent went; it ends in a dot near enough to the goal, or in a cross where time was up before. "
     "Shown are the pairs whose shortest way is longest for the distance: who heads straight for the goal gets stuck.",
     "failures.png": "Goals that the world model with the most successes did not reach, the longest detours first: its way "
     "(thick, ending in a cross) from the circle towards the star. The faint lines are what the true simulator makes of the "

@@ -61,7 +61,10 @@ def episodes(cells: Sequence[CellRecord]) -> pd.DataFrame:
     rows = [
         {
             **{name: getattr(cell, name) for name in ("env", "agent", "seed", "protocol", "profile")},
-            **{"offset": offset.goal_offset, "pair": trail.pair, "start": trail.spots[0], "hit": trail.reached},
+            "offset": offset.goal_offset,
+            "pair": trail.pair,
+            "start": trail.spots[0],
+            "hit": trail.reached,
             "length": trail.distance if trail.path is None else trail.path,
             "detour": np.nan if trail.detour is None else trail.detour,
         }

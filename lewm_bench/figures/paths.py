@@ -28,6 +28,7 @@ WIDTH = 7.5  # inches; narrower than other figures, so that its letters can be r
 COLUMNS = 3
 MOST_ENVS, MOST_AGENTS, MOST_FAILURES = 3, 5, 6
 FIRST = ("lewm", "gcbc", "dino-wm", "greedy", "straight")  # what each does, in this order, tells most
+AIMLESS = ("random", "noop")  # whose ways say nothing
 BEHIND = ("greedy", "oracle")  # faint in the gallery of failures
 GREY = "#d9d9d9"
 INK = "#111111"
@@ -57,7 +58,7 @@ def ways(summary: Summary, folder: Path) -> Figure | None:
         return None
     chosen = {place.env: shown_agents(summary, place) for place in found}
     agents = list(dict.fromkeys(chain.from_iterable(chosen.values())))
-    figure = figure_of(len(found) * 3.1 + 0.3 * -(-(len(agents) + 3) // 4) + 0.1, WIDTH)
+    figure = figure_of(len(found) * 2.95 + 0.3 * -(-(len(agents) + 3) // 4) + 0.1, WIDTH)
     for part, place in zip(np.atleast_1d(figure.subfigures(len(found), 1)), found, strict=True):
         part.suptitle(_heading(place), x=0.01, ha="left", fontsize=13, fontweight="bold")
         scene = read_scene(folder, place.env)
@@ -136,7 +137,7 @@ def shown_agents(summary: Summary, place: Place) -> list[str]:
         base = arms.parts(agent).base
         return arms.is_arm(agent), FIRST.index(base) if base in FIRST else len(FIRST)
 
-    return sorted((a for a in place.trails if summary.kinds[a] != "floor"), key=rank)[:MOST_AGENTS]
+    return sorted((a for a in place.trails if arms.parts(a).base not in AIMLESS), key=rank)[:MOST_AGENTS]
 
 
 def best_learner(summary: Summary, found: Sequence[Place]) -> str | None:
@@ -173,7 +174,9 @@ def _panel(
             x, y, linewidth=2.0 + 0.9 * depth, solid_capstyle="round", solid_joinstyle="round",
             path_effects=None if pale else [withStroke(linewidth=3.2 + 0.9 * depth, foreground="white"), Normal()], **style,
         )  # fmt: skip
-        if not trail.reached:
+        if trail.reached:
+            axes.plot(x[-1], y[-1], "o", markersize=6 + depth, **style)
+        else:
             axes.plot(x[-1], y[-1], "x", markersize=9, markeredgewidth=2.4, path_effects=_outlined(4.4), **style)
     axes.plot(*start, "o", markersize=11, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=2, zorder=20,
               path_effects=_outlined(3.6))  # fmt: skip
@@ -181,7 +184,7 @@ def _panel(
     axes.set(xlim=(0, 1000), ylim=(1000, 0), xticks=[], yticks=[], aspect="equal")
     detour = next(iter(lines.values())).detour
     if detour is not None:
-        axes.set_xlabel(f"way {detour:.1f} x the distance", fontsize=12)
+        axes.set_xlabel(f"way {detour:.1f}x the straight line", fontsize=12)
 
 
 def _outlined(width: float) -> list:
