@@ -79,12 +79,13 @@ CAPTIONS = {
     "and the median (tick).",
     "success_vs_time.png": "Success against the time for one plan: up and to the left is better. Policies answer at "
     "once because they do not plan.",
-    "paths.png": "The task, and how agents went about it: each panel is one start (circle) and one goal (star); a line is "
-    "the way that an agent went; it ends in a dot near enough to the goal, or in a cross where time was up before. "
-    "Shown are the pairs whose shortest way is longest for the distance: who heads straight for the goal gets stuck.",
-    "failures.png": "Goals that the world model with the most successes did not reach, the longest detours first: its way "
-    "(thick, ending in a cross) from the circle towards the star. The faint lines are what the true simulator makes of the "
-    "same pair: greedy looks one step ahead, the oracle plans.",
+    "paths.png": "The task, and how agents went about it. A panel is one start (circle) and one goal (star), a line the way "
+    "of an agent, its places at every fifth step joined: it ends in a dot near enough to the goal, or in a cross where its time was "
+    "up. Planning pairs are those where always doing what looks best next does not get there. Shown are the pairs whose "
+    "shortest way is longest for the distance.",
+    "failures.png": "Goals that the best world model (where there is none, the best policy) did not reach, the longest "
+    "detours first: its way from the circle towards the star ends in a cross. The faint lines are what the true simulator "
+    "makes of the same pair: greedy looks one block of actions ahead, the oracle plans.",
     "by_distance.png": "Where agents fail: the share of goals reached, by how far it is to the goal by the shortest way "
     "(left: four groups of about equally many pairs), and by how much longer that way is than the straight line (right: "
     "1 is straight ahead, more means walls in between). Lines are 95 % intervals, the numbers below are pairs of start and goal.",

@@ -30,6 +30,7 @@ MOST_ENVS, MOST_AGENTS, MOST_FAILURES = 3, 5, 6
 FIRST = ("lewm", "gcbc", "dino-wm", "greedy", "straight")  # what each does, in this order, tells most
 AIMLESS = ("random", "noop")  # whose ways say nothing
 BEHIND = ("greedy", "oracle")  # faint in the gallery of failures
+LINE, LINE_STEP, FAINT_LINE = 2.2, 0.7, 2.6  # points; of the first line, of each further one, of what is behind
 GREY = "#d9d9d9"
 INK = "#111111"
 
@@ -53,12 +54,12 @@ class Place:
 
 def ways(summary: Summary, folder: Path) -> Figure | None:
     """The pairs with the longest detours of each environment, a line per agent."""
-    found = [place for place in places(summary) if shown_agents(summary, place)][:MOST_ENVS]
+    found = [place for place in places(summary) if shown_agents(place)][:MOST_ENVS]
     if not found:
         return None
-    chosen = {place.env: shown_agents(summary, place) for place in found}
-    agents = list(dict.fromkeys(chain.from_iterable(chosen.values())))
-    figure = figure_of(len(found) * 2.95 + 0.3 * -(-(len(agents) + 3) // 4) + 0.1, WIDTH)
+    chosen = {place.env: shown_agents(place) for place in found}
+    agents = sorted(dict.fromkeys(chain.from_iterable(chosen.values())), key=_rank)
+    figure = figure_of(len(found) * 2.95 + 0.25 * -(-(len(agents) + 3) // 4), WIDTH)
     for part, place in zip(np.atleast_1d(figure.subfigures(len(found), 1)), found, strict=True):
         part.suptitle(_heading(place), x=0.01, ha="left", fontsize=13, fontweight="bold")
         scene = read_scene(folder, place.env)
@@ -101,8 +102,7 @@ def failures(summary: Summary, folder: Path) -> Figure | None:
         behind += faint
         _panel(axes, read_scene(folder, place.env), pair, {a: place.trails[a][pair] for a in (agent, *faint)}, faint)
         axes.set_title(plain(short(place.env)), fontsize=12, fontweight="bold")
-    faint = [_agent_handle(a, a in behind) for a in (agent, *dict.fromkeys(behind))]
-    _legend(figure, faint)
+    _legend(figure, [_agent_handle(a, a in behind) for a in (agent, *dict.fromkeys(behind))])
     return figure
 
 
@@ -130,14 +130,15 @@ def _trails(cell: CellRecord, offset: int) -> dict[Pair, Trail]:
     return {(t.pair, t.spots[0], t.goal): t for o in cell.offsets if o.goal_offset == offset for t in o.trails}
 
 
-def shown_agents(summary: Summary, place: Place) -> list[str]:
+def shown_agents(place: Place) -> list[str]:
     """Up to five agents, those first that tell most; arms of an ablation last, the floor never."""
 
-    def rank(agent: str) -> tuple[bool, int]:
-        base = arms.parts(agent).base
-        return arms.is_arm(agent), FIRST.index(base) if base in FIRST else len(FIRST)
+    return sorted((a for a in place.trails if arms.parts(a).base not in AIMLESS), key=_rank)[:MOST_AGENTS]
 
-    return sorted((a for a in place.trails if arms.parts(a).base not in AIMLESS), key=rank)[:MOST_AGENTS]
+
+def _rank(agent: str) -> tuple[bool, int]:
+    base = arms.parts(agent).base
+    return arms.is_arm(agent), FIRST.index(base) if base in FIRST else len(FIRST)
 
 
 def best_learner(summary: Summary, found: Sequence[Place]) -> str | None:
@@ -160,7 +161,7 @@ def _heading(place: Place) -> str:
 def _panel(
     axes: Axes, scene: np.ndarray | None, pair: Pair, lines: Mapping[str, Trail], faint: Sequence[str] = ()
 ) -> None:
-    """A pair before its scene; of lines that lie on each other the later ones are wider and below."""
+    """A pair before its scene; where lines lie on each other the later ones are wider and below, so that all are seen."""
     _, start, goal = pair
     if scene is None:
         axes.set_facecolor(GREY)
@@ -169,13 +170,12 @@ def _panel(
     for depth, (agent, trail) in enumerate(lines.items()):
         x, y = np.array(trail.spots).T
         pale = agent in faint
-        style = {"color": colour(agent), "alpha": 0.45 if pale else 1.0, "zorder": 10 - depth}
-        axes.plot(
-            x, y, linewidth=2.0 + 0.9 * depth, solid_capstyle="round", solid_joinstyle="round",
-            path_effects=None if pale else [withStroke(linewidth=3.2 + 0.9 * depth, foreground="white"), Normal()], **style,
-        )  # fmt: skip
+        width = FAINT_LINE if pale else LINE + LINE_STEP * depth
+        style = {"color": colour(agent), "alpha": 0.5 if pale else 1.0, "zorder": 10 - depth}
+        halo = None if pale else _outlined(width + 1.4)
+        axes.plot(x, y, linewidth=width, solid_capstyle="round", solid_joinstyle="round", path_effects=halo, **style)
         if trail.reached:
-            axes.plot(x[-1], y[-1], "o", markersize=6 + depth, **style)
+            axes.plot(x[-1], y[-1], "o", markersize=width + 4, **style)
         else:
             axes.plot(x[-1], y[-1], "x", markersize=9, markeredgewidth=2.4, path_effects=_outlined(4.4), **style)
     axes.plot(*start, "o", markersize=11, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=2, zorder=20,
