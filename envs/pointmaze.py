@@ -186,6 +186,10 @@ class PointMaze(GoalEnv):
             return None
         return pushed(REFLEX_GAIN * (self._raster.found(goals) - self._raster.found(frames)))
 
+    def spots(self, states: np.ndarray) -> np.ndarray:
+        """Where the ball is; MuJoCo's camera has the raster's view."""
+        return self._raster.spots(np.asarray(states, np.float64)[:, :2])
+
     # Exploration.
 
     def policies(self) -> Mapping[str, PolicyFactory]:

@@ -163,6 +163,10 @@ class PushT(GoalEnv):
             frame[:] = self._scene.draw(state, *color)
         return frames
 
+    def spots(self, states: np.ndarray) -> np.ndarray:
+        """Where the agent is; the block is not followed."""
+        return np.asarray(states, np.float64)[:, :2] / WORLD
+
     def teleported(self, states: np.ndarray, rngs: Sequence[np.random.Generator]) -> np.ndarray:
         """(N, X) states to as many with agent and block elsewhere, at least 60 px away, and at rest."""
         return np.stack([self._elsewhere(state, rng) for state, rng in zip(states, rngs, strict=True)])

@@ -82,6 +82,10 @@ class Raster(Backdrop):
         self.background = np.rint(blend).astype(np.uint8)  # (size, size, 3)
         self._windows = np.lib.stride_tricks.sliding_window_view(self.background, (self._patch, self._patch), (0, 1))
 
+    def spots(self, positions: np.ndarray) -> np.ndarray:
+        """(N, 2) x, y to (N, 2) shares of the frame's width and height, from its upper left corner."""
+        return 0.5 + positions * (1, -1) * self._scale / self._size
+
     def _position(self, column: np.ndarray, row: np.ndarray) -> np.ndarray:
         middle = self._size / 2 - 0.5
         return np.stack([column - middle, middle - row], axis=-1) / self._scale

@@ -351,6 +351,10 @@ class RoomsEnv(GoalEnv):
         """Steps towards where the goal image has the dot."""
         return pushed((self._raster.found(goals) - self._raster.found(frames)) / self.rooms.speed)
 
+    def spots(self, states: np.ndarray) -> np.ndarray:
+        """Where the dot is; the middle of the first pixel is at coordinate 0."""
+        return (np.asarray(states, np.float64) + 0.5) / self.rooms.size
+
     # Exploration.
 
     def policies(self) -> Mapping[str, PolicyFactory]:

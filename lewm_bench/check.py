@@ -350,6 +350,7 @@ def _arguments(env: GoalEnv) -> str:
         "path_length": (env.path_length, (states, goals)),
         "reached": (env.reached, (states, goals)),
         "reflex": (env.reflex, (env.render_states(states), env.render_states(goals))),
+        "spots": (env.spots, (states,)),
         "quantities": (env.quantities, (states,)),
         "recolored": (env.recolored, (states,)),
         "teleported": (lambda given: env.teleported(given, rngs), (states,)),
@@ -384,6 +385,11 @@ def _success(env: GoalEnv) -> str:
     _require(
         pushes is None or (pushes.shape == (STARTS, *env.action_space.shape) and np.isfinite(pushes).all()),
         "reflex must return None or (N, action_dim) finite actions for (N, h, w, 3) frames and goal images",
+    )
+    spots = env.spots(states)
+    _require(
+        spots is None or (spots.shape == (len(states), 2) and bool(((spots >= 0) & (spots <= 1)).all())),
+        "spots must return None or (N, 2) shares of the frame's width and height, from 0 to 1, for (N, X) states",
     )
     _require(env.reached(goals, goals).all(), "reached must be true at the goal itself")
     solved = env.reached(states, goals)

@@ -682,9 +682,9 @@ def report(
     cells = load_cells(folders)
     target = out or folders[0]
     with claimed(target):
-        for folder in folders:
-            if out is not None and (folder / "videos").is_dir():
-                copy_folder(folder / "videos", target / "videos")
+        for part in (folder / name for folder in folders for name in ("videos", "scenes")):
+            if out is not None and part.is_dir():
+                copy_folder(part, target / part.name)
         summary = write_report(cells, target, title or f"Suite {cells[0].suite}")
     typer.echo(terminal(summary))
     typer.echo(f"report: {target / 'report.html'}")

@@ -102,6 +102,14 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
         del frames, goals
         return None
 
+    def spots(self, states: np.ndarray) -> np.ndarray | None:
+        """(N, X) states to (N, 2): where what moves is in its frame, as shares of its width and height, in [0, 1].
+
+        From the upper left corner; reports draw paths by it. None where an environment has no such thing.
+        """
+        del states
+        return None
+
     def over(self, states: np.ndarray) -> np.ndarray:
         """(..., X) states to (...) bool: whether an episode has ended there, so that no action changes anything.
 

@@ -80,6 +80,16 @@ CAPTIONS = {
     "and the median (tick).",
     "success_vs_time.png": "Success against the time for one plan: up and to the left is better. Policies answer at "
     "once because they do not plan.",
+    "paths.png": "The task, and how agents went about it. A panel is one start (circle) and one goal (star), a line the way "
+    "of an agent, its places at every fifth step joined: it ends in a dot near enough to the goal, or in a cross where its time was "
+    "up. Planning pairs are those where always doing what looks best next does not get there. Shown are the pairs whose "
+    "shortest way is longest for the distance.",
+    "failures.png": "Goals that the best world model (where there is none, the best policy) did not reach, the longest "
+    "detours first: its way from the circle towards the star ends in a cross. The faint lines are what the true simulator "
+    "makes of the same pair: greedy looks one block of actions ahead, the oracle plans.",
+    "by_distance.png": "Where agents fail: the share of goals reached, by how far it is to the goal by the shortest way "
+    "(left: four groups of about equally many pairs), and by how much longer that way is than the straight line (right: "
+    "1 is straight ahead, more means walls in between). Lines are 95 % intervals, the numbers below are pairs of start and goal.",
     "ablation.png": "Ablations: one setting of an agent changed at a time, everything else as in the agent itself (grey "
     "band: its default). Lines are 95 % intervals. Beneath, how training ended, a dot per seed: a latent standard "
     "deviation near 0 is a representation that has collapsed.",
@@ -127,8 +137,12 @@ def render(summary: Summary, figures: Mapping[str, bytes], folder: Path, extra: 
     under = captions(summary)
     shown = {name: _figure(png, under.get(name, name)) for name, png in figures.items()}
     main = next((name for name in MAIN_FIGURES if name in shown), "")
+    task, failed = (
+        _figure(figures[name], under[name], "picture task") if shown.pop(name, "") else ""
+        for name in ("paths.png", "failures.png")
+    )
     sections = {
-        "In short": _in_short(summary),
+        "In short": task + _in_short(summary),
         "Results": shown.pop(main, "") + _results(summary),
     }
     folded = {
@@ -138,6 +152,7 @@ def render(summary: Summary, figures: Mapping[str, bytes], folder: Path, extra: 
         "Solvers": _solvers(summary),
         "Planning time": _planning_time(summary),
         "Figures": "".join(shown.values()),
+        "Failures": failed,
     }
     end = {
         "Videos": _videos(summary, folder),

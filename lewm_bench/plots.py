@@ -6,6 +6,7 @@ Draws the numbers it is given and computes none of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,17 +35,31 @@ from lewm_bench.drawing import (
     second_ticks,
     tidy,
 )
+from lewm_bench.figures import paths
+from lewm_bench.figures.distance import by_distance
 from lewm_bench.tables import seconds
 
 if TYPE_CHECKING:
     from lewm_bench.report import Summary
 
-__all__ = ["COLOURS", "FIGURES", "MARKERS", "colour", "draw_all", "marker", "panels", "png", "second_ticks"]
+__all__ = [
+    "COLOURS",
+    "FIGURES",
+    "IN_SCENES",
+    "MARKERS",
+    "colour",
+    "draw_all",
+    "marker",
+    "panels",
+    "png",
+    "second_ticks",
+]
 
 
-def draw_all(summary: Summary) -> dict[str, bytes]:
-    """File name to PNG of every figure that has data."""
+def draw_all(summary: Summary, folder: Path) -> dict[str, bytes]:
+    """File name to PNG of every figure that has data; scenes are looked up in the results ``folder``."""
     drawn = {name: draw(summary) for name, draw in FIGURES.items()}
+    drawn |= {name: draw(summary, folder) for name, draw in IN_SCENES.items()}
     return {name: png(figure) for name, figure in drawn.items() if figure is not None}
 
 
@@ -234,8 +249,14 @@ FIGURES: Mapping[str, Callable[[Summary], Figure | None]] = {
     "success.png": success,
     "plan_time.png": plan_time,
     "success_vs_time.png": success_vs_time,
+    "by_distance.png": by_distance,
     "ablation.png": ablation_plot.ablation,
     "stability.png": learning_plots.stability,
     "losses.png": learning_plots.losses,
     "training.png": learning_plots.training,
+}
+
+IN_SCENES: Mapping[str, Callable[[Summary, Path], Figure | None]] = {
+    "paths.png": paths.ways,
+    "failures.png": paths.failures,
 }

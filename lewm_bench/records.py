@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, GetCoreSchemaHandler, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, PlainSerializer, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 from lewm_bench.config import Record
@@ -104,6 +104,42 @@ class Episodes(Columns[EpisodeRow]):
         return [values for where, values in zip(offsets, columns, strict=True) if where == offset]
 
 
+Spot = tuple[Annotated[int, Field(ge=0, le=1000)], Annotated[int, Field(ge=0, le=1000)]]
+"""Where something is in a frame: per mille of its width and height, from its upper left corner."""
+
+
+def _spots(value: object) -> object:
+    """``"12,500 13,498"`` to a tuple of numbers each; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    return tuple(tuple(map(int, spot.split(","))) for spot in value.split())
+
+
+Spots = Annotated[
+    tuple[Spot, ...],
+    Field(min_length=1),
+    BeforeValidator(_spots),
+    # In a file as text: indented JSON takes ten times as much for numbers in lists in lists.
+    PlainSerializer(lambda spots: " ".join(f"{x},{y}" for x, y in spots), return_type=str, when_used="json"),
+]
+
+
+class Trail(Record):
+    """The way that an agent went in one episode, until it first reached the goal or to the end."""
+
+    pair: int
+    goal: Spot
+    spots: Spots  # of every fifth environment step, the start and the last one included
+    reached: bool
+    distance: float  # from start to goal, in the environment's unit
+    path: float | None = None  # length of the shortest way there, where the environment knows it
+
+    @property
+    def detour(self) -> float | None:
+        """How many times as long as the distance the shortest way is."""
+        return None if self.path is None or not self.distance > 0 else self.path / self.distance
+
+
 class OffsetRecord(Record):
     """What one cell measured at one goal offset, beside its episodes."""
 
@@ -118,6 +154,7 @@ class OffsetRecord(Record):
     latent_oracle_pairs: int = 0
     distance_rank_correlation: float | None = None  # Spearman of latent and true distance
     videos: tuple[str, ...] = ()  # files relative to the suite's results folder
+    trails: tuple[Trail, ...] = ()  # of every pair, where the environment says where what moves is
 
 
 class CellRecord(Record):

@@ -222,8 +222,11 @@ def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: S
     write_text(folder / "table.md", tables.markdown(summary))
     write_text(folder / "table.tex", tables.latex(summary))
     write_pieces(folder / "episodes.csv", (text.encode() for text in _episodes(summary.cells)))
-    figures = plots.draw_all(summary)
-    for name in plots.FIGURES:  # a figure of an earlier report that no longer has data would deceive
+    figures = plots.draw_all(summary, folder)
+    for name in (
+        *plots.FIGURES,
+        *plots.IN_SCENES,
+    ):  # a figure of an earlier report that no longer has data would deceive
         if name not in figures:
             (folder / name).unlink(missing_ok=True)
     for name, png in figures.items():

@@ -32,7 +32,9 @@ from lewm_bench.env import GoalEnv, require_spaces
 from lewm_bench.errors import NotRun, PluginError, TrainingFailed, UserError
 from lewm_bench.evaluate import PairResult, distance_rank_correlation, evaluate, latent_oracle
 from lewm_bench.evaluation import strata
-from lewm_bench.files import checksum, write_text
+from lewm_bench.evaluation.trails import trails
+from lewm_bench.figures.scenes import scene_name, scene_png
+from lewm_bench.files import checksum, write_bytes, write_text
 from lewm_bench.names import parse_agent, stratum_of
 from lewm_bench.pace import within_seconds
 from lewm_bench.protocol import PROTOCOLS, Pairs, sample_pairs
@@ -63,6 +65,7 @@ logger = logging.getLogger(__name__)
 EPISODES, EXTRAS = "episodes.jsonl", "extras.json"  # of an evaluation's folder
 SORTED = "sorted.json"  # of a folder of pairs
 TRAINING = "training.json"  # of a checkpoint folder
+SCENE_STATES, SCENE_PIXELS = 31, 256  # an odd number, so that a median is one of the values
 ERRORS = "errors"  # folder of tracebacks in the results
 
 
@@ -454,8 +457,10 @@ def record(
                 latent_oracle_pairs=m.extras["latent_oracle_pairs"],
                 distance_rank_correlation=m.extras["rank_correlation"],
                 videos=videos(run, job, setting, offset, m),
+                trails=trails(setting.env, m.results, setting.dataset.states[m.pairs.goal_row]),
             )
         )
+    draw_scene(run, job, setting)
     return CellRecord(
         **base(run, job, "done"),
         label=extra["label"],
@@ -548,6 +553,22 @@ def videos(run: Run, job: Job, setting: Setting, offset: int, measured: Measured
         )
         names.append(name)
     return tuple(names)
+
+
+def draw_scene(run: Run, job: Job, setting: Setting) -> None:
+    """Write the job's environment without what moves, before which its trails are drawn; they can do without."""
+    spec, dataset = job.env, setting.dataset
+    if setting.env.spots(dataset.states[:1].copy()) is None:
+        return
+    rows = np.linspace(0, len(dataset.states) - 1, SCENE_STATES).astype(int)
+    large = attempted(lambda: make_env(spec.id, SCENE_PIXELS, spec.kwargs, spec.adapt))
+    frames = large if isinstance(large, Exception) else attempted(lambda: large.render_states(dataset.states[rows]))
+    if isinstance(large, GoalEnv):
+        large.close()
+    if isinstance(frames, Exception):
+        logger.warning("%s: no scene for the figures of paths: %s", spec.label, told(frames))
+        return
+    write_bytes(run.out / scene_name(spec.label), scene_png(frames))
 
 
 def run_suite(run: Run) -> list[CellRecord]:

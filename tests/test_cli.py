@@ -230,6 +230,7 @@ def test_a_runs_path_from_collect_to_report(lewm_bench, tmp_path):
     assert "  gcbc  " in out and "  random  " in out and (tmp_path / "both" / "report.html").is_file()
     films = {folder: {p.name for p in (tmp_path / folder / "videos").iterdir()} for folder in ("one", "both")}
     assert films["one"] and films["one"] < films["both"]
+    assert (tmp_path / "both" / "scenes" / "PointMaze-UMaze-v0.png").is_file()
     assert lewm_bench("report", "one", "results/tiny", "--out", "one")[0] == 0  # its films are there already
     assert {p.name for p in (tmp_path / "one" / "videos").iterdir()} == films["both"]
     assert {p.name for p in tmp_path.iterdir()} == {"cache", "tiny.yaml", "mine", "one", "results", "both"}

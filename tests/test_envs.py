@@ -340,6 +340,11 @@ class OneReflex(PointMaze):
         return super().reflex(frames[:1], goals[:1])[0]
 
 
+class PixelSpots(PointMaze):
+    def spots(self, states):
+        return self.image_size * super().spots(states)
+
+
 class FloatFrames(PointMaze):
     def render(self):
         return super().render() / 255
@@ -376,6 +381,7 @@ BROKEN = {
     UnseededTeleport: ("perturbations", "must draw from the generators"),
     NoWay: ("success", "path_length must take and return what distance does"),
     OneReflex: ("success", "reflex must return None or"),
+    PixelSpots: ("success", "spots must return None or"),
     NeverReached: ("success", "true at the goal itself"),
     WildPolicy: ("policies", "outside the action space"),
     SharedPolicyNoise: ("policies", "in other company"),

@@ -115,7 +115,7 @@ def test_environments_never_hear_of_agents(module: str) -> None:
     assert not used & {f"lewm_bench.{name}" for name in ("agent", "planning", "train", "evaluate", "runner")}
 
 
-REPORTING = ("report", "tables", "plots", "page", "statistics", "records")
+REPORTING = ("report", "tables", "plots", "page", "statistics", "records", "figures.paths", "figures.distance")
 UNDERSTOOD = ("report", "sentences", "tables", "figures", "event_figures", "map_figures", "records")
 
 
