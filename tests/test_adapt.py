@@ -108,11 +108,16 @@ class Held(gym.Env):
         self.held.close()
 gym.register("Held-v0", "held:Held")
 """
+HELD_RENDERER = "import mujoco\n" + HELD.replace("self.held", "self.parts[0]").replace(
+    "self.parts[0] = InvertedPendulumEnv(render_mode=render_mode)",
+    "self.parts = [InvertedPendulumEnv(render_mode=render_mode)]; self.drawer = self.parts[0].mujoco_renderer",
+)
 
 
-def test_mujoco_inside_of_an_environment_draws_too(tmp_path: Path) -> None:
-    """As gymnasium_robotics' mazes do; several of them draw in turn, and nothing is said at exit."""
-    (tmp_path / "held.py").write_text(HELD, encoding="utf-8")
+@pytest.mark.parametrize("source", [HELD, HELD_RENDERER], ids=["environment", "renderer"])
+def test_mujoco_inside_of_an_environment_draws_too(source: str, tmp_path: Path) -> None:
+    """As gymnasium_robotics' mazes and arms do; several draw in turn, one is closed, and nothing is said at exit."""
+    (tmp_path / "held.py").write_text(source, encoding="utf-8")
     code = (
         "import os\n"
         "from lewm_bench.adapt import Adapt\n"
@@ -129,6 +134,10 @@ def test_mujoco_inside_of_an_environment_draws_too(tmp_path: Path) -> None:
         "except NotRun:\n"
         "    raise SystemExit('no OpenGL')\n"
         "assert all(frame.any() for frame in seen) and (seen[0] != seen[1]).any() and 'MUJOCO_GL' not in os.environ\n"
+        "assert all((look(state) == frame).all() for state, frame in zip(states, seen))\n"
+        "other = make_env('held:Held-v0', 48, adapt=Adapt(threshold=0.1))\n"
+        "other.set_state(states[0]), other.render(), other.close()\n"
+        "del other  # and with it the OpenGL that was current\n"
         "assert all((look(state) == frame).all() for state, frame in zip(states, seen))\n"
     )
     inherited = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
