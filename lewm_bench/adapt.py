@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import sys
 import traceback
 import weakref
 from abc import abstractmethod
@@ -302,6 +303,8 @@ class AdaptedEnv(GoalEnv):
         if not isinstance(bare, MujocoEnv):
             with chosen_backend():
                 self._opened.add(bare)
+                for viewer in _viewers(bare):
+                    viewer.make_context_current()  # as below
                 return self._picture(inner)
         import mujoco
 
@@ -354,6 +357,16 @@ class AdaptedEnv(GoalEnv):
         self.__init__(kept["source"], kept["make"], settings, kept["image_size"], inner)
         self.spec = kept["spec"]
         self.set_state(kept["state"])
+
+
+def _viewers(env: gym.Env) -> list[Any]:
+    """What Gymnasium's renderer draws with, of an environment that has one, or a ``MujocoEnv``, without being one."""
+    from gymnasium.envs.mujoco import MujocoEnv
+
+    module = sys.modules.get("gymnasium.envs.mujoco.mujoco_rendering")  # who has one has imported it
+    parts = [part.mujoco_renderer if isinstance(part, MujocoEnv) else part for part in vars(env).values()]
+    renderers = [part for part in parts if module and isinstance(part, module.MujocoRenderer)]
+    return [renderer.viewer for renderer in renderers if renderer.viewer is not None]
 
 
 def _close_all(opened: weakref.WeakSet[gym.Env]) -> None:

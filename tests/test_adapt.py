@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium as gym
@@ -22,6 +23,7 @@ from lewm_bench.data import Dataset
 from lewm_bench.errors import NotRun, UserError
 from lewm_bench.registry import environment_ids, make_env, origin
 from lewm_bench.rng import stream
+from lewm_bench.suite import load, resolve
 
 TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.md"
 
@@ -108,11 +110,16 @@ class Held(gym.Env):
         self.held.close()
 gym.register("Held-v0", "held:Held")
 """
+HELD_RENDERER = "import mujoco\n" + HELD.replace("self.held", "self.parts[0]").replace(
+    "self.parts[0] = InvertedPendulumEnv(render_mode=render_mode)",
+    "self.parts = [InvertedPendulumEnv(render_mode=render_mode)]; self.drawer = self.parts[0].mujoco_renderer",
+)
 
 
-def test_mujoco_inside_of_an_environment_draws_too(tmp_path: Path) -> None:
-    """As gymnasium_robotics' mazes do; several of them draw in turn, and nothing is said at exit."""
-    (tmp_path / "held.py").write_text(HELD, encoding="utf-8")
+@pytest.mark.parametrize("source", [HELD, HELD_RENDERER], ids=["environment", "renderer"])
+def test_mujoco_inside_of_an_environment_draws_too(source: str, tmp_path: Path) -> None:
+    """As gymnasium_robotics' mazes and arms do; several draw in turn, one is closed, and nothing is said at exit."""
+    (tmp_path / "held.py").write_text(source, encoding="utf-8")
     code = (
         "import os\n"
         "from lewm_bench.adapt import Adapt\n"
@@ -129,6 +136,10 @@ def test_mujoco_inside_of_an_environment_draws_too(tmp_path: Path) -> None:
         "except NotRun:\n"
         "    raise SystemExit('no OpenGL')\n"
         "assert all(frame.any() for frame in seen) and (seen[0] != seen[1]).any() and 'MUJOCO_GL' not in os.environ\n"
+        "assert all((look(state) == frame).all() for state, frame in zip(states, seen))\n"
+        "other = make_env('held:Held-v0', 48, adapt=Adapt(threshold=0.1))\n"
+        "other.set_state(states[0]), other.render(), other.close()\n"
+        "del other  # and with it the OpenGL that was current\n"
         "assert all((look(state) == frame).all() for state, frame in zip(states, seen))\n"
     )
     inherited = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
@@ -633,6 +644,29 @@ def blocks(language: str) -> list[str]:
     return [part.split("```")[0] for part in TUTORIAL.read_text(encoding="utf-8").split(f"```{language}\n")[1:]]
 
 
+@pytest.mark.parametrize("text", blocks("yaml")[1:], ids=lambda text: text.split("suites:")[1].split(":")[0].strip())
+def test_what_was_tried_can_be_made_and_drawn(text: str, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "third_envs.py").write_text(blocks("python")[1], encoding="utf-8")
+    (tmp_path / "tried.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    bench = load(tmp_path / "tried.yaml")
+    (name,) = bench.suites
+    (spec,) = resolve(bench, name, "quick").envs
+    package = spec.id.rpartition(":")[0] or "Box2D"
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    if package == "gymnasium_robotics" and tuple(map(int, version("mujoco").split(".")[:2])) > (3, 11):
+        pytest.skip("Fetch of Gymnasium-Robotics 1.4.2 asserts from MuJoCo 3.12 on")
+    env = make_env(spec.id, 64, spec.kwargs, spec.adapt)
+    state = env.sample_state(stream(0, "test"))
+    try:
+        (frame,) = env.render_states(state[None])
+    except NotRun as reason:
+        pytest.skip(str(reason))
+    after = env.simulate(state[None], np.tile(env.action_space.high, (1, 4, 1)))[0, -1]
+    np.testing.assert_array_equal(env.render_states(np.stack([after, state]))[1], frame)
+    assert frame.std() > 0 and env.distance(state, state) == 0
+
+
 def command(*arguments: str, monkeypatch) -> int:
     monkeypatch.setattr(sys, "argv", ["lewm-bench", *arguments])
     with pytest.raises(SystemExit) as exit:
@@ -643,7 +677,7 @@ def command(*arguments: str, monkeypatch) -> int:
 @pytest.mark.slow
 def test_the_tutorial_runs_as_written(tmp_path: Path, monkeypatch, capsys) -> None:
     pytest.importorskip("pygame", reason="Pendulum is drawn by pygame")
-    (yaml,), (code,) = blocks("yaml"), blocks("python")
+    (yaml, *_), (code, _) = blocks("yaml"), blocks("python")
     assert len(yaml.strip().splitlines()) <= 15
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
     monkeypatch.chdir(tmp_path)
