@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WIDTH = 7.5  # inches; narrower than other figures, so that its letters can be read on a telephone
 COLUMNS = 3
 MOST_ENVS, MOST_AGENTS, MOST_FAILURES = 3, 5, 6
-FIRST = ("lewm", "gcbc", "dino-wm", "greedy", "straight")  # what each does, in this order, tells most
+FIRST = ("lewm", "gcbc", "dino-wm", "greedy", "oracle")  # what each does, in this order, tells most
 AIMLESS = ("random", "noop")  # whose ways say nothing
 BEHIND = ("greedy", "oracle")  # faint in the gallery of failures
 LINE, LINE_STEP, FAINT_LINE = 2.2, 0.7, 2.6  # points; of the first line, of each further one, of what is behind

@@ -72,9 +72,9 @@ def test_up_to_five_agents_and_none_that_is_aimless() -> None:
         "lewm:sigreg_weight=0",
     ]
     (place,) = paths.places(summary(*(went(agent, HITS) for agent in named)))
-    assert paths.shown_agents(place) == ["lewm", "gcbc", "dino-wm", "greedy", "straight"]
+    assert paths.shown_agents(place) == ["lewm", "gcbc", "dino-wm", "greedy", "oracle"]
     (place,) = paths.places(summary(*(went(a, HITS) for a in ("random", "oracle", "straight", "lewm:sigreg_weight=0"))))
-    assert paths.shown_agents(place) == ["straight", "oracle", "lewm:sigreg_weight=0"]
+    assert paths.shown_agents(place) == ["oracle", "straight", "lewm:sigreg_weight=0"]
 
 
 def drawn(axes, agent: str) -> list:
