@@ -235,7 +235,7 @@ def _in_short(summary: Summary) -> str:
         }
         ratio = (_ratio_cell(ratios.get(values)),) if ratios else ()
         rows.append(Line(task, (*cells, *ratio), commands=lacking))
-    header = ["Task", *(f"{arms.label(a, arms.title(a))}, %" for a in agents)]
+    header = ["Task", *(f"{arms.label(a, arms.title(a)).removeprefix('the ')}, %" for a in agents)]
     header += ["Plan time, DINO-WM over LeWM"] if ratios else []
     told = "How many of the goals each agent reached, in percent, with 95 % intervals in brackets:"
     return verdict + _paragraph(told) + _table(header, (("", rows),)) + _paragraph(INTRODUCTION)

@@ -102,8 +102,12 @@ def _panel(
         reach = [[100 * (s.value - s.low) for _, s in found], [100 * (s.high - s.value) for _, s in found]]
         axes.errorbar(x, y, yerr=reach, color=colour(agent), elinewidth=1.3, linestyle="none")
         axes.plot(x, y, color=colour(agent), marker=marker(agent), markersize=6, linewidth=1, label=named(agent))
-    axes.set_xticks(range(len(names)), [f"{name}\n{pairs.get(k, 0)} pairs" for k, name in enumerate(names)])
+    axes.set_xticks(range(len(names)), [f"{name}\n{_pairs(pairs.get(k, 0))}" for k, name in enumerate(names)])
     axes.set_xlim(-0.5, len(names) - 0.5)
     percent_axis(axes, "reached, %", vertical=True)
     for edge in np.arange(len(names) - 1) + 0.5:
         axes.axvline(edge, color="#e5e5e5", linewidth=0.8, zorder=0)
+
+
+def _pairs(count: int) -> str:
+    return f"{count} pair{'' if count == 1 else 's'}"
