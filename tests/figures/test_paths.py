@@ -143,7 +143,7 @@ def test_success_by_detour_is_the_share_in_each_bin() -> None:
     (line,) = [line for line in right.lines if line.get_label() == "lewm"]
     np.testing.assert_allclose(line.get_ydata(), [100, 50, 0, 50])
     ticks = [text.get_text().split("\n")[1] for text in right.get_xticklabels()]
-    assert ticks == ["2 pairs", "2 pairs", "1 pairs", "2 pairs"]  # of two seeds, which are the same pairs
+    assert ticks == ["2 pairs", "2 pairs", "1 pair", "2 pairs"]  # of two seeds, which are the same pairs
     (bars,) = [c for c in right.collections if c.get_segments()]
     interval = wilson(2, 4)
     np.testing.assert_allclose(bars.get_segments()[1][:, 1], [100 * interval.low, 100 * interval.high])

@@ -189,7 +189,7 @@ def test_the_page_begins_with_the_verdict_and_shows_all_agents(tmp_path):
     short = parse(page._in_short(summary)).text
     assert short.startswith(summary.verdict[0]) and short.index("Task") < short.index(page.INTRODUCTION[:40])
     header = re.findall(r"<th scope=\"col\">(.*?)</th>", page._in_short(summary))
-    assert header == ["Task", "GCBC, %", "LeWM, %", "GCIVL, %", "the oracle, %", "random actions, %"]
+    assert header == ["Task", "GCBC, %", "LeWM, %", "GCIVL, %", "oracle, %", "random actions, %"]
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert f"What was found:\n\n- {tables.md(summary.verdict[0])}" in text.split("##")[0]
     assert "not run" in short and f"--envs {ENV} --agents gcivl" in short
