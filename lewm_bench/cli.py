@@ -653,6 +653,9 @@ def report(
     folders: Annotated[list[Path], typer.Argument(help="Result folders, for example of several machines.")],
     out: Annotated[Path | None, typer.Option("--out", help="Default: the first folder.")] = None,
     title: Annotated[str, typer.Option("--title")] = "",
+    pack: Annotated[
+        bool, typer.Option("--pack", help="Also write all cells into one compressed file, cells.jsonl.xz, of --out.")
+    ] = False,
 ) -> None:
     """Make tables, figures and the report page again from the cells of one or several result folders.
 
@@ -662,13 +665,14 @@ def report(
     from lewm_bench.records import SPEED_FILE, load_cells, load_speed
     from lewm_bench.report import write_report
     from lewm_bench.run.folder import claimed, set_aside
+    from lewm_bench.run.packed import write_packed
     from lewm_bench.speed_report import terminal as terminal_speed
     from lewm_bench.speed_report import write_speed_report
     from lewm_bench.tables import terminal
     from lewm_bench.understanding.records import holds_understanding
 
     if any(map(holds_understanding, folders)):
-        return _report_understanding(folders, out, title)
+        return _report_understanding(folders, out, title, pack)
     if all((folder / SPEED_FILE).is_file() for folder in folders):
         rows = [row for folder in folders for row in load_speed(folder)]
         target = out or folders[0]
@@ -685,15 +689,18 @@ def report(
         for part in (folder / name for folder in folders for name in ("videos", "scenes")):
             if out is not None and part.is_dir():
                 copy_folder(part, target / part.name)
+        if pack:
+            write_packed(folders, target)
         summary = write_report(cells, target, title or f"Suite {cells[0].suite}")
     typer.echo(terminal(summary))
     typer.echo(f"report: {target / 'report.html'}")
 
 
-def _report_understanding(folders: list[Path], out: Path | None, title: str) -> None:
+def _report_understanding(folders: list[Path], out: Path | None, title: str, pack: bool) -> None:
     """Tables, figures and page of examinations again."""
     from lewm_bench.files import copy_folder
     from lewm_bench.run.folder import claimed
+    from lewm_bench.run.packed import write_packed
     from lewm_bench.understanding.records import PICTURES, load_records
     from lewm_bench.understanding.report import terminal, write_understanding
 
@@ -703,6 +710,8 @@ def _report_understanding(folders: list[Path], out: Path | None, title: str) -> 
         for folder in folders:
             if folder != target and (folder / PICTURES).is_dir():
                 copy_folder(folder / PICTURES, target / PICTURES)
+        if pack:
+            write_packed(folders, target)
         shown = terminal(write_understanding(cells, target, title or f"Suite {cells[0].suite}"))
     typer.echo(shown)
     typer.echo(f"report: {target / 'report.html'}")

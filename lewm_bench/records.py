@@ -19,6 +19,7 @@ from lewm_bench.errors import UserError, shown
 from lewm_bench.files import write_text
 from lewm_bench.names import AgentText, stratum_of
 from lewm_bench.run.columns import Columns
+from lewm_bench.run.packed import MEND, cell_texts
 from lewm_bench.system.filenames import file_stem
 from lewm_bench.system.reading import json_of, model_of, read_text
 
@@ -299,10 +300,13 @@ def read_record(path: Path, kind: type[R], schema: int, what: str, strict: bool 
     Raises:
         UserError: it cannot be read, or is not a record of this kind and schema.
     """
-    mend = "delete it and run again"
-    text = read_text(path, mend)
-    check_schema(json_of(text, path, mend), schema, path, what, mend)
-    return model_of(text, kind, path, mend, strict)
+    return record_of(read_text(path, MEND), path, kind, schema, what, strict)
+
+
+def record_of(text: str, path: Path, kind: type[R], schema: int, what: str, strict: bool = True) -> R:
+    """The record in a text that was read from ``path``; raises what ``read_record`` does."""
+    check_schema(json_of(text, path, MEND), schema, path, what, MEND)
+    return model_of(text, kind, path, MEND, strict)
 
 
 def check_schema(data: Any, schema: int, path: Path, what: str, mend: str) -> None:
@@ -314,7 +318,10 @@ def check_schema(data: Any, schema: int, path: Path, what: str, mend: str) -> No
 
 def load_cell(path: Path) -> CellRecord:
     """The record in a file; raises what ``read_record`` does."""
-    return read_record(path, CellRecord, SCHEMA, "a cell record")
+    return read_record(path, CellRecord, *_CELL)
+
+
+_CELL = SCHEMA, "a cell record"
 
 
 def load_cells(folders: Iterable[Path]) -> list[CellRecord]:
@@ -327,11 +334,8 @@ def load_cells(folders: Iterable[Path]) -> list[CellRecord]:
     """
     cells: dict[tuple[str, str, int, str, str], CellRecord] = {}
     for folder in folders:
-        paths = sorted((folder / "cells").glob("*.json"))
-        if not paths:
-            raise UserError(f"no cells in {folder / 'cells'}; run `lewm-bench run --suite NAME` first")
-        for path in paths:
-            cell = load_cell(path)
+        for path, text in cell_texts(folder):
+            cell = record_of(text, path, CellRecord, *_CELL)
             key = (cell.env, cell.agent, cell.seed, cell.profile, cell.protocol)
             if cell.status == "done" or key not in cells or cells[key].status != "done":
                 cells[key] = cell

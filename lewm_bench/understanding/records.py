@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +15,10 @@ from lewm_bench.config import Record
 from lewm_bench.errors import UserError
 from lewm_bench.files import write_text
 from lewm_bench.names import AgentText
-from lewm_bench.records import read_record
+from lewm_bench.records import read_record, record_of
+from lewm_bench.run.packed import MEND, cell_texts
 from lewm_bench.system.filenames import file_stem
-from lewm_bench.system.reading import read_json
+from lewm_bench.system.reading import json_of
 
 SCHEMA = 1
 KIND = "understanding"
@@ -212,18 +214,20 @@ def strict(value: Any) -> Any:
 def holds_understanding(folder: Path) -> bool:
     """Whether the cells of a results folder are of this kind; unreadable ones do not tell."""
     kinds = set()
-    for path in sorted((folder / "cells").glob("*.json")):
-        try:
-            data = read_json(path, "delete it and run again")
-        except UserError:
-            continue
-        kinds.add(data.get("kind") if isinstance(data, dict) else None)
+    with suppress(UserError):
+        for path, text in cell_texts(folder):
+            with suppress(UserError):
+                data = json_of(text, path, MEND)
+                kinds.add(data.get("kind") if isinstance(data, dict) else None)
     return KIND in kinds
 
 
 def load_record(path: Path) -> UnderstandingRecord:
     """The record in a file; raises what ``read_record`` does."""
-    return read_record(path, UnderstandingRecord, SCHEMA, "a record of an examination", strict=False)
+    return read_record(path, UnderstandingRecord, *_KIND, strict=False)
+
+
+_KIND = SCHEMA, "a record of an examination"
 
 
 def load_records(folders: Iterable[Path]) -> list[UnderstandingRecord]:
@@ -234,10 +238,7 @@ def load_records(folders: Iterable[Path]) -> list[UnderstandingRecord]:
     """
     found: dict[tuple[str, str, int, str], UnderstandingRecord] = {}
     for folder in folders:
-        paths = sorted((folder / "cells").glob("*.json"))
-        if not paths:
-            raise UserError(f"no cells in {folder / 'cells'}; run `lewm-bench run --suite {KIND}` first")
-        for path in paths:
-            each = load_record(path)
+        for path, text in cell_texts(folder):
+            each = record_of(text, path, UnderstandingRecord, *_KIND, strict=False)
             found[each.env, each.agent, each.seed, each.profile] = each
     return [found[key] for key in sorted(found)]
