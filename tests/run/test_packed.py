@@ -46,6 +46,17 @@ def test_packed_cells_are_the_cells(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "packed" / PACKED).read_bytes() == write_packed([folder], tmp_path / "again").read_bytes()
 
 
+def test_only_times_are_rounded_and_to_the_microsecond(tmp_path: Path) -> None:
+    third = 1 / 3
+    offsets = (OffsetRecord(goal_offset=25, plan_seconds=(third,), distance_rank_correlation=third),)
+    write_packed(
+        [folder_of(tmp_path, cell(0, offsets=offsets, training={"step": [1], "loss": [third]}))], tmp_path / "p"
+    )
+    (found,) = load_cells([tmp_path / "p"])
+    assert found.offsets[0].plan_seconds == (0.333333,) and found.offsets[0].distance_rank_correlation == third
+    assert found.training["loss"] == [third]
+
+
 def test_files_beside_packed_cells_are_newer(folder: Path, tmp_path: Path) -> None:
     write_packed([folder], folder)
     folder_of(folder, cell(1, "0000"))
