@@ -200,7 +200,7 @@ def test_a_damaged_record_is_one_line(tmp_path, text, says):
 
 
 def test_a_folder_without_cells_says_so(tmp_path):
-    with pytest.raises(UserError, match="run `lewm-bench run --suite understanding` first"):
+    with pytest.raises(UserError, match="run `lewm-bench run --suite NAME` first"):
         load_records([tmp_path])
     with pytest.raises(UserError, match="nothing to report"):
         write_understanding([], tmp_path, "Nothing")
