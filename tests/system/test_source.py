@@ -110,6 +110,7 @@ def test_ours_are_known_by_the_packages_they_use(monkeypatch):
 def test_packages_that_are_imported_by_their_name_count(monkeypatch, module, wanted):
     monkeypatch.setattr(source, "_versions", lambda top: {top.replace("_", "-"): "1"})
     monkeypatch.setattr(source, "_exists", lambda name: True)
+    monkeypatch.setattr(source, "_read", {})  # what is read meanwhile must not be known to the tests that follow
     assert wanted <= set(made_of([f"lewm_bench.envs.{module}"]).packages)
 
 
