@@ -22,7 +22,7 @@ from lewm_bench import arms, tables
 from lewm_bench.drawing import colour
 from lewm_bench.records import CellRecord, EpisodeRow
 from lewm_bench.run.commands import join_command
-from lewm_bench.run.contests import LEARNS, compared, ranking
+from lewm_bench.run.rankings import LEARNS, compared, ranking
 from lewm_bench.system.reading import is_file, read_bytes
 from lewm_bench.tables import Line, View, plain_lines, short
 from lewm_bench.videos import episode_ending, still

@@ -25,7 +25,7 @@ from lewm_bench.files import write_bytes, write_pieces, write_text
 from lewm_bench.names import reading_order
 from lewm_bench.records import CellRecord, EpisodeRow, Episodes, OffsetRecord
 from lewm_bench.rng import stream
-from lewm_bench.run.contests import REFERENCE, Contest, contests
+from lewm_bench.run.rankings import REFERENCE, Contest, contests
 from lewm_bench.run.verdict import verdict
 from lewm_bench.statistics import (
     NO_DIFFERENCE,

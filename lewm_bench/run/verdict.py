@@ -1,4 +1,4 @@
-"""What a run found, in a few sentences per environment; every number comes from ``contests`` or the table."""
+"""What a run found, in a few sentences per environment; every number comes from ``rankings`` or the table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from lewm_bench import arms
-from lewm_bench.run.contests import REFERENCE, Contest, Rival
+from lewm_bench.run.rankings import REFERENCE, Contest, Rival
 from lewm_bench.tables import METHOD_RUNS, offset_name, percent, short
 
 if TYPE_CHECKING:
