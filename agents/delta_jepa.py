@@ -12,10 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lewm_bench.agents.jepa import JEPA, JEPAConfig, JEPAFamily, PredictorBlock, latent_diagnostics
-from lewm_bench.search import Dimension
-from lewm_bench.train import Step
-from lewm_bench.types import Clip
+from lewm_bench.agents.parts.jepa import JEPA, JEPAConfig, JEPAFamily, PredictorBlock, latent_diagnostics
+from lewm_bench.core.search_space import Dimension
+from lewm_bench.core.types import Clip
+from lewm_bench.train.loop import Step
 
 
 class DeltaJEPAConfig(JEPAConfig):

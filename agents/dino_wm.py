@@ -28,7 +28,7 @@ from lewm_bench.agent import (
     ready_to_act,
     train_module,
 )
-from lewm_bench.agents.encoders import (
+from lewm_bench.agents.parts.encoders import (
     STATISTICS_FRAMES,
     Dinov2Encoder,
     LocalConfig,
@@ -37,15 +37,21 @@ from lewm_bench.agents.encoders import (
     dinov2_identity,
     sample_frames,
 )
-from lewm_bench.agents.imagination import PackedDinoWM
-from lewm_bench.agents.nets import ActionScale
-from lewm_bench.agents.tokens import empty_encoder, encoding_seconds, frozen_encoder, pretraining_seconds, token_source
-from lewm_bench.env import GoalEnv
-from lewm_bench.errors import UserError, unknown
-from lewm_bench.planning import CEMConfig, Imagination, Imagine, plain
-from lewm_bench.rng import stream, torch_stream
-from lewm_bench.search import Dimension
-from lewm_bench.train import Step, TrainConfig, TrainingLog
+from lewm_bench.agents.parts.imagination import PackedDinoWM
+from lewm_bench.agents.parts.nets import ActionScale
+from lewm_bench.agents.parts.token_cache import (
+    empty_encoder,
+    encoding_seconds,
+    frozen_encoder,
+    pretraining_seconds,
+    token_source,
+)
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.errors import UserError, unknown
+from lewm_bench.core.rng import stream, torch_stream
+from lewm_bench.core.search_space import Dimension
+from lewm_bench.planning.agent import CEMConfig, Imagination, Imagine, plain
+from lewm_bench.train.loop import Step, TrainConfig, TrainingLog
 
 ENCODERS = ("dinov2-small", "lowpass", "mae")
 CHUNK_NUMBERS = 2**26  # activations per layer while planning: candidates are split so that memory never fails

@@ -20,17 +20,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lewm_bench.agent import Setting
-from lewm_bench.agents.fast_imagination import PackedFastLeWM, consistent, reference
-from lewm_bench.agents.jepa import JEPAFamily, latent_diagnostics
 from lewm_bench.agents.lewm import LeWM, LeWMConfig
-from lewm_bench.agents.nets import ActionEncoder
-from lewm_bench.agents.sigreg import directions, sigreg
-from lewm_bench.errors import unknown
-from lewm_bench.names import parse_agent
-from lewm_bench.planning import CEMConfig, Imagine
-from lewm_bench.search import Dimension
-from lewm_bench.train import Step, TrainingLog
-from lewm_bench.types import Clip
+from lewm_bench.agents.parts.fast_imagination import PackedFastLeWM, consistent, reference
+from lewm_bench.agents.parts.jepa import JEPAFamily, latent_diagnostics
+from lewm_bench.agents.parts.nets import ActionEncoder
+from lewm_bench.agents.parts.sigreg import directions, sigreg
+from lewm_bench.core.errors import unknown
+from lewm_bench.core.names import parse_agent
+from lewm_bench.core.search_space import Dimension
+from lewm_bench.core.types import Clip
+from lewm_bench.planning.agent import CEMConfig, Imagine
+from lewm_bench.train.loop import Step, TrainingLog
 
 BOTTLENECK = 32  # of the action encoder
 VARIANTS = {"consistent": {"self_consistency": 1.0}}

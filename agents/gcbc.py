@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from lewm_bench.agent import Setting
-from lewm_bench.agents.goal_policy import Batches, GoalPolicy, GoalPolicyConfig, GoalPolicyFamily, later_rows
-from lewm_bench.rng import stream
-from lewm_bench.search import Dimension
-from lewm_bench.train import Step
+from lewm_bench.agents.parts.goal_policy import Batches, GoalPolicy, GoalPolicyConfig, GoalPolicyFamily, later_rows
+from lewm_bench.core.rng import stream
+from lewm_bench.core.search_space import Dimension
+from lewm_bench.train.loop import Step
 
 
 class GCBC(GoalPolicy):

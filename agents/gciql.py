@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lewm_bench.agents.offline import (
+from lewm_bench.agents.parts.implicit_policy import (
     Critic,
     ImplicitPolicy,
     OfflineConfig,
@@ -20,7 +20,7 @@ from lewm_bench.agents.offline import (
     expectile_loss,
     target_of,
 )
-from lewm_bench.search import Dimension
+from lewm_bench.core.search_space import Dimension
 
 
 class GCIQLConfig(OfflineConfig):

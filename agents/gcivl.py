@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lewm_bench.agents.offline import (
+from lewm_bench.agents.parts.implicit_policy import (
     Critic,
     ImplicitPolicy,
     OfflineConfig,
@@ -15,7 +15,7 @@ from lewm_bench.agents.offline import (
     expectile_loss,
     target_of,
 )
-from lewm_bench.search import Dimension
+from lewm_bench.core.search_space import Dimension
 
 
 class GCIVL(ImplicitPolicy):

@@ -14,10 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lewm_bench.agents.jepa import JEPA, JEPAConfig, JEPAFamily, latent_diagnostics
-from lewm_bench.search import Dimension
-from lewm_bench.train import Step, TrainableModule
-from lewm_bench.types import Clip
+from lewm_bench.agents.parts.jepa import JEPA, JEPAConfig, JEPAFamily, latent_diagnostics
+from lewm_bench.core.search_space import Dimension
+from lewm_bench.core.types import Clip
+from lewm_bench.train.loop import Step, TrainableModule
 
 
 class JEPAEMAConfig(JEPAConfig):

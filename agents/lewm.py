@@ -10,11 +10,11 @@ from collections.abc import Collection
 from pydantic import Field
 from torch import Tensor
 
-from lewm_bench.agents.jepa import JEPA, JEPAConfig, JEPAFamily, latent_diagnostics
-from lewm_bench.agents.sigreg import directions, sigreg
-from lewm_bench.search import Dimension
-from lewm_bench.train import Step
-from lewm_bench.types import Clip
+from lewm_bench.agents.parts.jepa import JEPA, JEPAConfig, JEPAFamily, latent_diagnostics
+from lewm_bench.agents.parts.sigreg import directions, sigreg
+from lewm_bench.core.search_space import Dimension
+from lewm_bench.core.types import Clip
+from lewm_bench.train.loop import Step
 
 
 class LeWMConfig(JEPAConfig):

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from lewm_bench.agent import AgentConfig, Embed, Family, Loaded, Setting, embed_frames, primitive_actions
-from lewm_bench.env import GoalEnv
-from lewm_bench.errors import UserError
-from lewm_bench.planning import CEMConfig, goal_distance
-from lewm_bench.solvers import Replanner
-from lewm_bench.types import Goals, Past, WorldModel
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.errors import UserError
+from lewm_bench.core.types import Goals, Past, WorldModel
+from lewm_bench.planning.agent import CEMConfig, goal_distance
+from lewm_bench.planning.solvers import Replanner
 
 
 class Simulation:

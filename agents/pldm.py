@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lewm_bench.agents.jepa import JEPA, JEPAConfig, JEPAFamily, latent_diagnostics
-from lewm_bench.search import Dimension
-from lewm_bench.train import Step
-from lewm_bench.types import Clip
+from lewm_bench.agents.parts.jepa import JEPA, JEPAConfig, JEPAFamily, latent_diagnostics
+from lewm_bench.core.search_space import Dimension
+from lewm_bench.core.types import Clip
+from lewm_bench.train.loop import Step
 
 EPSILON = 1e-4
 """Added to a variance before its root, whose gradient would be infinite for latents that are all equal (VICReg)."""

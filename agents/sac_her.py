@@ -20,14 +20,14 @@ from pydantic import Field, field_validator, model_validator
 from tqdm import tqdm
 
 from lewm_bench.agent import AgentConfig, Family, Loaded, Setting, card_of
-from lewm_bench.checkpoint import load_card, load_weights, save_checkpoint, save_tensors
-from lewm_bench.env import GoalEnv
-from lewm_bench.files import write_text
-from lewm_bench.records import TrainingRecord
-from lewm_bench.rng import confined, stream, torch_seed
-from lewm_bench.system.reading import is_file, read_model
-from lewm_bench.train import TrainConfig, TrainingLog
-from lewm_bench.types import Goals, Past
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.reading import is_file, read_model
+from lewm_bench.core.rng import confined, stream, torch_seed
+from lewm_bench.core.types import Goals, Past
+from lewm_bench.system.checkpoint import load_card, load_weights, save_checkpoint, save_tensors
+from lewm_bench.system.files import write_text
+from lewm_bench.train.loop import TrainConfig, TrainingLog
+from lewm_bench.train.record import TrainingRecord
 
 logger = logging.getLogger(__name__)
 

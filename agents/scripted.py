@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from lewm_bench.agent import AgentConfig, Family, Loaded, Setting
-from lewm_bench.errors import NotRun
-from lewm_bench.policies import finite_bounds
-from lewm_bench.types import Goals, Past
+from lewm_bench.core.errors import NotRun
+from lewm_bench.core.exploration import finite_bounds
+from lewm_bench.core.types import Goals, Past
 
 
 class Scripted:

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from lewm_bench.agent import AgentConfig, Family, Loaded, Setting
-from lewm_bench.env import GoalEnv
-from lewm_bench.errors import NotRun
-from lewm_bench.types import Goals, Past
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.errors import NotRun
+from lewm_bench.core.types import Goals, Past
 
 
 class StraightConfig(AgentConfig):

@@ -11,23 +11,30 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
-from lewm_bench.env import GoalEnv, PolicyFactory
-from lewm_bench.errors import UserError, unknown
-from lewm_bench.extras import require
-from lewm_bench.gl import Camera
-from lewm_bench.policies import generic_policies
-
-# Where a state keeps what; see Cube.
-QPOS, QVEL, WARMSTART = slice(0, 21), slice(21, 41), slice(41, 61)
-EFFECTOR_POSITION, EFFECTOR_ROTATION, GRIPPER_CONTACT = slice(61, 64), slice(64, 73), 73
-STATE_SIZE = 74
-JOINTS, GRIPPER_JOINT, CUBE_POSITION, CUBE_QUATERNION = slice(0, 6), 6, slice(14, 17), slice(17, 21)
-CUBE_VELOCITY = slice(QVEL.start + 14, QVEL.stop)
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.errors import UserError, unknown
+from lewm_bench.core.exploration import PolicyFactory, generic_policies
+from lewm_bench.envs.parts.cube_state import (
+    CUBE_HEIGHT,
+    CUBE_POSITION,
+    CUBE_QUATERNION,
+    CUBE_VELOCITY,
+    EFFECTOR_POSITION,
+    EFFECTOR_ROTATION,
+    GRIPPER_CONTACT,
+    GRIPPER_JOINT,
+    GRIPPER_RANGE,
+    JOINTS,
+    QPOS,
+    QVEL,
+    STATE_SIZE,
+    WARMSTART,
+)
+from lewm_bench.system.extras import require
+from lewm_bench.system.gl import Camera
 
 SUBSTEPS = 25  # of 2 ms: 0.05 s of one environment step
-GRIPPER_RANGE = 0.8  # radians of the gripper's joint from open to closed
 CONTACT_FORCE = 50.0  # newtons on a finger that count as a contact of 1
-CUBE_HEIGHT = 0.02  # metres of its centre above the table on which it lies
 TELEPORT = 0.1  # metres: the least that a cube is moved
 CLEAR = 0.12  # metres from the axis of the gripper, within which its fingers could touch a cube on the table
 
@@ -211,7 +218,7 @@ class Cube(GoalEnv):
     # Exploration.
 
     def policies(self) -> Mapping[str, PolicyFactory]:
-        from lewm_bench.envs.cube_policies import markov_oracle, plan_oracle
+        from lewm_bench.envs.parts.cube_policies import markov_oracle, plan_oracle
 
         oracles = {"markov_oracle": markov_oracle(self._world), "plan_oracle": plan_oracle(self._world)}
         return {**generic_policies(self.action_space), **oracles}

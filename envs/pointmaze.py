@@ -14,13 +14,13 @@ import mujoco
 import numpy as np
 from mujoco.rollout import Rollout
 
-from lewm_bench.env import GoalEnv, PolicyFactory
-from lewm_bench.envs.geodesic import Geodesics
-from lewm_bench.envs.maze import BALL_RADIUS, Box, clearance, parse_maze, wall_boxes
-from lewm_bench.envs.raster import BALL, FLOOR, RECOLORED_BALL, WALL, Raster, pushed
-from lewm_bench.envs.waypoints import waypoints
-from lewm_bench.errors import UserError, unknown
-from lewm_bench.policies import generic_policies
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.errors import UserError, unknown
+from lewm_bench.core.exploration import PolicyFactory, generic_policies
+from lewm_bench.envs.parts.geodesic import Geodesics
+from lewm_bench.envs.parts.maze import BALL_RADIUS, Box, clearance, parse_maze, wall_boxes
+from lewm_bench.envs.parts.raster import BALL, FLOOR, RECOLORED_BALL, WALL, Raster, pushed
+from lewm_bench.envs.parts.waypoints import waypoints
 from lewm_bench.system.granted import cores
 
 CONTACT_MARGIN = 0.002
@@ -240,7 +240,7 @@ class _GLCamera:
     """The same view drawn by MuJoCo's own renderer."""
 
     def __init__(self, walls: np.ndarray, image_size: int, ball_radius: float) -> None:
-        from lewm_bench.gl import Camera
+        from lewm_bench.system.gl import Camera
 
         rows, columns = walls.shape
         wall, floor, ball = map(_rgba, (WALL, FLOOR, BALL))

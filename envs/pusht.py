@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from lewm_bench.env import GoalEnv, PolicyFactory
-from lewm_bench.envs.pusht_policies import (
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.errors import UserError, unknown
+from lewm_bench.core.exploration import PolicyFactory, generic_policies
+from lewm_bench.envs.parts.pusht_policies import (
     ACTION_SCALE,
     AGENT_HIGH,
     AGENT_LOW,
@@ -24,9 +26,7 @@ from lewm_bench.envs.pusht_policies import (
     gap,
     pusht_policies,
 )
-from lewm_bench.errors import UserError, unknown
-from lewm_bench.extras import require
-from lewm_bench.policies import generic_policies
+from lewm_bench.system.extras import require
 
 WORLD = 512  # pixels, also the unit of length
 SUBSTEPS, TIMESTEP = 10, 0.01  # of one environment step, which lasts 0.1 s

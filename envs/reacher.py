@@ -12,10 +12,10 @@ import mujoco
 import numpy as np
 from mujoco.rollout import Rollout
 
-from lewm_bench.env import GoalEnv
-from lewm_bench.errors import UserError, unknown
-from lewm_bench.extras import require
-from lewm_bench.gl import Camera
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.errors import UserError, unknown
+from lewm_bench.system.extras import require
+from lewm_bench.system.gl import Camera
 from lewm_bench.system.granted import cores
 
 SUBSTEPS = 2  # physics steps of 0.02 s per environment step

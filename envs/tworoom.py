@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from lewm_bench.env import PolicyFactory
-from lewm_bench.envs.rooms import Rooms, RoomsEnv, through_door
+from lewm_bench.core.exploration import PolicyFactory
+from lewm_bench.envs.parts.rooms import Rooms, RoomsEnv, through_door
 
 RADIUS = 7.0
 ROOMS = Rooms(

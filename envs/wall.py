@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from lewm_bench.env import BatchPolicy, PolicyFactory
-from lewm_bench.envs.rooms import Rooms, RoomsEnv, through_door
+from lewm_bench.core.exploration import BatchPolicy, PolicyFactory
+from lewm_bench.envs.parts.rooms import Rooms, RoomsEnv, through_door
 
 DOT_STD = 1.7
 PUSH_BACK = 0.5  # how far from a wall the original puts a dot that has run into it

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lewm_bench import cli
+from lewm_bench.cli import app as cli
 
 
 def outcome(

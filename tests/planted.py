@@ -11,10 +11,10 @@ from torch import Tensor
 from toy_env import TOY_ID, ToyEnv, make_toy
 
 from lewm_bench.agent import PlanningAgent
-from lewm_bench.collect import CollectConfig, collect
-from lewm_bench.data import Dataset
-from lewm_bench.planning import CEMConfig
-from lewm_bench.understanding.subject import Subject
+from lewm_bench.data.collect import CollectConfig, collect
+from lewm_bench.data.format import Dataset
+from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.understand.subject import Subject
 
 SKIP = 2
 CPU = torch.device("cpu")

@@ -8,7 +8,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from lewm_bench.env import BatchPolicy, GoalEnv, PolicyFactory
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.exploration import BatchPolicy, PolicyFactory
 
 TOY_ID = "tests/Toy-v0"
 

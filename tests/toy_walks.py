@@ -10,10 +10,10 @@ import torch
 from toy_env import ToyEnv
 
 from lewm_bench.agent import PlanningAgent
-from lewm_bench.data import Dataset, Meta
-from lewm_bench.planning import CEMConfig
-from lewm_bench.types import WorldModel
-from lewm_bench.understanding.subject import Subject
+from lewm_bench.core.types import WorldModel
+from lewm_bench.data.format import Dataset, Meta
+from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.understand.subject import Subject
 
 CPU = torch.device("cpu")
 SKIP = 2

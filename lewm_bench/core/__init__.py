@@ -1,1 +1,1 @@
-"""Values and contracts that everything else is written in."""
+"""Values and contracts that everything else is made of."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lewm_bench.errors import UserError
-from lewm_bench.types import Agent
+from lewm_bench.core.errors import UserError
+from lewm_bench.core.types import Agent
 
 
 @dataclass(frozen=True)

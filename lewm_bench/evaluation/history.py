@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lewm_bench.data import Dataset
-from lewm_bench.env import GoalEnv
-from lewm_bench.types import Past
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.types import Past
+from lewm_bench.data.format import Dataset
 
 
 class History:

@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from lewm_bench.agent import AgentConfig, Setting
 from lewm_bench.agents.oracle import GREEDY_PLANNER, PathOracle, SimulatorAgent, simulation_of
-from lewm_bench.config import Config
-from lewm_bench.planning import CEMConfig
-from lewm_bench.protocol import Pairs, Protocol, first_pairs
-from lewm_bench.rng import stream
-from lewm_bench.types import Goals
+from lewm_bench.core.config import Config
+from lewm_bench.core.rng import stream
+from lewm_bench.core.types import Goals
+from lewm_bench.evaluation.protocol import Pairs, Protocol, first_pairs
+from lewm_bench.planning.agent import CEMConfig
 
 PLANNERS = {
     "greedy": GREEDY_PLANNER,

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lewm_bench.env import GoalEnv
-from lewm_bench.evaluate import PairResult
-from lewm_bench.records import Spot, Trail
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.evaluation.episodes import PairResult
+from lewm_bench.evaluation.trail_record import Spot, Trail
 
 EVERY = 5  # environment steps from one spot to the next
 

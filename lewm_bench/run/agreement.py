@@ -6,9 +6,9 @@ from contextlib import suppress
 
 import numpy as np
 
-from lewm_bench.data import Dataset
-from lewm_bench.env import GoalEnv
-from lewm_bench.errors import NotRun
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.errors import NotRun
+from lewm_bench.data.format import Dataset
 
 STATES = 1e-6  # of a number after one step, relative to 1 or to its own size; other processors round otherwise
 LEVELS, SHARE = (

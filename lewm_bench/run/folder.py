@@ -20,8 +20,8 @@ from pathlib import Path
 
 import filelock
 
-from lewm_bench.errors import UserError
-from lewm_bench.files import StorageError, disk_errors, make_folder, write_text
+from lewm_bench.core.errors import UserError
+from lewm_bench.system.files import StorageError, disk_errors, make_folder, write_text
 from lewm_bench.system.scratch import delete_stale, mark
 
 LOCK, HOLDER = ".in-use.lock", ".in-use.json"

@@ -4,7 +4,7 @@ Two runs share a stage if and only if these say the same. What changes nothing (
 is saved) stays out of them.
 
 Code belongs to what determines a stage. Of other people's environments and agents it is the source itself and the
-versions of the packages that it imports (``lewm_bench.system.source``). Of ours it is a number that is raised by hand
+versions of the packages that it imports (``lewm_bench.core.source``). Of ours it is a number that is raised by hand
 when a change of the code changes results, or else every commit would empty every cache: ``DATA_SCHEMA`` and the
 environment's ``schema``, ``MODEL_SCHEMA`` and the family's, ``PAIRS_SCHEMA``, ``EVALUATION_SCHEMA``. A test tells when one is due.
 """
@@ -14,18 +14,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from lewm_bench import sac_policy
 from lewm_bench.agent import Family, Setting
-from lewm_bench.collect import LEARNED, CollectConfig
-from lewm_bench.env import GoalEnv
-from lewm_bench.errors import UserError, shown, unknown
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.errors import UserError, shown, unknown
+from lewm_bench.core.names import parse_agent, stratum_of
+from lewm_bench.core.source import made_of
+from lewm_bench.data import sac_exploration as sac_policy
+from lewm_bench.data.collect import LEARNED, CollectConfig
 from lewm_bench.evaluation import strata
-from lewm_bench.names import parse_agent, stratum_of
-from lewm_bench.protocol import PROTOCOLS
-from lewm_bench.registry import agent_path
-from lewm_bench.suite import EnvSpec, Job, Suite
-from lewm_bench.system.source import made_of
-from lewm_bench.train import FREE
+from lewm_bench.evaluation.protocol import PROTOCOLS
+from lewm_bench.run.benchmarks import EnvSpec, Job, Suite
+from lewm_bench.run.registry import agent_path
+from lewm_bench.train.loop import FREE
 
 DATA_SCHEMA, MODEL_SCHEMA, PAIRS_SCHEMA, EVALUATION_SCHEMA = 2, 2, 2, 3
 DATA_SEED = 0  # all training seeds share one dataset

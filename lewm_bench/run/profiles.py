@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lewm_bench.config import deep_merge
-from lewm_bench.errors import UserError, shown, unknown
+from lewm_bench.core.config import deep_merge
+from lewm_bench.core.errors import UserError, shown, unknown
 
 EXTENDS = "extends"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lewm_bench.config import Config
-from lewm_bench.errors import NotRun, UserError
-from lewm_bench.names import parse_agent
-from lewm_bench.registry import agent_family
-from lewm_bench.suite import PLANNER, Job, Settings, Suite, named_settings, parse_overrides, shares_budget
+from lewm_bench.core.config import Config
+from lewm_bench.core.errors import NotRun, UserError
+from lewm_bench.core.names import parse_agent
+from lewm_bench.run.benchmarks import PLANNER, Job, Settings, Suite, named_settings, parse_overrides, shares_budget
+from lewm_bench.run.registry import agent_family
 
 Path = tuple[str, ...]
 

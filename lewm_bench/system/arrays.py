@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lewm_bench.errors import UserError, shown
-from lewm_bench.system.reading import reason_of, require_file
+from lewm_bench.core.errors import UserError, shown
+from lewm_bench.core.reading import reason_of, require_file
 
 HEADER = 2**16  # bytes of the longest header of a .npy file of version 1
 NUMBERS = {np.dtype(name).str: name for name in ("uint8", "int32", "int64", "float16", "float32", "float64")}

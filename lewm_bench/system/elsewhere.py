@@ -12,8 +12,8 @@ from importlib.util import find_spec
 
 import gymnasium as gym
 
-from lewm_bench.errors import UserError, shown
-from lewm_bench.extras import remedy
+from lewm_bench.core.errors import UserError, shown
+from lewm_bench.system.extras import remedy
 from lewm_bench.system.faults import attempted
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import lewm_bench
-from lewm_bench.errors import Explained, PluginError
-from lewm_bench.files import StorageError, storage_line, write_text
+from lewm_bench.core.errors import Explained, PluginError
+from lewm_bench.system.files import StorageError, storage_line, write_text
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import io
 import os
 from types import SimpleNamespace
 
-from lewm_bench.cli import SPIN, _keep_memory
+from lewm_bench.cli.app import SPIN, _keep_memory
 
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
 _keep_memory()
@@ -30,14 +30,14 @@ from stable_worldmodel.wm.lewm import LeWM as PeerLeWM
 from stable_worldmodel.wm.lewm.module import MLP, Embedder, Predictor
 from torch import nn
 
-from lewm_bench.agents.imagination import PackedLeWM
 from lewm_bench.agents.lewm import LeWM, LeWMConfig
-from lewm_bench.device import Stopwatch
-from lewm_bench.planning import CEMConfig, cem, latent_cost, plain
-from lewm_bench.provenance import hardware
-from lewm_bench.rng import stream
-from lewm_bench.speed import gemm_peak
-from lewm_bench.statistics import spearman
+from lewm_bench.agents.parts.imagination import PackedLeWM
+from lewm_bench.core.rng import stream
+from lewm_bench.core.statistics import spearman
+from lewm_bench.evaluation.speed import gemm_peak
+from lewm_bench.planning.agent import CEMConfig, cem, latent_cost, plain
+from lewm_bench.system.device import Stopwatch
+from lewm_bench.system.provenance import hardware
 
 SHARED = ("predictor", "action_encoder", "pred_proj")
 

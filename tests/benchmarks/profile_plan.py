@@ -14,18 +14,18 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from lewm_bench.cli import SPIN, _keep_memory
+from lewm_bench.cli.app import SPIN, _keep_memory
 
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
 _keep_memory()
 
 import torch
 
-from lewm_bench import suite as suites
-from lewm_bench.agents import imagination
-from lewm_bench.planning import latent_cost
-from lewm_bench.provenance import hardware
-from lewm_bench.speed import agent_of, build, gemm_peak
+from lewm_bench.agents.parts import imagination
+from lewm_bench.evaluation.speed import agent_of, build, gemm_peak
+from lewm_bench.planning.agent import latent_cost
+from lewm_bench.run import benchmarks as suites
+from lewm_bench.system.provenance import hardware
 
 SECONDS: dict[str, float] = defaultdict(float)
 CALLS: dict[str, int] = defaultdict(int)

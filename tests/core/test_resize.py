@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lewm_bench.core.resize import area_mean
-from lewm_bench.rng import stream
+from lewm_bench.core.rng import stream
 
 
 def truth(frame: np.ndarray, height: int, width: int) -> np.ndarray:

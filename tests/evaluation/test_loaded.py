@@ -11,9 +11,9 @@ from toy_env import ToyEnv
 
 from lewm_bench.agent import Loaded, load_agent
 from lewm_bench.agents.scripted import NOOP
-from lewm_bench.collect import _drawn
-from lewm_bench.env import require_spaces
-from lewm_bench.errors import UserError
+from lewm_bench.core.env import require_spaces
+from lewm_bench.core.errors import UserError
+from lewm_bench.data.collect import _drawn
 from lewm_bench.run.keys import outside_of
 
 

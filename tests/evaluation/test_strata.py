@@ -12,22 +12,23 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from lewm_bench import cli
 from lewm_bench.agent import AgentConfig, Setting
 from lewm_bench.agents.oracle import GREEDY, ORACLE
-from lewm_bench.collect import CollectConfig, collect
-from lewm_bench.device import resolve_device
+from lewm_bench.cli import app as cli
+from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.envs.tworoom import ROOMS
-from lewm_bench.evaluate import evaluate
 from lewm_bench.evaluation import strata
-from lewm_bench.planning import CEMConfig
-from lewm_bench.protocol import CHOICES, CLEAN_1, CLEAN_2_PLAIN, CLEAN_2_PLANNING, sample_pairs
-from lewm_bench.records import load_cells
-from lewm_bench.registry import make_env
-from lewm_bench.report import build_tables, write_report
-from lewm_bench.runner import Run, run_suite
-from lewm_bench.store import Store
-from lewm_bench.suite import load, resolve
+from lewm_bench.evaluation.episodes import evaluate
+from lewm_bench.evaluation.protocol import CHOICES, CLEAN_1, CLEAN_2_PLAIN, CLEAN_2_PLANNING, sample_pairs
+from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.report.summarise import build_tables
+from lewm_bench.report.write import write_report
+from lewm_bench.run.benchmarks import load, resolve
+from lewm_bench.run.records import load_cells
+from lewm_bench.run.registry import make_env
+from lewm_bench.run.runner import Run, run_suite
+from lewm_bench.system.device import resolve_device
+from lewm_bench.system.store import Store
 
 OFFSET, BUDGET = 60, 120
 

@@ -7,13 +7,14 @@ import json
 import numpy as np
 import pytest
 
-from lewm_bench.env import GoalEnv
-from lewm_bench.evaluate import PairResult
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.rng import stream
+from lewm_bench.data.scenes import read_scene, scene_name, scene_png
+from lewm_bench.evaluation.episodes import PairResult
+from lewm_bench.evaluation.trail_record import Trail
 from lewm_bench.evaluation.trails import EVERY, trails
-from lewm_bench.figures.scenes import read_scene, scene_name, scene_png
-from lewm_bench.records import OffsetRecord, Trail
-from lewm_bench.registry import make_env
-from lewm_bench.rng import stream
+from lewm_bench.run.records import OffsetRecord
+from lewm_bench.run.registry import make_env
 
 WORLDS = {
     "UMaze": ("lewm_bench/PointMaze-UMaze-v0", {}),

@@ -69,7 +69,7 @@ def cli(*arguments: str) -> Callable[[], object]:
     """A call of the command line."""
 
     def call() -> None:
-        from lewm_bench import cli
+        from lewm_bench.cli import app as cli
 
         with mock.patch.object(sys, "argv", ["lewm-bench", *arguments]):
             cli.main()
@@ -81,7 +81,7 @@ def reported(*arguments: str) -> Callable[[], object]:
     """A call of the command line that leaves out the figures, which take seconds and read nothing."""
 
     def call() -> None:
-        with mock.patch("lewm_bench.plots.draw_all", lambda *_: {}):
+        with mock.patch("lewm_bench.report.plots.draw_all", lambda *_: {}):
             cli(*arguments)()
 
     return call
@@ -91,7 +91,7 @@ def judged(action: Callable[[], object]) -> Callable[[], object]:
     """A call of our functions that answers as the command line does."""
 
     def call() -> None:
-        from lewm_bench.errors import NotRun, UserError
+        from lewm_bench.core.errors import NotRun, UserError
 
         try:
             action()
@@ -207,7 +207,7 @@ def yaml_case(root: Path, rng: Random) -> Callable[[Path], Callable[[], object]]
 
 def every_suite(path: Path) -> None:
     """Resolve every suite of a configuration, which reads all of it."""
-    from lewm_bench.suite import load, resolve
+    from lewm_bench.run.benchmarks import load, resolve
 
     bench = load(path)
     for suite in bench.suites:
@@ -327,7 +327,7 @@ def damage_file(path: Path, rng: Random) -> None:
 
 def read_whole(folder: Path) -> None:
     """Use everything of a data set."""
-    from lewm_bench.data import Dataset
+    from lewm_bench.data.format import Dataset
 
     dataset = Dataset.open(folder)
     dataset.verify()
@@ -441,9 +441,9 @@ def name_case(root: Path, rng: Random) -> Callable[[Path], Callable[[], object]]
 
 def named(name: str) -> None:
     """Resolve the tiny suite with an agent of that name, and use what its name is used for."""
-    from lewm_bench import arms
-    from lewm_bench.cli import _prepare
-    from lewm_bench.suite import Suite
+    from lewm_bench.cli.app import _prepare
+    from lewm_bench.report import arms
+    from lewm_bench.run.benchmarks import Suite
 
     run = _prepare("tiny", "quick", agents=name, config=Path("tiny.yaml"), cache=Path("cache"), device="cpu")
     suite: Suite = run.suite
@@ -540,7 +540,7 @@ import sys
 import numpy as np
 
 from lewm_bench.agent import AgentConfig, Family, Loaded
-from lewm_bench.train import TrainingLog
+from lewm_bench.train.loop import TrainingLog
 
 
 class Controller:

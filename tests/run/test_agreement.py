@@ -8,16 +8,16 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from lewm_bench import runner
-from lewm_bench.collect import CollectConfig, collect
-from lewm_bench.device import resolve_device
-from lewm_bench.errors import NotRun, UserError
-from lewm_bench.registry import load_plugins
+from lewm_bench.core.errors import NotRun, UserError
+from lewm_bench.data.collect import CollectConfig, collect
+from lewm_bench.run import runner
 from lewm_bench.run.agreement import disagreement, transitions
+from lewm_bench.run.benchmarks import load, resolve
 from lewm_bench.run.keys import fresh_kinds
-from lewm_bench.runner import Run
-from lewm_bench.store import Store
-from lewm_bench.suite import load, resolve
+from lewm_bench.run.registry import load_plugins
+from lewm_bench.run.runner import Run
+from lewm_bench.system.device import resolve_device
+from lewm_bench.system.store import Store
 
 WORLD = "lewm_bench/TwoRoom-v0"
 SUITE = f"""

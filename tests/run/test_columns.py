@@ -7,9 +7,9 @@ import tracemalloc
 
 import pytest
 
-from lewm_bench.config import Record
-from lewm_bench.records import CellRecord, EpisodeRow, Episodes
+from lewm_bench.core.config import Record
 from lewm_bench.run.columns import Columns
+from lewm_bench.run.records import CellRecord, EpisodeRow, Episodes
 
 
 class Row(Record):

@@ -11,15 +11,15 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 
-from lewm_bench.collect import CollectConfig
-from lewm_bench.device import resolve_device
-from lewm_bench.records import load_cells
-from lewm_bench.registry import agent_family, make_env
+from lewm_bench.core import source
+from lewm_bench.data.collect import CollectConfig
 from lewm_bench.run import keys
-from lewm_bench.runner import Run, run_suite
-from lewm_bench.store import Store
-from lewm_bench.suite import EnvSpec, load, resolve
-from lewm_bench.system import source
+from lewm_bench.run.benchmarks import EnvSpec, load, resolve
+from lewm_bench.run.records import load_cells
+from lewm_bench.run.registry import agent_family, make_env
+from lewm_bench.run.runner import Run, run_suite
+from lewm_bench.system.device import resolve_device
+from lewm_bench.system.store import Store
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 ENVIRONMENT, AGENT = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

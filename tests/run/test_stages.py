@@ -16,19 +16,36 @@ from typing import NamedTuple
 import gymnasium as gym
 import pytest
 
-from lewm_bench.adapt import AdaptedEnv
 from lewm_bench.agents import AGENTS
-from lewm_bench.registry import agent_family, agent_path, load_plugins
+from lewm_bench.core.source import closure, is_ours
+from lewm_bench.data.adapt import AdaptedEnv
 from lewm_bench.run import keys
-from lewm_bench.system.source import closure, is_ours
+from lewm_bench.run.registry import agent_family, agent_path, load_plugins
 
 FILE = Path(__file__).with_name("stages.json")
 ENVS, AGENTS_FOLDER = "lewm_bench.envs.", "lewm_bench.agents."
-PLANNING = {f"{AGENTS_FOLDER}{name}" for name in ("imagination", "fast_imagination", "linears")}
-EVALUATION = {"lewm_bench.evaluate", "lewm_bench.planning", "lewm_bench.protocol", "lewm_bench.solvers", *PLANNING}
+PLANNING = {f"{AGENTS_FOLDER}parts.{name}" for name in ("imagination", "fast_imagination", "linears")}
+EVALUATION = {
+    "lewm_bench.evaluation.episodes",
+    "lewm_bench.planning.agent",
+    "lewm_bench.evaluation.protocol",
+    "lewm_bench.planning.solvers",
+    *PLANNING,
+}
 NO_RESULT = {
     f"lewm_bench.{name}"
-    for name in ("adapt", "arms", "check", "child", "config", "errors", "extras", "files", "names", "search", "store")
+    for name in (
+        "agent",
+        "core.config",
+        "core.errors",
+        "core.names",
+        "core.reading",
+        "core.search_space",
+        "core.source",
+        "core.words",
+        "data.adapt",
+        "data.check",
+    )
 }
 """What changes no number, or (adapted environments) has a stage of its own."""
 
@@ -48,7 +65,12 @@ class Stage(NamedTuple):
 
 def reached(*roots: str) -> set[str]:
     """Our modules behind some of ours, but for those that change no number."""
-    return {n for n in closure(roots) if is_ours(n) and n not in NO_RESULT and ".system." not in n} | set(roots)
+    return {n for n in closure(roots) if is_ours(n) and n not in NO_RESULT and _counts(n)} | set(roots)
+
+
+def _counts(name: str) -> bool:
+    """Of the machine's side, what draws and where numbers are computed."""
+    return ".system." not in name or name.endswith((".gl", ".device"))
 
 
 def environments() -> dict[str, type]:
@@ -62,9 +84,11 @@ def stages() -> dict[str, Stage]:
     worlds = {name: reached(world.__module__) for name, world in environments().items()}
     # What only one kind of stage reaches is that one's; the rest is the data's.
     shared = {n for found in worlds.values() for n in found if not n.startswith(ENVS)}
-    data = (shared | reached("lewm_bench.collect", "lewm_bench.data")) - EVALUATION
-    training = reached("lewm_bench.agent", "lewm_bench.train", "lewm_bench.checkpoint") - EVALUATION - data
-    acting = reached("lewm_bench.evaluate", "lewm_bench.protocol", *PLANNING) - training - data
+    data = (shared | reached("lewm_bench.data.collect", "lewm_bench.data.format")) - EVALUATION
+    training = (
+        reached("lewm_bench.agent.family", "lewm_bench.train.loop", "lewm_bench.system.checkpoint") - EVALUATION - data
+    )
+    acting = reached("lewm_bench.evaluation.episodes", "lewm_bench.evaluation.protocol", *PLANNING) - training - data
     acting = {n for n in acting if not n.startswith(AGENTS_FOLDER)} | EVALUATION
     found = {
         "data": Stage([keys.DATA_SCHEMA], "DATA_SCHEMA in lewm_bench/run/keys.py", data),
@@ -75,10 +99,16 @@ def stages() -> dict[str, Stage]:
             "PAIRS_SCHEMA in lewm_bench/run/keys.py",
             {
                 f"lewm_bench.{name}"
-                for name in ("evaluation.strata", "agents.oracle", "planning", "protocol", "solvers")
+                for name in (
+                    "agents.oracle",
+                    "evaluation.protocol",
+                    "evaluation.strata",
+                    "planning.agent",
+                    "planning.solvers",
+                )
             },
         ),
-        "adapted environments": Stage([AdaptedEnv.schema], "AdaptedEnv.schema", {"lewm_bench.adapt"}),
+        "adapted environments": Stage([AdaptedEnv.schema], "AdaptedEnv.schema", {"lewm_bench.data.adapt"}),
     }
     for name, world in environments().items():
         own = {n for n in worlds[name] if n.startswith(ENVS)}
@@ -114,23 +144,21 @@ def test_what_changes_results_has_another_number(request: pytest.FixtureRequest)
 
 def test_each_stage_is_made_of_what_one_would_think() -> None:
     found = {name: {n.removeprefix("lewm_bench.") for n in stage.modules} for name, stage in stages().items()}
-    assert found["environment PointMaze"] == {
-        "envs.geodesic",
-        "envs.maze",
-        "envs.pointmaze",
-        "envs.raster",
-        "envs.waypoints",
-    }
-    assert "envs.rooms" in found["environment TwoRoom"] and "envs.maze" not in found["environment TwoRoom"]
-    assert {"collect", "data", "env", "policies", "rng", "sac_policy"} <= found["data"]
-    assert {"agent", "train"} <= found["training"] and not found["training"] & {"solvers", "planning", "evaluate"}
-    assert {"evaluate", "solvers", "planning", "protocol", "agents.imagination"} <= found["evaluation"]
-    assert {"agents.lewm", "agents.jepa", "agents.sigreg"} <= found["agent lewm"]
-    assert not found["agent lewm"] & {"agents.imagination", "agents.gcbc"}
+    parts = {"envs.parts.geodesic", "envs.parts.maze", "envs.parts.raster", "envs.parts.waypoints"}
+    assert found["environment PointMaze"] == {"envs.pointmaze", *parts}
+    assert "envs.parts.rooms" in found["environment TwoRoom"]
+    assert "envs.parts.maze" not in found["environment TwoRoom"]
+    assert {"data.collect", "data.format", "core.env", "core.exploration", "core.rng", "system.gl"} <= found["data"]
+    assert {"agent.family", "train.loop"} <= found["training"]
+    acting = {"evaluation.episodes", "planning.solvers", "planning.agent", "evaluation.protocol"}
+    assert not found["training"] & acting
+    assert {*acting, "agents.parts.imagination"} <= found["evaluation"]
+    assert {"agents.lewm", "agents.parts.jepa", "agents.parts.sigreg"} <= found["agent lewm"]
+    assert not found["agent lewm"] & {"agents.parts.imagination", "agents.gcbc"}
 
 
 def test_a_change_is_told_apart_from_a_raised_number() -> None:
-    stage = Stage([3], "X.schema", {"lewm_bench.envs.rooms"})
+    stage = Stage([3], "X.schema", {"lewm_bench.envs.parts.rooms"})
     known = stage.recorded()
     assert complaint("x", stage, known) == ""
     assert "raise X.schema; then record it" in complaint("x", stage, {**known, "digest": "0" * 16})

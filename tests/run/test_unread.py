@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lewm_bench.errors import UserError
+from lewm_bench.core.errors import UserError
+from lewm_bench.run.benchmarks import load, resolve
 from lewm_bench.run.unread import check_read
-from lewm_bench.suite import load, resolve
 
 SUITE = """
 profiles: {quick: {}}

@@ -8,9 +8,9 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 
-from lewm_bench.adapt import Adapt
-from lewm_bench.errors import UserError
-from lewm_bench.registry import make_env
+from lewm_bench.core.errors import UserError
+from lewm_bench.data.adapt import Adapt
+from lewm_bench.run.registry import make_env
 from lewm_bench.system import elsewhere as module
 from lewm_bench.system.elsewhere import elsewhere
 

@@ -16,12 +16,12 @@ import pytest
 import torch
 from commands import outcome
 
-from lewm_bench import cli
-from lewm_bench.diagnostics import effective_rank
-from lewm_bench.errors import Explained
+from lewm_bench.cli import app as cli
+from lewm_bench.core.errors import Explained
 from lewm_bench.evaluation.history import images
-from lewm_bench.files import StorageError
 from lewm_bench.system.faults import OURS, THEIRS, ProgramExit, attempted, explained, machine_line, place, told
+from lewm_bench.system.files import StorageError
+from lewm_bench.train.diagnostics import effective_rank
 
 THEIRS_PY = """
 import sys
@@ -117,7 +117,7 @@ def lewm_bench(tmp_path: Path, monkeypatch, capsys):
         (package / f"{name}.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("lewm_bench.device.share_cores", lambda: None)
+    monkeypatch.setattr("lewm_bench.system.device.share_cores", lambda: None)
 
     def call(*arguments: str, how: str = "raise") -> tuple[int, str, str]:
         (tmp_path / "s.yaml").write_text(SUITE.replace("HOW", how))
@@ -203,7 +203,7 @@ def test_an_environment_package_that_exits_does_not_end_a_list(lewm_bench, monke
         def load(self):
             import theirs_pkg.exits  # noqa: F401
 
-    from lewm_bench import registry
+    from lewm_bench.run import registry
 
     monkeypatch.setattr(registry, "entry_points", lambda group: [Entry()] if group == registry.ENV_GROUP else [])
     assert "lewm_bench/TwoRoom-v0" in registry.environment_ids()
@@ -239,7 +239,7 @@ def test_a_full_disk_is_not_taken_for_somebodys_fault() -> None:
 
 
 def test_our_own_faults_say_so(lewm_bench, monkeypatch) -> None:
-    monkeypatch.setattr("lewm_bench.suite.load", None)
+    monkeypatch.setattr("lewm_bench.run.benchmarks.load", None)
     status, out, err = lewm_bench("list", "suites", "--config", "s.yaml")
     assert status == OURS == 70 and not out and len(err.strip().splitlines()) == 1
     assert err.startswith("lewm-bench: this is a fault of lewm-bench, please report it: TypeError: ")

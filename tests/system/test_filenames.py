@@ -7,11 +7,11 @@ from itertools import combinations
 import pytest
 
 from lewm_bench.agents import AGENTS
-from lewm_bench.records import CellRecord
-from lewm_bench.registry import environment_ids
+from lewm_bench.data.videos import video_name
+from lewm_bench.run.records import CellRecord
+from lewm_bench.run.registry import environment_ids
 from lewm_bench.system.filenames import agents_stem, env_stem, file_stem
-from lewm_bench.understanding.records import UnderstandingRecord
-from lewm_bench.videos import video_name
+from lewm_bench.understand.records import UnderstandingRecord
 
 MAZE = "lewm_bench/PointMaze-UMaze-v0"
 LONG = "lewm:" + ":".join(f"some.setting_{n}=0.1234567" for n in range(40))

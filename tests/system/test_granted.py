@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lewm_bench import doctor, provenance
-from lewm_bench.system import granted
+from lewm_bench.system import doctor, granted, provenance
 from lewm_bench.system.granted import cores, limit_threads, memory, quota
 
 V2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup rw,nsdelegate"
@@ -152,7 +151,7 @@ def test_libraries_are_told_what_they_do_not_see(text, variables, expected, tmp_
 def test_the_command_line_tells_them_before_they_are_imported() -> None:
     program = """
 import os, sys
-from lewm_bench import cli
+from lewm_bench.cli import app as cli
 from lewm_bench.system import granted
 heavy = [m for m in ("torch", "numpy") if m in sys.modules]
 granted._affinity, granted.quota = lambda: 8, lambda root: 3.0

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lewm_bench import files
-from lewm_bench.files import write_text
-from lewm_bench.store import Store
-from lewm_bench.system import scratch
+from lewm_bench.system import files, scratch
+from lewm_bench.system.files import write_text
 from lewm_bench.system.scratch import OLD_SECONDS, delete_stale, mark, scratch_folder
+from lewm_bench.system.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ MAIN = """
 import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-from lewm_bench import cli
+from lewm_bench.cli import app as cli
 from lewm_bench.system import signals
 
 def app(*_, **__):
@@ -180,7 +180,7 @@ class Slow(TwoRoom):
 COLLECTS = """
 from pathlib import Path
 import gymnasium as gym
-from lewm_bench import collect as c
+from lewm_bench.data import collect as c
 gym.register("tests/Slow-v0", entry_point="slow:Slow")
 c._WORTH_PROCESSES = 0.0
 env = gym.make("tests/Slow-v0", image_size=16).unwrapped
@@ -225,10 +225,10 @@ def test_a_collection_that_is_killed_takes_its_processes_along(tmp_path: Path) -
 @pytest.mark.parametrize("stage", ["collecting", "training", "evaluating", "reporting"])
 def test_every_stage_of_a_run_stops_and_goes_on(tmp_path: Path, stage: str) -> None:
     moments = {
-        "collecting": "from lewm_bench import data; place, name = data.DatasetWriter, 'add'",
-        "training": "from lewm_bench import train; place, name = train, '_to_device'",
-        "evaluating": "from lewm_bench import runner; place, name = runner, 'extras'",
-        "reporting": "from lewm_bench import plots; place, name = plots, 'draw_all'",
+        "collecting": "from lewm_bench.data import format as data; place, name = data.DatasetWriter, 'add'",
+        "training": "from lewm_bench.train import loop as train; place, name = train, '_to_device'",
+        "evaluating": "from lewm_bench.run import runner; place, name = runner, 'extras'",
+        "reporting": "from lewm_bench.report import plots; place, name = plots, 'draw_all'",
     }
     settings = [
         *("collect.episodes=20", "collect.steps=30", "image_size=32", "lewm.train.steps=3", "lewm.train.batch_size=4"),
@@ -256,7 +256,7 @@ def slow(*arguments, **options):
     print("ready", flush=True); time.sleep(60)
 setattr(place, name, slow)
 """
-    program = f"import sys, time\nfrom lewm_bench import cli\n{hook}\ncli.main()"
+    program = f"import sys, time\nfrom lewm_bench.cli import app as cli\n{hook}\ncli.main()"
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
         start_new_session=True,

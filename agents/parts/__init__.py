@@ -1,0 +1,1 @@
+"""What several agents share: networks, losses, encoders and fast imagination."""

@@ -1,0 +1,261 @@
+"""Imagined futures of candidate plans by Fast-LeWM, whose one pass knows the latent after every prefix of a plan.
+
+Plans longer than the model's horizon are chained: the next piece starts from the last predicted latent. ``reference``
+is the plain way; ``PackedFastLeWM`` gives the same numbers up to rounding, from less work:
+
+- where only the end of a plan counts, only the last prefix has queries in the last block, and a predictor pass;
+- the state token sees only itself, so it is computed once per episode and shared by all candidates; the blocks attend
+  relative to it (see ``imagination``), so that it needs no query, and its share of the output is one matrix;
+- the value projection of a predictor block is one matrix, the modulations of all of its blocks are one layer, and
+  affine norms are folded into the layers behind them.
+
+Shapes: B episodes, b of them at a time, S candidates, s of them 1 where they share a latent, H blocks of a plan, n of
+them in a piece, A numbers of a block, D latent size, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lewm_bench.agents.parts.imagination import Packed, fold_norm, fold_projector, silu
+from lewm_bench.agents.parts.linears import Linears, Ranges
+from lewm_bench.planning.agent import CEMConfig, Imagination, Imagine, Score
+
+INTERMEDIATE = 2  # blocks to the latent that a plan's end is predicted from once more (paper: 10 environment steps)
+
+
+def rollout(model: nn.Module, latent: Tensor, plans: Tensor) -> Tensor:
+    """(N, D) latents and z-scored plans (N, H, A) to the latents after each block, (N, H, D)."""
+    found = []
+    for piece in plans.split(model.horizon, 1):
+        found.append(model.predict_prefixes(latent, piece))
+        latent = found[-1][:, -1]
+    return torch.cat(found, 1)
+
+
+def reference(model: nn.Module) -> Imagine:
+    """The plain way, through which gradients flow. With self-consistency the plan's end comes once more at the end."""
+
+    def imagine(latents: Tensor, past_actions: Tensor) -> Imagination:
+        del past_actions  # the newest frame is all that it knows
+
+        def imagination(plans: Tensor, score: Score) -> Tensor:
+            B, S, H, _ = plans.shape
+            flat, latent = plans.flatten(0, 1), latents[:, -1].repeat_interleave(S, 0)
+            imagined = rollout(model, latent, flat)
+            if model.config.self_consistency and H > 1:
+                middle = min(INTERMEDIATE, H - 1)
+                again = rollout(model, imagined[:, middle - 1], flat[:, middle:])
+                imagined = torch.cat([imagined, again[:, -1:]], 1)
+            return score(imagined.unflatten(0, (B, S)), slice(0, B))
+
+        return imagination
+
+    return consistent(imagine, model.config.self_consistency)
+
+
+def consistent(imagine: Imagine, weight: float) -> Imagine:
+    """Adds to scores how far a plan's end is from itself, predicted through an intermediate latent (paper's beta).
+
+    ``imagine`` gives latents (b, S, H + 1, D) with the second prediction last, for plans of more than one block.
+    """
+    if not weight:
+        return imagine
+
+    def scored(latents: Tensor, past_actions: Tensor) -> Imagination:
+        imagination = imagine(latents, past_actions)
+
+        def costs(plans: Tensor, score: Score) -> Tensor:
+            if plans.shape[2] == 1:
+                return imagination(plans, score)
+
+            def both(imagined: Tensor, episodes: slice) -> Tensor:
+                *_, direct, again = imagined.unbind(2)
+                return score(imagined[:, :, :-1], episodes) + weight * (direct - again).square().mean(-1)
+
+            return imagination(plans, both)
+
+        return costs
+
+    return scored
+
+
+class Anchor(NamedTuple):
+    """What is computed once for a latent from which plans begin."""
+
+    latent: Tensor  # (b, s, W) as the predictor takes it in
+    tokens: list[tuple[Tensor, Tensor]]  # per block of the prefix encoder: (b, s, W) normalised, (b, s, W) attended
+
+
+class _PrefixBlock:
+    """One block of the prefix encoder, packed."""
+
+    def __init__(self, block: nn.Module, linears: Linears) -> None:
+        self.heads, self.eps, self.mlp_eps = block.heads, block.norm.eps, block.mlp[0].eps
+        weight, bias = fold_norm(block.norm, block.qkv.weight, None)
+        inner = len(weight) // 3
+        scale = (inner // block.heads) ** -0.5
+        self.query = linears.linear(weight[:inner] * scale, bias[:inner] * scale)
+        self.key_value = linears.linear(weight[inner:], None)  # of differences, from which the bias falls out
+        value, value_bias, out = weight[2 * inner :], bias[2 * inner :], block.out
+        self.out = linears.linear(out.weight, None)
+        self.alone = linears.linear(out.weight @ value, out.weight @ value_bias + out.bias)
+        first, second = block.mlp[1], block.mlp[4]
+        self.mlp = linears.mlp(*fold_norm(block.mlp[0], first.weight, first.bias), second.weight, second.bias)
+
+    def norm(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], eps=self.eps)
+
+    def leave(self, x: Tensor, ranges: Ranges) -> Tensor:
+        """The MLP and its residual, (..., W) to (..., W)."""
+        return x + self.mlp(F.layer_norm(x, x.shape[-1:], eps=self.mlp_eps), ranges)
+
+    def __call__(self, x: Tensor, token: tuple[Tensor, Tensor], wanted: Sequence[int], ranges: Ranges) -> Tensor:
+        """Tokens of the blocks (n, b, S, W) to those ``wanted`` of them, (w, b, S, W); ``token`` is the state's."""
+        y = self.norm(x)
+        keys, values = self.key_value(y - token[0], ranges).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        if len(wanted) < len(x):
+            x, y = x[list(wanted)], y[list(wanted)]
+        queries = self.query(y, ranges).unflatten(-1, (self.heads, -1))
+        attended = [_attend(q, keys[: k + 1], values[: k + 1]) for q, k in zip(queries, wanted, strict=True)]
+        out = self.out(torch.stack(attended).flatten(3), ranges)
+        return self.leave(out.add_(x).add_(token[1]), ranges)
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """What a query (b, S, heads, size) adds to the state's value, from keys and values minus the state's.
+
+    These are (k, b, S, heads, size).
+    """
+    scores = torch.linalg.vecdot(query, keys).movedim(0, -1)  # (b, S, heads, k)
+    weights = F.pad(scores, (1, 0)).softmax(-1)[..., 1:, None].unbind(-2)
+    out = weights[0] * values[0]
+    for weight, value in zip(weights[1:], values[1:], strict=True):
+        out.addcmul_(weight, value)
+    return out
+
+
+class _PointwiseBlock:
+    """One block of the predictor, packed."""
+
+    def __init__(self, block: nn.Module, linears: Linears) -> None:
+        norm, into, out, _ = block.value
+        weight, bias = fold_norm(norm, out.weight @ into.weight, out.bias)
+        self.value = linears.linear(weight, bias)
+        first, second = block.mlp[1], block.mlp[4]
+        self.mlp = linears.mlp(*fold_norm(block.mlp[0], first.weight, first.bias), second.weight, second.bias)
+        bias = block.modulation.bias.unflatten(0, (6, -1)).clone()
+        bias[[1, 4]] += 1  # x * (1 + scale) + shift
+        self.modulation = linears.linear(block.modulation.weight, bias.flatten())
+        self.eps = (block.norm1.eps, norm.eps), (block.norm2.eps, block.mlp[0].eps)
+
+    def __call__(self, x: Tensor, condition: Tensor, ranges: Ranges) -> Tensor:
+        """States (w, b, S, W), overwritten, to the same; ``condition`` (w, b, S, W) is silu of the prefixes."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition, ranges).chunk(6, -1)
+        x.addcmul_(gate1, self.value(_modulated(x, shift1, scale1, self.eps[0]), ranges))
+        return x.addcmul_(gate2, self.mlp(_modulated(x, shift2, scale2, self.eps[1]), ranges))
+
+
+def _modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: tuple[float, float]) -> Tensor:
+    """Normalised, modulated, normalised again."""
+    shape = x.shape[-1:]
+    return F.layer_norm(torch.addcmul(shift, F.layer_norm(x, shape, eps=eps[0]), scale), shape, eps=eps[1])
+
+
+class PackedFastLeWM(Packed):
+    """Fast-LeWM's prefix encoder and predictor, with the projector behind them."""
+
+    def __init__(self, model: nn.Module, config: CEMConfig) -> None:
+        size, encoder, predictor = model.config, model.prefix_encoder, model.predictor
+        self.horizon, self.final = model.horizon, config.objective == "final"
+        self.consistent = size.self_consistency > 0
+        latents = 1 + self.consistent if self.final else self.horizon
+        prefix = max(size.prefix_mlp_hidden, 3 * size.prefix_heads * size.prefix_head_size)
+        numbers = max(self.horizon * prefix, latents * max(size.mlp_hidden, 6 * size.width))
+        super().__init__(config.arithmetic, config.compile, encoder.positions.device, numbers)
+        exact = self.linears.exact
+        self.positions = encoder.positions[:, None, None]  # (1 + horizon, 1, 1, W)
+        actions, state = encoder.action_encoder, encoder.state
+        self.bottleneck = exact(actions.patch_embed.weight[:, :, 0], actions.patch_embed.bias)
+        self.embed1 = exact(actions.embed[0].weight, actions.embed[0].bias)
+        self.embed2 = exact(actions.embed[2].weight, actions.embed[2].bias)
+        self.state = self.linears.mlp(state[0].weight, state[0].bias, state[2].weight, state[2].bias)
+        self.prefix_blocks = [_PrefixBlock(block, self.linears) for block in encoder.blocks]
+        self.norms = [(n.normalized_shape, n.weight, n.bias, n.eps) for n in (encoder.norm, encoder.out_norm)]
+        self.enter = lambda x, _: x
+        if size.latent != size.width:
+            self.enter = exact(predictor.input_proj.weight, predictor.input_proj.bias)
+        norm, first, _, second = predictor.fusion
+        self.fusion_eps, self.leave_eps = norm.eps, predictor.norm.eps
+        self.fusion = self.linears.mlp(*fold_norm(norm, first.weight, first.bias), second.weight, second.bias)
+        self.blocks = [_PointwiseBlock(block, self.linears) for block in predictor.blocks]
+        projection = fold_projector(model.pred_proj)
+        self.leave = self.linears.mlp(*fold_norm(predictor.norm, *projection[:2]), *projection[2:])
+
+    def remember(self, latents: Tensor, past_actions: Tensor, horizon: int, ranges: Ranges) -> Anchor:
+        return self.anchor(latents[:, -1:], ranges)
+
+    def imagine(self, latents: Tensor, known: Anchor, plans: Tensor, ranges: Ranges) -> Tensor:
+        """Plans (b, S, H, A) to latents (b, S, H, D), or only the last of them; and once more if ``consistent``."""
+        H = plans.shape[2]
+        embedded = self.embed(plans.movedim(2, 0).contiguous(), ranges)
+        asked = [H - 1] if self.final else list(range(H))
+        if not self.consistent or H == 1:
+            found = self.chain(known, embedded, asked, ranges)
+            return torch.stack([found[k] for k in asked], 2)
+        middle = min(INTERMEDIATE, H - 1)
+        found = self.chain(known, embedded, [middle - 1, *asked], ranges)
+        again = self.chain(self.anchor(found[middle - 1], ranges), embedded[middle:], [H - middle - 1], ranges)
+        return torch.stack([*(found[k] for k in asked), again[H - middle - 1]], 2)
+
+    def embed(self, actions: Tensor, ranges: Ranges) -> Tensor:
+        """Z-scored blocks (..., A) to (..., W)."""
+        return self.embed2(silu(self.embed1(self.bottleneck(actions, ranges), ranges)), ranges)
+
+    def anchor(self, latent: Tensor, ranges: Ranges) -> Anchor:
+        """Of latents (b, s, D)."""
+        x, tokens = self.state(latent, ranges) + self.positions[0], []
+        for block in self.prefix_blocks:
+            y = block.norm(x)
+            tokens.append((y, block.alone(y, ranges)))
+            if block is not self.prefix_blocks[-1]:
+                x = block.leave(x + tokens[-1][1], ranges)
+        return Anchor(self.enter(latent, ranges), tokens)
+
+    def chain(self, anchor: Anchor, embedded: Tensor, asked: Sequence[int], ranges: Ranges) -> dict[int, Tensor]:
+        """The latents (b, S, D) after blocks ``asked`` (counted from 0) of embedded plans (H, b, S, W)."""
+        found: dict[int, Tensor] = {}
+        for begin in range(0, len(embedded), self.horizon):
+            if begin:
+                anchor = self.anchor(found[begin - 1], ranges)
+            piece = embedded[begin : begin + self.horizon]
+            ends = {k - begin for k in asked if begin <= k < begin + len(piece)} | {len(piece) - 1}
+            wanted = sorted(ends)
+            latents = self.predict(anchor, self.prefixes(anchor, piece, wanted, ranges), ranges)
+            found |= {begin + k: latent for k, latent in zip(wanted, latents, strict=True)}
+        return found
+
+    def prefixes(self, anchor: Anchor, embedded: Tensor, wanted: Sequence[int], ranges: Ranges) -> Tensor:
+        """Embedded blocks (n, b, S, W), n <= horizon, to the summaries of the ``wanted`` prefixes, (w, b, S, W)."""
+        n = len(embedded)
+        x = embedded + self.positions[1 : n + 1]
+        for block, token in zip(self.prefix_blocks, anchor.tokens, strict=True):
+            x = block(x, token, wanted if block is self.prefix_blocks[-1] else range(n), ranges)
+        for norm in self.norms:
+            x = F.layer_norm(x, *norm)
+        return x
+
+    def predict(self, anchor: Anchor, prefixes: Tensor, ranges: Ranges) -> Tensor:
+        """Summaries (w, b, S, W) to latents (w, b, S, D)."""
+        x = anchor.latent.expand_as(prefixes)
+        joined = torch.cat([x, prefixes, x * prefixes], -1)
+        x = self.fusion(F.layer_norm(joined, joined.shape[-1:], eps=self.fusion_eps), ranges).add_(x)
+        condition = silu(prefixes)
+        for block in self.blocks:
+            x = block(x, condition, ranges)
+        return self.leave(F.layer_norm(x, x.shape[-1:], eps=self.leave_eps), ranges)

@@ -1,0 +1,217 @@
+"""Joint-embedding predictive world models: the networks of LeWM, which other objectives train as well.
+
+encoder (small ViT) -> projector -> latent z;  predictor(z, actions) -> next z.
+Two sizes share this page: the defaults are the LeWM paper's (18.03M parameters, names and shapes of the released
+checkpoints), the profile ``quick`` makes everything small enough for minutes on a CPU.
+
+Shapes: B clips, T frames, D latent size, W predictor width, A numbers of an action block.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from lewm_bench.agent import AgentConfig, Setting, TrainedWorldModel, clip_batches, train_module
+from lewm_bench.agents.parts.imagination import PackedLeWM
+from lewm_bench.agents.parts.nets import CNN, ActionEncoder, ActionScale, Normalize, Projector, StemViT, ViT
+from lewm_bench.core.types import Clip
+from lewm_bench.planning.agent import CEMConfig, Imagine, plain
+from lewm_bench.train.diagnostics import effective_rank, straightness
+from lewm_bench.train.loop import TrainingLog
+
+
+class JEPAConfig(AgentConfig):
+    """Sizes; the defaults are the released LeWM's (paper, appendix D)."""
+
+    encoder: Literal["vit-tiny", "stem-vit", "cnn"] = "vit-tiny"
+    latent: int = Field(192, ge=1)
+    projector_hidden: int = Field(2048, ge=1)
+    width: int = Field(192, ge=1)
+    depth: int = Field(6, ge=1)
+    heads: int = Field(16, ge=1)
+    head_size: int = Field(64, ge=1)
+    mlp_hidden: int = Field(2048, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class PredictorBlock(nn.Module):
+    """Causal attention and MLP, both modulated by the action embedding (AdaLN-zero): the identity at initialisation.
+
+    The attention and the MLP open with an affine LayerNorm of their own behind the modulated one, as released.
+    """
+
+    def __init__(self, config: JEPAConfig, causal: bool = True) -> None:
+        super().__init__()
+        self.causal = causal
+        W, inner = config.width, config.heads * config.head_size
+        self.heads, self.dropout = config.heads, config.dropout
+        self.norm1 = nn.LayerNorm(W, eps=1e-6, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(W, eps=1e-6, elementwise_affine=False)
+        self.attn = nn.ModuleDict(
+            {
+                "norm": nn.LayerNorm(W),
+                "to_qkv": nn.Linear(W, 3 * inner, bias=False),
+                "to_out": nn.Sequential(nn.Linear(inner, W), nn.Dropout(config.dropout)),
+            }
+        )
+        self.mlp = nn.ModuleDict(
+            {
+                "net": nn.Sequential(
+                    nn.LayerNorm(W),
+                    nn.Linear(W, config.mlp_hidden),
+                    nn.GELU(),
+                    nn.Dropout(config.dropout),
+                    nn.Linear(config.mlp_hidden, W),
+                    nn.Dropout(config.dropout),
+                )
+            }
+        )
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(W, 6 * W))
+        nn.init.zeros_(self.adaLN_modulation[1].weight)
+        nn.init.zeros_(self.adaLN_modulation[1].bias)
+
+    def forward(self, x: Tensor, condition: Tensor, last_only: bool = False) -> Tensor:
+        """(B, T, W) tokens and conditions to (B, T, W), or to (B, 1, W) where only the last token is wanted."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, -1)
+        y = self.attn["norm"](self.norm1(x) * (1 + scale1) + shift1)
+        if last_only:
+            x, gate1, shift2, scale2, gate2 = (t[:, -1:] for t in (x, gate1, shift2, scale2, gate2))
+        x = x + gate1 * self._attend(y, last_only)
+        y = self.norm2(x) * (1 + scale2) + shift2
+        return x + gate2 * self.mlp["net"](y)
+
+    def _attend(self, y: Tensor, last_only: bool) -> Tensor:
+        q, k, v = self.attn["to_qkv"](y).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        p = self.dropout if self.training else 0.0
+        if last_only:  # the last query sees everything, so no mask
+            out = F.scaled_dot_product_attention(q[:, :, -1:], k, v)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=self.causal)
+        return self.attn["to_out"](out.transpose(1, 2).flatten(2))
+
+
+class Predictor(nn.Module):
+    """Latents with the action blocks executed from them to the features of the next latents (paper, section 3.1)."""
+
+    def __init__(self, config: JEPAConfig) -> None:
+        super().__init__()
+        self.pos_embedding = nn.Parameter(torch.randn(1, config.history, config.width))
+        same = config.latent == config.width
+        self.input_proj = nn.Identity() if same else nn.Linear(config.latent, config.width)
+        self.transformer = nn.ModuleDict(
+            {
+                "layers": nn.ModuleList(PredictorBlock(config) for _ in range(config.depth)),
+                "norm": nn.LayerNorm(config.width),
+            }
+        )
+
+    def forward(self, latents: Tensor, actions: Tensor, last_only: bool = False) -> Tensor:
+        """(B, T, D) latents and (B, T, W) action embeddings to (B, T, W); entry t speaks of frame t+1."""
+        x = self.input_proj(latents) + self.pos_embedding[:, : latents.shape[1]]
+        *inner, last = self.transformer["layers"]
+        for block in inner:
+            x = block(x, actions)
+        return self.transformer["norm"](last(x, actions, last_only))
+
+
+class JEPA(nn.Module):
+    """Encoder, projector, action encoder and predictor; a ``WorldModel`` whose latents are (D,)."""
+
+    def __init__(self, config: JEPAConfig, image_size: int, action_dim: int) -> None:
+        super().__init__()
+        self.history, self.frame_skip = config.history, config.frame_skip
+        self.config = config
+        self.normalize = Normalize()
+        self.action_scale = ActionScale(action_dim)
+        makers = {"vit-tiny": ViT, "stem-vit": StemViT, "cnn": CNN}
+        self.encoder = makers[config.encoder](image_size)
+        self.projector = Projector(self.encoder.width, config.projector_hidden, config.latent)
+        self.action_encoder = ActionEncoder(config.frame_skip * action_dim, config.width)
+        self.predictor = Predictor(config)
+        self.pred_proj = Projector(config.width, config.projector_hidden, config.latent)
+        self.auxiliary = nn.ModuleDict()
+        self.tokens_per_frame = 1
+
+    def begin_training(self) -> None:
+        """Put what the objective needs and planning does not into ``auxiliary``; nothing unless overridden."""
+
+    def end_training(self) -> None:
+        """Forget it: what is saved and counted has the names and shapes of LeWM, whatever the objective."""
+        self.auxiliary.clear()
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """(B, T, 3, h, w) uint8 to (B, T, D)."""
+        return self.embed(frames, self.encoder, self.projector)
+
+    def embed(self, frames: Tensor, encoder: nn.Module, projector: nn.Module) -> Tensor:
+        """(B, T, 3, h, w) uint8 to (B, T, D) by networks that are shaped like the model's own."""
+        tokens = encoder(self.normalize(frames.flatten(0, 1)))
+        # The paper reads the CLS token; the small ViT has none and averages (its few tokens train faster that way).
+        features = tokens.mean(1) if self.config.encoder == "stem-vit" else tokens[:, 0]
+        return projector(features.unflatten(0, frames.shape[:2]))
+
+    def normalize_actions(self, actions: Tensor) -> Tensor:
+        return self.action_scale.normalize(actions)
+
+    def denormalize_actions(self, actions: Tensor) -> Tensor:
+        return self.action_scale.denormalize(actions)
+
+    def predict(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """(B, T, D) and z-scored blocks (B, T, A) to (B, T, D); entry t guesses the latent of frame t+1."""
+        return self.pred_proj(self.predictor(latents, self.action_encoder(actions)))
+
+    def predict_next(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """(N, T, D) and z-scored blocks (N, T, A) to the latent after the last block, (N, D)."""
+        return self.pred_proj(self.predictor(latents, self.action_encoder(actions), last_only=True)[:, -1])
+
+    def teacher_forced(self, clip: Clip) -> tuple[Tensor, Tensor]:
+        """Latents (B, T, D) of a clip, and what frames 0..T-2 predict of frames 1..T-1, (B, T-1, D)."""
+        z = self.encode(clip.frames)
+        return z, self.predict(z[:, :-1], self.normalize_actions(clip.actions))
+
+
+def latent_diagnostics(z: Tensor) -> dict[str, Tensor]:
+    """Scalars that show collapse and straightening, from (B, T, D) latents."""
+    flat = z.float().flatten(0, 1)
+    return {
+        "latent_std": flat.std(0).mean(),
+        "effective_rank": effective_rank(flat),
+        "straightness": straightness(z.float()),
+    }
+
+
+class JEPAFamily(TrainedWorldModel):
+    """How an agent with these networks is built and plans, for the runner; the objectives are its subclasses."""
+
+    Config = JEPAConfig
+    model: ClassVar[type[JEPA]]
+    name: ClassVar[str]  # for people
+    decision_cost = 0.2
+
+    def build(self, setting: Setting[JEPAConfig]) -> JEPA:
+        return self.model(setting.config, setting.image_size, setting.action_dim)
+
+    def train(self, setting: Setting[JEPAConfig], folder: Path) -> TrainingLog:
+        def build() -> JEPA:
+            model = self.build(setting)
+            model.begin_training()
+            model.action_scale.fit(*setting.dataset.action_statistics("train"))
+            return model
+
+        batch = clip_batches(setting, self.clip_frames(setting.config), setting.config.frame_skip)
+        return train_module(setting, build, batch, folder, self.model.end_training)
+
+    def imagine(self, model: JEPA, config: CEMConfig) -> Imagine:
+        if config.rollout == "reference":
+            return plain(model)
+        return PackedLeWM(model, config.arithmetic, config.compile)
+
+    def label(self, setting: Setting) -> str:
+        kinds = {"vit-tiny": "", "stem-vit": " (small ViT with convolutional stem)", "cnn": " (CNN encoder)"}
+        return self.name + kinds[setting.config.encoder]

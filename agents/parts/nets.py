@@ -1,0 +1,239 @@
+"""Network parts that several agents use, each readable on its own.
+
+Shapes: N images or sequences, P tokens of an image, W width, D latent size, T frames, A numbers of an action block.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lewm_bench.core.errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Normalize(nn.Module):
+    """(..., 3, h, w) uint8 frames to float32 with ImageNet's mean and deviation per channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
+        # Not in the state dict: constants, and released LeWM weights do not have them.
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("shift", -torch.tensor(IMAGENET_MEAN).view(3, 1, 1) / std, persistent=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return frames.to(self.scale.dtype) * self.scale + self.shift
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention of pre-normalised tokens, (N, P, W) to (N, P, W)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (N, heads, P, W/heads)
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, (N, P, W) to (N, P, W)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+def sine_cosine_positions(side: int, width: int) -> Tensor:
+    """Fixed two-dimensional position codes, (side*side, width); ``width`` is a multiple of 4."""
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 4) / (width // 4))
+    angles = torch.arange(side)[:, None] * frequencies  # (side, width/4)
+    axis = torch.cat([angles.sin(), angles.cos()], 1)  # (side, width/2)
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    return torch.cat([axis[rows.flatten()], axis[columns.flatten()]], 1)
+
+
+class StemViT(nn.Module):
+    """A small ViT whose patches come from a convolutional stem of stride 16: (N, channels, h, w) floats to (N, P, W).
+
+    At a few minutes of CPU training a plain patch embedding learns too slowly; three strided convolutions do not.
+    """
+
+    patch = 16
+
+    def __init__(self, image_size: int, width: int = 64, depth: int = 2, heads: int = 4, channels: int = 3) -> None:
+        super().__init__()
+        if image_size % self.patch:
+            raise UserError(f"image_size must be a multiple of {self.patch}, got {image_size}")
+        self.num_tokens = (image_size // self.patch) ** 2
+        self.width = width
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width // 4, 4, 4),
+            nn.ReLU(),
+            nn.Conv2d(width // 4, width // 2, 3, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(width // 2, width, 3, 2, 1),
+        )
+        # Scaled down so that at initialisation positions do not drown the content of the tokens.
+        self.register_buffer("positions", 0.3 * sine_cosine_positions(image_size // self.patch, width))
+        self.blocks = nn.Sequential(*[Block(width, heads) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(images).flatten(2).transpose(1, 2) + self.positions  # (N, P, W)
+        return self.norm(self.blocks(x))
+
+
+class ViT(nn.Module):
+    """The paper's encoder, ViT-Tiny with patch 14 (appendix D): (N, 3, h, w) floats to (N, 1 + P, W), CLS first.
+
+    Parameter names are those of the released checkpoints, so that those load strictly and without a map.
+    """
+
+    def __init__(self, image_size: int, patch: int = 14, width: int = 192, depth: int = 12, heads: int = 3) -> None:
+        super().__init__()
+        if image_size % patch:
+            raise UserError(f"image_size must be a multiple of {patch}, got {image_size}")
+        self.num_tokens = (image_size // patch) ** 2
+        self.width = width
+        self.embeddings = _Embeddings(self.num_tokens, patch, width)
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(_Layer(width, heads) for _ in range(depth))})
+        self.layernorm = nn.LayerNorm(width, eps=1e-12)
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.embeddings(images)
+        for layer in self.encoder["layer"]:
+            x = layer(x)
+        return self.layernorm(x)
+
+
+class _Embeddings(nn.Module):
+    def __init__(self, num_tokens: int, patch: int, width: int) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.position_embeddings = nn.Parameter(torch.randn(1, num_tokens + 1, width) * 0.02)
+        self.patch_embeddings = nn.ModuleDict({"projection": nn.Conv2d(3, width, patch, patch)})
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.patch_embeddings["projection"](images).flatten(2).transpose(1, 2)
+        return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1) + self.position_embeddings
+
+
+class _Layer(nn.Module):
+    """One ViT block with separate query, key and value, as the released weights store it."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        qkv = {name: nn.Linear(width, width) for name in ("query", "key", "value")}
+        self.attention = nn.ModuleDict(
+            {"attention": nn.ModuleDict(qkv), "output": nn.ModuleDict({"dense": nn.Linear(width, width)})}
+        )
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, 4 * width)})
+        self.output = nn.ModuleDict({"dense": nn.Linear(4 * width, width)})
+        self.layernorm_before = nn.LayerNorm(width, eps=1e-12)
+        self.layernorm_after = nn.LayerNorm(width, eps=1e-12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layernorm_before(x)
+        heads = self.attention["attention"]
+        q, k, v = (heads[n](y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for n in ("query", "key", "value"))
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self.attention["output"]["dense"](y)
+        y = F.gelu(self.intermediate["dense"](self.layernorm_after(x)))
+        return x + self.output["dense"](y)
+
+
+class CNN(nn.Module):
+    """Three convolutions and a linear layer, (N, 3, h, w) floats to (N, 1, W): the architecture ablation of `quick`."""
+
+    def __init__(self, image_size: int, width: int = 128) -> None:
+        super().__init__()
+        if image_size % 16:
+            raise UserError(f"image_size must be a multiple of 16, got {image_size}")
+        self.num_tokens = 1
+        self.width = width
+        self.net = nn.Sequential(
+            nn.Conv2d(3, 16, 4, 4),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(32, 32, 3, 2, 1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(32 * (image_size // 16) ** 2, width),
+            nn.LayerNorm(width),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)[:, None]
+
+
+class Projector(nn.Module):
+    """Linear, BatchNorm, GELU, linear on the last axis. The batch statistics run over all other axes.
+
+    The encoder's last LayerNorm would keep SIGReg from shaping the latent; this undoes it (paper, section 3.1).
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.GELU(), nn.Linear(hidden, outputs)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+
+
+class ActionEncoder(nn.Module):
+    """(N, T, A) z-scored action blocks to (N, T, W) embeddings: a linear bottleneck, then a two-layer MLP."""
+
+    def __init__(self, inputs: int, width: int, bottleneck: int = 10) -> None:
+        super().__init__()
+        self.patch_embed = nn.Conv1d(inputs, bottleneck, 1)
+        self.embed = nn.Sequential(nn.Linear(bottleneck, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
+
+    def forward(self, actions: Tensor) -> Tensor:
+        # A convolution of kernel 1 is this linear map; F.linear skips the two transpositions.
+        return self.embed(F.linear(actions, self.patch_embed.weight[:, :, 0], self.patch_embed.bias))
+
+
+class ActionScale(nn.Module):
+    """Action statistics of the training split, saved with the weights: a checkpoint acts without its dataset."""
+
+    def __init__(self, action_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(action_dim))
+        self.register_buffer("std", torch.ones(action_dim))
+
+    def fit(self, mean, std) -> None:
+        """Take the statistics (action_dim,) of ``Dataset.action_statistics``."""
+        self.mean.copy_(torch.as_tensor(mean))
+        self.std.copy_(torch.as_tensor(std))
+
+    def normalize(self, actions: Tensor) -> Tensor:
+        """(..., frame_skip * action_dim) environment units to z-scores."""
+        return ((actions.unflatten(-1, (-1, len(self.mean))) - self.mean) / self.std).flatten(-2)
+
+    def denormalize(self, actions: Tensor) -> Tensor:
+        """(..., frame_skip * action_dim) z-scores to environment units."""
+        return (actions.unflatten(-1, (-1, len(self.mean))) * self.std + self.mean).flatten(-2)

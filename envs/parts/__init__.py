@@ -1,0 +1,1 @@
+"""What several environments share: walls, raster pictures, ways, scripted policies."""

@@ -1,0 +1,361 @@
+"""Two rooms with one door between them, seen from above: geometry, collision, frames, exploration.
+
+Coordinates are pixels of the original canvas: x to the right, y down, and pixel i has its centre at coordinate i.
+Letters: N states, S image size, P size of the drawn patch around the dot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import gymnasium as gym
+import numpy as np
+
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.errors import UserError, unknown
+from lewm_bench.core.exploration import BatchPolicy, PolicyFactory, generic_policies
+from lewm_bench.envs.parts.geodesic import Geodesics
+from lewm_bench.envs.parts.raster import Backdrop, overlap, pushed
+
+GAP = 1e-3  # pixels between the agent and a wall that it touches: far more than rounding, far less than is seen
+ROUNDING = 1e-9  # cosine of the angle to a wall below which a motion is along it
+CONTACTS = 5  # per step: two walls of a corner or an edge and what lies behind it; motion left after that is dropped
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """A square arena, divided by a vertical wall with one door. All lengths in pixels of the canvas."""
+
+    size: int  # of the canvas
+    low: float  # inner face of the border on the left and above
+    high: float  # inner face of the border on the right and below
+    wall: float  # x of the middle of the wall
+    wall_half: float  # half of its thickness
+    door: float  # y of the middle of the door
+    door_half: float  # half of its height
+    radius: float  # of the agent, for collisions
+    margin: float  # sampled positions keep this distance from the border and from the wall
+    speed: float  # displacement at action 1
+    dot_std: float  # of the Gaussian dot that is drawn
+    lines: tuple[tuple[int, int], ...]  # first and last pixel of the drawn border lines
+    dot_above_walls: bool  # the dot is drawn over the walls, else it disappears behind them
+
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        """A position (2,), uniform over both rooms without the wall's zone and the door's."""
+        while True:
+            position = rng.uniform(self.low + self.margin, self.high - self.margin, 2)
+            if abs(position[0] - self.wall) > self.wall_half + self.margin:
+                return position
+
+
+# Collision.
+
+
+class Slide:
+    """Motion of a disk that slides along walls: exact contact times in closed form, for many disks at once.
+
+    A disk of radius r among walls is a point among walls that have grown by r: flat faces, and arcs around the four
+    edges of the door. Each contact stops the component of the motion into the wall and keeps the rest.
+    """
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms, self._reach = rooms, rooms.radius + GAP
+        self._left, self._right = rooms.wall - rooms.wall_half, rooms.wall + rooms.wall_half
+        self._above, self._below = rooms.door - rooms.door_half, rooms.door + rooms.door_half
+        self._low, self._high = rooms.low + self._reach, rooms.high - self._reach
+        edges = [(x, y) for y in (self._above, self._below) for x in (self._left, self._right)]
+        self._edges = np.array(edges)  # (4, 2)
+        # Per face: axis of its normal, sign of its normal, coordinate, and the range that it spans on the other axis.
+        near, far = self._left - self._reach, self._right + self._reach
+        inf = np.inf
+        faces = [
+            (0, 1, self._low, -inf, inf),
+            (0, -1, self._high, -inf, inf),
+            (1, 1, self._low, -inf, inf),
+            (1, -1, self._high, -inf, inf),
+            (0, -1, near, -inf, self._above),
+            (0, 1, far, -inf, self._above),
+            (0, -1, near, self._below, inf),
+            (0, 1, far, self._below, inf),
+            (1, 1, self._above + self._reach, self._left, self._right),
+            (1, -1, self._below - self._reach, self._left, self._right),
+        ]
+        axis, self._sign, self._at, self._begin, self._end = np.array(faces).T  # (10,) each
+        self._axis = axis.astype(int)
+        self._normals = np.where(self._axis[:, None] == np.arange(2), self._sign[:, None], 0.0)  # (10, 2)
+
+    def __call__(self, positions: np.ndarray, moves: np.ndarray) -> np.ndarray:
+        """(N, 2) positions and displacements to (N, 2) positions; a row depends on no other row."""
+        ends = positions + moves
+        near = ~self._clear(positions, ends)
+        if near.any():
+            ends[near] = self._slide(self._freed(positions[near]), moves[near])
+        return ends
+
+    def _clear(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """(N,) bool: the whole way lies in one room and touches nothing; decides most rows cheaply."""
+        lowest, highest = np.minimum(begins, ends), np.maximum(begins, ends)
+        inside = (lowest >= self._low).all(-1) & (highest <= self._high).all(-1)
+        one_room = (highest[:, 0] <= self._left - self._reach) | (lowest[:, 0] >= self._right + self._reach)
+        return inside & one_room
+
+    def _slide(self, at: np.ndarray, left: np.ndarray) -> np.ndarray:
+        for _ in range(CONTACTS):
+            time, normal = self._contact(at, left)
+            at = at + time[:, None] * left
+            left = (1 - time[:, None]) * left
+            left = left - np.minimum((left * normal).sum(-1, keepdims=True), 0.0) * normal
+            if not left.any():  # for the rows that have arrived a further round changes nothing
+                break
+        return at
+
+    def _contact(self, at: np.ndarray, move: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 2) positions and displacements to (N,) time of the first contact, at most 1, and (N, 2) its normal."""
+        times = np.concatenate([self._face_times(at, move), self._edge_times(at, move)], axis=1)  # (N, 14)
+        which, rows = times.argmin(1), np.arange(len(at))
+        time = np.minimum(times[rows, which], 1.0)
+        edge = which >= len(self._at)
+        flat = self._normals[np.where(edge, 0, which)]
+        outward = at + time[:, None] * move - self._edges[np.where(edge, which - len(self._at), 0)]
+        length = np.sqrt((outward**2).sum(-1, keepdims=True))
+        return time, np.where(edge[:, None], outward / np.maximum(length, GAP / 2), flat)
+
+    def _face_times(self, at: np.ndarray, move: np.ndarray) -> np.ndarray:
+        """(N, 10) contact times with the flat faces, infinite where there is none."""
+        gap = (at[:, self._axis] - self._at) * self._sign
+        speed = -move[:, self._axis] * self._sign
+        toward = (speed > 0) & (gap > -2 * GAP)  # within the gap: touching, and no way further in
+        time = np.maximum(gap, 0.0) / np.where(toward, speed, 1.0)
+        along = at[:, 1 - self._axis] + time * move[:, 1 - self._axis]
+        return np.where(toward & (along >= self._begin) & (along <= self._end), time, np.inf)
+
+    def _edge_times(self, at: np.ndarray, move: np.ndarray) -> np.ndarray:
+        """(N, 4) contact times with the arcs around the door's edges: the smaller root of a quadratic."""
+        offset = at[:, None] - self._edges  # (N, 4, 2)
+        a = (move**2).sum(-1)[:, None]
+        b = (offset * move[:, None]).sum(-1)
+        c = (offset**2).sum(-1) - self._reach**2
+        root = b**2 - a * c
+        # What is left of a motion after a contact is tangential but for rounding, and must not count as a new contact.
+        hit = (b < -ROUNDING * self._reach * np.sqrt(a)) & (root > 0)
+        # c / (-b + sqrt) is (-b - sqrt) / a without cancellation where the disk is already close.
+        time = np.maximum(c, 0.0) / np.where(hit, np.sqrt(np.maximum(root, 0.0)) - b, 1.0)
+        return np.where(hit, time, np.inf)
+
+    def _freed(self, at: np.ndarray) -> np.ndarray:
+        """(N, 2) positions, of which those that overlap a wall are put beside it, the shortest way."""
+        rooms = self._rooms
+        outside = (at < rooms.low + rooms.radius) | (at > rooms.high - rooms.radius)
+        at = np.where(outside, np.clip(at, self._low, self._high), at)
+        for sign, edge in ((1.0, self._above), (-1.0, -self._below)):  # the lower wall is the upper one upside down
+            at = self._out_of_wall(at * (1.0, sign), edge) * (1.0, sign)
+        return at
+
+    def _out_of_wall(self, at: np.ndarray, edge: float) -> np.ndarray:
+        """The same for the part of the wall with y below ``edge``."""
+        x, y = at.T
+        nearest = np.stack([np.clip(x, self._left, self._right), np.minimum(y, edge)], axis=-1)
+        away = at - nearest
+        distance = np.sqrt((away**2).sum(-1))
+        beside = nearest + away * (self._reach / np.where(distance > 0, distance, 1.0))[:, None]
+        exits = np.stack([x - self._left, self._right - x, edge - y], axis=-1)  # to each face, from inside the wall
+        out = exits.argmin(-1)
+        across = np.choose(out, [self._left - self._reach, self._right + self._reach, x])
+        along = np.where(out == 2, edge + self._reach, y)
+        moved = np.where((distance > 0)[:, None], beside, np.stack([across, along], axis=-1))
+        return np.where((distance < self._rooms.radius)[:, None], moved, at)
+
+
+# Frames.
+
+
+class RoomsRaster(Backdrop):
+    """Frames of any size: walls by exact area, the dot by the original's formula at the pixels' centres."""
+
+    def __init__(self, rooms: Rooms, image_size: int) -> None:
+        self._size, self._above = image_size, rooms.dot_above_walls
+        self._scale = image_size / rooms.size
+        self._std = rooms.dot_std * self._scale
+        # Beyond 3.54 std the dot covers less than half a level of 255, and half a pixel is for where its centre lies.
+        self._half = int(np.ceil(3.54 * self._std + 0.5))
+        self._patch = min(2 * self._half + 1, image_size)
+        shares = overlap(np.arange(rooms.size + 1) * (image_size / rooms.size), image_size)
+        grey = 255.0 * (shares @ ~_wall_mask(rooms) @ shares.T)  # (S, S)
+        self.background = np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=-1)
+        self._windows = np.lib.stride_tricks.sliding_window_view(grey.astype(np.float32), (self._patch,) * 2)
+
+    def _position(self, column: np.ndarray, row: np.ndarray) -> np.ndarray:
+        return (np.stack([column, row], axis=-1) + 0.5) / self._scale - 0.5
+
+    def _draw_chunk(self, positions: np.ndarray, frames: np.ndarray) -> None:
+        patch = self._patch
+        centers = (positions + 0.5) * self._scale - 0.5  # pixels of the image
+        corners = np.clip(np.rint(centers) - self._half, 0, self._size - patch)
+        squares = ((corners - centers)[..., None] + np.arange(patch)) ** 2  # (N, 2, P)
+        squares -= squares.min(-1, keepdims=True)  # the pixel nearest to the centre has the full colour, as originally
+        columns, rows = np.moveaxis(np.exp(squares / (-2 * self._std**2)).astype(np.float32), 1, 0)
+        cover = rows[:, :, None] * columns[:, None, :]  # (N, P, P)
+        lefts, tops = corners.astype(int).T
+        under = self._windows[tops, lefts]
+        green = under * (1 - cover)
+        red = green + 255 * cover if self._above else under
+        blended = np.empty((*cover.shape, 3), np.uint8)
+        blended[..., 0] = np.rint(red)
+        blended[..., 1] = blended[..., 2] = np.rint(green)
+        frames[:] = self.background
+        for n, (top, left) in enumerate(zip(tops.tolist(), lefts.tolist(), strict=True)):
+            frames[n, top : top + patch, left : left + patch] = blended[n]
+
+
+def _wall_mask(rooms: Rooms) -> np.ndarray:
+    """(size, size) bool: the pixels of the canvas that are wall."""
+    pixel = np.arange(rooms.size)
+    line = np.zeros(rooms.size, bool)
+    for first, last in rooms.lines:
+        line[first : last + 1] = True
+    column = np.abs(pixel - rooms.wall) <= rooms.wall_half
+    row = np.abs(pixel - rooms.door) > rooms.door_half
+    return line[:, None] | line[None, :] | (row[:, None] & column[None, :])
+
+
+# Exploration.
+
+
+def through_door(rooms: Rooms, noise_std: float, near_door: float, arrived: float) -> PolicyFactory:
+    """A noisy walk at full speed to uniformly drawn targets, by way of the door where they are in the other room.
+
+    The door is the aim until its middle is within ``near_door``; a target within ``arrived`` is replaced by a new one.
+    """
+    door = np.array([rooms.wall, rooms.door])
+
+    def start(rngs: Sequence[np.random.Generator]) -> BatchPolicy:
+        targets = np.stack([rooms.sample(rng) for rng in rngs])  # (N, 2)
+
+        def act(states: np.ndarray) -> np.ndarray:
+            for n in np.flatnonzero(_length(targets - states) < arrived):
+                targets[n] = rooms.sample(rngs[n])
+            other = (states[:, 0] < rooms.wall) != (targets[:, 0] < rooms.wall)
+            to_door = other & (_length(door - states) > near_door)
+            way = np.where(to_door[:, None], door, targets) - states
+            unit = way / np.maximum(_length(way), 1e-8)[:, None]
+            noise = np.stack([rng.standard_normal(2) for rng in rngs])
+            return np.clip(unit + noise_std * noise, -1.0, 1.0).astype(np.float32)
+
+        return act
+
+    return start
+
+
+def _length(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt((vectors**2).sum(-1))
+
+
+# The environment.
+
+
+class RoomsEnv(GoalEnv):
+    """What TwoRoom and Wall share. The state is the position (x, y), an action the displacement in units of ``speed``.
+
+    Any state may be set; an agent that overlaps a wall is put beside it by its next step, before it moves.
+    ``legacy`` exchanges the exact collision for the original's, each as its own class describes.
+    """
+
+    proprioception: ClassVar[tuple[str, ...]] = ("position",)
+    rooms: ClassVar[Rooms]
+    legacy_step: ClassVar[Callable[[np.ndarray, np.ndarray], np.ndarray]]
+
+    def __init__(self, image_size: int = 64, legacy: bool = False, render_mode: str = "rgb_array") -> None:
+        if image_size < 16:
+            raise UserError(f"image_size must be at least 16, got {image_size}")
+        if render_mode != "rgb_array":
+            raise unknown("render_mode", str(render_mode), ("rgb_array",))
+        self.image_size, self.legacy = image_size, legacy
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self._raster = RoomsRaster(self.rooms, image_size)
+        self._move = type(self).legacy_step if legacy else Slide(self.rooms)
+        self._position = np.array([(self.rooms.low + self.rooms.wall) / 2, self.rooms.door])
+
+    # State.
+
+    def sample_state(self, rng: np.random.Generator) -> np.ndarray:
+        return self.rooms.sample(rng)
+
+    def get_state(self) -> np.ndarray:
+        return self._position.copy()
+
+    def set_state(self, state: np.ndarray) -> None:
+        state = np.array(state, np.float64)
+        if state.shape != (2,) or not np.isfinite(state).all():
+            raise ValueError(f"a state is two finite numbers (x, y), got {state}")
+        self._position = state
+
+    def distance(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        return _length(np.asarray(states) - np.asarray(goals))
+
+    def path_length(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """(..., 2) states and goals to the lengths of shortest ways, through the door where they are in two rooms."""
+        return self._geodesics(states, goals)
+
+    @cached_property
+    def _geodesics(self) -> Geodesics:
+        rooms = self.rooms
+        left, right = rooms.wall - rooms.wall_half, rooms.wall + rooms.wall_half
+        above = (left, rooms.low - rooms.size, right, rooms.door - rooms.door_half)
+        below = (left, rooms.door + rooms.door_half, right, rooms.high + rooms.size)
+        return Geodesics(np.array([above, below]), rooms.radius + GAP, slack=rooms.radius / 4)
+
+    def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
+        return {"position": states}
+
+    # Dynamics.
+
+    def advance(self, action: np.ndarray) -> None:
+        self._position = self.simulate(self._position[None], np.asarray(action)[None, None])[0, 0]
+
+    def simulate(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        positions, actions = np.asarray(states, np.float64), np.asarray(actions, np.float64)
+        if not np.isfinite(actions).all():
+            raise ValueError("an action is not a finite number")
+        moves = self.rooms.speed * np.clip(actions, -1.0, 1.0)
+        out = np.empty(moves.shape)
+        for t in range(moves.shape[1]):
+            positions = out[:, t] = self._move(positions, moves[:, t])
+        return out
+
+    # Frames.
+
+    def render(self) -> np.ndarray:
+        return self._raster.draw(self._position[None])[0]
+
+    def render_states(self, states: np.ndarray) -> np.ndarray:
+        return self._raster.draw(np.asarray(states, np.float64))
+
+    def recolored(self, states: np.ndarray) -> np.ndarray:
+        """(N, 2) states to frames with a blue dot: the walls are grey, so the red and blue channels change places."""
+        return np.ascontiguousarray(self.render_states(states)[..., ::-1])
+
+    def teleported(self, states: np.ndarray, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+        """(N, 2) states to others at least two thresholds away."""
+        out = np.empty(np.shape(states))
+        for n, (state, rng) in enumerate(zip(states, rngs, strict=True)):
+            out[n] = self.sample_state(rng)
+            while self.distance(out[n], state) < 2 * self.threshold:
+                out[n] = self.sample_state(rng)
+        return out
+
+    def reflex(self, frames: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """Steps towards where the goal image has the dot."""
+        return pushed((self._raster.found(goals) - self._raster.found(frames)) / self.rooms.speed)
+
+    def spots(self, states: np.ndarray) -> np.ndarray:
+        """Where the dot is; the middle of the first pixel is at coordinate 0."""
+        return (np.asarray(states, np.float64) + 0.5) / self.rooms.size
+
+    # Exploration.
+
+    def policies(self) -> Mapping[str, PolicyFactory]:
+        return generic_policies(self.action_space)

@@ -1,0 +1,380 @@
+"""Agent families: how an agent of one name is configured, trained, stored and loaded; and planning with world models.
+
+A family is the unit of registration. The runner asks it to ``train`` (if it trains) and to ``load``; what it gets
+back acts through the small ``Agent`` and ``Controller`` protocols of ``lewm_bench.core.types``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lewm_bench.core.config import Config, deep_merge
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.errors import UserError, shown
+from lewm_bench.core.names import parse_agent
+from lewm_bench.core.rng import stream, torch_stream
+from lewm_bench.core.search_space import Dimension
+from lewm_bench.core.types import Agent, Controller, Goals, Past, WorldModel
+from lewm_bench.data.format import Dataset
+from lewm_bench.planning.agent import CEMConfig, Imagination, Imagine, in_pieces, latent_cost, plain
+from lewm_bench.planning.solvers import Replanner
+from lewm_bench.system.checkpoint import load_weights, save_checkpoint
+from lewm_bench.system.store import Store
+from lewm_bench.train.loop import FREE, TrainConfig, TrainingLog, train
+
+
+class AgentConfig(Config):
+    """What every agent has; the defaults are the LeWM paper's."""
+
+    frame_skip: int = Field(5, ge=1)  # environment steps per action block
+    history: int = Field(3, ge=1)  # frames of context
+    train: TrainConfig = TrainConfig()
+
+
+C = TypeVar("C", bound=AgentConfig)
+
+
+@dataclass(frozen=True)
+class Setting(Generic[C]):
+    """Everything that determines one agent in one cell."""
+
+    env: GoalEnv
+    env_id: str
+    agent: str  # the registered name, with its variant
+    dataset: Dataset
+    dataset_key: str
+    config: C
+    cem: CEMConfig
+    seed: int
+    device: torch.device
+    store: Store
+    progress: bool = False
+    outside: str = ""  # checksum of weights that come from outside the cache
+
+    @property
+    def image_size(self) -> int:
+        return int(self.env.observation_space.shape[0])
+
+    @property
+    def action_dim(self) -> int:
+        return int(self.env.action_space.shape[0])
+
+
+Embed = Callable[[Tensor, np.ndarray], Tensor]
+"""Frames (N, 3, h, w) and their true states (N, X) to latents (N, *L) whose distance is the cost of planning."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An agent ready to act, and what a table says of it."""
+
+    agent: Agent
+    label: str
+    weights: Literal["trained", "random", "pretrained", "none"] = "none"
+    parameters: int | None = None
+    tokens_per_frame: int | None = None
+    model: WorldModel | None = None
+    note: str = ""
+    embed: Embed | None = None  # where distances are about more than ``model.encode``
+
+
+class Family(ABC):
+    """One registered name."""
+
+    Config: ClassVar[type[AgentConfig]] = AgentConfig
+    summary: ClassVar[str] = ""  # one line for `lewm-bench list agents`
+    kind: ClassVar[Literal["world model", "policy", "privileged", "floor"]]
+    trainable: ClassVar[bool] = False
+    plans: ClassVar[bool] = False  # searches with the CEM, whose settings then belong to its results
+    schema: ClassVar[int] = 1  # raise it when the code changes what a config trains to
+    planning_only: ClassVar[tuple[str, ...]] = ()  # settings that change plans and not weights
+    rehearsal: ClassVar[Mapping[str, Any]] = {"train": {"steps": 4, "batch_size": 8, "on_collapse": "continue"}}
+    """Settings with which a training takes a moment, for `lewm-bench check`."""
+    search_space: ClassVar[tuple[Dimension, ...]] = ()  # what `lewm-bench tune` looks for
+    step_cost: ClassVar[float] = 0.08  # rough seconds per training step and per plan of `quick`, for the time left
+    decision_cost: ClassVar[float] = 0.001
+
+    def configure(self, overrides: dict, variant: str | None) -> AgentConfig:
+        """The config of ``name`` or ``name:variant``.
+
+        Raises:
+            UserError: the family has no variants.
+        """
+        if variant is not None:
+            raise UserError(f"this agent has no variants, got {variant!r} behind the colon")
+        return self.Config(**deep_merge(self.Config().model_dump(), overrides))
+
+    def requirements(self, setting: Setting) -> None:  # noqa: B027, most families need nothing
+        """Raise ``NotRun`` if this agent cannot run here, saying what to do; called before anything expensive."""
+
+    def outside(self, setting: Setting) -> str:
+        """Checksum of weights from elsewhere that training builds upon, "" without any: others make another agent."""
+        return ""
+
+    def train(self, setting: Setting, folder: Path) -> TrainingLog:
+        """Train and leave a checkpoint in ``folder``, going on from what an interrupted call left there."""
+        raise UserError("this agent does not train")
+
+    @abstractmethod
+    def load(self, setting: Setting, checkpoint: Path | None) -> Loaded:
+        """The agent, from its checkpoint folder if it trains."""
+
+
+def load_agent(family: Family, setting: Setting, checkpoint: Path | None) -> Loaded:
+    """What a family loads, held to its contract.
+
+    Raises:
+        UserError: it is something else.
+    """
+    loaded = family.load(setting, checkpoint)
+    if not isinstance(loaded, Loaded):
+        raise UserError(f"{setting.agent}: load returned {shown(loaded)}, not a lewm_bench.agent.Loaded; mend it")
+    if not isinstance(loaded.label, str) or not isinstance(loaded.note, str):
+        raise UserError(f"{setting.agent}: the label and the note that load returns must be text; mend them")
+    agent = loaded.agent
+    if not isinstance(agent, Agent):
+        raise UserError(f"{setting.agent}: {shown(agent)} has no history, frame_skip or start; mend its class")
+    for name, value in (("history", agent.history), ("frame_skip", agent.frame_skip)):
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{setting.agent}: its {name} must be a whole number from 1, got {shown(value)}; mend it")
+    return loaded
+
+
+def train_module(
+    setting: Setting, model_of, batch, folder: Path, finish: Callable[[nn.Module], None] | None = None
+) -> TrainingLog:
+    """Initialise a module from the setting's seed, train it, and save its checkpoint.
+
+    Args:
+        model_of: makes the module; called with weights drawn from the stream (seed, "init", the agent's name without variant and settings).
+        batch: function of a step index.
+        finish: called with the trained module before it is saved.
+    """
+    with torch_stream(setting.seed, "init", parse_agent(setting.agent).base):
+        model = model_of()
+    model.to(setting.device)
+    log = train(
+        model,
+        batch,
+        setting.config.train,
+        seed=setting.seed,
+        device=setting.device,
+        folder=folder,
+        description=f"train {setting.agent}",
+        progress=setting.progress,
+        of=recipe_of(setting),
+    )
+    if finish is not None:
+        finish(model)
+    save_checkpoint(folder, model, card_of(setting))
+    return log
+
+
+def card_of(setting: Setting) -> dict:
+    """What must be known to use a checkpoint without the run that made it."""
+    return {
+        "agent": parse_agent(setting.agent).trained,
+        "config": setting.config.model_dump(mode="json"),
+        "env": setting.env_id,
+        "environment": setting.env.identity(),
+        "image_size": setting.image_size,
+        "action_dim": setting.action_dim,
+        "dataset": setting.dataset_key,
+        "seed": setting.seed,
+        "torch": torch.__version__,
+    }
+
+
+def recipe_of(setting: Setting) -> dict:
+    """What of a card determines the weights; how often a training is logged and saved does not."""
+    card = card_of(setting)
+    train = {k: v for k, v in card["config"]["train"].items() if k not in FREE}
+    return {**{k: v for k, v in card.items() if k != "torch"}, "config": card["config"] | {"train": train}}
+
+
+def clip_batches(setting: Setting, frames: int, frame_skip: int):
+    """A function from a step index to the training clips of that step, drawn from (seed, "batch", step)."""
+    clips = setting.dataset.clips("train", frames, frame_skip)
+
+    def batch(index: int):
+        return clips.sample(stream(setting.seed, "batch", index), setting.config.train.batch_size)
+
+    return batch
+
+
+def ready_to_act(model: nn.Module, setting: Setting, checkpoint: Path | None) -> None:
+    """Fill ``model`` from its checkpoint if it has one, put it on the device and switch training off."""
+    if checkpoint is not None:
+        load_weights(model, checkpoint)
+    model.to(setting.device).eval().requires_grad_(False)
+
+
+class TrainedWorldModel(Family):
+    """A family whose agent is a module that plans in its own latent space."""
+
+    kind = "world model"
+    trainable = True
+    plans = True
+
+    @abstractmethod
+    def build(self, setting: Setting) -> nn.Module:
+        """The untrained ``WorldModel``."""
+
+    def clip_frames(self, config: AgentConfig) -> int:
+        """Frames of a training clip."""
+        return config.history + 1
+
+    @abstractmethod
+    def label(self, setting: Setting) -> str:
+        """Its name for people, with every substitute named."""
+
+    def imagine(self, model: nn.Module, config: CEMConfig) -> Imagine:
+        """How ``model`` imagines while planning; families with a faster way than the plain loop override this.
+
+        Raises:
+            UserError: ``config`` asks for what only a faster way has.
+        """
+        return imagine_plainly(model, config)
+
+    def differentiable(self, model: nn.Module) -> Imagine:
+        """How ``model`` imagines for planners that want gradients."""
+        return plain(model)
+
+    def train(self, setting: Setting, folder: Path) -> TrainingLog:
+        def build() -> nn.Module:
+            model = self.build(setting)
+            model.action_scale.fit(*setting.dataset.action_statistics("train"))
+            return model
+
+        batch = clip_batches(setting, self.clip_frames(setting.config), setting.config.frame_skip)
+        return train_module(setting, build, batch, folder)
+
+    def load(self, setting: Setting, checkpoint: Path | None) -> Loaded:
+        with torch_stream(setting.seed, "init", "load"):
+            model = self.build(setting)
+        ready_to_act(model, setting, checkpoint)
+        return Loaded(
+            PlanningAgent(
+                model, setting.cem, setting.device, self.imagine(model, setting.cem), self.differentiable(model)
+            ),
+            self.label(setting),
+            "random" if checkpoint is None else "trained",
+            sum(p.numel() for p in model.parameters()),
+            model.tokens_per_frame,
+            model,
+            arithmetic_note(setting.cem),
+        )
+
+
+def arithmetic_note(config: CEMConfig) -> str:
+    """What a table says beside a model that does not plan in float32."""
+    return "" if config.arithmetic == "float32" else f"plans in {config.arithmetic}"
+
+
+def imagine_plainly(model: WorldModel, config: CEMConfig) -> Imagine:
+    """The plain loop, for models that have nothing faster.
+
+    Raises:
+        UserError: ``config`` asks for more.
+    """
+    if config.arithmetic != "float32" or config.compile:
+        raise UserError("this world model plans in plain float32 only; leave cem.arithmetic and cem.compile alone")
+    return plain(model)
+
+
+class Encoded(NamedTuple):
+    """Context in latent space."""
+
+    latents: Tensor  # (B, T, *L)
+    actions: Tensor  # (B, T-1, A) z-scored
+
+
+class PlanningAgent:
+    """Plans with a world model: encode context and goal once, search in latent space, execute, plan again."""
+
+    def __init__(
+        self,
+        model: WorldModel,
+        config: CEMConfig,
+        device: torch.device,
+        imagine: Imagine | None = None,
+        differentiable: Imagine | None = None,
+    ) -> None:
+        """How the model's futures are computed; each is the plain loop if left out.
+
+        Args:
+            imagine: for solvers that look at costs only.
+            differentiable: for those that want gradients, so neither in inference mode nor in place.
+        """
+        self.model, self.config, self.device, self.differentiable = model, config, device, differentiable
+        if config.differentiates:
+            self.imagine = in_pieces(differentiable or plain(model))
+        else:
+            self.imagine = imagine or imagine_plainly(model, config)
+        self.history, self.frame_skip = model.history, model.frame_skip
+
+    def encode(self, frames: Tensor, states: np.ndarray) -> Tensor:
+        """(B, T, 3, h, w) frames to latents (B, T, *L); their ``states`` (B, T, X) are read by no agent but the marked."""
+        del states
+        return self.model.encode(frames.to(self.device))
+
+    def embed(self, frames: Tensor, states: np.ndarray) -> Tensor:
+        """(N, 3, h, w) frames and their states (N, X) to what imagined latents are compared with, (N, *L)."""
+        return self.encode(frames[:, None], states[:, None])[:, 0]
+
+    def start(self, goals: Goals, rngs: Sequence[np.random.Generator]) -> Controller:
+        with torch.inference_mode():
+            goal = self.embed(goals.frames, goals.states)
+        return self.controller(goal, rngs)
+
+    def controller(self, goal: Tensor, rngs: Sequence[np.random.Generator]) -> LatentController:
+        """What steers to encoded goals (B, *L)."""
+        return LatentController(self, goal, rngs)
+
+
+class LatentController:
+    """One batch of episodes of a ``PlanningAgent``."""
+
+    def __init__(self, agent: PlanningAgent, goal: Tensor, rngs: Sequence[np.random.Generator]) -> None:
+        self._agent, self._goal = agent, goal
+        self._plan = Replanner(agent.config, agent.frame_skip, rngs)
+
+    @torch.inference_mode()
+    def encode(self, past: Past) -> Encoded:
+        agent = self._agent
+        states = past.states[:, None] if past.frame_states is None else past.frame_states
+        actions = agent.model.normalize_actions(past.actions.to(agent.device))
+        return Encoded(agent.encode(past.frames, states), actions)
+
+    def imagination(self, encoded: Encoded) -> Imagination:
+        """How candidates are imagined from here."""
+        return self._agent.imagine(encoded.latents, encoded.actions)
+
+    def search(self, encoded: Encoded) -> np.ndarray:
+        agent, goal = self._agent, self._goal
+        with torch.inference_mode(not agent.config.differentiates):
+            if agent.config.differentiates:  # tensors made in inference mode can take no part in a gradient
+                encoded, goal = Encoded(encoded.latents.clone(), encoded.actions.clone()), goal.clone()
+            cost = latent_cost(self.imagination(encoded), goal, agent.config)
+            blocks = self._plan(cost, encoded.actions.shape[-1], agent.device)
+            return primitive_actions(agent.model.denormalize_actions(blocks), agent.frame_skip)
+
+
+def embed_frames(model: WorldModel, device: torch.device) -> Embed:
+    """``model.encode`` of single frames; their states are not looked at."""
+    return lambda frames, states: model.encode(frames[:, None].to(device))[:, 0]
+
+
+def primitive_actions(blocks: Tensor, frame_skip: int) -> np.ndarray:
+    """(B, k, A) blocks to (B, k * frame_skip, action_dim) actions."""
+    actions = blocks.float().cpu().numpy()
+    return actions.reshape(len(actions), actions.shape[1] * frame_skip, -1)

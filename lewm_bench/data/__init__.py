@@ -1,0 +1,1 @@
+"""Frames to disk and back: formats, collecting, exploration, other people's environments."""

@@ -1,0 +1,231 @@
+"""Send an agent on start and goal pairs and measure what happens: one ``PairResult`` per pair.
+
+Shapes: B episodes side by side, T frames of context, X state size, A numbers of an action block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+
+from lewm_bench.agent import Loaded, Setting, embed_frames
+from lewm_bench.agents.oracle import LatentOracle, simulation_of
+from lewm_bench.core.config import Config
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.errors import UserError, shown, unknown
+from lewm_bench.core.names import parse_agent
+from lewm_bench.core.rng import stream
+from lewm_bench.core.statistics import spearman
+from lewm_bench.core.types import Agent, Controller, Goals
+from lewm_bench.data.format import Dataset
+from lewm_bench.evaluation.answers import Place, checked_actions, checked_agent, checked_distances, checked_states
+from lewm_bench.evaluation.history import History, images
+from lewm_bench.evaluation.protocol import CHOICES, Pairs, Protocol
+from lewm_bench.system.device import Stopwatch
+
+
+class EvalConfig(Config):
+    """What is evaluated. ``protocol`` decides the rest (docs/protocol.md)."""
+
+    protocol: str = "clean-1"
+    num_pairs: int = Field(100, ge=1)
+    goal_offset: tuple[int, ...] = (25, 50)  # environment steps from start to goal in the data
+    split: str = "test"  # val to tune; the test episodes are for reporting
+    candidates: int = Field(
+        400, ge=1
+    )  # pairs that are sorted at most, by protocols with strata, to find num_pairs of each
+    budget: int | None = Field(None, ge=1)  # environment steps; None: as the protocol says
+    batch: int = Field(1, ge=1)  # episodes planned together; times are then per episode of the batch
+    latent_oracle_pairs: int = Field(20, ge=0)  # of the first offset and seed
+    correlation_frames: int = Field(256, ge=2)
+
+    @field_validator("goal_offset", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, int) else value
+
+    @field_validator("protocol")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in CHOICES:
+            raise ValueError(str(unknown("protocol", value, CHOICES)))
+        return value
+
+    @property
+    def rules(self) -> tuple[Protocol, ...]:
+        """The protocol itself; one for each of its strata."""
+        return CHOICES[self.protocol]
+
+
+class PairResult(Config):
+    """One episode: from the start of a pair towards its goal until the budget is spent. Every number is finite."""
+
+    pair: int
+    hit: bool
+    held: bool
+    steps_to_hit: int | None
+    distance_start: float
+    distance_end: float
+    encode_seconds: tuple[float, ...]  # of each plan
+    search_seconds: tuple[float, ...]
+    env_seconds: float
+    states: tuple[tuple[float, ...], ...]  # (budget + 1, X), from which videos are drawn
+
+
+def evaluate(
+    agent: Agent,
+    setting: Setting,
+    pairs: Pairs,
+    budget: int,
+    *,
+    goal_offset: int,
+    real_history: bool,
+    batch: int = 1,
+    skip: Sequence[int] = (),
+) -> Iterator[PairResult]:
+    """The results of all pairs not in ``skip``, as they are measured.
+
+    Each episode plans with the stream (seed, "plan", env, agent, offset, pair), so results do not depend on the batch.
+    """
+    checked_agent(agent, setting.agent)
+    context = _context_lengths(setting.dataset, pairs, agent, real_history)
+    waiting = [i for i in range(len(pairs)) if i not in set(skip)]
+    if waiting:
+        _warm_up(agent, setting, pairs, waiting[0], int(context[waiting[0]]))
+    for length in sorted(set(context[waiting].tolist())):  # a batch has one context length
+        group = [i for i in waiting if context[i] == length]
+        for begin in range(0, len(group), batch):
+            members = group[begin : begin + batch]
+            name = parse_agent(setting.agent).trained
+            rngs = [stream(setting.seed, "plan", setting.env_id, name, goal_offset, i) for i in members]
+            yield from _episodes(agent, setting, pairs, members, length, rngs, budget)
+
+
+def _context_lengths(dataset: Dataset, pairs: Pairs, agent: Agent, real_history: bool) -> np.ndarray:
+    """(n,) frames before the start that the data has and the agent wants."""
+    if not real_history:
+        return np.zeros(len(pairs), np.int64)
+    available = (pairs.start_row - dataset.starts[pairs.episode]) // agent.frame_skip
+    return np.minimum(available, agent.history - 1)
+
+
+def _warm_up(agent: Agent, setting: Setting, pairs: Pairs, index: int, length: int) -> None:
+    """One discarded decision, so that no measured one pays for lazy initialisation."""
+    for _ in _episodes(agent, setting, pairs, [index], length, [stream(setting.seed, "warm-up")], budget=1):
+        pass
+
+
+def _episodes(
+    agent: Agent,
+    setting: Setting,
+    pairs: Pairs,
+    members: list[int],
+    length: int,
+    rngs: Sequence[np.random.Generator],
+    budget: int,
+) -> Iterator[PairResult]:
+    """Run a batch of episodes together. Whatever is handed to an agent or an environment is a copy."""
+    env, dataset, device = setting.env, setting.dataset, setting.device
+    place = Place(setting.agent, setting.env_id, members)
+    goal = dataset.states[pairs.goal_row[members]]
+    history = History(env, dataset, pairs.start_row[members], length, (agent.history, agent.frame_skip))
+    encode_seconds, search_seconds, env_watch = [], [], 0.0
+    goals = Goals(images(dataset.frames[pairs.goal_row[members]]), goal.copy())
+    with _decides(place, 0), Stopwatch(device) as watch:
+        controller = agent.start(goals, rngs)
+    goal_seconds = watch.seconds
+    if not isinstance(controller, Controller):
+        raise UserError(f"{place.agent}: start returned {shown(controller)}, which has no encode and search; mend it")
+    while (done := history.steps) < budget:
+        past = history.past()
+        with _decides(place, done):
+            with Stopwatch(device) as encode:
+                encoded = controller.encode(past)
+            with Stopwatch(device) as search:
+                chosen = controller.search(encoded)
+        encode_seconds.append((encode.seconds + goal_seconds) / len(members))
+        search_seconds.append(search.seconds / len(members))
+        goal_seconds = 0.0
+        chosen = checked_actions(chosen, env.action_space.shape[0], place, done)
+        with Stopwatch(device) as watch:
+            _execute(env, history, chosen[:, : budget - done], place)
+            if history.steps < budget:  # the last frames are shown to nobody
+                history.draw()
+        env_watch += watch.seconds / len(members)
+    for b, states in enumerate(history.states):
+        yield _result(env, place, b, states, goal[b], encode_seconds, search_seconds, env_watch)
+
+
+@contextmanager
+def _decides(place: Place, step: int) -> Iterator[None]:
+    """What an agent cannot do is said with its name and where it was."""
+    try:
+        yield
+    except (UserError, FloatingPointError) as error:
+        raise UserError(f"{place.agent} {place.at(step)}: {error}")
+
+
+def _execute(env: GoalEnv, history: History, chosen: np.ndarray, place: Place) -> None:
+    """Go on by the chosen actions (B, k, action_dim), clipped to what the environment takes."""
+    actions = np.clip(chosen, env.action_space.low, env.action_space.high)
+    now = history.now
+    shape = (*actions.shape[:2], now.shape[1])
+    after = checked_states(env.simulate(now, actions.copy()), shape, place, history.steps)  # (B, k, X)
+    history.append(actions, after)
+
+
+def _result(
+    env: GoalEnv, place: Place, b: int, states, goal, encode_seconds, search_seconds, env_seconds
+) -> PairResult:
+    """The result of episode ``b`` of the batch, from its states (budget + 1, X) and its goal (X,)."""
+    distances = checked_distances(env.distance(states.copy(), goal.copy()), len(states), place, b)
+    reached = env.reached(states.copy(), goal.copy())
+    # Where an episode is over nothing can leave: that is not holding a goal, unless the goal is such a state itself.
+    stuck = env.over(states[-1].copy()) and not env.over(goal.copy())
+    hits = np.flatnonzero(reached)
+    return PairResult(
+        pair=place.pairs[b],
+        hit=bool(len(hits)),
+        held=bool(reached[-1] and not stuck),
+        steps_to_hit=int(hits[0]) if len(hits) else None,
+        distance_start=float(distances[0]),
+        distance_end=float(distances[-1]),
+        encode_seconds=tuple(encode_seconds),
+        search_seconds=tuple(search_seconds),
+        env_seconds=env_seconds,
+        states=tuple(map(tuple, states.tolist())),
+    )
+
+
+def latent_oracle(loaded: Loaded, setting: Setting, pairs: Pairs, budget: int, goal_offset: int, n: int) -> float:
+    """The share of the first ``n`` pairs that the true simulator hits when it plans with the model's own latent cost."""
+    if loaded.model is None:
+        raise UserError(f"{setting.agent} is not a world model and has no latent cost")
+    agent = LatentOracle(simulation_of(setting), setting.cem, loaded.model, setting.device, embed=loaded.embed)
+    first = replace(pairs, episode=pairs.episode[:n], start_row=pairs.start_row[:n], goal_row=pairs.goal_row[:n])
+    results = evaluate(agent, setting, first, budget, goal_offset=goal_offset, real_history=False)
+    return float(np.mean([r.hit for r in results]))
+
+
+@torch.inference_mode()
+def distance_rank_correlation(loaded: Loaded, setting: Setting, split: str, num_frames: int) -> float | None:
+    """Spearman's correlation of latent and true distance over all pairs of ``num_frames`` random frames of a split.
+
+    None where there is none, as of latents that are all equal.
+    """
+    rows = setting.dataset.rows(split)
+    rng = stream(0, "rank correlation", setting.env_id, split)
+    rows = np.sort(rng.choice(rows, size=min(num_frames, len(rows)), replace=False))
+    frames, states = images(setting.dataset.frames[rows]), setting.dataset.states[rows]
+    embed = loaded.embed or embed_frames(loaded.model, setting.device)
+    chunks = range(0, len(rows), 64)
+    latents = torch.cat([embed(frames[k : k + 64], states[k : k + 64].copy()) for k in chunks]).flatten(1)
+    i, j = np.triu_indices(len(rows), 1)
+    latent = torch.cdist(latents.float(), latents.float()).cpu().numpy()[i, j]
+    found = spearman(latent, setting.env.distance(states[i], states[j]))
+    return float(found) if np.isfinite(found) else None

@@ -1,0 +1,457 @@
+"""How long a plan takes: LeWM, Fast-LeWM and DINO-WM with the same planner, the same plans and the same machine.
+
+Nothing is trained: time depends on shapes. Every row runs the controller that evaluation runs, from frames to actions.
+
+Shapes: B episodes planned together, S candidates, T frames of context, H blocks of a plan.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from lewm_bench.agent import Encoded, LatentController, PlanningAgent
+from lewm_bench.agents.dino_wm import DinoWM, DinoWMConfig
+from lewm_bench.agents.fast_lewm import FAST_LEWM, FastLeWM, FastLeWMConfig
+from lewm_bench.agents.lewm import LeWM, LeWMConfig
+from lewm_bench.agents.parts.encoders import Dinov2Encoder, LocalEncoder
+from lewm_bench.agents.parts.imagination import PackedDinoWM, PackedLeWM
+from lewm_bench.agents.parts.linears import Linears, Ranges, has_int8
+from lewm_bench.core.config import Config
+from lewm_bench.core.errors import UserError, unknown
+from lewm_bench.core.rng import stream, torch_stream
+from lewm_bench.core.types import Goals, Past
+from lewm_bench.evaluation.speed_record import METHODS, SpeedRow
+from lewm_bench.planning.agent import Arithmetic, CEMConfig, Imagination, plain
+from lewm_bench.planning.solvers import GRADIENT_COST
+from lewm_bench.system.checkpoint import load_card, load_weights
+from lewm_bench.system.device import Stopwatch, synchronize, tf32
+from lewm_bench.system.provenance import commit, hardware, versions
+
+Mode = Literal["float32", "tf32", "bfloat16", "int8", "compile", "reference"]
+ACTION_DIM = 2
+SWEPT = ("num_samples", "horizon", "batch")
+
+
+class SpeedConfig(Config):
+    """What is timed. Networks and image size are the profile's, the planner is ``cem``."""
+
+    methods: tuple[str, ...] = tuple(METHODS)
+    modes: tuple[Mode, ...] = ()  # arithmetic of the fast path, or the reference; empty: what the device has
+    plans: int = Field(50, ge=3)  # as many as the paper averages over
+    seconds: float = Field(60.0, gt=0)  # per row; what takes longer is timed on fewer candidates and extrapolated
+    context: int = Field(1, ge=1)  # frames of context; an episode begins with one
+    batch: int = Field(1, ge=1)  # episodes planned together
+    image_sizes: tuple[int, ...] = ()  # more of them: DINO-WM's tokens grow with the image
+    samples: tuple[Annotated[int, Field(ge=2)], ...] = (
+        75,
+        150,
+        300,
+        600,
+    )  # swept for the second figure, each with the rest as it is
+    horizons: tuple[Annotated[int, Field(ge=1)], ...] = (1, 3, 5, 8)
+    batches: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 5, 10)
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in METHODS:
+                raise ValueError(str(unknown("method", name, METHODS)))
+        return value
+
+
+def modes_of(device: torch.device) -> tuple[Mode, ...]:
+    """What is worth timing on a device."""
+    if device.type == "cuda":
+        return "float32", "tf32", "bfloat16", "reference"
+    return ("float32", "int8", "reference") if device.type == "cpu" and has_int8() else ("float32", "reference")
+
+
+def arithmetic_of(mode: Mode) -> Arithmetic:
+    """The arithmetic of a mode's matrix products."""
+    return mode if mode in get_args(Arithmetic) else "float32"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row to be."""
+
+    method: str
+    mode: Mode
+    model: nn.Module
+    agent: PlanningAgent
+    cem: CEMConfig
+    image_size: int
+    batch: int
+    context: int
+    weights: str
+    sweep: str = ""  # what is varied, empty for the table's rows
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """Of the matrix products."""
+        return arithmetic_of(self.mode)
+
+
+class ReencodingAgent(PlanningAgent):
+    """DINO-WM as its authors' planner runs it: every iteration encodes the start of every candidate again."""
+
+    def controller(self, goal: Tensor, rngs: Sequence[np.random.Generator]) -> ReencodingController:
+        return ReencodingController(self, goal, rngs)
+
+
+class ReencodingController(LatentController):
+    """One batch of episodes of a ``ReencodingAgent``."""
+
+    def __init__(self, agent: ReencodingAgent, goal: Tensor, rngs: Sequence[np.random.Generator]) -> None:
+        super().__init__(agent, goal, rngs)
+        self._frames: Tensor | None = None
+
+    @torch.inference_mode()
+    def encode(self, past: Past) -> Encoded:
+        self._frames = past.frames.to(self._agent.device)
+        return super().encode(past)
+
+    def imagination(self, encoded: Encoded) -> Imagination:
+        inner, frames, model = super().imagination(encoded), self._frames, self._agent.model
+
+        def imagine(plans: Tensor, score) -> Tensor:
+            for episode in frames:
+                for part in episode[None].expand(plans.shape[1], *[-1] * episode.dim()).split(ENCODED_TOGETHER):
+                    model.encode(part)
+            return inner(plans, score)
+
+        return imagine
+
+
+ENCODED_TOGETHER = 32
+FEWEST = 6  # candidates of a partly timed plan
+LEAST_INT8 = 10  # iterations: the first of a search runs in float32, so fewer would not tell what 8 bits take
+
+
+@contextmanager
+def _as_user_error(setting: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{setting}: {error}")
+
+
+def build(method: str, settings: Mapping[str, Any], image_size: int, device: torch.device) -> nn.Module:
+    """An untrained model of the profile's size, from the stream (0, "init", method)."""
+    with torch_stream(0, "init", method), _as_user_error(f"image_size={image_size}"):
+        if method in ("lewm", "pldm"):
+            model = LeWM(LeWMConfig(**settings.get("lewm", {})), image_size, ACTION_DIM)
+        elif method == "fast-lewm":
+            model = FastLeWM(fast_lewm_config(settings), image_size, ACTION_DIM)
+        else:
+            config = DinoWMConfig(**settings.get("dino-wm", {}))
+            dinov2 = config.encoder == "dinov2-small"
+            encoder = Dinov2Encoder(None) if dinov2 else LocalEncoder(config.local, config.encoder, image_size)
+            model = DinoWM(config, encoder.to(device).eval(), ACTION_DIM)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def fast_lewm_config(settings: Mapping[str, Any]) -> FastLeWMConfig:
+    """Fast-LeWM's networks; a profile that does not name the sizes that it shares with LeWM means LeWM's."""
+    shared = {name: value for name, value in settings.get("lewm", {}).items() if name != "history"}
+    return FastLeWMConfig(**shared | settings.get("fast-lewm", {}))
+
+
+def agent_of(model: nn.Module, method: str, mode: Mode, cem: CEMConfig, device: torch.device) -> PlanningAgent:
+    """The agent that plans with ``model`` in a mode."""
+    if isinstance(model, FastLeWM):
+        changed = {"rollout": "reference" if mode == "reference" else "fast", "compile": mode == "compile"}
+        imagine = FAST_LEWM.imagine(model, cem.model_copy(update=changed | {"arithmetic": arithmetic_of(mode)}))
+    elif mode == "reference":
+        imagine = plain(model)
+    else:
+        packed = PackedLeWM if isinstance(model, LeWM) else PackedDinoWM
+        imagine = packed(model, arithmetic_of(mode), mode == "compile")
+    kind = ReencodingAgent if method.endswith(":reencode") else PlanningAgent
+    return kind(model, cem, device, imagine, imagine if mode == "reference" else None)
+
+
+def trained(checkpoint: Path, device: torch.device) -> tuple[nn.Module, int]:
+    """The LeWM of a checkpoint folder, and its image size.
+
+    Raises:
+        UserError: it is not LeWM's.
+    """
+    card = load_card(checkpoint)
+    try:
+        if card["agent"].partition(":")[0] != "lewm":
+            raise UserError(f"--checkpoint takes a LeWM, {checkpoint} holds {card['agent']}")
+        model = LeWM(LeWMConfig(**card["config"]), card["image_size"], card["action_dim"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{checkpoint} is not a checkpoint of this version of LeWM ({error!r}); train it again")
+    load_weights(model, checkpoint)
+    return model.to(device).eval().requires_grad_(False), card["image_size"]
+
+
+def situation(model: nn.Module, case: Case) -> tuple[Goals, Past]:
+    """Random frames and actions: time does not depend on what they show."""
+    rng = stream(0, "speed", case.image_size)
+    side, block = case.image_size, len(model.action_scale.mean) * model.frame_skip
+    frames = rng.integers(0, 256, (case.batch, case.context + 1, 3, side, side), np.uint8)
+    actions = rng.standard_normal((case.batch, case.context - 1, block), np.float32)
+    nothing = np.zeros((case.batch, 0))
+    pictures = torch.from_numpy(frames)
+    return Goals(pictures[:, -1], nothing), Past(pictures[:, :-1], torch.from_numpy(actions), nothing)
+
+
+def planning_alike(agent: PlanningAgent, cem: CEMConfig) -> PlanningAgent:
+    """``agent`` with another planner."""
+    return type(agent)(agent.model, cem, agent.device, agent.imagine, agent.differentiable)
+
+
+def plan_once(case: Case, number: int, cem: CEMConfig | None = None) -> tuple[float, float]:
+    """Seconds of encoding and of searching of one plan of a batch of episodes."""
+    agent = case.agent
+    if cem is not None:
+        agent = planning_alike(agent, cem)
+    goals, past = situation(agent.model, case)
+    rngs = [stream(0, "speed plan", number, episode) for episode in range(case.batch)]
+    with Stopwatch(agent.device) as encode:
+        controller = agent.start(goals, rngs)
+        encoded = controller.encode(past)
+    with Stopwatch(agent.device) as search:
+        controller.search(encoded)
+    return encode.seconds, search.seconds
+
+
+def count_flops(case: Case) -> tuple[int, int]:
+    """Floating-point operations of encoding and of one search, counted by torch while they run.
+
+    A search is counted on few candidates and iterations, in each of which it is linear.
+    """
+    if case.mode == "int8":  # the same operations, which torch's counter does not know in 8 bits
+        case = replace(case, agent=agent_of(case.model, case.method, "float32", case.cem, case.agent.device))
+    few = 2 * GRADIENT_COST if case.cem.differentiates else 2
+    counted = []
+    for samples, iterations in ((few, 1), (2 * few, 1), (few, 2), (2 * few, 2)):
+        small = {"num_elites": 2, "receding": 1, "num_samples": samples, "num_iterations": iterations}
+        agent = planning_alike(case.agent, case.cem.model_copy(update=small))
+        goals, past = situation(agent.model, case)
+        with FlopCounterMode(display=False, custom_mapping=FLOPS) as encode:
+            controller = agent.start(goals, [stream(0, "flops")] * case.batch)
+            encoded = controller.encode(past)
+        with FlopCounterMode(display=False, custom_mapping=FLOPS) as search:
+            controller.search(encoded)
+        counted.append(search.get_total_flops())
+    one, two = counted[:2], counted[2:]  # iterations; each of few candidates and of twice as many
+    all_few, all_many = (a + (case.cem.num_iterations - 1) * (b - a) for a, b in zip(one, two, strict=True))
+    return encode.get_total_flops(), all_few + (all_many - all_few) * (case.cem.num_samples - few) // few
+
+
+def _linear_flops(x: tuple[int, ...], weight: Any, *_: Any, out_shape: tuple[int, ...] = (), **__: Any) -> int:
+    return 2 * int(np.prod(x)) * out_shape[-1]
+
+
+def _attention_flops(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], *_: Any, **__: Any) -> int:
+    batch, heads, queries, size = q
+    return 2 * batch * heads * queries * k[-2] * (size + v[-1])
+
+
+FLOPS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+}
+if torch.backends.mkldnn.is_available():
+    FLOPS[torch.ops.mkldnn._linear_pointwise] = _linear_flops
+
+
+def gemm_peak(arithmetic: Arithmetic, device: torch.device) -> float:
+    """Operations per second of the fastest of several large matrix products in an arithmetic."""
+    size = 8192 if device.type == "cuda" else 2048
+    x = torch.ones(size, size, device=device)
+    products: list[Callable[[], Any]] = [lambda: x @ x]
+    if arithmetic != "float32":
+        layer, ranges = Linears(arithmetic, device).linear(x, None), Ranges()
+        layer(x[:2], ranges)
+        ranges.watching = False
+        products = [lambda: layer(x, ranges)]
+    if device.type == "cpu" and arithmetic == "float32":
+        layer = Linears("float32", device).linear(x, None)
+        products.append(lambda: layer(x, Ranges()))
+    best = float("inf")
+    with torch.inference_mode(), tf32(arithmetic == "tf32"):
+        for _ in range(8):
+            for product in products:
+                synchronize(device)
+                begin = time.perf_counter()
+                product()
+                synchronize(device)
+                best = min(best, time.perf_counter() - begin)
+    return 2 * size**3 / best
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of a plan is timed, and how often."""
+
+    cem: CEMConfig
+    plans: int
+
+    def factor(self, whole: CEMConfig) -> float:
+        """What the search time is multiplied by."""
+        return whole.work / self.cem.work
+
+
+def share(case: Case, config: SpeedConfig) -> Share:
+    """All of it where ``config.seconds`` allow at least three plans; else fewer iterations, then fewer candidates."""
+    whole = case.cem
+    one = whole.model_copy(update={"num_iterations": 1})
+    samples = max(FEWEST, whole.num_samples // 50)
+    if case.mode == "compile":  # every number of candidates is compiled anew
+        samples = whole.num_samples
+    probe = one.model_copy(update={"num_samples": samples, "num_elites": 2})
+    plan_once(case, 0, probe)
+    encode, search = plan_once(case, 0, probe)
+    guess = search * whole.num_samples / samples  # of one iteration, from above where calls cost more than arithmetic
+    if guess < config.seconds / 10:
+        encode, guess = plan_once(case, 0, one)
+    least = 4 * encode
+    if (whole.num_iterations * guess + encode) * 4 <= config.seconds:
+        plans = int(config.seconds / (whole.num_iterations * guess + encode))
+        return Share(whole, min(config.plans, plans))
+    iterations = int((config.seconds - least) / (4 * guess))
+    if iterations >= 1:
+        return Share(whole.model_copy(update={"num_iterations": min(iterations, whole.num_iterations)}), 3)
+    samples = max(FEWEST, int(whole.num_samples * max(config.seconds - least, 0.0) / (4 * guess)))
+    return Share(one.model_copy(update={"num_samples": min(samples, whole.num_samples), "num_elites": 2}), 3)
+
+
+class Settings(Protocol):
+    """What of a suite's settings says what is timed."""
+
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def speed(self) -> SpeedConfig: ...
+    @property
+    def cem(self) -> CEMConfig: ...
+
+
+def cases(
+    settings: Settings, networks: Mapping[str, Any], device: torch.device, checkpoint: Path | None
+) -> Iterator[Case]:
+    """Every row: the table's, then those of the sweeps."""
+    config, cem = settings.speed, settings.cem
+    modes = config.modes or modes_of(device)
+    if cem.differentiates:
+        if set(config.modes) - {"reference"}:
+            raise UserError(f"the solver {cem.solver} differentiates the plain loop; time it with --dtype reference")
+        modes = ("reference",)
+    sizes = tuple(dict.fromkeys([settings.image_size, *config.image_sizes]))
+    ready = None if checkpoint is None else trained(checkpoint, device)
+    if ready is not None and (ready[1] not in sizes or "lewm" not in config.methods):
+        raise UserError(f"no row can use the checkpoint: time lewm at its image size, --set image_size={ready[1]}")
+    for size in sizes:
+        for method in config.methods:
+            extra = size != settings.image_size  # for the curve over tokens: the fast path of the two that it compares
+            if extra and method not in ("lewm", "dino-wm"):
+                continue
+            given = ready is not None and method == "lewm" and size == ready[1]
+            model = ready[0] if given else build(method, networks, size, device)
+            common = {"image_size": size, "context": config.context, "weights": "trained" if given else "random"}
+            for mode in modes[:1] if extra else modes:
+                agent = agent_of(model, method, mode, cem, device)
+                yield Case(method, mode, model, agent, cem, batch=config.batch, **common)
+            if extra or method not in ("lewm", "dino-wm"):
+                continue
+            for name, values in zip(SWEPT, (config.samples, config.horizons, config.batches), strict=True):
+                for value in values:
+                    changed, batch = cem, config.batch
+                    if name == "batch":
+                        batch = value
+                    elif name == "horizon":
+                        changed = cem.model_copy(update={"horizon": value, "receding": min(cem.receding, value)})
+                    else:
+                        changed = cem.model_copy(
+                            update={"num_samples": value, "num_elites": min(cem.num_elites, value)}
+                        )
+                    agent = agent_of(model, method, modes[0], changed, device)
+                    yield Case(method, modes[0], model, agent, changed, batch=batch, sweep=name, **common)
+
+
+def measure(
+    settings: Settings,
+    networks: Mapping[str, Any],
+    profile: str,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    progress: bool = False,
+) -> list[SpeedRow]:
+    """Time everything, in turns: a machine that becomes slower becomes slower for every row."""
+    config: SpeedConfig = settings.speed
+    short = config.model_copy(update={"seconds": config.seconds / 4, "plans": min(config.plans, 10)})
+    todo, shares, flops = [], [], []
+    for case in tqdm(list(cases(settings, networks, device, checkpoint)), "prepare", disable=not progress, leave=False):
+        part = share(case, short if case.sweep else config)
+        if case.mode == "int8" and part.cem.num_iterations < LEAST_INT8 <= case.cem.num_iterations:
+            continue
+        todo.append(case)
+        shares.append(part)
+        flops.append(count_flops(case) if case.mode != "compile" else (None, None))
+    arithmetics = dict.fromkeys(case.arithmetic for case in todo)
+    peaks = {arithmetic: gemm_peak(arithmetic, device) for arithmetic in arithmetics}
+    turns = sorted(((k + 0.5) / s.plans, i, k) for i, s in enumerate(shares) for k in range(s.plans))
+    times: list[list[tuple[float, float]]] = [[] for _ in todo]
+    for _, i, k in tqdm(turns, "plans", disable=not progress, leave=False):
+        times[i].append(plan_once(todo[i], k, shares[i].cem))
+    peaks = {arithmetic: max(peaks[arithmetic], gemm_peak(arithmetic, device)) for arithmetic in arithmetics}
+    about = {"versions": versions(), "hardware": hardware(device), "commit": commit(), "profile": profile}
+    return [
+        row(case, s, seconds, counted, peaks[case.arithmetic], about)
+        for case, s, seconds, counted in zip(todo, shares, times, flops, strict=True)
+    ]
+
+
+def row(
+    case: Case,
+    measured: Share,
+    seconds: Sequence[tuple[float, float]],
+    flops: tuple[int | None, int | None],
+    peak: float,
+    about: Mapping[str, Any],
+) -> SpeedRow:
+    """The record of one case."""
+    model, factor = case.model, measured.factor(case.cem)
+    modules = {model, model.encoder}
+    counted = sum(p.numel() for p in {p for module in modules for p in module.parameters()})
+    return SpeedRow(
+        method=case.method,
+        label=METHODS[case.method],
+        mode=case.mode,
+        solver=case.cem.solver,
+        image_size=case.image_size,
+        tokens_per_frame=model.tokens_per_frame,
+        parameters=counted,
+        batch=case.batch,
+        context=case.context,
+        num_samples=case.cem.num_samples,
+        num_iterations=case.cem.num_iterations,
+        horizon=case.cem.horizon,
+        timed_samples=measured.cem.num_samples,
+        timed_iterations=measured.cem.num_iterations,
+        encode_seconds=tuple(e for e, _ in seconds),
+        search_seconds=tuple(s * factor for _, s in seconds),
+        encode_flops=flops[0],
+        search_flops=flops[1],
+        peak_flops=peak,
+        weights=case.weights,
+        sweep=case.sweep,
+        **about,
+    )

@@ -1,1 +1,0 @@
-"""Figures that show episodes: the ways that agents went, where they fail, and the scenes behind them."""

@@ -1,0 +1,1 @@
+"""Search over imagined actions: planners, and the agent that replans."""

@@ -1,0 +1,236 @@
+"""What all figures share: colours and markers of agents, grids of panels, PNG bytes.
+
+Matplotlib's object-oriented interface on the Agg canvas: no global figure, no backend switch, no change of style.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from lewm_bench.core.words import seconds, short
+from lewm_bench.report import arms
+from lewm_bench.report.tables import offset_name
+
+# Fixed, so that an agent looks the same in every figure of every report. With this many agents no palette tells all
+# apart for every colour vision by hue alone: neighbours in a block differ in lightness too, and every agent has a
+# marker of its own. A test simulates the common kinds of colour blindness.
+COLOURS = {
+    "lewm": "#0072B2",
+    "dino-wm": "#D55E00",
+    "pldm": "#C584BC",
+    "jepa-ema": "#6B0F5C",
+    "fast-lewm": "#4FBFF2",
+    "delta-jepa": "#4B12B5",
+    "gcbc": "#009E73",
+    "gcivl": "#0A4A12",
+    "gciql": "#99DB7A",
+    "sac-her": "#F5A800",
+    "oracle": "#222222",
+    "greedy": "#8800FF",
+    "straight": "#9977FF",
+    "random": "#5C5C5C",
+    "noop": "#C8C8C8",
+}
+AGENT_MARKERS = {
+    "lewm": "o",
+    "dino-wm": "s",
+    "pldm": "^",
+    "jepa-ema": "D",
+    "fast-lewm": "v",
+    "delta-jepa": "p",
+    "gcbc": "P",
+    "gcivl": "X",
+    "gciql": "h",
+    "sac-her": "*",
+    "oracle": "d",
+    "greedy": "H",
+    "straight": "8",
+    "random": "<",
+    "noop": ">",
+}
+SPARE = ("#999933", "#AA4499", "#661100", "#6699CC", "#AA6633", "#4B0092")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+SHADES = (0.3, -0.25, 0.5, -0.45, 0.15)  # towards white, or towards black where negative
+
+BLOCK_NAMES = {
+    "world model": "world models",
+    "policy": "policies",
+    "privileged": "privileged",
+    "floor": "floor",
+    "arm": "ablations",
+}
+GAP = 0.75  # rows between two blocks
+
+
+WIDTH = 9.0  # inches; at this resolution twice the width of a README, so it stays sharp
+DPI = 150
+
+
+def colour(agent: str) -> str:
+    """The colour of an agent; a variant and an arm get a shade of it that depends on the name alone."""
+    base = arms.parts(agent).base
+    plain = COLOURS.get(base) or SPARE[_number(base, 0) % len(SPARE)]
+    return plain if agent == base else shade(plain, SHADES[_number(agent, 0) % len(SHADES)])
+
+
+def shade(plain: str, amount: float) -> str:
+    """A colour mixed with white (``amount`` above 0) or black (below)."""
+    end = 1.0 if amount > 0 else 0.0
+    return to_hex([(1 - abs(amount)) * part + abs(amount) * end for part in to_rgb(plain)])
+
+
+def marker(agent: str) -> str:
+    """The marker of an agent, a second cue beside the colour; variants and arms share it."""
+    base = arms.parts(agent).base
+    return AGENT_MARKERS.get(base) or MARKERS[_number(base, 1) % len(MARKERS)]
+
+
+def _number(name: str, byte: int) -> int:
+    return hashlib.sha256(name.encode()).digest()[byte]
+
+
+def png(figure: Figure) -> bytes:
+    """The file; without a version stamp it is the same for the same data."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+PLACE = ["protocol", "profile", "env", "goal_offset"]
+
+
+def places(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """One part per environment and offset, with its heading."""
+    parts = list(table.groupby(PLACE, sort=False))
+    many = len({(key[0].partition("/")[0], key[1]) for key, _ in parts}) > 1
+    return [
+        (plain(f"{short(env)}\n{offset_name(offset, protocol)}" + (f", {protocol}, {profile}" if many else "")), part)
+        for (protocol, profile, env, offset), part in parts
+    ]
+
+
+def plain(text: str) -> str:
+    """Text without Matplotlib's formula sign; names come from users."""
+    return text.replace("$", r"\$")
+
+
+def clip(text: str, length: int = 24) -> str:
+    """Text that is not longer than ``length``."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def named(agent: str, length: int = 24) -> str:
+    """An agent's name at an axis; of a long name with settings the end stays, which tells arms apart."""
+    kept = agent if len(agent) <= length or not arms.is_arm(agent) else f"…{agent[1 - length :]}"
+    return plain(clip(kept, length))
+
+
+def figure_of(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure, in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def grid(count: int, columns: int, height: float, bottom: float = 0.0) -> tuple[Figure, list[Axes]]:
+    """``count`` panels of equal size in rows of at most ``columns``."""
+    columns = max(1, min(columns, count))
+    rows = math.ceil(count / columns)
+    figure = figure_of(rows * height + bottom)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for spare in axes[count:]:
+        spare.set_axis_off()
+    return figure, list(axes[:count])
+
+
+def panels(count: int, height: float, widths: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """A row of axes with these relative widths."""
+    figure = figure_of(height)
+    axes = figure.subplots(1, count, squeeze=False, width_ratios=widths).ravel()
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes)
+
+
+def tidy(axes: Axes, title: str) -> None:
+    """Heading on the left, no box."""
+    axes.set_title(title, fontsize=11, loc="left", fontweight="bold")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=10)
+
+
+def percent_axis(axes: Axes, label: str, vertical: bool = False) -> None:
+    """0 to 100 with light lines; the ends of an interval at 100 stay inside."""
+    if vertical:
+        axes.set(ylim=(-4, 106), yticks=range(0, 101, 20))
+        axes.set_ylabel(label, fontsize=10)
+    else:
+        axes.set(xlim=(-3, 103), xticks=range(0, 101, 20))
+        axes.set_xlabel(label, fontsize=10)
+    axes.grid(axis="y" if vertical else "x", color="#e5e5e5")
+    axes.set_axisbelow(True)
+
+
+def second_ticks(axes: Axes, vertical: bool = False) -> None:
+    """A log axis of times with units at its ticks."""
+
+    def name(value: float, _: int) -> str:
+        number, unit = seconds(value).split()
+        return f"{float(number):g} {unit}"
+
+    (axes.set_yscale if vertical else axes.set_xscale)("log")
+    axis = axes.yaxis if vertical else axes.xaxis
+    axis.set_major_formatter(FuncFormatter(name))
+    axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    axes.grid(axis="y" if vertical else "x", color="#e5e5e5")
+    axes.set_axisbelow(True)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the agents of a figure stand on its vertical axis: the same in all panels, with a gap before each block."""
+
+    heights: Mapping[str, float]
+    blocks: tuple[tuple[float, str], ...]
+
+    @property
+    def bottom(self) -> float:
+        return max(self.heights.values()) + 0.6
+
+    def inches(self, row: float = 0.34) -> float:
+        """The height of a panel, with its heading and axis."""
+        return 1.2 + row * (self.bottom + 0.6)
+
+    def draw(self, axes: Axes) -> None:
+        """Names at the axis, block names above the blocks."""
+        axes.set_yticks(list(self.heights.values()), [named(a) for a in self.heights])
+        axes.set_ylim(self.bottom, -0.95)
+        for height, name in self.blocks:
+            axes.axhline(height, color="#dddddd", linewidth=0.8, zorder=0)
+            axes.annotate(
+                name, (1, height), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
+                ha="right", va="top", fontsize=8, color="#777777", style="italic",
+            )  # fmt: skip
+
+
+def rows_of(agents: Iterable[str], kinds: Mapping[str, str]) -> Rows:
+    """Rows for agents that are in the order of the table."""
+    heights, blocks, last, at = {}, [], "", 0.0
+    for agent in dict.fromkeys(agents):
+        block = "arm" if arms.is_arm(agent) else kinds[agent]
+        if block != last:
+            at += GAP if last else 0.0
+            blocks.append((at - 0.5 - GAP / 2, BLOCK_NAMES[block]))
+        heights[agent], last, at = at, block, at + 1
+    return Rows(heights, tuple(blocks[1:] and blocks))

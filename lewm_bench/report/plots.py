@@ -1,0 +1,262 @@
+"""Figures of a report, as PNG bytes: success and planning time here, others in their own files.
+
+Draws the numbers it is given and computes none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
+
+from lewm_bench.core.words import seconds
+from lewm_bench.report import ablation_plot, arms, learning_plots
+from lewm_bench.report.drawing import (
+    COLOURS,
+    MARKERS,
+    PLACE,
+    Rows,
+    clip,
+    colour,
+    grid,
+    marker,
+    panels,
+    percent_axis,
+    places,
+    plain,
+    png,
+    rows_of,
+    second_ticks,
+    tidy,
+)
+from lewm_bench.report.figures import paths
+from lewm_bench.report.figures.distance import by_distance
+
+if TYPE_CHECKING:
+    from lewm_bench.report.summary import Summary
+
+__all__ = [
+    "COLOURS",
+    "FIGURES",
+    "IN_SCENES",
+    "MARKERS",
+    "colour",
+    "draw_all",
+    "marker",
+    "panels",
+    "png",
+    "second_ticks",
+]
+
+
+def draw_all(summary: Summary, folder: Path) -> dict[str, bytes]:
+    """File name to PNG of every figure that has data; scenes are looked up in the results ``folder``."""
+    drawn = {name: draw(summary) for name, draw in FIGURES.items()}
+    drawn |= {name: draw(summary, folder) for name, draw in IN_SCENES.items()}
+    return {name: png(figure) for name, figure in drawn.items() if figure is not None}
+
+
+def success(summary: Summary) -> Figure | None:
+    """Hit and held with their intervals, one line per agent, one panel per environment and offset."""
+    measured = summary.table["hit"].notna()
+    table = arms.main_rows(summary.table[measured], summary.kinds)
+    if table.empty:
+        return None
+    arm = summary.table["agent"].map(arms.is_arm)
+    failed = (summary.table["status"] == "failed") & (~arm | arm[table.index].any())
+    table = summary.table[(measured & summary.table["agent"].isin(table["agent"])) | failed]
+    parts = places(table)
+    rows = rows_of([a for a in summary.table["agent"] if a in set(table["agent"])], summary.kinds)
+    figure, axes = grid(len(parts), 2, rows.inches(), bottom=0.35)
+    for each, (title, part) in zip(axes, parts, strict=True):
+        _success_panel(each, part, rows)
+        tidy(each, title)
+    handles, names = axes[0].get_legend_handles_labels()
+    kept = dict(zip(names, handles, strict=True))
+    figure.legend(kept.values(), kept.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=10)
+    return figure
+
+
+def _success_panel(axes: Axes, part: pd.DataFrame, rows: Rows) -> None:
+    for _, row in part.iterrows():
+        y, tone = rows.heights[row["agent"]], colour(row["agent"])
+        for column, shift, face in (("hit", -0.16, tone), ("held", 0.16, "white")):
+            value, low, high = (100 * row[name] for name in (column, f"{column}_low", f"{column}_high"))
+            if pd.isna(value):
+                continue
+            axes.plot([low, high], [y + shift] * 2, color=tone, linewidth=2, solid_capstyle="butt")
+            axes.plot(
+                value, y + shift, marker="o" if column == "hit" else "s", markersize=6.5, linestyle="none",
+                markerfacecolor=face, markeredgecolor=tone, markeredgewidth=1.6,
+            )  # fmt: skip
+    # The legend explains the two shapes, not the agents: those stand at the axis.
+    axes.plot([], [], "o", color="#444444", markersize=7, label="reached at any step")
+    axes.plot([], [], "s", markerfacecolor="white", markeredgecolor="#444444", label="still there at the last step")
+    floor = part.loc[part["agent"] == "random", "hit"].dropna()
+    if len(floor):
+        axes.axvline(100 * floor.iloc[0], color=colour("random"), linestyle="--", linewidth=1.2, label="random actions")
+    status = dict(zip(part["agent"], part["status"], strict=True))
+    measured = set(part.loc[part["hit"].notna(), "agent"])
+    for agent in rows.heights.keys() - measured:
+        told, tone = status.get(agent, "not run"), "#B00020" if agent in status else "#999999"
+        axes.text(50, rows.heights[agent], told, color=tone, fontsize=9, ha="center", va="center")
+    rows.draw(axes)
+    percent_axis(axes, "success, % with 95 % interval")
+
+
+def _timed(summary: Summary) -> pd.DataFrame:
+    """The rows with plan times; the floor decides nothing, so its time would only stretch the axis."""
+    floor = summary.table["agent"].map(summary.kinds).eq("floor")
+    timed = summary.table[(summary.table["plan_seconds_median"] > 0) & ~floor]
+    return arms.main_rows(timed, summary.kinds)
+
+
+def plan_time(summary: Summary) -> Figure | None:
+    """Every timed plan as a dot, the median and quartiles on top, one panel per environment and offset."""
+    table = _timed(summary)
+    parts = places(table)
+    if not parts:
+        return None
+    rows = rows_of([a for a in summary.table["agent"] if a in set(table["agent"])], summary.kinds)
+    figure, axes = grid(len(parts), 2, rows.inches())
+    spread = table[["plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75"]].to_numpy(float)
+    lowest, highest = np.nanmin(spread[spread > 0]), np.nanmax(spread)
+    for each, (title, part) in zip(axes, parts, strict=True):
+        _plan_time_panel(each, part, rows, summary.plan_seconds)
+        each.set_xlim(lowest / 3, highest * 5)
+        tidy(each, title)
+    return figure
+
+
+def _plan_time_panel(axes: Axes, part: pd.DataFrame, rows: Rows, samples: pd.DataFrame) -> None:
+    for _, row in part.iterrows():
+        y = rows.heights[row["agent"]]
+        same = [samples[k] == row[k] for k in (*PLACE, "agent")]
+        drawn = samples.loc[np.logical_and.reduce(same), "plan_seconds"].to_numpy()
+        drawn = drawn[drawn > 0][:: max(1, len(drawn) // 400)]
+        height = y + 0.16 * np.sin(np.arange(len(drawn)) * 2.4)  # spreads the dots without drawing random numbers
+        axes.plot(drawn, height, ".", color=colour(row["agent"]), alpha=0.35, markersize=3.5, markeredgewidth=0)
+        axes.plot([row["plan_seconds_q25"], row["plan_seconds_q75"]], [y, y], color=colour(row["agent"]), linewidth=5)
+        axes.plot(row["plan_seconds_median"], y, "|", color="black", markersize=13, markeredgewidth=2)
+        axes.annotate(
+            seconds(row["plan_seconds_median"]), (row["plan_seconds_median"], y), (0, 8),
+            textcoords="offset points", ha="center", fontsize=8.5,
+        )  # fmt: skip
+    second_ticks(axes)
+    rows.draw(axes)
+    axes.set_xlabel("time for one plan, log scale", fontsize=10)
+
+
+def success_vs_time(summary: Summary) -> Figure | None:
+    """Success over planning time: up and to the left is better."""
+    table = _timed(summary)
+    parts = places(table[table["hit"].notna()])
+    if not parts:
+        return None
+    most = max(len(part) for _, part in parts)
+    figure, axes = grid(len(parts), 2, 3.4 + 0.14 * max(0, most - 5))
+    times = np.concatenate([part["plan_seconds_median"].to_numpy(float) for _, part in parts])
+    room = 5 if max(len(_point_name(a)) for a in table["agent"]) < 15 else 30  # for the names beside the points
+    for each, (title, part) in zip(axes, parts, strict=True):
+        for _, row in part.iterrows():
+            _success_vs_time_point(each, row)
+        _floor_line(each, summary.table, part.iloc[0])
+        second_ticks(each)
+        each.set_xlim(times.min() / room, times.max() * 2.4 * room)
+        percent_axis(each, "reached, % with 95 % interval", vertical=True)
+        each.set_xlabel("time for one plan, log scale", fontsize=10)
+        each.grid(color="#e5e5e5")
+        tidy(each, title)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the layout must be final before labels are placed
+    for each, (_, part) in zip(axes, parts, strict=True):
+        _label_points(each, part)
+    return figure
+
+
+def _floor_line(axes: Axes, table: pd.DataFrame, place: pd.Series) -> None:
+    """A dashed line at what random actions reach in the same environment, at the same offset."""
+    same = [table[k] == place[k] for k in PLACE]
+    floor = table.loc[np.logical_and.reduce(same) & (table["agent"] == "random"), "hit"].dropna()
+    if len(floor):
+        axes.axhline(100 * floor.iloc[0], color=colour("random"), linestyle="--", linewidth=1.2)
+        axes.annotate(
+            "random actions", (0.99, 100 * floor.iloc[0]), xycoords=("axes fraction", "data"), xytext=(0, 3),
+            textcoords="offset points", ha="right", fontsize=9, color=colour("random"),
+        )  # fmt: skip
+
+
+def _success_vs_time_point(axes: Axes, row: pd.Series) -> None:
+    time, hit = row["plan_seconds_median"], 100 * row["hit"]
+    axes.errorbar(
+        time, hit,
+        xerr=[[time - row["plan_seconds_q25"]], [row["plan_seconds_q75"] - time]],
+        yerr=[[hit - 100 * row["hit_low"]], [100 * row["hit_high"] - hit]],
+        color=colour(row["agent"]), marker=marker(row["agent"]), markersize=8, elinewidth=1.6, linestyle="none",
+    )  # fmt: skip
+
+
+def _point_name(agent: str) -> str:
+    """What stands beside a point: of an arm its settings alone."""
+    return plain(clip(arms.settings_text(agent) or agent))
+
+
+def _label_points(axes: Axes, part: pd.DataFrame) -> None:
+    """Write each agent's name beside its point, at the first of a few places that covers nothing else."""
+    renderer = axes.figure.canvas.get_renderer()
+    frame = axes.get_window_extent(renderer)
+    taken = [_cross(axes, row) for _, row in part.iterrows()]
+    for _, row in part.iterrows():
+        point = (row["plan_seconds_median"], 100 * row["hit"])
+        text = axes.annotate(
+            _point_name(row["agent"]), point, (0, 0), textcoords="offset points", fontsize=9.5, va="center", color=colour(row["agent"]),
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )  # fmt: skip
+        costs = []
+        for rank, (dx, dy, align) in enumerate(_PLACES):
+            text.set(position=(dx, dy), horizontalalignment=align)
+            box = text.get_window_extent(renderer)
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            costs.append((sum(box.overlaps(other) for other in taken) + 3 * (not inside), rank))
+        dx, dy, align = _PLACES[min(costs)[1]]
+        text.set(position=(dx, dy), horizontalalignment=align)
+        taken.append(text.get_window_extent(renderer))
+
+
+_PLACES = [
+    (dx, dy, align)
+    for dy in (0, 10, -10, 20, -20, 32, -32, 44, -44, 56, -56)
+    for dx, align in ((9, "left"), (-9, "right"))
+]
+
+
+def _cross(axes: Axes, row: pd.Series) -> Bbox:
+    """The box, in pixels, that a point and its vertical interval cover."""
+    x, low = axes.transData.transform((row["plan_seconds_median"], 100 * row["hit_low"]))
+    _, high = axes.transData.transform((row["plan_seconds_median"], 100 * row["hit_high"]))
+    _, middle = axes.transData.transform((row["plan_seconds_median"], 100 * row["hit"]))
+    return Bbox.from_extents(x - 8, min(low, middle - 8), x + 8, max(high, middle + 8))
+
+
+FIGURES: Mapping[str, Callable[[Summary], Figure | None]] = {
+    "success.png": success,
+    "plan_time.png": plan_time,
+    "success_vs_time.png": success_vs_time,
+    "by_distance.png": by_distance,
+    "ablation.png": ablation_plot.ablation,
+    "stability.png": learning_plots.stability,
+    "losses.png": learning_plots.losses,
+    "training.png": learning_plots.training,
+}
+
+IN_SCENES: Mapping[str, Callable[[Summary, Path], Figure | None]] = {
+    "paths.png": paths.ways,
+    "failures.png": paths.failures,
+}

@@ -1,0 +1,32 @@
+"""All numbers of a report; ``summarise`` makes them from records, everything else only shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from lewm_bench.report.ablation import Panel
+from lewm_bench.report.rankings import Contest
+from lewm_bench.run.records import CellRecord
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything the writers draw from; nothing below it computes a statistic."""
+
+    title: str
+    cells: tuple[CellRecord, ...]
+    table: pd.DataFrame  # one row per environment, agent and goal offset
+    across: pd.DataFrame  # interquartile means over environments
+    ratios: pd.DataFrame  # measured plan times of LeWM and DINO-WM side by side
+    plan_seconds: pd.DataFrame  # every timed plan
+    training: pd.DataFrame  # the logs, long: env, agent, seed, step, quantity, value
+    seeds: pd.DataFrame  # success of every training seed, if any agent has two
+    ablations: tuple[Panel, ...] = ()
+    loss_terms: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # agent -> logged term -> its name
+    labels: Mapping[str, str] = field(default_factory=dict)  # agent -> name for people
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    contests: tuple[Contest, ...] = ()  # the leading task of each environment: who is best, and told apart from whom
+    verdict: tuple[str, ...] = ()  # the same in sentences

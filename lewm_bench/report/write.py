@@ -1,0 +1,75 @@
+"""The files of a results folder, from records; the same records give the same bytes."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import merge
+from itertools import islice
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lewm_bench.core.errors import UserError
+from lewm_bench.report import page, plots, tables
+from lewm_bench.report.summarise import summarise
+from lewm_bench.report.summary import Summary
+from lewm_bench.run.records import CellRecord, EpisodeRow, Episodes
+from lewm_bench.system.files import write_bytes, write_pieces, write_text
+
+
+def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: Sequence[page.Section] = ()) -> Summary:
+    """Write tables, episodes, figures and ``report.html`` into ``folder`` and return their numbers.
+
+    ``extra`` are further parts of the page.
+
+    Raises:
+        UserError: there are no cells.
+    """
+    summary = summarise(cells, title)
+    if not summary.cells:
+        raise UserError("there is nothing to report; run `lewm-bench run --suite NAME` first")
+    write_text(folder / "table.csv", tables.csv_text(summary.table))
+    write_text(folder / "table.md", tables.markdown(summary))
+    write_text(folder / "table.tex", tables.latex(summary))
+    write_pieces(folder / "episodes.csv", (text.encode() for text in _episodes(summary.cells)))
+    figures = plots.draw_all(summary, folder)
+    for name in (
+        *plots.FIGURES,
+        *plots.IN_SCENES,
+    ):  # a figure of an earlier report that no longer has data would deceive
+        if name not in figures:
+            (folder / name).unlink(missing_ok=True)
+    for name, png in figures.items():
+        write_bytes(folder / name, png)
+    write_text(folder / "report.html", page.render(summary, figures, folder, extra))
+    return summary
+
+
+_ORDER = ("protocol", "profile", "env", "agent", "seed", "goal_offset", "pair")
+
+
+_PIECE = 10_000  # rows
+
+
+def _episodes(cells: Sequence[CellRecord]) -> Iterator[str]:
+    """``episodes.csv`` in pieces, all cells in one order."""
+    rows = merge(*map(_ordered, cells), key=itemgetter(0))
+    piece, header = list(islice(rows, _PIECE)), True
+    while piece or header:
+        columns = {name: [e.column(name)[i] for _, e, i in piece] for name in EpisodeRow.model_fields}
+        frame = pd.DataFrame(columns).astype({"steps_to_hit": "Int64"})
+        yield frame.to_csv(index=False, lineterminator="\n", header=header)
+        piece, header = list(islice(rows, _PIECE)), False
+
+
+def _ordered(cell: CellRecord) -> Iterator[tuple[tuple[Any, ...], Episodes, int]]:
+    """The order, the cell's episodes and the number of each of them, by that order."""
+    episodes = Episodes.of(cell.episodes)
+    columns = [episodes.column(name) for name in _ORDER]
+    keys = list(zip(*columns, strict=True))
+    numbers = array("q", sorted(range(len(keys)), key=keys.__getitem__))
+    del keys
+    return ((tuple(column[i] for column in columns), episodes, i) for i in numbers)

@@ -1,0 +1,1 @@
+"""Trials of settings on validation episodes."""

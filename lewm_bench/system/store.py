@@ -1,0 +1,246 @@
+"""The cache: finished stages on disk, addressed by a hash of everything that determines them.
+
+A stage is a folder ``root/kind/key``. While it is built it is called ``key.partial`` and outlives a kill, so that a
+build can go on from what it finds there; ``done.json`` with the size and checksum of every file is written last, then
+the folder is renamed. A folder with its final name is therefore complete.
+
+On every hit the sizes are compared, and the checksums once per process. A folder that differs is moved aside to
+``key.corrupt-N`` and built again with a warning: every stage can be rebuilt from its specification, so a flipped bit
+costs time and never a wrong number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import filelock
+import platformdirs
+
+from lewm_bench.core.errors import UserError
+from lewm_bench.core.reading import MissingFile, read_json
+from lewm_bench.system.files import StorageError, checksum, disk_errors, write_text
+from lewm_bench.system.scratch import delete_stale
+
+log = logging.getLogger(__name__)
+
+DONE = "done.json"
+
+_verified: dict[Path, dict[str, tuple[int, int]]] = {}
+"""Folders whose checksums this process has seen to be right, with the (size, mtime) of their files at that time."""
+
+
+def default_cache() -> Path:
+    """``$LEWM_BENCH_CACHE``, or this user's cache folder."""
+    chosen = os.environ.get("LEWM_BENCH_CACHE")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("lewm-bench")
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value: keys sorted, no spaces.
+
+    Raises:
+        UserError: it holds something that JSON cannot say; ours never does, a plug-in's may.
+    """
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"what determines a result must be plain text and finite numbers ({error}); mend the plug-in")
+
+
+def stage_key(kind: str, spec: dict[str, Any]) -> str:
+    """16 hex digits that name the stage ``kind`` built from ``spec``."""
+    return hashlib.sha256(canonical_json({"kind": kind, "spec": spec}).encode()).hexdigest()[:16]
+
+
+class Store:
+    """A folder of finished stages that several processes may share."""
+
+    def __init__(self, root: Path, fresh: Collection[str] = ()) -> None:
+        """``fresh`` are kinds of stages that are built again, each stage once, also where the cache has them."""
+        self.root = Path(root).expanduser().absolute()
+        self._fresh, self._renewed = frozenset(fresh), set[Path]()
+
+    def folder(self, kind: str, spec: dict[str, Any]) -> Path:
+        """Where the stage is, or will be."""
+        return self.root / kind / stage_key(kind, spec)
+
+    def find(self, kind: str, spec: dict[str, Any]) -> Path | None:
+        """The folder of the stage if it is complete and sound; needs no write permission."""
+        folder = self.folder(kind, spec)
+        return folder if not self._due(folder) and folder.is_dir() and fault(folder) is None else None
+
+    def stage(
+        self,
+        kind: str,
+        spec: dict[str, Any],
+        build: Callable[[Path], object],
+        read: Callable[[Path], object] = lambda folder: None,
+    ) -> Path:
+        """The folder of the stage, built first if it is not there.
+
+        Args:
+            build: gets a work folder, which may hold what an earlier, killed build left. Names in it that begin with a
+                dot are scratch: they survive a kill and are deleted when the stage is finished.
+            read: reads what was built, and raises a ValueError if it cannot: then it is not sealed, and what was sealed
+                before somebody noticed is built again.
+        """
+        folder = self.folder(kind, spec)
+        with disk_errors(folder):
+            if not self._due(folder) and folder.is_dir() and _unusable(folder, read) is None:
+                return folder
+        with disk_errors(folder), self._lock(folder):
+            if self._due(folder):
+                _renew(folder)
+                self._renewed.add(folder)
+            if folder.is_dir():
+                if (reason := _unusable(folder, read)) is None:  # another process built it while this one waited
+                    return folder
+                _move_aside(folder, reason)
+            work = folder.with_name(f"{folder.name}.partial")
+            delete_stale(folder.parent, below=False)
+            delete_stale(work)
+            if not (work / DONE).is_file() or _unusable(work, read) is not None:
+                (work / DONE).unlink(missing_ok=True)
+                work.mkdir(exist_ok=True)
+                build(work)
+                read(work)
+                _seal(work, kind, spec)
+            _delete_scratch(work)
+            os.replace(work, folder)
+            _verified[folder] = _signature(folder)
+        return folder
+
+    def _due(self, folder: Path) -> bool:
+        """Whether a stage is to be built again, and has not been yet."""
+        return folder.parent.name in self._fresh and folder not in self._renewed
+
+    @contextmanager
+    def _lock(self, folder: Path) -> Iterator[None]:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(
+                f"cannot make the cache folder {folder.parent}: a file is in its way; choose another --cache"
+            )
+        lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except NotImplementedError:  # older filelock on a file system without locks
+            raise StorageError(f"the file system of {folder.parent} has no locks; choose a --cache on a local disk")
+        except filelock.Timeout:
+            log.warning("another process is building %s/%s; waiting for it", folder.parent.name, folder.name)
+            lock.acquire()
+        try:
+            yield
+            # While it is held, and only when the stage is complete: whoever opened it meanwhile finds nothing to build.
+            with suppress(OSError):
+                folder.with_name(f".{folder.name}.lock").unlink()
+        finally:
+            lock.release()
+
+
+def _unusable(folder: Path, read: Callable[[Path], object]) -> str | None:
+    """Why a finished stage cannot be used, or None."""
+    if (reason := fault(folder)) is not None:
+        return reason
+    try:
+        read(folder)
+    except ValueError as error:
+        return f"cannot be read: {' '.join(str(error).split())[:200]}"
+    return None
+
+
+def fault(folder: Path) -> str | None:
+    """What is wrong with a finished stage, or None. Sizes every time, checksums once per process."""
+    try:
+        files = read_json(folder / DONE, "delete its folder")["files"]
+        before = _signature(folder)
+        for name, entry in files.items():
+            if name not in before:
+                return f"{name} is missing"
+            if before[name][0] != entry["size"]:
+                return f"{name} has {before[name][0]} bytes instead of {entry['size']}"
+        if _verified.get(folder) == before:
+            return None
+        for name, entry in files.items():
+            if checksum(folder / name) != entry["sha256"]:
+                return f"{name} has changed since it was written"
+    except MissingFile:
+        return f"{DONE} is missing"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (UserError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{DONE} cannot be read"
+    _verified[folder] = before
+    return None
+
+
+def read_result(folder: Path, name: str) -> Any:
+    """The JSON value that a stage has left under ``name`` in its folder, NaN included.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return read_json(folder / name, f"delete {folder} and run the same command again", finite=False)
+
+
+def _signature(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of last change of every file below ``folder``, by its path relative to it."""
+    stats = {p.relative_to(folder).as_posix(): p.stat() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def _seal(work: Path, kind: str, spec: dict[str, Any]) -> None:
+    """Write ``done.json``. Scratch is not in it and goes after it: on a full disk a training must not be lost."""
+    kept = {name: size for name, (size, _) in _signature(work).items() if not _is_scratch(name)}
+    files = {name: {"size": size, "sha256": checksum(work / name)} for name, size in kept.items()}
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    done = {"kind": kind, "spec": spec, "created": created, "files": files}
+    write_text(work / DONE, json.dumps(done, indent=1, sort_keys=True))
+
+
+def _is_scratch(name: str) -> bool:
+    """Whether a path relative to a work folder has a part that begins with a dot."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _delete_scratch(work: Path) -> None:
+    for scratch in sorted(work.rglob(".*")):
+        if scratch.is_dir() and not scratch.is_symlink():
+            shutil.rmtree(scratch)
+        else:
+            scratch.unlink(missing_ok=True)
+
+
+def _aside(folder: Path, why: str) -> Path:
+    """Where ``folder`` has been moved to."""
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.{why}-{number}")).exists():
+        number += 1
+    os.replace(folder, aside)
+    _verified.pop(folder, None)
+    return aside
+
+
+def _renew(folder: Path) -> None:
+    """Move a stage, and what there is of an unfinished one, out of the way of a new one."""
+    for old in (folder, folder.with_name(f"{folder.name}.partial")):
+        if old.is_dir():
+            aside = _aside(old, "old")
+            log.warning("building %s again; the old one is now %s, which you can delete", folder, aside.name)
+
+
+def _move_aside(folder: Path, reason: str) -> None:
+    aside = _aside(folder, "corrupt")
+    log.warning(
+        "%s is damaged (%s); moved to %s, which you can delete, and building it again", folder, reason, aside.name
+    )

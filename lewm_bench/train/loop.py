@@ -1,0 +1,306 @@
+"""The one training loop, for anything with a loss. Resumes after a kill and then ends where it would have ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lewm_bench.core.config import Config
+from lewm_bench.core.errors import TrainingFailed, UserError
+from lewm_bench.core.reading import read_model
+from lewm_bench.core.rng import torch_seed, torch_stream
+from lewm_bench.core.types import Clip
+from lewm_bench.system.checkpoint import load_strict, load_tensors, require_trained, save_tensors
+from lewm_bench.system.files import write_text
+from lewm_bench.train.record import TrainingRecord
+
+logger = logging.getLogger(__name__)
+
+COLLAPSED_STD = 0.02
+PATIENCE = 5  # logged steps in a row that must look collapsed
+LEARNED = 0.02  # of the mean action's error, that a policy must be below it at the end
+FREE = ("log_every", "save_every", "on_collapse")  # do not change the weights
+STATE = ".state"  # scratch of the cache, gone when the stage is complete
+
+Recipe = Mapping[str, Any]
+"""What determines a training, as JSON gives it back."""
+
+
+class TrainConfig(Config):
+    """Optimisation of the LeWM paper (appendix D). The budget is in steps, so that a run repeats."""
+
+    steps: int = Field(100_000, ge=1)
+    batch_size: int = Field(128, ge=2)
+    learning_rate: float = Field(5e-5, gt=0)
+    weight_decay: float = Field(1e-3, ge=0)  # on matrices
+    warmup: float = Field(0.01, ge=0, lt=1)  # share of the steps
+    clip_norm: float = Field(1.0, gt=0)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    log_every: int = Field(20, ge=1)
+    save_every: int = Field(200, ge=1)
+    on_collapse: Literal["fail", "continue"] = "fail"  # of latents or of a policy; continue: for ablations that show it
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where training is; a loss may schedule by it and draws its random numbers from its generator."""
+
+    index: int
+    total: int
+    generator: torch.Generator  # CPU, of this step alone
+    log: bool  # diagnostics are wanted
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, 0 to 1."""
+        return self.index / self.total
+
+
+class Trainable(Protocol):
+    """What ``train`` needs: a module with ``loss``."""
+
+    def loss(self, batch, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total, and named scalars for the log.
+
+        ``latent_std`` among them is watched for collapse; ``mean_action``, the error of the mean action, is what the end
+        of ``policy`` (or of ``action_error``, where that is all of a policy's loss) is held against.
+        """
+
+
+class TrainableModule(nn.Module):
+    """A ``Trainable`` that changes by more than gradients, for example by a moving average of its weights.
+
+    What ``after_step`` changes must be in the state dict (a parameter that does not train, or a buffer): then it is
+    restored when a training goes on, and ends where it would have ended.
+    """
+
+    def after_step(self, step: Step) -> None:
+        """Called without gradients once per optimiser step, right after it; does nothing unless overridden."""
+
+
+@dataclass
+class TrainingLog:
+    """Columns of the training curve, one entry per logged step, and the seconds that training took."""
+
+    columns: dict[str, list[float | None]] = field(default_factory=lambda: {"step": []})
+    seconds: float = 0.0
+
+    def add(self, step: int, parts: dict[str, float]) -> None:
+        """Append one logged step."""
+        before = len(self.columns["step"])
+        self.columns["step"].append(step)
+        for name in {**self.columns, **parts}:
+            if name != "step":
+                value = parts.get(name, math.nan)  # what is not known at a step, as a loss before learning starts
+                self.columns.setdefault(name, [None] * before).append(value if math.isfinite(value) else None)
+
+
+def learning_rate(config: TrainConfig, index: int) -> float:
+    """Linear warm-up from 0, then a cosine to 0, as a function of the step alone."""
+    warmup = round(config.warmup * config.steps)
+    if index < warmup:
+        return config.learning_rate * (index + 1) / warmup
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (index - warmup) / max(1, config.steps - warmup)))
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW on the parameters that train, with weight decay on matrices only."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)  # on a CPU a tenth of the step less
+
+
+def train(
+    model: nn.Module,
+    batch: Callable[[int], Clip | tuple[Tensor, ...]],
+    config: TrainConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    folder: Path,
+    description: str = "train",
+    progress: bool = True,
+    of: Mapping[str, Any] | None = None,
+) -> TrainingLog:
+    """Train ``model`` in place and return its log; a kill loses at most ``save_every`` steps.
+
+    Args:
+        batch: the training batch of a step index; must depend on nothing else.
+        folder: where the state lives, in ``folder/.state``. The last one stays there, so that a model that cannot be
+            saved need not be trained again: the cache deletes it with its other scratch when the stage is complete.
+        of: what else determines the training, as JSON; the state of another one is not gone on from.
+
+    Raises:
+        TrainingFailed: the loss or, at the end, a weight is not finite, the latents have collapsed, or a policy is no better
+            than the mean action.
+    """
+    from lightning_fabric import Fabric
+
+    fabric = Fabric(
+        accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1, precision=config.precision
+    )
+    optimizer = make_optimizer(model, config)
+    state = folder / STATE
+    log = TrainingLog()
+    recipe = {"seed": seed, "steps": config.steps, **(of or {})}
+    first = _resume(state, model, optimizer, log, recipe) if state.exists() else 0
+    wrapped, optimizer = fabric.setup(model, optimizer)
+    wrapped.mark_forward_method("loss")
+    wrapped.train()
+    started = time.perf_counter() - log.seconds
+    bar = tqdm(total=config.steps, initial=first, desc=description, unit="step", disable=not progress, leave=False)
+    for index in range(first, config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, index)
+        step = Step(
+            index,
+            config.steps,
+            torch.Generator().manual_seed(torch_seed(seed, "loss", index)),
+            index % config.log_every == 0 or index == config.steps - 1,
+        )
+        data = _to_device(batch(index), device)
+        with torch_stream(seed, "dropout", index):
+            loss, parts = wrapped.loss(data, step)
+            optimizer.zero_grad()
+            fabric.backward(loss)
+        fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
+        optimizer.step()
+        if isinstance(model, TrainableModule):
+            with torch.no_grad():
+                model.after_step(step)
+        if step.log:
+            log.add(index, {name: float(value.detach()) for name, value in {"loss": loss, **parts}.items()})
+            bar.set_postfix({name: f"{values[-1]:.3g}" for name, values in log.columns.items() if _shown(name, values)})
+            _watch(log, index, config)
+        bar.update()
+        if index + 1 == config.steps:
+            require_trained(model)  # no loss has seen what the last step did
+        if (index + 1) % config.save_every == 0 or index + 1 == config.steps:
+            log.seconds = time.perf_counter() - started
+            _save(state, index + 1, model, optimizer, log, recipe)
+    bar.close()
+    if config.on_collapse == "fail":
+        raise_if_mean_action(log.columns)
+    model.eval()
+    return log
+
+
+def _shown(name: str, values: list[float | None]) -> bool:
+    return name not in ("step", "loss") and values[-1] is not None
+
+
+def _watch(log: TrainingLog, index: int, config: TrainConfig) -> None:
+    if log.columns["loss"][-1] is None:
+        raise TrainingFailed(f"the loss is not a finite number at step {index}; try a lower train.learning_rate")
+    if config.on_collapse == "continue":
+        return
+    raise_if_collapsed({name: log.columns.get(name, [])[-PATIENCE:] for name in ("step", "latent_std")})
+
+
+def raise_if_collapsed(columns: Mapping[str, Sequence[float | None]]) -> None:
+    """Raise a TrainingFailed where a log's latents first hardly vary for ``PATIENCE`` logged steps in a row."""
+    in_a_row = 0
+    for step, std in zip(columns["step"], columns.get("latent_std", ()), strict=False):
+        in_a_row = in_a_row + 1 if std is not None and std < COLLAPSED_STD else 0
+        if in_a_row == PATIENCE:
+            raise TrainingFailed(
+                f"the latents collapsed (standard deviation {std:.4f} < {COLLAPSED_STD} at step {step}); "
+                "raise the weight of what keeps them apart (sigreg_weight of lewm) or lower train.learning_rate"
+            )
+
+
+def raise_if_mean_action(columns: Mapping[str, Sequence[float | None]]) -> None:
+    """Raise a TrainingFailed where a log ends with a policy that acts no better than the mean action does."""
+    left = policy_error(columns)
+    if left > 1 - LEARNED:
+        raise TrainingFailed(
+            f"the policy never left the mean action (at the end its error is {100 * left:.1f} % of the mean action's, "
+            f"learned is below {100 * (1 - LEARNED):.0f} %); train longer (train.steps), change train.learning_rate, "
+            "or keep it with train.on_collapse=continue"
+        )
+
+
+def policy_error(columns: Mapping[str, Sequence[float | None]]) -> float:
+    """A policy's error in the last fifth of a log over that of the mean action on the same batches.
+
+    Sums of both, so that a batch weighs as its error does. NaN for what is no policy, and for less than ``PATIENCE`` logged
+    steps.
+    """
+    own = columns.get("policy", columns.get("action_error", ()))
+    pairs = [
+        (a, b) for a, b in zip(own, columns.get("mean_action", ()), strict=False) if a is not None and b is not None
+    ]
+    if len(pairs) < PATIENCE:
+        return math.nan
+    last = pairs[-max(PATIENCE, len(pairs) // 5) :]
+    total = sum(mean for _, mean in last)
+    return sum(error for error, _ in last) / total if total > 0 else math.nan
+
+
+def _to_device(batch, device: torch.device):
+    if isinstance(batch, Clip):
+        return Clip(batch.frames.to(device, non_blocking=True), batch.actions.to(device, non_blocking=True))
+    return tuple(t.to(device, non_blocking=True) for t in batch)
+
+
+def _save(
+    state: Path, index: int, model: nn.Module, optimizer: torch.optim.Optimizer, log: TrainingLog, recipe: Recipe
+) -> None:
+    """Write step ``index`` beside the older state, then point to it; a kill in between leaves the older one valid."""
+    folder = state / f"step-{index}"
+    save_tensors(folder / "model.safetensors", model.state_dict())
+    moments = {
+        f"{number}.{name}": torch.as_tensor(value)
+        for number, entry in optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+    }
+    save_tensors(folder / "optimizer.safetensors", moments)
+    content = {"step": index, "columns": log.columns, "seconds": log.seconds, "of": recipe}
+    write_text(state / "state.json", json.dumps(content))
+    for old in state.glob("step-*"):
+        if old != folder:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _resume(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer, log: TrainingLog, recipe: Recipe) -> int:
+    """Restore the last saved step and return it; an unreadable state starts the training again, with a warning."""
+    try:
+        content = read_model(state / "state.json", TrainingRecord, "delete it")
+        if content.of != recipe:
+            raise ValueError("it is of another training")
+        index, columns, seconds = content.step, content.columns, content.seconds
+        folder = state / f"step-{index}"
+        tensors = load_tensors(folder / "model.safetensors")
+        moments = _moments(load_tensors(folder / "optimizer.safetensors"))
+        load_strict(model, tensors, str(folder))
+    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+        logger.warning("the saved training state in %s is unreadable (%s); training starts again", state, error)
+        return 0
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    log.columns, log.seconds = columns, seconds
+    logger.info("training goes on at step %d", index)
+    return index
+
+
+def _moments(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The optimizer's state per parameter from the tensors that ``_save`` wrote."""
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        number, key = name.split(".", 1)
+        entries.setdefault(int(number), {})[key] = value
+    return entries

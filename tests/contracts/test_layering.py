@@ -1,0 +1,198 @@
+"""Who may import whom, read from the source without importing it."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BESIDE = ("agents", "envs")  # installed inside the package
+
+
+def files() -> dict[str, Path]:
+    """Every module of ours by the name that it is imported under."""
+    found = {}
+    for folder in ("lewm_bench", *BESIDE):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(("lewm_bench", *parts) if folder in BESIDE else parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+FILES = files()
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+
+
+def statements(node: ast.AST, functions: bool):
+    """All nodes below ``node`` except those that only a type checker sees, and with or without those in functions."""
+    for child in ast.iter_child_nodes(node):
+        if is_type_checking(child) or (isinstance(child, ast.FunctionDef) and not functions):
+            continue
+        yield child
+        yield from statements(child, functions)
+
+
+@cache
+def imports(module: str, functions: bool = True) -> frozenset[str]:
+    """What a module imports, ours with the submodule that is meant; ``functions``: also when its functions run."""
+    found = set()
+    for node in statements(ast.parse(FILES[module].read_text(encoding="utf-8")), functions):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in FILES else node.module)
+    return frozenset(found)
+
+
+def reachable(module: str) -> set[str]:
+    """Everything that importing ``module`` imports, through modules of ours, and what its own functions do."""
+    seen, waiting = set(imports(module)), [m for m in imports(module) if m in FILES]
+    while waiting:
+        for name in imports(waiting.pop(), functions=False) - seen:
+            seen.add(name)
+            if name in FILES:
+                waiting.append(name)
+    return seen
+
+
+def top(names) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+def below(package: str) -> list[str]:
+    return [name for name in FILES if name.startswith(f"{package}.")]
+
+
+def test_the_reader_sees_imports() -> None:
+    """The tests below would pass on an empty graph."""
+    assert {"lewm_bench.agents.parts.jepa", "lewm_bench.agents.parts.sigreg", "torch"} <= imports(
+        "lewm_bench.agents.lewm"
+    )
+    assert "lewm_bench.agents.oracle" in imports("lewm_bench.evaluation.episodes")  # which agents are below a package
+    assert "lewm_bench.report.summarise" not in imports("lewm_bench.report.tables")  # for type checkers only
+    assert "lightning_fabric" in imports("lewm_bench.train.loop")  # inside a function
+    assert "torch" in imports("lewm_bench.core.rng") and "torch" not in imports("lewm_bench.core.rng", functions=False)
+    assert {"lewm_bench.planning.agent", "lewm_bench.core.types", "pydantic"} <= reachable("lewm_bench.agents.lewm")
+    assert len(FILES) > 40
+
+
+def test_types_import_nothing_of_ours() -> None:
+    assert top(imports("lewm_bench.core.types")) == {"__future__", "collections", "dataclasses", "typing", "numpy"}
+
+
+def test_solvers_know_a_cost_and_nothing_else() -> None:
+    values = {"lewm_bench.core.config", "lewm_bench.core.types"}
+    assert {m for m in reachable("lewm_bench.planning.solvers") if m in FILES} == values
+    assert {m for m in reachable("lewm_bench.planning.agent") if m in FILES} == values | {"lewm_bench.planning.solvers"}
+
+
+@pytest.mark.parametrize("module", below("lewm_bench.agents"))
+def test_agents_import_parts_but_not_each_other(module: str) -> None:
+    siblings = {"lewm_bench.agents.oracle"}
+    if module == "lewm_bench.agents.fast_lewm":  # LeWM with another predictor
+        siblings |= {"lewm_bench.agents.lewm"}
+    used = imports(module)
+    others = {m for m in used if m.startswith("lewm_bench.agents.") and not m.startswith("lewm_bench.agents.parts.")}
+    assert others <= siblings
+    assert not any(m.startswith("lewm_bench.envs") for m in used)
+
+
+@pytest.mark.parametrize("module", ["lewm_bench.envs", *below("lewm_bench.envs")])
+def test_environments_never_hear_of_agents(module: str) -> None:
+    used = reachable(module)
+    assert not any(m.startswith("lewm_bench.agents") for m in used)
+
+
+ROWS = ("core.statistics", "run.records", "understand.records")
+# These look up what settings of planners, losses and probes are called, when they are asked.
+LOOKS_UP = {f"lewm_bench.report.{name}" for name in ("ablation", "stability", "understanding.published")}
+SHOWN = sorted({*below("lewm_bench.report"), *(f"lewm_bench.{name}" for name in ROWS)} - LOOKS_UP)
+
+
+@pytest.mark.parametrize("module", SHOWN)
+def test_reporting_sees_rows(module: str) -> None:
+    used = reachable(module)
+    assert not {"torch", "transformers", "mujoco", "gymnasium"} & top(used)
+    assert not any(m.startswith(("lewm_bench.agents", "lewm_bench.envs")) for m in used)
+
+
+def calls(module: str) -> set[str]:
+    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
+    return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if name != "lewm_bench.cli.app"])
+def test_only_the_command_line_prints(module: str) -> None:
+    printing = {"print", "typer.echo", "typer.secho", "click.echo", "sys.stdout.write", "sys.stderr.write"}
+    assert not calls(module) & printing
+
+
+def test_the_command_line_prints() -> None:
+    """So the test above looks for the right thing."""
+    assert calls("lewm_bench.cli.app") & {"print", "typer.echo"}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_nothing_of_ours_is_imported_by_its_bare_name(module: str) -> None:
+    """The folders are ``lewm_bench.envs`` and ``lewm_bench.agents`` wherever the package is installed."""
+    assert not top(imports(module)) & {"envs", "agents"}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_nothing_is_probed_or_pickled(module: str) -> None:
+    source = FILES[module].read_text(encoding="utf-8")
+    assert "allow_pickle=True" not in source
+    assert not calls(module) & {"hasattr", "torch.save", "torch.load"}
+    assert not top(imports(module)) & {"pickle", "cloudpickle", "dill", "joblib"}
+
+
+STATIONS = (
+    "core", "system", "envs", "data", "train", "planning", "agent", "agents", "evaluation", "understand", "run",
+    "report", "cli",
+)  # fmt: skip
+"""The walk of a frame: a package imports only what stands before it, lazy and type-only imports counted."""
+
+
+def every_import(module: str) -> set[str]:
+    """What a module imports anywhere, for type checkers and when its functions run too."""
+    found = set()
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (inner & FILES.keys()) or {node.module}
+    return found & FILES.keys()
+
+
+def station(module: str) -> str:
+    """The package below ours; empty for what stands beside the packages."""
+    return module.split(".")[1] if module.count(".") else ""
+
+
+def test_nothing_stands_beside_the_packages() -> None:
+    assert {station(name) for name in FILES} == {"", "__main__", *STATIONS}
+
+
+@pytest.mark.parametrize("package", STATIONS)
+def test_a_package_imports_only_those_before_it(package: str) -> None:
+    later = STATIONS[STATIONS.index(package) + 1 :]
+    wrong = [f"{n} imports {m}" for n in FILES if station(n) == package for m in every_import(n) if station(m) in later]
+    assert not wrong, wrong
+
+
+def test_no_two_modules_need_each_other() -> None:
+    graph = {name: every_import(name) - {name} for name in FILES}
+    while leaves := {name for name, needed in graph.items() if not needed & graph.keys()}:
+        graph = {name: needed for name, needed in graph.items() if name not in leaves}
+    assert not graph, f"in a circle, or behind one: {sorted(graph)}"
