@@ -50,7 +50,8 @@ from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import UserError, unknown
 from lewm_bench.core.rng import stream, torch_stream
 from lewm_bench.core.search_space import Dimension
-from lewm_bench.planning.agent import CEMConfig, Imagination, Imagine, plain
+from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.cost import Imagination, Imagine, plain
 from lewm_bench.train.loop import Step, TrainConfig, TrainingLog
 
 ENCODERS = ("dinov2-small", "lowpass", "mae")
@@ -282,7 +283,9 @@ class DinoWM(nn.Module):
 class ProprioAgent(PlanningAgent):
     """Plans with a model that reads, beside the frames, the proprioception that ``env`` names."""
 
-    def __init__(self, model: DinoWM, config: CEMConfig, device: torch.device, imagine: Imagine, env: GoalEnv) -> None:
+    def __init__(
+        self, model: DinoWM, config: PlannerConfig, device: torch.device, imagine: Imagine, env: GoalEnv
+    ) -> None:
         super().__init__(model, config, device, imagine)
         self._env, plainly = env, self.imagine
 
@@ -409,12 +412,12 @@ class DinoWMFamily(Family):
             about = "local encoder, not DINOv2"
         elif model.encoder.registers:
             names["dinov2-small"] += " with registers"
-        fast = setting.cem.rollout == "fast"
-        imagine = PackedDinoWM(model, setting.cem.arithmetic, setting.cem.compile) if fast else plain(model)
-        agent = PlanningAgent(model, setting.cem, setting.device, imagine)
+        fast = setting.planner.rollout == "fast"
+        imagine = PackedDinoWM(model, setting.planner.arithmetic, setting.planner.compile) if fast else plain(model)
+        agent = PlanningAgent(model, setting.planner, setting.device, imagine)
         felt = ""
         if setting.config.proprio:
-            agent = ProprioAgent(model, setting.cem, setting.device, imagine, setting.env)
+            agent = ProprioAgent(model, setting.planner, setting.device, imagine, setting.env)
             felt = "with proprioception (reads part of the state)"
         return Loaded(
             agent,
@@ -423,7 +426,7 @@ class DinoWMFamily(Family):
             counted - inside,
             model.tokens_per_frame,
             model,
-            note="; ".join(filter(None, (felt, about, arithmetic_note(setting.cem)))),
+            note="; ".join(filter(None, (felt, about, arithmetic_note(setting.planner)))),
             embed=agent.embed,
         )
 

@@ -29,7 +29,8 @@ from lewm_bench.core.errors import unknown
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.types import Clip
-from lewm_bench.planning.agent import CEMConfig, Imagine
+from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.cost import Imagine
 from lewm_bench.train.loop import Step, TrainingLog
 
 BOTTLENECK = 32  # of the action encoder
@@ -226,7 +227,7 @@ class FastLeWMFamily(JEPAFamily):
     def differentiable(self, model: FastLeWM) -> Imagine:
         return reference(model)
 
-    def imagine(self, model: FastLeWM, config: CEMConfig) -> Imagine:
+    def imagine(self, model: FastLeWM, config: PlannerConfig) -> Imagine:
         if config.rollout == "reference":
             return reference(model)
         return consistent(PackedFastLeWM(model, config), model.config.self_consistency)

@@ -20,8 +20,9 @@ from lewm_bench.agent import AgentConfig, Embed, Family, Loaded, Setting, embed_
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.types import Goals, Past, WorldModel
-from lewm_bench.planning.agent import CEMConfig, goal_distance
-from lewm_bench.planning.solvers import Replanner
+from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.cost import goal_distance
+from lewm_bench.planning.replan import Replanner
 
 
 class Simulation:
@@ -48,11 +49,11 @@ class SimulatorAgent:
 
     history = 1
 
-    def __init__(self, simulation: Simulation, config: CEMConfig) -> None:
+    def __init__(self, simulation: Simulation, config: PlannerConfig) -> None:
         if config.differentiates:
             raise UserError(
                 f"the solver {config.solver} needs gradients and the true simulator has none; leave the oracle out or "
-                "choose another cem.solver"
+                "choose another planner.solver"
             )
         self.simulation, self.config = simulation, config
         self.frame_skip = simulation.frame_skip
@@ -103,7 +104,7 @@ class LatentOracle(SimulatorAgent):
     def __init__(
         self,
         simulation: Simulation,
-        config: CEMConfig,
+        config: PlannerConfig,
         model: WorldModel,
         device: torch.device,
         chunk: int = 512,
@@ -154,7 +155,7 @@ class OracleFamily(Family):
         knows_ways = type(setting.env).path_length is not GoalEnv.path_length
         measure = "shortest ways" if path and knows_ways else "distance"
         return Loaded(
-            agent(simulation_of(setting), setting.cem),
+            agent(simulation_of(setting), setting.planner),
             f"Oracle (same planner, true simulator and {measure})",
             note="sees the true state",
         )
@@ -180,6 +181,6 @@ class GreedyFamily(Family):
         )
 
 
-GREEDY_PLANNER = CEMConfig(horizon=1, receding=1, num_samples=64, num_iterations=5, num_elites=8)
+GREEDY_PLANNER = PlannerConfig(horizon=1, receding=1, num_samples=64, num_iterations=5, num_elites=8)
 
 ORACLE, GREEDY = OracleFamily(), GreedyFamily()

@@ -13,7 +13,7 @@ from toy_env import TOY_ID, ToyEnv, make_toy
 from lewm_bench.agent import PlanningAgent
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.data.format import Dataset
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.understand.subject import Subject
 
 SKIP = 2
@@ -66,6 +66,6 @@ def planted_data(folder: Path, episodes: int = 40, steps: int = 20) -> Dataset:
 def planted(dataset: Dataset, latent: Latent, predict: Callable[[Tensor, Tensor], Tensor] | None = None) -> Subject:
     """The subject; its model predicts that nothing changes unless told otherwise."""
     model = PlantedModel(predict or (lambda latent, _: latent))
-    agent = PlantedAgent(model, CEMConfig(), CPU)
+    agent = PlantedAgent(model, PlannerConfig(), CPU)
     agent.latent = latent
     return Subject(PlantedEnv(), TOY_ID, dataset, model, agent.embed, CPU, "planted", 0, agent)

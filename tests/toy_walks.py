@@ -12,7 +12,7 @@ from toy_env import ToyEnv
 from lewm_bench.agent import PlanningAgent
 from lewm_bench.core.types import WorldModel
 from lewm_bench.data.format import Dataset, Meta
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.understand.subject import Subject
 
 CPU = torch.device("cpu")
@@ -104,5 +104,5 @@ def knowing(
     data: Dataset, model: WorldModel, kind: type[Knowing] = Knowing, seed: int = 0, **planner: Callable
 ) -> Subject:
     """The subject whose latents are the true states."""
-    agent = kind(model, CEMConfig(), CPU, **planner)
+    agent = kind(model, PlannerConfig(), CPU, **planner)
     return Subject(ToyEnv(), "tests/Walk-v0", data, model, agent.embed, CPU, "walk", seed, agent)

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from lewm_bench.agents.parts.imagination import Packed, fold_norm, fold_projector, silu
 from lewm_bench.agents.parts.linears import Linears, Ranges
-from lewm_bench.planning.agent import CEMConfig, Imagination, Imagine, Score
+from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.cost import Imagination, Imagine, Score
 
 INTERMEDIATE = 2  # blocks to the latent that a plan's end is predicted from once more (paper: 10 environment steps)
 
@@ -170,7 +171,7 @@ def _modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: tuple[float, float]
 class PackedFastLeWM(Packed):
     """Fast-LeWM's prefix encoder and predictor, with the projector behind them."""
 
-    def __init__(self, model: nn.Module, config: CEMConfig) -> None:
+    def __init__(self, model: nn.Module, config: PlannerConfig) -> None:
         size, encoder, predictor = model.config, model.prefix_encoder, model.predictor
         self.horizon, self.final = model.horizon, config.objective == "final"
         self.consistent = size.self_consistency > 0

@@ -29,7 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lewm_bench.agents.parts.linears import Layer, Linears, Ranges
-from lewm_bench.planning.agent import Arithmetic, Imagination, Score
+from lewm_bench.planning.config import Arithmetic
+from lewm_bench.planning.cost import Imagination, Score
 from lewm_bench.system.device import tf32
 
 if TYPE_CHECKING:

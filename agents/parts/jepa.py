@@ -21,7 +21,8 @@ from lewm_bench.agent import AgentConfig, Setting, TrainedWorldModel, clip_batch
 from lewm_bench.agents.parts.imagination import PackedLeWM
 from lewm_bench.agents.parts.nets import CNN, ActionEncoder, ActionScale, Normalize, Projector, StemViT, ViT
 from lewm_bench.core.types import Clip
-from lewm_bench.planning.agent import CEMConfig, Imagine, plain
+from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.cost import Imagine, plain
 from lewm_bench.train.diagnostics import effective_rank, straightness
 from lewm_bench.train.loop import TrainingLog
 
@@ -207,7 +208,7 @@ class JEPAFamily(TrainedWorldModel):
         batch = clip_batches(setting, self.clip_frames(setting.config), setting.config.frame_skip)
         return train_module(setting, build, batch, folder, self.model.end_training)
 
-    def imagine(self, model: JEPA, config: CEMConfig) -> Imagine:
+    def imagine(self, model: JEPA, config: PlannerConfig) -> Imagine:
         if config.rollout == "reference":
             return plain(model)
         return PackedLeWM(model, config.arithmetic, config.compile)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lewm_bench.core.errors import UserError
-from lewm_bench.planning.agent import Arithmetic
+from lewm_bench.planning.config import Arithmetic
 
 
 class Ranges:
@@ -76,9 +76,9 @@ def require(arithmetic: Arithmetic, device: torch.device) -> None:
         UserError: with what to use.
     """
     if arithmetic == "int8" and (device.type != "cpu" or not has_int8()):
-        raise UserError("cem.arithmetic=int8 needs a CPU and a torch with oneDNN's 8-bit layers; use float32")
+        raise UserError("planner.arithmetic=int8 needs a CPU and a torch with oneDNN's 8-bit layers; use float32")
     if arithmetic == "tf32" and device.type != "cuda":
-        raise UserError(f"cem.arithmetic=tf32 is for CUDA, this is {device.type}; use float32")
+        raise UserError(f"planner.arithmetic=tf32 is for CUDA, this is {device.type}; use float32")
 
 
 class Linears:
@@ -90,7 +90,7 @@ class Linears:
     def __init__(self, arithmetic: Arithmetic, device: torch.device, compiled: bool = False) -> None:
         require(arithmetic, device)
         if compiled and arithmetic == "int8":
-            raise UserError("cem.compile does not go with cem.arithmetic=int8; choose one of them")
+            raise UserError("planner.compile does not go with planner.arithmetic=int8; choose one of them")
         self.arithmetic = arithmetic
         self.onednn = device.type == "cpu" and not compiled and has_onednn()
 

@@ -3,24 +3,26 @@
 from lewm_bench.agent.family import (
     AgentConfig,
     C,
-    Embed,
-    Encoded,
     Family,
-    LatentController,
     Loaded,
-    PlanningAgent,
     Setting,
     TrainedWorldModel,
     arithmetic_note,
     card_of,
     clip_batches,
-    embed_frames,
-    imagine_plainly,
     load_agent,
-    primitive_actions,
     ready_to_act,
     recipe_of,
     train_module,
+)
+from lewm_bench.planning.agent import (
+    Embed,
+    Encoded,
+    LatentController,
+    PlanningAgent,
+    embed_frames,
+    imagine_plainly,
+    primitive_actions,
 )
 
 __all__ = [

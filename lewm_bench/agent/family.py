@@ -7,15 +7,14 @@ back acts through the small ``Agent`` and ``Controller`` protocols of ``lewm_ben
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from lewm_bench.core.config import Config, deep_merge
 from lewm_bench.core.env import GoalEnv
@@ -23,10 +22,11 @@ from lewm_bench.core.errors import UserError, shown
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.rng import stream, torch_stream
 from lewm_bench.core.search_space import Dimension
-from lewm_bench.core.types import Agent, Controller, Goals, Past, WorldModel
+from lewm_bench.core.types import Agent, WorldModel
 from lewm_bench.data.format import Dataset
-from lewm_bench.planning.agent import CEMConfig, Imagination, Imagine, in_pieces, latent_cost, plain
-from lewm_bench.planning.solvers import Replanner
+from lewm_bench.planning.agent import Embed, PlanningAgent, imagine_plainly
+from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.cost import Imagine, plain
 from lewm_bench.system.checkpoint import load_weights, save_checkpoint
 from lewm_bench.system.store import Store
 from lewm_bench.train.loop import FREE, TrainConfig, TrainingLog, train
@@ -53,7 +53,7 @@ class Setting(Generic[C]):
     dataset: Dataset
     dataset_key: str
     config: C
-    cem: CEMConfig
+    planner: PlannerConfig
     seed: int
     device: torch.device
     store: Store
@@ -67,10 +67,6 @@ class Setting(Generic[C]):
     @property
     def action_dim(self) -> int:
         return int(self.env.action_space.shape[0])
-
-
-Embed = Callable[[Tensor, np.ndarray], Tensor]
-"""Frames (N, 3, h, w) and their true states (N, X) to latents (N, *L) whose distance is the cost of planning."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +233,7 @@ class TrainedWorldModel(Family):
     def label(self, setting: Setting) -> str:
         """Its name for people, with every substitute named."""
 
-    def imagine(self, model: nn.Module, config: CEMConfig) -> Imagine:
+    def imagine(self, model: nn.Module, config: PlannerConfig) -> Imagine:
         """How ``model`` imagines while planning; families with a faster way than the plain loop override this.
 
         Raises:
@@ -264,117 +260,17 @@ class TrainedWorldModel(Family):
         ready_to_act(model, setting, checkpoint)
         return Loaded(
             PlanningAgent(
-                model, setting.cem, setting.device, self.imagine(model, setting.cem), self.differentiable(model)
+                model, setting.planner, setting.device, self.imagine(model, setting.planner), self.differentiable(model)
             ),
             self.label(setting),
             "random" if checkpoint is None else "trained",
             sum(p.numel() for p in model.parameters()),
             model.tokens_per_frame,
             model,
-            arithmetic_note(setting.cem),
+            arithmetic_note(setting.planner),
         )
 
 
-def arithmetic_note(config: CEMConfig) -> str:
+def arithmetic_note(config: PlannerConfig) -> str:
     """What a table says beside a model that does not plan in float32."""
     return "" if config.arithmetic == "float32" else f"plans in {config.arithmetic}"
-
-
-def imagine_plainly(model: WorldModel, config: CEMConfig) -> Imagine:
-    """The plain loop, for models that have nothing faster.
-
-    Raises:
-        UserError: ``config`` asks for more.
-    """
-    if config.arithmetic != "float32" or config.compile:
-        raise UserError("this world model plans in plain float32 only; leave cem.arithmetic and cem.compile alone")
-    return plain(model)
-
-
-class Encoded(NamedTuple):
-    """Context in latent space."""
-
-    latents: Tensor  # (B, T, *L)
-    actions: Tensor  # (B, T-1, A) z-scored
-
-
-class PlanningAgent:
-    """Plans with a world model: encode context and goal once, search in latent space, execute, plan again."""
-
-    def __init__(
-        self,
-        model: WorldModel,
-        config: CEMConfig,
-        device: torch.device,
-        imagine: Imagine | None = None,
-        differentiable: Imagine | None = None,
-    ) -> None:
-        """How the model's futures are computed; each is the plain loop if left out.
-
-        Args:
-            imagine: for solvers that look at costs only.
-            differentiable: for those that want gradients, so neither in inference mode nor in place.
-        """
-        self.model, self.config, self.device, self.differentiable = model, config, device, differentiable
-        if config.differentiates:
-            self.imagine = in_pieces(differentiable or plain(model))
-        else:
-            self.imagine = imagine or imagine_plainly(model, config)
-        self.history, self.frame_skip = model.history, model.frame_skip
-
-    def encode(self, frames: Tensor, states: np.ndarray) -> Tensor:
-        """(B, T, 3, h, w) frames to latents (B, T, *L); their ``states`` (B, T, X) are read by no agent but the marked."""
-        del states
-        return self.model.encode(frames.to(self.device))
-
-    def embed(self, frames: Tensor, states: np.ndarray) -> Tensor:
-        """(N, 3, h, w) frames and their states (N, X) to what imagined latents are compared with, (N, *L)."""
-        return self.encode(frames[:, None], states[:, None])[:, 0]
-
-    def start(self, goals: Goals, rngs: Sequence[np.random.Generator]) -> Controller:
-        with torch.inference_mode():
-            goal = self.embed(goals.frames, goals.states)
-        return self.controller(goal, rngs)
-
-    def controller(self, goal: Tensor, rngs: Sequence[np.random.Generator]) -> LatentController:
-        """What steers to encoded goals (B, *L)."""
-        return LatentController(self, goal, rngs)
-
-
-class LatentController:
-    """One batch of episodes of a ``PlanningAgent``."""
-
-    def __init__(self, agent: PlanningAgent, goal: Tensor, rngs: Sequence[np.random.Generator]) -> None:
-        self._agent, self._goal = agent, goal
-        self._plan = Replanner(agent.config, agent.frame_skip, rngs)
-
-    @torch.inference_mode()
-    def encode(self, past: Past) -> Encoded:
-        agent = self._agent
-        states = past.states[:, None] if past.frame_states is None else past.frame_states
-        actions = agent.model.normalize_actions(past.actions.to(agent.device))
-        return Encoded(agent.encode(past.frames, states), actions)
-
-    def imagination(self, encoded: Encoded) -> Imagination:
-        """How candidates are imagined from here."""
-        return self._agent.imagine(encoded.latents, encoded.actions)
-
-    def search(self, encoded: Encoded) -> np.ndarray:
-        agent, goal = self._agent, self._goal
-        with torch.inference_mode(not agent.config.differentiates):
-            if agent.config.differentiates:  # tensors made in inference mode can take no part in a gradient
-                encoded, goal = Encoded(encoded.latents.clone(), encoded.actions.clone()), goal.clone()
-            cost = latent_cost(self.imagination(encoded), goal, agent.config)
-            blocks = self._plan(cost, encoded.actions.shape[-1], agent.device)
-            return primitive_actions(agent.model.denormalize_actions(blocks), agent.frame_skip)
-
-
-def embed_frames(model: WorldModel, device: torch.device) -> Embed:
-    """``model.encode`` of single frames; their states are not looked at."""
-    return lambda frames, states: model.encode(frames[:, None].to(device))[:, 0]
-
-
-def primitive_actions(blocks: Tensor, frame_skip: int) -> np.ndarray:
-    """(B, k, A) blocks to (B, k * frame_skip, action_dim) actions."""
-    actions = blocks.float().cpu().numpy()
-    return actions.reshape(len(actions), actions.shape[1] * frame_skip, -1)

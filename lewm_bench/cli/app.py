@@ -136,7 +136,7 @@ def _solver(name: str) -> list[str]:
 
     if name not in SOLVERS:
         raise unknown("solver", name, SOLVERS)
-    return [f"cem.solver={name}"]
+    return [f"planner.solver={name}"]
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -617,12 +617,12 @@ def speed(
     Example: lewm-bench speed --profile paper --dtype float32,int8 --samples 300,900
     """
     from lewm_bench.evaluation.speed import modes_of
-    from lewm_bench.planning.agent import CEMConfig
+    from lewm_bench.planning.config import PlannerConfig
 
     chosen = _solver(solver)
     for option, text, main, swept in (
-        ("--samples", samples, "cem.num_samples", "speed.samples"),
-        ("--horizon", horizon, "cem.horizon", "speed.horizons"),
+        ("--samples", samples, "planner.num_samples", "speed.samples"),
+        ("--horizon", horizon, "planner.horizon", "speed.horizons"),
         ("--batch", batch, "speed.batch", "speed.batches"),
     ):
         numbers = _numbers(option, text)
@@ -631,11 +631,11 @@ def speed(
         if len(numbers) > 1:
             chosen.append(f"{swept}={list(numbers)}")
         if numbers and option == "--samples":
-            chosen.append(f"cem.num_elites={min(numbers[0], CEMConfig().num_elites)}")
+            chosen.append(f"planner.num_elites={min(numbers[0], PlannerConfig().num_elites)}")
         if numbers and option == "--horizon":
-            chosen.append(f"cem.receding={min(numbers[0], CEMConfig().receding)}")
+            chosen.append(f"planner.receding={min(numbers[0], PlannerConfig().receding)}")
     if iterations:
-        chosen.append(f"cem.num_iterations={iterations}")
+        chosen.append(f"planner.num_iterations={iterations}")
     if methods:
         chosen.append(f"speed.methods={list(_names(methods))}")
     modes = list(_names(dtype))

@@ -1,7 +1,7 @@
 """What an agent is called: ``BASE``, ``BASE:VARIANT`` or either with settings, ``BASE[:VARIANT][:PATH=VALUE]...``.
 
 Settings in a name are how one table holds several arms of one agent: ``lewm``, ``lewm:sigreg_weight=0``,
-``lewm:cem.solver=mppi``. Paths under ``cem.`` are the planner's, all others the agent's own. Values are YAML; lists,
+``lewm:planner.solver=mppi``. Paths under ``planner.`` are the planner's, all others the agent's own. Values are YAML; lists,
 mappings and quoted text may hold colons and commas. Names that mean the same have one canonical form, by which an
 agent is known in records, tables and files.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator
@@ -19,6 +19,7 @@ from pydantic import AfterValidator
 from lewm_bench.core.config import deep_merge
 from lewm_bench.core.errors import UserError, shown
 from lewm_bench.core.reading import parse_yaml
+from lewm_bench.core.renamed import renamed
 
 PATH = re.compile(r"\s*[\w.-]*\s*=")  # what a setting begins with
 KEY = re.compile(r"[\w-]+")  # of a mapping that can be written as a path
@@ -45,7 +46,7 @@ def names_steps(agent: str) -> bool:
 
 
 def parse_agent(name: str) -> AgentName:
-    """``dino-wm:mae:cem.solver=icem`` to ("dino-wm", "mae", (("cem.solver", "icem"),)).
+    """``dino-wm:mae:planner.solver=icem`` to ("dino-wm", "mae", (("planner.solver", "icem"),)).
 
     Behind the first setting a colon begins another only where a path and ``=`` follow, so that ``weights=C:/weights``
     is one.
@@ -115,8 +116,11 @@ def _closing(text: str, begin: int) -> int | None:
     return None
 
 
-def settings_of(agent: str) -> dict[str, Any]:
+def settings_of(agent: str, tell: bool = False) -> dict[str, Any]:
     """The settings in an agent's name, nested; the last wins.
+
+    Args:
+        tell: warn of names of settings that are not today's.
 
     Raises:
         UserError: they are not PATH=VALUE.
@@ -132,7 +136,7 @@ def settings_of(agent: str) -> dict[str, Any]:
         for key in reversed(keys):
             value = {key: value}
         merged = deep_merge(merged, value)
-    return merged
+    return renamed(merged, tell)
 
 
 def value_of(text: str, path: str = "a setting") -> Any:
@@ -148,28 +152,34 @@ def value_of(text: str, path: str = "a setting") -> Any:
 
 
 @lru_cache(maxsize=4096)
-def canonical(agent: str) -> str:
+def canonical(agent: str, tell: bool = True) -> str:
     """The one name of an agent: settings by path in alphabetical order, numbers and text in their shortest form.
 
     ``lewm:train={steps: 3}:dropout=1e-1`` is ``lewm:dropout=0.1:train.steps=3``.
 
+    Args:
+        tell: warn of names of settings that are not today's.
+
     Raises:
         UserError: its settings are not PATH=VALUE.
     """
-    settings = sorted(_flat(settings_of(agent)))
+    settings = sorted(_flat(settings_of(agent, tell)))
     return ":".join([parse_agent(agent).trained.strip(), *(f"{path}={written(value)}" for path, value in settings)])
 
 
-def known_as(agent: str) -> str:
+def known_as(agent: str, tell: bool = False) -> str:
     """The canonical name, or one that has none as it is; for names out of files, which need not be ours."""
     try:
-        return canonical(agent)
+        return canonical(agent, tell)
     except UserError:
         return agent
 
 
 AgentText = Annotated[str, AfterValidator(known_as)]
-"""An agent's name in a record or in YAML."""
+"""An agent's name in a record."""
+
+AskedAgent = Annotated[str, AfterValidator(partial(known_as, tell=True))]
+"""An agent's name in YAML."""
 
 
 def _flat(settings: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -206,7 +206,7 @@ def latent_oracle(loaded: Loaded, setting: Setting, pairs: Pairs, budget: int, g
     """The share of the first ``n`` pairs that the true simulator hits when it plans with the model's own latent cost."""
     if loaded.model is None:
         raise UserError(f"{setting.agent} is not a world model and has no latent cost")
-    agent = LatentOracle(simulation_of(setting), setting.cem, loaded.model, setting.device, embed=loaded.embed)
+    agent = LatentOracle(simulation_of(setting), setting.planner, loaded.model, setting.device, embed=loaded.embed)
     first = replace(pairs, episode=pairs.episode[:n], start_row=pairs.start_row[:n], goal_row=pairs.goal_row[:n])
     results = evaluate(agent, setting, first, budget, goal_offset=goal_offset, real_history=False)
     return float(np.mean([r.hit for r in results]))

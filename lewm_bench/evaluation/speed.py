@@ -33,8 +33,8 @@ from lewm_bench.core.errors import UserError, unknown
 from lewm_bench.core.rng import stream, torch_stream
 from lewm_bench.core.types import Goals, Past
 from lewm_bench.evaluation.speed_record import METHODS, SpeedRow
-from lewm_bench.planning.agent import Arithmetic, CEMConfig, Imagination, plain
-from lewm_bench.planning.solvers import GRADIENT_COST
+from lewm_bench.planning.config import GRADIENT_COST, Arithmetic, PlannerConfig
+from lewm_bench.planning.cost import Imagination, plain
 from lewm_bench.system.checkpoint import load_card, load_weights
 from lewm_bench.system.device import Stopwatch, synchronize, tf32
 from lewm_bench.system.provenance import commit, hardware, versions
@@ -45,7 +45,7 @@ SWEPT = ("num_samples", "horizon", "batch")
 
 
 class SpeedConfig(Config):
-    """What is timed. Networks and image size are the profile's, the planner is ``cem``."""
+    """What is timed. Networks and image size are the profile's, the planner is ``planner``."""
 
     methods: tuple[str, ...] = tuple(METHODS)
     modes: tuple[Mode, ...] = ()  # arithmetic of the fast path, or the reference; empty: what the device has
@@ -92,7 +92,7 @@ class Case:
     mode: Mode
     model: nn.Module
     agent: PlanningAgent
-    cem: CEMConfig
+    planner: PlannerConfig
     image_size: int
     batch: int
     context: int
@@ -170,18 +170,18 @@ def fast_lewm_config(settings: Mapping[str, Any]) -> FastLeWMConfig:
     return FastLeWMConfig(**shared | settings.get("fast-lewm", {}))
 
 
-def agent_of(model: nn.Module, method: str, mode: Mode, cem: CEMConfig, device: torch.device) -> PlanningAgent:
+def agent_of(model: nn.Module, method: str, mode: Mode, planner: PlannerConfig, device: torch.device) -> PlanningAgent:
     """The agent that plans with ``model`` in a mode."""
     if isinstance(model, FastLeWM):
         changed = {"rollout": "reference" if mode == "reference" else "fast", "compile": mode == "compile"}
-        imagine = FAST_LEWM.imagine(model, cem.model_copy(update=changed | {"arithmetic": arithmetic_of(mode)}))
+        imagine = FAST_LEWM.imagine(model, planner.model_copy(update=changed | {"arithmetic": arithmetic_of(mode)}))
     elif mode == "reference":
         imagine = plain(model)
     else:
         packed = PackedLeWM if isinstance(model, LeWM) else PackedDinoWM
         imagine = packed(model, arithmetic_of(mode), mode == "compile")
     kind = ReencodingAgent if method.endswith(":reencode") else PlanningAgent
-    return kind(model, cem, device, imagine, imagine if mode == "reference" else None)
+    return kind(model, planner, device, imagine, imagine if mode == "reference" else None)
 
 
 def trained(checkpoint: Path, device: torch.device) -> tuple[nn.Module, int]:
@@ -212,16 +212,16 @@ def situation(model: nn.Module, case: Case) -> tuple[Goals, Past]:
     return Goals(pictures[:, -1], nothing), Past(pictures[:, :-1], torch.from_numpy(actions), nothing)
 
 
-def planning_alike(agent: PlanningAgent, cem: CEMConfig) -> PlanningAgent:
+def planning_alike(agent: PlanningAgent, planner: PlannerConfig) -> PlanningAgent:
     """``agent`` with another planner."""
-    return type(agent)(agent.model, cem, agent.device, agent.imagine, agent.differentiable)
+    return type(agent)(agent.model, planner, agent.device, agent.imagine, agent.differentiable)
 
 
-def plan_once(case: Case, number: int, cem: CEMConfig | None = None) -> tuple[float, float]:
+def plan_once(case: Case, number: int, planner: PlannerConfig | None = None) -> tuple[float, float]:
     """Seconds of encoding and of searching of one plan of a batch of episodes."""
     agent = case.agent
-    if cem is not None:
-        agent = planning_alike(agent, cem)
+    if planner is not None:
+        agent = planning_alike(agent, planner)
     goals, past = situation(agent.model, case)
     rngs = [stream(0, "speed plan", number, episode) for episode in range(case.batch)]
     with Stopwatch(agent.device) as encode:
@@ -238,12 +238,12 @@ def count_flops(case: Case) -> tuple[int, int]:
     A search is counted on few candidates and iterations, in each of which it is linear.
     """
     if case.mode == "int8":  # the same operations, which torch's counter does not know in 8 bits
-        case = replace(case, agent=agent_of(case.model, case.method, "float32", case.cem, case.agent.device))
-    few = 2 * GRADIENT_COST if case.cem.differentiates else 2
+        case = replace(case, agent=agent_of(case.model, case.method, "float32", case.planner, case.agent.device))
+    few = 2 * GRADIENT_COST if case.planner.differentiates else 2
     counted = []
     for samples, iterations in ((few, 1), (2 * few, 1), (few, 2), (2 * few, 2)):
         small = {"num_elites": 2, "receding": 1, "num_samples": samples, "num_iterations": iterations}
-        agent = planning_alike(case.agent, case.cem.model_copy(update=small))
+        agent = planning_alike(case.agent, case.planner.model_copy(update=small))
         goals, past = situation(agent.model, case)
         with FlopCounterMode(display=False, custom_mapping=FLOPS) as encode:
             controller = agent.start(goals, [stream(0, "flops")] * case.batch)
@@ -252,8 +252,8 @@ def count_flops(case: Case) -> tuple[int, int]:
             controller.search(encoded)
         counted.append(search.get_total_flops())
     one, two = counted[:2], counted[2:]  # iterations; each of few candidates and of twice as many
-    all_few, all_many = (a + (case.cem.num_iterations - 1) * (b - a) for a, b in zip(one, two, strict=True))
-    return encode.get_total_flops(), all_few + (all_many - all_few) * (case.cem.num_samples - few) // few
+    all_few, all_many = (a + (case.planner.num_iterations - 1) * (b - a) for a, b in zip(one, two, strict=True))
+    return encode.get_total_flops(), all_few + (all_many - all_few) * (case.planner.num_samples - few) // few
 
 
 def _linear_flops(x: tuple[int, ...], weight: Any, *_: Any, out_shape: tuple[int, ...] = (), **__: Any) -> int:
@@ -301,17 +301,17 @@ def gemm_peak(arithmetic: Arithmetic, device: torch.device) -> float:
 class Share:
     """How much of a plan is timed, and how often."""
 
-    cem: CEMConfig
+    planner: PlannerConfig
     plans: int
 
-    def factor(self, whole: CEMConfig) -> float:
+    def factor(self, whole: PlannerConfig) -> float:
         """What the search time is multiplied by."""
-        return whole.work / self.cem.work
+        return whole.work / self.planner.work
 
 
 def share(case: Case, config: SpeedConfig) -> Share:
     """All of it where ``config.seconds`` allow at least three plans; else fewer iterations, then fewer candidates."""
-    whole = case.cem
+    whole = case.planner
     one = whole.model_copy(update={"num_iterations": 1})
     samples = max(FEWEST, whole.num_samples // 50)
     if case.mode == "compile":  # every number of candidates is compiled anew
@@ -341,18 +341,20 @@ class Settings(Protocol):
     @property
     def speed(self) -> SpeedConfig: ...
     @property
-    def cem(self) -> CEMConfig: ...
+    def planner(self) -> PlannerConfig: ...
 
 
 def cases(
     settings: Settings, networks: Mapping[str, Any], device: torch.device, checkpoint: Path | None
 ) -> Iterator[Case]:
     """Every row: the table's, then those of the sweeps."""
-    config, cem = settings.speed, settings.cem
+    config, planner = settings.speed, settings.planner
     modes = config.modes or modes_of(device)
-    if cem.differentiates:
+    if planner.differentiates:
         if set(config.modes) - {"reference"}:
-            raise UserError(f"the solver {cem.solver} differentiates the plain loop; time it with --dtype reference")
+            raise UserError(
+                f"the solver {planner.solver} differentiates the plain loop; time it with --dtype reference"
+            )
         modes = ("reference",)
     sizes = tuple(dict.fromkeys([settings.image_size, *config.image_sizes]))
     ready = None if checkpoint is None else trained(checkpoint, device)
@@ -367,20 +369,22 @@ def cases(
             model = ready[0] if given else build(method, networks, size, device)
             common = {"image_size": size, "context": config.context, "weights": "trained" if given else "random"}
             for mode in modes[:1] if extra else modes:
-                agent = agent_of(model, method, mode, cem, device)
-                yield Case(method, mode, model, agent, cem, batch=config.batch, **common)
+                agent = agent_of(model, method, mode, planner, device)
+                yield Case(method, mode, model, agent, planner, batch=config.batch, **common)
             if extra or method not in ("lewm", "dino-wm"):
                 continue
             for name, values in zip(SWEPT, (config.samples, config.horizons, config.batches), strict=True):
                 for value in values:
-                    changed, batch = cem, config.batch
+                    changed, batch = planner, config.batch
                     if name == "batch":
                         batch = value
                     elif name == "horizon":
-                        changed = cem.model_copy(update={"horizon": value, "receding": min(cem.receding, value)})
+                        changed = planner.model_copy(
+                            update={"horizon": value, "receding": min(planner.receding, value)}
+                        )
                     else:
-                        changed = cem.model_copy(
-                            update={"num_samples": value, "num_elites": min(cem.num_elites, value)}
+                        changed = planner.model_copy(
+                            update={"num_samples": value, "num_elites": min(planner.num_elites, value)}
                         )
                     agent = agent_of(model, method, modes[0], changed, device)
                     yield Case(method, modes[0], model, agent, changed, batch=batch, sweep=name, **common)
@@ -400,7 +404,7 @@ def measure(
     todo, shares, flops = [], [], []
     for case in tqdm(list(cases(settings, networks, device, checkpoint)), "prepare", disable=not progress, leave=False):
         part = share(case, short if case.sweep else config)
-        if case.mode == "int8" and part.cem.num_iterations < LEAST_INT8 <= case.cem.num_iterations:
+        if case.mode == "int8" and part.planner.num_iterations < LEAST_INT8 <= case.planner.num_iterations:
             continue
         todo.append(case)
         shares.append(part)
@@ -410,7 +414,7 @@ def measure(
     turns = sorted(((k + 0.5) / s.plans, i, k) for i, s in enumerate(shares) for k in range(s.plans))
     times: list[list[tuple[float, float]]] = [[] for _ in todo]
     for _, i, k in tqdm(turns, "plans", disable=not progress, leave=False):
-        times[i].append(plan_once(todo[i], k, shares[i].cem))
+        times[i].append(plan_once(todo[i], k, shares[i].planner))
     peaks = {arithmetic: max(peaks[arithmetic], gemm_peak(arithmetic, device)) for arithmetic in arithmetics}
     about = {"versions": versions(), "hardware": hardware(device), "commit": commit(), "profile": profile}
     return [
@@ -428,24 +432,24 @@ def row(
     about: Mapping[str, Any],
 ) -> SpeedRow:
     """The record of one case."""
-    model, factor = case.model, measured.factor(case.cem)
+    model, factor = case.model, measured.factor(case.planner)
     modules = {model, model.encoder}
     counted = sum(p.numel() for p in {p for module in modules for p in module.parameters()})
     return SpeedRow(
         method=case.method,
         label=METHODS[case.method],
         mode=case.mode,
-        solver=case.cem.solver,
+        solver=case.planner.solver,
         image_size=case.image_size,
         tokens_per_frame=model.tokens_per_frame,
         parameters=counted,
         batch=case.batch,
         context=case.context,
-        num_samples=case.cem.num_samples,
-        num_iterations=case.cem.num_iterations,
-        horizon=case.cem.horizon,
-        timed_samples=measured.cem.num_samples,
-        timed_iterations=measured.cem.num_iterations,
+        num_samples=case.planner.num_samples,
+        num_iterations=case.planner.num_iterations,
+        horizon=case.planner.horizon,
+        timed_samples=measured.planner.num_samples,
+        timed_iterations=measured.planner.num_iterations,
         encode_seconds=tuple(e for e, _ in seconds),
         search_seconds=tuple(s * factor for _, s in seconds),
         encode_flops=flops[0],

@@ -21,11 +21,11 @@ from lewm_bench.core.config import Config
 from lewm_bench.core.rng import stream
 from lewm_bench.core.types import Goals
 from lewm_bench.evaluation.protocol import Pairs, Protocol, first_pairs
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning.config import PlannerConfig
 
 PLANNERS = {
     "greedy": GREEDY_PLANNER,
-    "ceiling": CEMConfig(horizon=5, receding=5, num_samples=100, num_iterations=3, num_elites=10),
+    "ceiling": PlannerConfig(horizon=5, receding=5, num_samples=100, num_iterations=3, num_elites=10),
 }
 _CHUNK = 50  # pairs that are planned for together
 

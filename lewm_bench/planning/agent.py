@@ -1,119 +1,122 @@
-"""What a plan costs in latent space: imagined latents of a world model, and their distance to the goal's.
-
-Shapes: B episodes planned together, S sampled plans, H blocks of a plan, A numbers of a block.
-"""
+"""An agent that plans with a world model: encode context and goal once, search in latent space, execute, plan again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lewm_bench.core.types import Cost, WorldModel
-from lewm_bench.planning.solvers import Arithmetic, CEMConfig, cem  # noqa: F401, looked for here by whoever plans
+from lewm_bench.core.errors import UserError
+from lewm_bench.core.types import Controller, Goals, Past, WorldModel
+from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.cost import Imagination, Imagine, in_pieces, latent_cost, plain
+from lewm_bench.planning.replan import Replanner
 
 
-def rollout(model: WorldModel, latents: Tensor, past_actions: Tensor, plans: Tensor) -> Tensor:
-    """Imagined latents (B, S, H, *L) after each block of ``plans`` (B, S, H, A), z-scored.
+def imagine_plainly(model: WorldModel, config: PlannerConfig) -> Imagine:
+    """The plain loop, for models that have nothing faster.
 
-    ``latents`` (B, T, *L) and ``past_actions`` (B, T-1, A) are the real context. The window slides once it holds
-    ``model.history`` frames, as in training.
+    Raises:
+        UserError: ``config`` asks for more.
     """
-    B, S, _, A = plans.shape
-    window = latents[:, None].expand(B, S, *latents.shape[1:]).flatten(0, 1)  # (B*S, T, *L)
-    actions = past_actions[:, None].expand(B, S, -1, A).flatten(0, 1)
-    imagined = []
-    for block in plans.flatten(0, 1).unbind(1):
-        actions = torch.cat([actions, block[:, None]], 1)[:, -model.history :]
-        window = window[:, -model.history :]
-        imagined.append(model.predict_next(window, actions))
-        window = torch.cat([window, imagined[-1][:, None]], 1)
-    return torch.stack(imagined, 1).unflatten(0, (B, S))
+    if config.arithmetic != "float32" or config.compile:
+        raise UserError(
+            "this world model plans in plain float32 only; leave planner.arithmetic and planner.compile alone"
+        )
+    return plain(model)
 
 
-def goal_distance(latents: Tensor, goal: Tensor) -> Tensor:
-    """Mean squared difference over the latent dimensions: (B, S, *L) or (B, S, H, *L) against (B, *L)."""
-    extra = latents.dim() - goal.dim()
-    goal = goal[(slice(None), *[None] * extra)]
-    return (latents - goal).square().flatten(1 + extra).mean(-1)
+class Encoded(NamedTuple):
+    """Context in latent space."""
+
+    latents: Tensor  # (B, T, *L)
+    actions: Tensor  # (B, T-1, A) z-scored
 
 
-Score = Callable[[Tensor, slice], Tensor]
-"""Imagined latents (b, S, H, *L) of a slice of the episodes to scores (b, S)."""
+class PlanningAgent:
+    """Plans with a world model: encode context and goal once, search in latent space, execute, plan again."""
 
-Imagination = Callable[[Tensor, Score], Tensor]
-"""Plans (B, S, H, A), z-scored, to the scores (B, S) of what a model imagines from one context. How many candidates are
-imagined at a time is its own affair: the latents of all of them would not fit into memory."""
+    def __init__(
+        self,
+        model: WorldModel,
+        config: PlannerConfig,
+        device: torch.device,
+        imagine: Imagine | None = None,
+        differentiable: Imagine | None = None,
+    ) -> None:
+        """How the model's futures are computed; each is the plain loop if left out.
 
-Imagine = Callable[[Tensor, Tensor], Imagination]
-"""Begin a search from latents (B, T, *L) and z-scored past actions (B, T-1, A)."""
+        Args:
+            imagine: for solvers that look at costs only.
+            differentiable: for those that want gradients, so neither in inference mode nor in place.
+        """
+        self.model, self.config, self.device, self.differentiable = model, config, device, differentiable
+        if config.differentiates:
+            self.imagine = in_pieces(differentiable or plain(model))
+        else:
+            self.imagine = imagine or imagine_plainly(model, config)
+        self.history, self.frame_skip = model.history, model.frame_skip
 
+    def encode(self, frames: Tensor, states: np.ndarray) -> Tensor:
+        """(B, T, 3, h, w) frames to latents (B, T, *L); their ``states`` (B, T, X) are read by no agent but the marked."""
+        del states
+        return self.model.encode(frames.to(self.device))
 
-def plain(model: WorldModel) -> Imagine:
-    """Imagination by ``rollout``: for every model, and what faster ones are held against."""
+    def embed(self, frames: Tensor, states: np.ndarray) -> Tensor:
+        """(N, 3, h, w) frames and their states (N, X) to what imagined latents are compared with, (N, *L)."""
+        return self.encode(frames[:, None], states[:, None])[:, 0]
 
-    def imagine(latents: Tensor, past_actions: Tensor) -> Imagination:
-        everything = slice(0, len(latents))
-        return lambda plans, score: score(rollout(model, latents, past_actions, plans), everything)
+    def start(self, goals: Goals, rngs: Sequence[np.random.Generator]) -> Controller:
+        with torch.inference_mode():
+            goal = self.embed(goals.frames, goals.states)
+        return self.controller(goal, rngs)
 
-    return imagine
-
-
-LATENT_NUMBERS = 2**19  # of the latents of one frame that are differentiated at a time: 6 plans of 196 DINOv2 tokens
-
-
-def in_pieces(imagine: Imagine, numbers: int = LATENT_NUMBERS) -> Imagine:
-    """``imagine`` for gradients, of some plans of one episode at a time.
-
-    A plan's score depends on no other plan, so a piece's gradient is computed with the piece and its activations are
-    dropped: the memory is that of one piece, and nothing of an episode depends on those beside it.
-    """
-
-    def begin(latents: Tensor, past_actions: Tensor) -> Imagination:
-        size = max(1, numbers // latents[0, 0].numel())
-        searches = [imagine(z[None], a[None]) for z, a in zip(latents, past_actions, strict=True)]
-
-        def imagination(plans: Tensor, score: Score) -> Tensor:
-            rows = []
-            for b, (search, own) in enumerate(zip(searches, plans.split(1), strict=True)):
-
-                def of_piece(piece: Tensor, search: Imagination = search, b: int = b) -> Tensor:
-                    return search(piece, lambda imagined, _: score(imagined, slice(b, b + 1)))
-
-                rows.append(torch.cat([_AtOnce.apply(piece, of_piece) for piece in own.split(size, 1)], 1))
-            return torch.cat(rows)
-
-        return imagination
-
-    return begin
+    def controller(self, goal: Tensor, rngs: Sequence[np.random.Generator]) -> LatentController:
+        """What steers to encoded goals (B, *L)."""
+        return LatentController(self, goal, rngs)
 
 
-class _AtOnce(torch.autograd.Function):
-    """Costs (1, S) of plans (1, S, H, A), with a backward pass that is over before the forward pass returns."""
+class LatentController:
+    """One batch of episodes of a ``PlanningAgent``."""
 
-    @staticmethod
-    def forward(ctx, plans: Tensor, cost: Cost) -> Tensor:
-        if not ctx.needs_input_grad[0]:
-            return cost(plans)
-        with torch.enable_grad():
-            leaf = plans.detach().requires_grad_()
-            costs = cost(leaf)
-            ctx.save_for_backward(*torch.autograd.grad(costs.sum(), leaf))
-        return costs.detach()
+    def __init__(self, agent: PlanningAgent, goal: Tensor, rngs: Sequence[np.random.Generator]) -> None:
+        self._agent, self._goal = agent, goal
+        self._plan = Replanner(agent.config, agent.frame_skip, rngs)
 
-    @staticmethod
-    def backward(ctx, above: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return above[:, :, None, None] * gradient, None
+    @torch.inference_mode()
+    def encode(self, past: Past) -> Encoded:
+        agent = self._agent
+        states = past.states[:, None] if past.frame_states is None else past.frame_states
+        actions = agent.model.normalize_actions(past.actions.to(agent.device))
+        return Encoded(agent.encode(past.frames, states), actions)
+
+    def imagination(self, encoded: Encoded) -> Imagination:
+        """How candidates are imagined from here."""
+        return self._agent.imagine(encoded.latents, encoded.actions)
+
+    def search(self, encoded: Encoded) -> np.ndarray:
+        agent, goal = self._agent, self._goal
+        with torch.inference_mode(not agent.config.differentiates):
+            if agent.config.differentiates:  # tensors made in inference mode can take no part in a gradient
+                encoded, goal = Encoded(encoded.latents.clone(), encoded.actions.clone()), goal.clone()
+            cost = latent_cost(self.imagination(encoded), goal, agent.config)
+            blocks = self._plan(cost, encoded.actions.shape[-1], agent.device)
+            return primitive_actions(agent.model.denormalize_actions(blocks), agent.frame_skip)
 
 
-def latent_cost(imagination: Imagination, goal: Tensor, config: CEMConfig) -> Cost:
-    """The cost of plans in latent space (paper, section 3.3): distance of imagined latents to the goal's (B, *L)."""
+Embed = Callable[[Tensor, np.ndarray], Tensor]
+"""Frames (N, 3, h, w) and their true states (N, X) to latents (N, *L) whose distance is the cost of planning."""
 
-    def score(imagined: Tensor, episodes: slice) -> Tensor:
-        if config.objective == "final":
-            return goal_distance(imagined[:, :, -1], goal[episodes])
-        return goal_distance(imagined, goal[episodes]).sum(-1)
 
-    return lambda plans: imagination(plans, score)
+def embed_frames(model: WorldModel, device: torch.device) -> Embed:
+    """``model.encode`` of single frames; their states are not looked at."""
+    return lambda frames, states: model.encode(frames[:, None].to(device))[:, 0]
+
+
+def primitive_actions(blocks: Tensor, frame_skip: int) -> np.ndarray:
+    """(B, k, A) blocks to (B, k * frame_skip, action_dim) actions."""
+    actions = blocks.float().cpu().numpy()
+    return actions.reshape(len(actions), actions.shape[1] * frame_skip, -1)

@@ -22,10 +22,10 @@ from lewm_bench.report.stability import ending, has_collapsed
 from lewm_bench.run.records import CellRecord
 
 if TYPE_CHECKING:
-    from lewm_bench.planning.agent import CEMConfig
+    from lewm_bench.planning.config import PlannerConfig
 
 FLOOR = "random"
-PLANNER = "cem."  # what the paths of the planner's settings begin with
+PLANNER = "planner."  # what the paths of the planner's settings begin with
 SOLVER = f"{PLANNER}solver"
 DIAGNOSTICS = ("latent_std", "effective_rank")  # the first that was logged is drawn; the rank of a collapse is high
 
@@ -218,13 +218,13 @@ def _plain(value: Any) -> Value:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value).lower()
 
 
-def planner_of(config: Mapping[str, Any]) -> CEMConfig | None:
+def planner_of(config: Mapping[str, Any]) -> PlannerConfig | None:
     """The planner's settings in a record, defaults that it does not write included; None for another version's."""
     # Inside, lest a report without ablations imports torch.
-    from lewm_bench.planning.agent import CEMConfig
+    from lewm_bench.planning.config import PlannerConfig
 
     try:
-        return CEMConfig.model_validate(config["cem"]) if config.get("cem") else None
+        return PlannerConfig.model_validate(config["planner"]) if config.get("planner") else None
     except ValidationError:
         return None
 

@@ -28,7 +28,7 @@ def ablation(summary: Summary) -> Figure | None:
     if not panels:
         return None
     asked = list(dict.fromkeys((p.agent, p.path, p.fixed) for p in panels))
-    panels = sorted(panels, key=lambda p: (p.path.startswith("cem."), asked.index((p.agent, p.path, p.fixed))))
+    panels = sorted(panels, key=lambda p: (p.path.startswith("planner."), asked.index((p.agent, p.path, p.fixed))))
     places = len({(p.protocol, p.profile, p.env, p.goal_offset) for p in panels})
     columns = min(len(panels), 2 if places % 2 == 0 or len(panels) == 2 else 3)
     rows = math.ceil(len(panels) / columns)

@@ -279,7 +279,7 @@ def _settings(cell: CellRecord) -> dict[str, object]:
     """Path to value of everything that makes a cell's method what it is."""
     sections = {"agent", "collect", "image_size"}
     if cell.kind in ("world model", "privileged"):
-        sections.add("cem")  # others do not plan
+        sections.add("planner")  # others do not plan
     if tables.shares_budget(cell):
         sections.add("training")
     flat = flatten({name: value for name, value in cell.config.items() if name in sections})

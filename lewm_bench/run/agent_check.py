@@ -39,7 +39,7 @@ TOLERANCE = 1e-4  # of an action, in the environment's units: what rounding make
 SETTINGS = {
     "collect": {"episodes": EPISODES, "steps": STEPS},
     "evaluate": {"num_pairs": 2, "goal_offset": 20},
-    "cem": {"num_samples": 16, "num_iterations": 2, "num_elites": 4},
+    "planner": {"num_samples": 16, "num_iterations": 2, "num_elites": 4},
 }
 
 Answers = list[np.ndarray]
@@ -119,7 +119,7 @@ def trial_of(name: str, benchmarks: Benchmarks, overrides: Sequence[str], folder
         dataset=dataset,
         dataset_key=dataset.fingerprint,
         config=found.agent_config(name),
-        cem=found.planner(name),
+        planner=found.planner(name),
         seed=0,
         device=torch.device("cpu"),
         store=Store(folder / "cache"),

@@ -19,19 +19,20 @@ from lewm_bench.agent import AgentConfig
 from lewm_bench.agents import AGENTS
 from lewm_bench.core.config import Config, deep_merge
 from lewm_bench.core.errors import NotRun, PluginError, UserError, shown, unknown
-from lewm_bench.core.names import AgentText, canonical, names_steps, parse_agent, settings_of, value_of
+from lewm_bench.core.names import AskedAgent, canonical, names_steps, parse_agent, settings_of, value_of
 from lewm_bench.core.reading import is_file, read_yaml
+from lewm_bench.core.renamed import renamed
 from lewm_bench.data.adapt import Adapt
 from lewm_bench.data.collect import CollectConfig
 from lewm_bench.evaluation.episodes import EvalConfig
 from lewm_bench.evaluation.speed import SpeedConfig
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.run.profiles import completed
 from lewm_bench.run.registry import agent_family, agent_names, environment_ids
 from lewm_bench.understand.config import UnderstandingConfig
 
 FILE = "benchmarks.yaml"
-PLANNER = "cem"  # the settings in an agent's name that are the planner's
+PLANNER = "planner"  # the settings in an agent's name that are the planner's
 ALL = "all"  # every agent of this package, behind those of the suite
 ADDED = "+"  # before an agent that stands behind those of the suite
 
@@ -55,7 +56,7 @@ class Settings(Config):
     image_size: int = Field(224, ge=16, le=512)
     collect: CollectConfig = CollectConfig()
     evaluate: EvalConfig = EvalConfig()
-    cem: CEMConfig = CEMConfig()
+    planner: PlannerConfig = PlannerConfig()
     training: TrainingBudget = TrainingBudget()
     speed: SpeedConfig = SpeedConfig()
     understanding: UnderstandingConfig = UnderstandingConfig()
@@ -103,7 +104,7 @@ class Limit(Config):
     on pairs, ``--agents`` an agent left out.
     """
 
-    agents: tuple[AgentText, ...] = ()
+    agents: tuple[AskedAgent, ...] = ()
     envs: tuple[str, ...] = ()
     seeds: Seeds | None = None
     goal_offset: tuple[int, ...] | None = None
@@ -127,7 +128,7 @@ class SuiteSpec(Config):
 
     title: str
     envs: tuple[Annotated[EnvSpec, BeforeValidator(_spec)], ...] = ()
-    agents: tuple[AgentText, ...] = ()
+    agents: tuple[AskedAgent, ...] = ()
     speed: bool = False  # times planning instead of evaluating agents in environments
     understand: bool = False  # looks into world models instead of letting them act
     seeds: Seeds = Field((0, 1, 2), min_length=1)
@@ -206,7 +207,7 @@ class Resolved(Config):
             return config
         return config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
 
-    def planner(self, agent: str) -> CEMConfig:
+    def planner(self, agent: str) -> PlannerConfig:
         """The planner's config, with the settings in the agent's name.
 
         Raises:
@@ -214,11 +215,11 @@ class Resolved(Config):
         """
         own = named_settings(agent).get(PLANNER)
         if own is None:
-            return self.settings.cem
+            return self.settings.planner
         if not agent_family(agent).plans:
             raise UserError(f"{parse_agent(agent).base} does not plan; leave {PLANNER}. out of {agent!r}")
-        merged = deep_merge(self.settings.cem.model_dump(), own)
-        return checked(lambda: CEMConfig.model_validate(merged), PLANNER, CEMConfig)
+        merged = deep_merge(self.settings.planner.model_dump(), own)
+        return checked(lambda: PlannerConfig.model_validate(merged), PLANNER, PlannerConfig)
 
 
 class Suite(Resolved):
@@ -316,7 +317,7 @@ def resolve(
         own = (recipe.settings, recipe.profiles.get(profile, {}))
         merged: dict[str, Any] = {}
         for layer in (bench.profiles[profile], *own, spec.settings, part.settings, env.settings if env else {}):
-            merged = deep_merge(merged, layer)
+            merged = deep_merge(merged, renamed(layer))
         settings, agent_settings = split_settings(deep_merge(merged, command_line))
         found = Resolved(settings=settings, agent_settings=agent_settings)
         for agent in chosen_agents:
@@ -511,15 +512,17 @@ def split_path(path: str) -> list[str]:
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """``["cem.num_samples=64"]`` to nested dictionaries; values are YAML."""
+    """``["planner.num_samples=64"]`` to nested dictionaries; values are YAML."""
     merged: dict[str, Any] = {}
     for pair in pairs:
         path, equals, text = pair.partition("=")
         path = path.strip()
         if not equals or not all(split_path(path)):
-            raise UserError(f"--set takes KEY=VALUE with a dotted key, for example cem.num_samples=64, got {pair!r}")
+            raise UserError(
+                f"--set takes KEY=VALUE with a dotted key, for example planner.num_samples=64, got {pair!r}"
+            )
         merged = deep_merge(merged, override(path, text))
-    return merged
+    return renamed(merged)
 
 
 def override(path: str, text: str) -> dict[str, Any]:

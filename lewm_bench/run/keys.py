@@ -153,7 +153,7 @@ def evaluation_spec(suite: Suite, job: Job, setting: Setting, family: Family, of
         "env": setting.env_id,
         "protocol": job.protocol,
         "evaluate": config.model_dump(mode="json", include=common) | {"num_pairs": job.num_pairs},
-        "cem": setting.cem.model_dump(mode="json") if family.plans else None,
+        "planner": setting.planner.model_dump(mode="json") if family.plans else None,
         "goal_offset": offset,
         "latent_oracle_pairs": latent_oracle_pairs(suite, job, offset) if family.kind == "world model" else 0,
         **({"planning": planning} if planning else {}),

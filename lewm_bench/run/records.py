@@ -6,6 +6,7 @@ Tables, figures and the report page are made from these records alone, so they c
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from lewm_bench.core.config import Record
 from lewm_bench.core.names import AgentText, stratum_of
+from lewm_bench.core.renamed import renamed
 from lewm_bench.evaluation.trail_record import Trail
 from lewm_bench.run.columns import Columns
 from lewm_bench.system.filenames import file_stem
@@ -110,7 +112,7 @@ class CellRecord(Record):
     note: str = ""  # shown in the table's note column
     seed: int
     key: str = ""
-    config: dict[str, Any] = Field(default_factory=dict)
+    config: Annotated[dict[str, Any], AfterValidator(partial(renamed, tell=False))] = Field(default_factory=dict)
     dataset: str = ""  # fingerprint
     weights: str = "none"
     parameters: int | None = None  # None for agents without a network

@@ -133,7 +133,7 @@ def setting_of(run: Run, job: Job, env: GoalEnv, dataset: Dataset, dataset_key: 
         dataset=dataset,
         dataset_key=dataset_key,
         config=run.suite.of(job.env).agent_config(job.agent),
-        cem=run.suite.of(job.env).planner(job.agent),
+        planner=run.suite.of(job.env).planner(job.agent),
         seed=job.seed,
         device=run.device,
         store=run.store,
@@ -489,7 +489,7 @@ def config_of(run: Run, job: Job, setting: Setting, family: Family) -> dict[str,
     """Everything that a reader needs to repeat the cell, defaults included."""
     settings = run.suite.of(job.env).settings.model_dump(mode="json")
     settings["evaluate"]["num_pairs"] = job.num_pairs
-    settings["cem"] = setting.cem.model_dump(mode="json")
+    settings["planner"] = setting.planner.model_dump(mode="json")
     settings["env"] = job.env.model_dump(mode="json")
     settings["agent"] = setting.config.model_dump(mode="json") if family.trainable else {}
     return settings

@@ -105,7 +105,7 @@ class Case:
     @property
     def imagination(self) -> dict[str, Any]:
         """How the planner computes what it imagines, for the keys of what looks at that."""
-        return {"imagination": self.setting.cem.model_dump(mode="json", include={"arithmetic", "rollout"})}
+        return {"imagination": self.setting.planner.model_dump(mode="json", include={"arithmetic", "rollout"})}
 
     def stage(self, name: str, what: Mapping[str, Any], find: Callable[[Path], Any]) -> Path:
         """The folder with the outcome of ``find`` and the seconds that it took, from the cache if it is there."""

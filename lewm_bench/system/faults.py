@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 THEIRS, OURS = 1, 70  # exit status of a fault in somebody's code, and in this package (EX_SOFTWARE of sysexits.h)
-LESS_MEMORY = "lower train.batch_size, evaluate.batch, cem.num_samples or collect.chunk with --set"
+LESS_MEMORY = "lower train.batch_size, evaluate.batch, planner.num_samples or collect.chunk with --set"
 MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|std::bad_alloc", re.IGNORECASE)
 GRAPHICS = ("OpenGL", "mujoco", "glfw", "pyglet", "glcontext", "pygame")  # packages that open a window or a context
 GRAPHICS_WORDS = re.compile(r"\b(open)?gl|egl|osmesa|glfw|context|display|framebuffer", re.IGNORECASE)

@@ -28,7 +28,7 @@ from torch import Tensor
 from lewm_bench.agents.parts.sigreg import directions, sigreg
 from lewm_bench.core.config import Config
 from lewm_bench.core.rng import torch_seed
-from lewm_bench.planning.agent import rollout
+from lewm_bench.planning.cost import rollout
 from lewm_bench.understand.records import Collapse
 from lewm_bench.understand.subject import Subject
 

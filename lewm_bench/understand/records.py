@@ -6,15 +6,17 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from lewm_bench.core.config import Record
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.names import AgentText
 from lewm_bench.core.reading import json_of
+from lewm_bench.core.renamed import renamed
 from lewm_bench.system.filenames import file_stem
 from lewm_bench.system.files import write_text
 from lewm_bench.system.packed import MEND, cell_texts
@@ -163,7 +165,7 @@ class UnderstandingRecord(Record):
     note: str = ""
     seed: int
     key: str = ""
-    config: dict[str, Any] = Field(default_factory=dict)
+    config: Annotated[dict[str, Any], AfterValidator(partial(renamed, tell=False))] = Field(default_factory=dict)
     dataset: str = ""
     weights: str = "none"
     parameters: int | None = None

@@ -18,7 +18,7 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
 from lewm_bench.core.types import WorldModel
 from lewm_bench.data.format import Dataset
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning.config import PlannerConfig
 
 PIECE = 64  # frames that are encoded together
 
@@ -40,7 +40,7 @@ class Subject:
     @property
     def imagines(self) -> PlanningAgent:
         """The agent that plans with the model: its ``encode`` for contexts and its ``imagine`` for futures."""
-        return self.planner or PlanningAgent(self.model, CEMConfig(), self.device)
+        return self.planner or PlanningAgent(self.model, PlannerConfig(), self.device)
 
     @torch.inference_mode()
     def latents(self, frames: np.ndarray, states: np.ndarray) -> Tensor:

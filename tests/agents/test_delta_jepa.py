@@ -17,7 +17,7 @@ from lewm_bench.agent import Setting
 from lewm_bench.agents.delta_jepa import DELTA_JEPA, ActionDecoder, DeltaJEPA, DeltaJEPAConfig
 from lewm_bench.agents.parts.jepa import JEPAConfig
 from lewm_bench.data.collect import CollectConfig, collect
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.system.store import Store
 from lewm_bench.train.loop import TrainConfig
 
@@ -183,7 +183,7 @@ def test_without_its_weight_the_latents_collapse(tmp_path: Path) -> None:
     data = collect(env, CollectConfig(episodes=60, steps=12, policies={"drift": 1.0}), 0, tmp_path / "data", False)
     train = TrainConfig(steps=60, batch_size=16, learning_rate=3e-3, log_every=30)
     setting = Setting(
-        env, TOY_ID, "delta-jepa", data, "key", CONFIG, CEMConfig(), 0, torch.device("cpu"), Store(tmp_path)
+        env, TOY_ID, "delta-jepa", data, "key", CONFIG, PlannerConfig(), 0, torch.device("cpu"), Store(tmp_path)
     )
     std, error = {}, {}
     for weight in (0.0, 10.0):

@@ -38,7 +38,7 @@ from lewm_bench.agents.parts.token_cache import (
 )
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.data.collect import CollectConfig, collect
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.system.store import Store
 from lewm_bench.train.loop import Step, TrainConfig, TrainingLog
 
@@ -76,7 +76,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     folder = tmp_path_factory.mktemp("dino")
     env = make_toy(size=32)
     data = collect(env, CollectConfig(episodes=30, steps=14, policies={"drift": 1.0}), 0, folder / "data", False)
-    return Setting(env, TOY_ID, "dino-wm", data, "key", CONFIG, CEMConfig(), 0, CPU, Store(folder))
+    return Setting(env, TOY_ID, "dino-wm", data, "key", CONFIG, PlannerConfig(), 0, CPU, Store(folder))
 
 
 def predictor(style: str, P: int = 4, C: int = 6) -> TokenPredictor:

@@ -24,7 +24,9 @@ from lewm_bench.core.rng import stream
 from lewm_bench.core.statistics import spearman
 from lewm_bench.core.types import Clip, Goals, Past, Plan
 from lewm_bench.data.collect import CollectConfig, collect
-from lewm_bench.planning.agent import CEMConfig, Imagine, cem, goal_distance, latent_cost, plain
+from lewm_bench.planning.cem import cem
+from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.cost import Imagine, goal_distance, latent_cost, plain
 from lewm_bench.run.benchmarks import find_file, load, resolve
 from lewm_bench.run.keys import evaluation_spec, model_spec
 from lewm_bench.system.store import Store
@@ -48,7 +50,7 @@ SMALL = FastLeWMConfig(
     num_directions=16,
     frame_skip=2,
 )
-CEM = CEMConfig(num_samples=96, num_iterations=3, num_elites=10)
+CEM = PlannerConfig(num_samples=96, num_iterations=3, num_elites=10)
 
 
 @cache
@@ -91,9 +93,9 @@ class Problem:
         self.past, self.plans = torch.randn(B, T - 1, BLOCK, generator=g), torch.randn(B, S, H, BLOCK, generator=g)
 
     def costs(self, imagine: Imagine, objective: str = "final") -> Tensor:
-        return latent_cost(imagine(self.z, self.past), self.goal, CEMConfig(objective=objective))(self.plans)
+        return latent_cost(imagine(self.z, self.past), self.goal, PlannerConfig(objective=objective))(self.plans)
 
-    def plan(self, imagine: Imagine, config: CEMConfig, *episodes: int) -> Plan:
+    def plan(self, imagine: Imagine, config: PlannerConfig, *episodes: int) -> Plan:
         at = list(episodes)
         cost = latent_cost(imagine(self.z[at], self.past[at]), self.goal[at], config)
         start = torch.zeros(len(at), config.horizon, BLOCK)
@@ -101,7 +103,7 @@ class Problem:
 
 
 def fast(model: FastLeWM, objective: str = "final", **settings) -> Imagine:
-    return FAST_LEWM.imagine(model, CEMConfig(objective=objective, **settings))
+    return FAST_LEWM.imagine(model, PlannerConfig(objective=objective, **settings))
 
 
 # The network.
@@ -391,7 +393,7 @@ def test_pieces_of_candidates_change_nothing(onednn: bool, monkeypatch: pytest.M
     if not onednn:
         monkeypatch.setattr(linears, "has_onednn", lambda: False)
     model, problem = small(), Problem(S=96)
-    packed = PackedFastLeWM(model, CEMConfig())
+    packed = PackedFastLeWM(model, PlannerConfig())
     assert packed.candidates == 2**22 // (5 * 48)
     expected = problem.costs(packed)
     for candidates in (32, 50, 100, 1):
@@ -406,10 +408,10 @@ def test_a_search_leaves_its_model_and_its_context_alone() -> None:
     model, problem = small(self_consistency=1.0), Problem(H=8)
     kept = [t.clone() for t in (problem.z, problem.past, problem.goal, problem.plans)]
     weights = {name: t.clone() for name, t in model.state_dict().items()}
-    cost = latent_cost(fast(model)(problem.z, problem.past), problem.goal, CEMConfig())
+    cost = latent_cost(fast(model)(problem.z, problem.past), problem.goal, PlannerConfig())
     first = cost(problem.plans)
     assert torch.equal(cost(problem.plans), first)
-    expected = latent_cost(reference(model)(problem.z, problem.past), problem.goal, CEMConfig())
+    expected = latent_cost(reference(model)(problem.z, problem.past), problem.goal, PlannerConfig())
     close(cost(problem.plans[:, :, :3]), expected(problem.plans[:, :, :3]))  # plans of another length
     for t, before in zip((problem.z, problem.past, problem.goal, problem.plans), kept, strict=True):
         assert torch.equal(t, before)
@@ -422,7 +424,7 @@ def test_a_search_leaves_its_model_and_its_context_alone() -> None:
 def test_low_precision_ranks_candidates_as_float32_does(arithmetic: str) -> None:
     model, problem = small(width=64, latent=32), Problem(S=300, D=32)
     exact = problem.costs(fast(model))
-    cost = latent_cost(fast(model, arithmetic=arithmetic)(problem.z, problem.past), problem.goal, CEMConfig())
+    cost = latent_cost(fast(model, arithmetic=arithmetic)(problem.z, problem.past), problem.goal, PlannerConfig())
     cost(problem.plans.flip(1))
     rough = cost(problem.plans)
     assert not torch.equal(rough, exact)
@@ -505,7 +507,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     folder = tmp_path_factory.mktemp("toy")
     env = make_toy(size=32)
     data = collect(env, CollectConfig(episodes=8, steps=16, policies={"drift": 1}), 0, folder, progress=False)
-    planner = CEMConfig(num_samples=12, num_iterations=2, num_elites=4, horizon=7, receding=2)
+    planner = PlannerConfig(num_samples=12, num_iterations=2, num_elites=4, horizon=7, receding=2)
     return Setting(env, TOY_ID, "", data, data.fingerprint, SMALL, planner, 0, torch.device("cpu"), Store(folder))
 
 
@@ -564,7 +566,7 @@ def test_an_episode_is_planned_the_same_in_any_company(base: Setting) -> None:
 def test_the_gradient_solver_goes_through_all_prefixes(base: Setting) -> None:
     """Not through the plain loop of one block at a time."""
     setting = setting_of(base, "fast-lewm")
-    setting = replace(setting, cem=CEMConfig(solver="adam", horizon=7, receding=2))
+    setting = replace(setting, planner=PlannerConfig(solver="adam", horizon=7, receding=2))
     agent = FAST_LEWM.load(setting, None).agent
     z, plans = torch.randn(2, 1, 12), torch.randn(2, 3, 7, 4)
     found = []

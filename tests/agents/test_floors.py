@@ -18,11 +18,11 @@ from lewm_bench.envs.tworoom import TwoRoom
 from lewm_bench.envs.wall import Wall
 from lewm_bench.evaluation.episodes import evaluate
 from lewm_bench.evaluation.protocol import Pairs
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.run.registry import make_env
 from lewm_bench.system.store import Store
 
-CEM = CEMConfig(num_samples=100, num_iterations=3, num_elites=10)
+CEM = PlannerConfig(num_samples=100, num_iterations=3, num_elites=10)
 # From the end of one arm of the U to that of the other, around the wall, and along one arm.
 AROUND, ALONG = ([-1.0, 1.0, 0, 0], [-1.0, -1.0, 0, 0]), ([-1.0, 1.0, 0, 0], [1.0, 1.0, 0, 0])
 
@@ -91,5 +91,5 @@ def test_an_environment_without_a_reflex_says_so(setting: Setting) -> None:
 
 
 def test_no_setting_of_a_suite_changes_what_greedy_reaches(setting: Setting) -> None:
-    narrow = replace(setting, cem=CEMConfig(num_samples=2, num_iterations=1, num_elites=2))
+    narrow = replace(setting, planner=PlannerConfig(num_samples=2, num_iterations=1, num_elites=2))
     assert ends(GREEDY, narrow, ALONG) == ends(GREEDY, setting, ALONG)

@@ -14,7 +14,7 @@ from lewm_bench.agents.gcbc import GCBC, GCBC_FAMILY, hindsight_batches
 from lewm_bench.agents.parts.goal_policy import GoalPolicyAgent, GoalPolicyConfig
 from lewm_bench.core.types import Goals, Past
 from lewm_bench.data.collect import CollectConfig, collect
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.system.store import Store
 from lewm_bench.train.loop import Step, TrainConfig
 
@@ -34,7 +34,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     folder = tmp_path_factory.mktemp("gcbc")
     env = make_toy(size=32, speed=0.3)
     data = collect(env, CollectConfig(episodes=400, steps=15, policies={"drift": 1.0}), 0, folder / "data", False)
-    return Setting(env, TOY_ID, "gcbc", data, "key", CONFIG, CEMConfig(), 0, CPU, Store(folder))
+    return Setting(env, TOY_ID, "gcbc", data, "key", CONFIG, PlannerConfig(), 0, CPU, Store(folder))
 
 
 def rows_of(frames: np.ndarray, dataset) -> list[list[int]]:

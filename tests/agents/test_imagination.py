@@ -24,7 +24,9 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
 from lewm_bench.core.statistics import spearman
 from lewm_bench.core.types import Goals, Past, Plan
-from lewm_bench.planning.agent import CEMConfig, cem, latent_cost, plain
+from lewm_bench.planning.cem import cem
+from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.cost import latent_cost, plain
 
 CPU = torch.device("cpu")
 BLOCK = 6  # numbers of an action block
@@ -60,7 +62,7 @@ STYLES = {
     "dino adaln": {"conditioning": "adaln", "width": None},
     "dino adaln projected": {"conditioning": "adaln", "width": 20},
 }
-QUICK = CEMConfig(num_samples=300, num_iterations=3, num_elites=30)
+QUICK = PlannerConfig(num_samples=300, num_iterations=3, num_elites=30)
 needs_int8 = pytest.mark.skipif(not has_int8(), reason="this torch has no 8-bit linear layers")
 
 
@@ -113,10 +115,10 @@ class Problem:
         self.past, self.plans = torch.randn(B, T - 1, BLOCK, generator=g), torch.randn(B, S, H, BLOCK, generator=g)
 
     def costs(self, imagine, objective: str = "final") -> Tensor:
-        config = CEMConfig(objective=objective)
+        config = PlannerConfig(objective=objective)
         return latent_cost(imagine(self.z, self.past), self.goal, config)(self.plans)
 
-    def plan(self, imagine, config: CEMConfig, *episodes: int) -> Plan:
+    def plan(self, imagine, config: PlannerConfig, *episodes: int) -> Plan:
         """The plans of some of the episodes, planned together."""
         at = list(episodes)
         cost = latent_cost(imagine(self.z[at], self.past[at]), self.goal[at], config)
@@ -232,7 +234,7 @@ def test_the_widest_layer_of_a_piece_stays_within_what_is_allowed(monkeypatch: p
     assert PackedDinoWM(dino(DINO_SMALL)).candidates == 1
 
 
-def searches(style: str) -> tuple[nn.Module, PackedModel, CEMConfig]:
+def searches(style: str) -> tuple[nn.Module, PackedModel, PlannerConfig]:
     if style == "lewm quick":
         model = lewm(LEWM_QUICK)
         return model, PackedLeWM(model), QUICK
@@ -274,7 +276,7 @@ def test_a_plan_does_not_depend_on_the_episodes_beside_it(
 
 @pytest.mark.parametrize(("S", "T"), [(300, 1), (300, 2), (300, 3), (33, 2)])
 def test_costs_do_not_depend_on_the_episodes_beside_them(S: int, T: int) -> None:
-    model, config = lewm(LEWM_QUICK), CEMConfig()
+    model, config = lewm(LEWM_QUICK), PlannerConfig()
     packed, problem = PackedLeWM(model), Problem(model, 5, T, S=S)
     together = problem.costs(packed)
     for e in range(5):
@@ -288,7 +290,7 @@ def test_a_search_takes_plans_of_any_number_and_length(first: tuple[int, int], s
     model, packed = pair("lewm projected")
     packed.candidates = 50
     problem = Problem(model, 3, 3)
-    cost = latent_cost(packed(problem.z, problem.past), problem.goal, CEMConfig())
+    cost = latent_cost(packed(problem.z, problem.past), problem.goal, PlannerConfig())
     for S, H in (first, second):
         problem.plans = Problem(model, 3, 3, S=S, H=H).plans
         close(cost(problem.plans), problem.costs(plain(model)))
@@ -300,7 +302,7 @@ def test_a_search_leaves_its_model_and_its_context_alone(style: str) -> None:
     problem = Problem(model, 2, 3)
     weights = {name: t.clone() for name, t in model.state_dict().items()}
     kept = [t.clone() for t in (problem.z, problem.past, problem.goal, problem.plans)]
-    cost = latent_cost(packed(problem.z, problem.past), problem.goal, CEMConfig())
+    cost = latent_cost(packed(problem.z, problem.past), problem.goal, PlannerConfig())
     first = cost(problem.plans)
     close(cost(problem.plans.flip(1)).flip(1), first)  # another iteration of the same search
     assert torch.equal(cost(problem.plans), first)
@@ -319,7 +321,7 @@ def low_precision(arithmetic: str, model: nn.Module, T: int = 3) -> tuple[Proble
     ]
     found = []
     for name in (arithmetic, "float32"):
-        cost = latent_cost(kind(model, name)(problem.z, problem.past), problem.goal, CEMConfig())
+        cost = latent_cost(kind(model, name)(problem.z, problem.past), problem.goal, PlannerConfig())
         found.append([cost(plans) for plans in others])
     return problem, *found
 
@@ -376,10 +378,10 @@ def test_what_cannot_be_computed_is_refused() -> None:
 
 def test_lewm_plans_on_the_fast_path_unless_told_otherwise() -> None:
     model = lewm(LEWM_SMALL)
-    packed = LEWM.imagine(model, CEMConfig())
+    packed = LEWM.imagine(model, PlannerConfig())
     assert isinstance(packed, PackedLeWM) and packed.arithmetic == "float32" and packed.compiled is None
-    assert LEWM.imagine(model, CEMConfig(arithmetic="bfloat16")).arithmetic == "bfloat16"
-    assert not isinstance(LEWM.imagine(model, CEMConfig(rollout="reference")), PackedModel)
+    assert LEWM.imagine(model, PlannerConfig(arithmetic="bfloat16")).arithmetic == "bfloat16"
+    assert not isinstance(LEWM.imagine(model, PlannerConfig(rollout="reference")), PackedModel)
 
 
 @pytest.mark.parametrize("style", ["lewm projected", "dino adaln"])
@@ -390,7 +392,7 @@ def test_an_agent_plans_by_what_it_is_given(style: str) -> None:
     frames = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8, generator=g)
     nothing = np.empty((2, 0))
     past, goals = Past(frames, torch.randn(2, 2, BLOCK, generator=g), nothing), Goals(frames[:, 0].flip(-1), nothing)
-    config = CEMConfig(num_samples=40, num_iterations=2, num_elites=5, horizon=2, receding=2)
+    config = PlannerConfig(num_samples=40, num_iterations=2, num_elites=5, horizon=2, receding=2)
     calls = []
 
     def counted(*context):

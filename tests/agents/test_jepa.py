@@ -15,7 +15,8 @@ from lewm_bench.agent import Setting
 from lewm_bench.agents.lewm import LeWM
 from lewm_bench.agents.parts.jepa import JEPAConfig, JEPAFamily, PredictorBlock
 from lewm_bench.data.collect import CollectConfig, collect
-from lewm_bench.planning.agent import CEMConfig, goal_distance
+from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.cost import goal_distance
 from lewm_bench.run.registry import agent_family
 from lewm_bench.system.checkpoint import load_tensors
 from lewm_bench.system.store import Store
@@ -36,7 +37,7 @@ everyone = pytest.mark.parametrize("name", SETTINGS)
 def base(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     folder, env = tmp_path_factory.mktemp("jepa"), make_toy(size=32)
     data = collect(env, CollectConfig(episodes=12, steps=16, policies={"drift": 1.0}), 0, folder / "data", False)
-    return Setting(env, TOY_ID, "", data, "key", SMALL, CEMConfig(), 0, torch.device("cpu"), Store(folder))
+    return Setting(env, TOY_ID, "", data, "key", SMALL, PlannerConfig(), 0, torch.device("cpu"), Store(folder))
 
 
 def prepared(base: Setting, name: str) -> tuple[JEPAFamily, Setting]:
@@ -96,7 +97,7 @@ def test_the_fast_planner_plans_with_them(base: Setting, name: str) -> None:
     )
     costs = []
     for rollout in ("fast", "reference"):
-        imagine = family.imagine(model, CEMConfig(rollout=rollout))(latents, past)
+        imagine = family.imagine(model, PlannerConfig(rollout=rollout))(latents, past)
         costs.append(imagine(plans, lambda z, episodes: goal_distance(z[:, :, -1], goal[episodes])))
     torch.testing.assert_close(*costs, rtol=1e-4, atol=1e-5)
     assert costs[0].std() > 0.01

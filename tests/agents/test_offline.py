@@ -24,7 +24,7 @@ from lewm_bench.agents.parts.implicit_policy import OfflineConfig, Transitions, 
 from lewm_bench.core.rng import stream, torch_stream
 from lewm_bench.core.types import Episode, Goals, Past
 from lewm_bench.data.format import Dataset, DatasetWriter
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.run.registry import agent_family
 from lewm_bench.system.store import Store
 from lewm_bench.train.loop import Step, TrainableModule, TrainConfig, train
@@ -51,7 +51,7 @@ def setting_of(name: str, data: Dataset, config: OfflineConfig) -> Setting:
     env = SimpleNamespace(
         identity=lambda: "ring", **{space: gym.spaces.Box(-1, 1, shape) for space, shape in spaces.items()}
     )
-    return Setting(env, "ring", name, data, "key", config, CEMConfig(), 0, CPU, Store(data.folder))
+    return Setting(env, "ring", name, data, "key", config, PlannerConfig(), 0, CPU, Store(data.folder))
 
 
 def image(position: np.ndarray) -> np.ndarray:

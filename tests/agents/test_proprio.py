@@ -24,7 +24,8 @@ from lewm_bench.core.types import Goals, Past
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.evaluation.episodes import distance_rank_correlation, evaluate, latent_oracle
 from lewm_bench.evaluation.protocol import CLEAN_1, sample_pairs
-from lewm_bench.planning.agent import CEMConfig, latent_cost, plain, rollout
+from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.cost import latent_cost, plain, rollout
 from lewm_bench.run.registry import make_env
 from lewm_bench.system.checkpoint import load_tensors
 from lewm_bench.system.store import Store
@@ -46,7 +47,7 @@ CONFIG = DinoWMConfig(
     frame_skip=SKIP,
     train=TRAIN,
 )
-CEM = CEMConfig(num_samples=10, num_iterations=2, num_elites=4, horizon=3, receding=2)
+CEM = PlannerConfig(num_samples=10, num_iterations=2, num_elites=4, horizon=3, receding=2)
 PUBLISHED = {  # what the data of DINO-WM and LeWM call proprioception, as entries of our states
     "PointMaze-UMaze-v0": [0, 1, 2, 3],
     "Wall-v0": [0, 1],

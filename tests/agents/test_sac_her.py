@@ -19,7 +19,7 @@ from lewm_bench.core.types import Goals, Past
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.evaluation.episodes import evaluate
 from lewm_bench.evaluation.protocol import CLEAN_1, sample_pairs
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.system.store import Store
 from lewm_bench.train.loop import TrainConfig
 
@@ -31,7 +31,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     folder, env = tmp_path_factory.mktemp("sac"), make_toy()
     config = CollectConfig(episodes=40, steps=30, policies={"drift": 1.0})
     data = collect(env, config, 0, folder / "data", progress=False)
-    return Setting(env, TOY_ID, "sac-her", data, "key", TINY, CEMConfig(), 0, torch.device("cpu"), Store(folder))
+    return Setting(env, TOY_ID, "sac-her", data, "key", TINY, PlannerConfig(), 0, torch.device("cpu"), Store(folder))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from lewm_bench.agents.parts.encoders import LocalConfig, LocalEncoder
 from lewm_bench.agents.parts.token_cache import cached_tokens, empty_encoder, frozen_encoder, token_source
 from lewm_bench.core.errors import UserError
 from lewm_bench.data.collect import CollectConfig, collect
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.run.keys import model_spec
 from lewm_bench.system.checkpoint import load_tensors
 from lewm_bench.system.store import Store
@@ -45,7 +45,7 @@ FRAME = 4 * 8 * 2  # bytes of a frame's tokens
 def base(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     folder, env = tmp_path_factory.mktemp("tokens"), make_toy(size=32)
     data = collect(env, CollectConfig(episodes=12, steps=14, policies={"drift": 1.0}), 0, folder / "data", False)
-    return Setting(env, TOY_ID, "dino-wm", data, "key", CONFIG, CEMConfig(), 0, CPU, Store(folder))
+    return Setting(env, TOY_ID, "dino-wm", data, "key", CONFIG, PlannerConfig(), 0, CPU, Store(folder))
 
 
 @pytest.fixture

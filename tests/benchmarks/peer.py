@@ -25,7 +25,7 @@ _keep_memory()
 import gymnasium as gym
 import numpy as np
 import torch
-from stable_worldmodel.solver.cem import CEMSolver
+from stable_worldmodel.solver.planner import CEMSolver
 from stable_worldmodel.wm.lewm import LeWM as PeerLeWM
 from stable_worldmodel.wm.lewm.module import MLP, Embedder, Predictor
 from torch import nn
@@ -35,7 +35,9 @@ from lewm_bench.agents.parts.imagination import PackedLeWM
 from lewm_bench.core.rng import stream
 from lewm_bench.core.statistics import spearman
 from lewm_bench.evaluation.speed import gemm_peak
-from lewm_bench.planning.agent import CEMConfig, cem, latent_cost, plain
+from lewm_bench.planning.cem import cem
+from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.cost import latent_cost, plain
 from lewm_bench.system.device import Stopwatch
 from lewm_bench.system.provenance import hardware
 
@@ -67,7 +69,7 @@ def main() -> None:
     arguments = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
     ours, theirs = models(generator)
-    config = CEMConfig(num_iterations=arguments.iterations)
+    config = PlannerConfig(num_iterations=arguments.iterations)
     latents, goal = torch.randn(1, 1, 192, generator=generator), torch.randn(1, 192, generator=generator)
     past = torch.zeros(1, 0, 10)
     imagine = {

@@ -23,7 +23,7 @@ import torch
 
 from lewm_bench.agents.parts import imagination
 from lewm_bench.evaluation.speed import agent_of, build, gemm_peak
-from lewm_bench.planning.agent import latent_cost
+from lewm_bench.planning.cost import latent_cost
 from lewm_bench.run import benchmarks as suites
 from lewm_bench.system.provenance import hardware
 
@@ -53,7 +53,7 @@ def main() -> None:
     resolved = suites.resolve(suites.load(Path("benchmarks.yaml")), "speedup", arguments.profile)
     cpu = torch.device("cpu")
     model = build(arguments.method, resolved.agent_settings, resolved.settings.image_size, cpu)
-    packed = agent_of(model, arguments.method, arguments.dtype, resolved.settings.cem, cpu).imagine
+    packed = agent_of(model, arguments.method, arguments.dtype, resolved.settings.planner, cpu).imagine
     for holder in (packed, *packed.blocks):
         for name, layer in vars(holder).items():
             if callable(layer) and name not in ("linears", "compiled"):
@@ -64,8 +64,8 @@ def main() -> None:
         frames = torch.zeros(1, 2, 3, *[resolved.settings.image_size] * 2, dtype=torch.uint8)
         latents = model.encode(frames)
         search = packed(latents[:, :1], torch.zeros(1, 0, 10))
-        cost = latent_cost(search, latents[:, 1], resolved.settings.cem)
-        plans = torch.randn(1, arguments.samples, resolved.settings.cem.horizon, 10)
+        cost = latent_cost(search, latents[:, 1], resolved.settings.planner)
+        plans = torch.randn(1, arguments.samples, resolved.settings.planner.horizon, 10)
         cost(plans), cost(plans)
         SECONDS.clear(), CALLS.clear()
         begin = time.perf_counter()

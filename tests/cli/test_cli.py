@@ -73,7 +73,7 @@ def test_alone_it_shows_its_help_and_its_version_when_asked(lewm_bench):
 
 
 TINY_SPEED = (
-    "--device", "cpu", "--dtype", "float32,reference", "--set", "image_size=32", "--set", "cem.num_iterations=2",
+    "--device", "cpu", "--dtype", "float32,reference", "--set", "image_size=32", "--set", "planner.num_iterations=2",
     "--set", "speed={plans: 3, seconds: 1, image_sizes: [], horizons: [2], batches: []}",
     "--set", "lewm={encoder: cnn, latent: 8, projector_hidden: 16, width: 16, depth: 1, heads: 2, mlp_hidden: 16}",
     "--set", "dino-wm={local: {width: 16, depth: 1, channels: 8}, width: 16, depth: 1, heads: 2, mlp_hidden: 16}",
@@ -101,8 +101,8 @@ MISTAKES = [
     (["run", *TINY_RUN, "--seeds", "one"], ["--seeds takes comma-separated integers, got 'one'"]),
     (["run", *TINY_RUN, "--seeds=-1"], ["--seeds takes integers from 0"]),
     (["run", *TINY_RUN, "--seeds"], ["--seeds", "requires an argument"]),
-    (["run", *TINY_RUN, "--set", "cem.std"], ["KEY=VALUE"]),
-    (["run", *TINY_RUN, "--set", "cem.samples=3"], ["did you mean 'cem.num_samples'?"]),
+    (["run", *TINY_RUN, "--set", "planner.std"], ["KEY=VALUE"]),
+    (["run", *TINY_RUN, "--set", "planner.samples=3"], ["did you mean 'planner.num_samples'?"]),
     (["run", *TINY_RUN, "--set", "collect.policies={walk: 1}"], ["walk"]),
     (["run", *TINY_RUN, "--device", "gpu"], ["no device 'gpu'", "cuda"]),
     (["run", *TINY_RUN, "--device", "cuda:99"], ["'cuda:99' is not available"]),
@@ -131,7 +131,7 @@ MISTAKES = [
     (["evaluate", "", *TINY_RUN], ["expected one agent, got ''"]),
     (["train", "gcbc:hidden=8,lewm", *TINY_RUN], ["expected one agent, got 'gcbc:hidden=8,lewm'"]),
     (["tune", "", *TINY_RUN], ["name an agent to tune"]),
-    (["run", *TINY_RUN, "--agents", "lewm:cem=icem"], ["cem has settings of its own", "example lewm:cem.solver=icem"]),
+    (["run", *TINY_RUN, "--agents", "lewm:planner=icem"], ["planner has settings of its own", "example lewm:planner.solver=icem"]),
     (["run", *TINY_RUN, "--set", "collect.policies={{uniform: 1}}"], ["collect.policies: cannot read the value"]),
     (["evaluate", "gcbc", *TINY_RUN, "--checkpoint", "corrupt"], ["corrupt is not a checkpoint"]),
     (["evaluate", "gcbc", *TINY_RUN, "--checkpoint", "other"], ["gcbc.width 99, but here it is 16"]),
@@ -274,16 +274,16 @@ def test_the_speed_suite_runs_like_any_other(lewm_bench, tmp_path, fast_speed):
     "options, expected",
     [
         ([], ["speed.modes=['reference']"]),
-        (["--samples", "8"], ["cem.num_samples=8", "cem.num_elites=8"]),
-        (["--samples", "400,50"], ["cem.num_samples=400", "speed.samples=[400, 50]", "cem.num_elites=30"]),
-        (["--horizon", "2"], ["cem.horizon=2", "cem.receding=2"]),
-        (["--horizon", "9,3"], ["cem.horizon=9", "speed.horizons=[9, 3]", "cem.receding=5"]),
+        (["--samples", "8"], ["planner.num_samples=8", "planner.num_elites=8"]),
+        (["--samples", "400,50"], ["planner.num_samples=400", "speed.samples=[400, 50]", "planner.num_elites=30"]),
+        (["--horizon", "2"], ["planner.horizon=2", "planner.receding=2"]),
+        (["--horizon", "9,3"], ["planner.horizon=9", "speed.horizons=[9, 3]", "planner.receding=5"]),
         (["--batch", "4, 8"], ["speed.batch=4", "speed.batches=[4, 8]"]),
-        (["--iterations", "3"], ["cem.num_iterations=3"]),
+        (["--iterations", "3"], ["planner.num_iterations=3"]),
         (["--methods", "lewm,dino-wm:reencode"], ["speed.methods=['lewm', 'dino-wm:reencode']"]),
         (["--compile"], ["speed.modes=['reference', 'compile']"]),
-        (["--set", "cem.std=2"], ["cem.std=2"]),
-        (["--solver", "icem"], ["cem.solver=icem"]),
+        (["--set", "planner.std=2"], ["planner.std=2"]),
+        (["--solver", "icem"], ["planner.solver=icem"]),
     ],
 )
 def test_the_options_of_speed_are_settings(lewm_bench, monkeypatch, options, expected):
@@ -695,7 +695,7 @@ def test_a_run_with_every_solver(lewm_bench, tmp_path):
         assert (name == "adam") == ("the solver adam needs gradients and the true simulator has none" in err)
         (record,) = (tmp_path / name / "cells").glob("*lewm*.json")
         cell = json.loads(record.read_text(encoding="utf-8"))
-        assert cell["status"] == "done" and cell["config"]["cem"].get("solver", "cem") == name
+        assert cell["status"] == "done" and cell["config"]["planner"].get("solver", "cem") == name
         ends.add(json.dumps([r["distance_end"] for r in cell["episodes"]]))
     assert len(list((tmp_path / "cache" / "model").glob("[!.]*"))) == 1 and len(ends) == 5
 

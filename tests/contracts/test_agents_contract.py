@@ -20,7 +20,7 @@ from lewm_bench.core.names import parse_agent
 from lewm_bench.core.rng import stream
 from lewm_bench.core.types import Goals, Past
 from lewm_bench.data.collect import CollectConfig, collect
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.run.registry import agent_family, agent_names
 from lewm_bench.system.checkpoint import load_card, load_tensors
 from lewm_bench.system.store import Store
@@ -50,7 +50,7 @@ TINY = {
     "sac-her": {"hidden": [16], "episode_steps": 4, "frame_skip": 1, "train": {"steps": 60, "batch_size": 8}},
 }
 NAMES = [*AGENTS, "dino-wm:mae", "dino-wm:lowpass"]
-CEM = CEMConfig(num_samples=12, num_iterations=2, num_elites=4, horizon=3, receding=2)
+CEM = PlannerConfig(num_samples=12, num_iterations=2, num_elites=4, horizon=3, receding=2)
 
 
 def configured(name: str):

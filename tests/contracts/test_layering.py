@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lewm_bench.planning.solvers import SOLVERS
+
 ROOT = Path(__file__).parents[2]
 BESIDE = ("agents", "envs")  # installed inside the package
 
@@ -92,8 +94,9 @@ def test_types_import_nothing_of_ours() -> None:
 
 def test_solvers_know_a_cost_and_nothing_else() -> None:
     values = {"lewm_bench.core.config", "lewm_bench.core.types"}
-    assert {m for m in reachable("lewm_bench.planning.solvers") if m in FILES} == values
-    assert {m for m in reachable("lewm_bench.planning.agent") if m in FILES} == values | {"lewm_bench.planning.solvers"}
+    beside = {f"lewm_bench.planning.{name}" for name in ("config", "sampling", *SOLVERS)}
+    assert {m for m in reachable("lewm_bench.planning.solvers") if m in FILES} == values | beside
+    assert {m for m in reachable("lewm_bench.planning.cost") if m in FILES} == values | {"lewm_bench.planning.config"}
 
 
 @pytest.mark.parametrize("module", below("lewm_bench.agents"))

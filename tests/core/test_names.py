@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.names import AgentName, canonical, known_as, parse_agent, settings_of, split, written
+from lewm_bench.core.renamed import _tell, renamed
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,7 @@ from lewm_bench.core.names import AgentName, canonical, known_as, parse_agent, s
         ("their_pkg.agents:MINE", ("their_pkg.agents:MINE", None, ())),
         ("their_pkg.agents:MINE:small", ("their_pkg.agents:MINE", "small", ())),
         ("lewm:sigreg_weight=0", ("lewm", None, (("sigreg_weight", "0"),))),
-        ("dino-wm:mae:cem.solver=icem", ("dino-wm", "mae", (("cem.solver", "icem"),))),
+        ("dino-wm:mae:planner.solver=icem", ("dino-wm", "mae", (("planner.solver", "icem"),))),
         ("lewm:dropout=0:train.steps=5", ("lewm", None, (("dropout", "0"), ("train.steps", "5")))),
         ("a.b:C:x=1", ("a.b:C", None, (("x", "1"),))),
         ("lewm:x=a=b", ("lewm", None, (("x", "a=b"),))),
@@ -69,7 +70,12 @@ def test_only_outer_commas_separate() -> None:
             *(f"lewm:sigreg_weight={v}" for v in ("1e-3", "1E-3", ".001", "1.0e-03", " 0.001")),
         ],
         ["lewm:dropout=0", "lewm:dropout=0.0", "lewm:dropout=-0.", "lewm:dropout=1:dropout=0", "lewm: dropout = 0"],
-        ["lewm:cem.solver=icem", "lewm:cem.solver='icem'", 'lewm:cem.solver="icem"', "lewm:cem={solver: icem}"],
+        [
+            "lewm:planner.solver=icem",
+            "lewm:planner.solver='icem'",
+            'lewm:planner.solver="icem"',
+            "lewm:planner={solver: icem}",
+        ],
         ["lewm:dropout=0.5:train.steps=3", "lewm:train={steps: 3}:dropout=0.5", "lewm:train.steps=3:dropout=5e-1"],
         ["sac-her:hidden=[64,64]", "sac-her:hidden=[ 64, 64 ]", "sac-her:hidden=[64.0, 6.4e1]"],
         ["x:a=null", "x:a=~", "x:a=Null"],
@@ -88,7 +94,14 @@ def test_what_is_not_equal_stays_apart() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["lewm", "dino-wm:mae", "a.b:C:small", "lewm:sigreg_weight=0.001", "lewm:cem.solver=icem", "dino-wm:weights=C:/w"],
+    [
+        "lewm",
+        "dino-wm:mae",
+        "a.b:C:small",
+        "lewm:sigreg_weight=0.001",
+        "lewm:planner.solver=icem",
+        "dino-wm:weights=C:/w",
+    ],
 )
 def test_plain_names_stay_as_they_are(name: str) -> None:
     assert canonical(name) == name
@@ -154,3 +167,28 @@ def test_any_text_is_parsed(text: str) -> None:
     name = parse_agent(text)
     assert isinstance(name.base, str)
     assert isinstance(known_as(text), str)
+
+
+def test_the_old_name_of_the_planners_settings_works_and_warns_once(caplog) -> None:
+    _tell.cache_clear()
+    canonical.cache_clear()
+    with caplog.at_level("WARNING", logger="lewm_bench"):
+        assert canonical("lewm:cem.horizon=3:dropout=0") == "lewm:dropout=0:planner.horizon=3"
+        assert canonical("dino-wm:mae:cem.solver=icem") == "dino-wm:mae:planner.solver=icem"
+        assert renamed({"cem": {"std": 1, "horizon": 2}, "planner": {"horizon": 3}, "lewm": {}}) == {
+            "lewm": {},
+            "planner": {"std": 1, "horizon": 3},
+        }
+        assert renamed({"cem": 5}) == {"planner": 5}
+    assert [r.getMessage() for r in caplog.records] == [
+        "settings under cem. are called planner. now; the old name still works"
+    ]
+
+
+def test_records_of_the_old_name_are_read_in_silence(caplog) -> None:
+    _tell.cache_clear()
+    canonical.cache_clear()
+    with caplog.at_level("WARNING", logger="lewm_bench"):
+        assert known_as("lewm:cem.solver=mppi") == "lewm:planner.solver=mppi"
+        assert renamed({"cem": {"std": 1}}, tell=False) == {"planner": {"std": 1}}
+    assert not caplog.records

@@ -25,13 +25,13 @@ from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.evaluation import episodes as module
 from lewm_bench.evaluation.episodes import EvalConfig, PairResult, distance_rank_correlation, evaluate, latent_oracle
 from lewm_bench.evaluation.protocol import CLEAN_1, PAPER_V3, Pairs, sample_pairs
-from lewm_bench.planning import solvers
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning import replan
+from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.system.store import Store
 
 SKIP, OFFSET, BUDGET = 2, 8, 11
 EXACT = "tests/Exact-v0"
-CEM = CEMConfig(num_samples=24, num_iterations=4, num_elites=6, horizon=3, receding=2)
+CEM = PlannerConfig(num_samples=24, num_iterations=4, num_elites=6, horizon=3, receding=2)
 
 
 class ExactEnv(ToyEnv):
@@ -552,7 +552,7 @@ def test_the_oracles_cost_is_the_true_distance_after_each_block(setting: Setting
     plans = torch.randn(2, 4, 3, SKIP * 2, generator=torch.Generator().manual_seed(0))
     seen = []
     monkeypatch.setattr(
-        solvers, "solve", lambda cost, *_: seen.append(cost(plans)) or Plan(plans[:, 0], plans[:, 0, 0, 0])
+        replan, "solve", lambda cost, *_: seen.append(cost(plans)) or Plan(plans[:, 0], plans[:, 0, 0, 0])
     )
     states, goals = np.array([[0.1, 0.2], [-0.5, 0.4]]), np.array([[0.0, 0.0], [0.3, 0.3]])
     controller = agent.start(Goals(torch.zeros(2), goals), [None, None])

@@ -20,8 +20,8 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
 from lewm_bench.evaluation import speed
 from lewm_bench.evaluation.speed import METHODS, Case, SpeedConfig, agent_of, build, count_flops, plan_once, share
-from lewm_bench.planning import solvers
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning import replan
+from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.run import benchmarks as suite
 from lewm_bench.system.checkpoint import save_checkpoint
 
@@ -35,8 +35,8 @@ BLOCK = 10  # numbers of an action block: 5 steps of 2
 MODES = ["float32", "bfloat16", "reference", pytest.param("int8", marks=pytest.mark.skipif(not linears.has_int8(), reason="no int8"))]  # fmt: skip
 
 
-def cem(**changes) -> CEMConfig:
-    return CEMConfig(**{"num_samples": 8, "num_elites": 3, "num_iterations": 2} | changes)
+def cem(**changes) -> PlannerConfig:
+    return PlannerConfig(**{"num_samples": 8, "num_elites": 3, "num_iterations": 2} | changes)
 
 
 @cache
@@ -191,23 +191,23 @@ def timing(encode: float, call: float, each: float, first: float = 0.0):
     """A ``plan_once`` that takes ``call + each * samples * iterations`` and ``first`` more at a new number of samples."""
     seen = set()
 
-    def once(case, number, cem=None):
-        cem = cem or case.cem
-        extra = 0.0 if cem.num_samples in seen else first
-        seen.add(cem.num_samples)
-        return encode, extra + call + each * cem.num_samples * cem.num_iterations
+    def once(case, number, planner=None):
+        planner = planner or case.planner
+        extra = 0.0 if planner.num_samples in seen else first
+        seen.add(planner.num_samples)
+        return encode, extra + call + each * planner.num_samples * planner.num_iterations
 
     return once
 
 
-WHOLE = CEMConfig()  # 300 samples, 30 iterations, 30 elites
+WHOLE = PlannerConfig()  # 300 samples, 30 iterations, 30 elites
 
 
 def chosen(monkeypatch, whole: float, seconds: float, *, encode=0.0, plans=50, first=0.0, mode="float32"):
     """The share of a plan that takes ``whole`` seconds within a budget."""
     monkeypatch.setattr(speed, "plan_once", timing(encode, 0.0, whole / 9000, first))
-    found = share(SimpleNamespace(cem=WHOLE, mode=mode), SpeedConfig(seconds=seconds, plans=plans))
-    return found.cem.num_samples, found.cem.num_iterations, found.plans
+    found = share(SimpleNamespace(planner=WHOLE, mode=mode), SpeedConfig(seconds=seconds, plans=plans))
+    return found.planner.num_samples, found.planner.num_iterations, found.plans
 
 
 @pytest.mark.parametrize(
@@ -231,9 +231,9 @@ def test_what_is_timed_of_a_plan(monkeypatch, whole, encode, expected):
 @pytest.mark.parametrize("whole, encode", [(1e4, 0.0), (1e6, 0.0), (5.0, 100.0)])
 def test_never_fewer_candidates_than_elites(monkeypatch, whole, encode):
     monkeypatch.setattr(speed, "plan_once", timing(encode, 0.0, whole / 9000))
-    found = share(SimpleNamespace(cem=WHOLE, mode="float32"), SpeedConfig(seconds=10.0))
-    assert 2 <= found.cem.num_elites <= found.cem.num_samples <= 30 and found.cem.num_iterations == 1
-    assert found.plans == 3 and found.factor(WHOLE) == 30 * 300 / found.cem.num_samples
+    found = share(SimpleNamespace(planner=WHOLE, mode="float32"), SpeedConfig(seconds=10.0))
+    assert 2 <= found.planner.num_elites <= found.planner.num_samples <= 30 and found.planner.num_iterations == 1
+    assert found.plans == 3 and found.factor(WHOLE) == 30 * 300 / found.planner.num_samples
 
 
 @pytest.mark.parametrize("plans", [3, 7])
@@ -252,11 +252,11 @@ def test_what_only_the_first_call_takes_is_not_taken_for_a_plans_time(monkeypatc
 )  # fmt: skip
 @settings(max_examples=150, deadline=None)
 def test_whatever_is_timed_gives_the_whole(encode, call, each, seconds, plans, samples, iterations, elites):
-    whole = CEMConfig(num_samples=max(samples, elites), num_elites=elites, num_iterations=iterations)
+    whole = PlannerConfig(num_samples=max(samples, elites), num_elites=elites, num_iterations=iterations)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "plan_once", timing(encode, call, each))
-        found = share(SimpleNamespace(cem=whole, mode="float32"), SpeedConfig(seconds=seconds, plans=plans))
-    part = found.cem
+        found = share(SimpleNamespace(planner=whole, mode="float32"), SpeedConfig(seconds=seconds, plans=plans))
+    part = found.planner
     assert part == whole.model_copy(update=part.model_dump(include={"num_samples", "num_iterations", "num_elites"}))
     assert 1 < part.num_elites <= part.num_samples <= whole.num_samples and 1 <= part.num_iterations <= iterations
     assert 3 <= found.plans <= plans and (found.plans == 3 or part == whole)
@@ -274,7 +274,7 @@ def test_whatever_is_timed_gives_the_whole(encode, call, each, seconds, plans, s
 
 
 OVERRIDES = [
-    "image_size=32", "cem={num_samples: 6, num_iterations: 2, num_elites: 3, horizon: 3, receding: 2}",
+    "image_size=32", "planner={num_samples: 6, num_iterations: 2, num_elites: 3, horizon: 3, receding: 2}",
     "speed={plans: 3, seconds: 4, samples: [4, 2], horizons: [1, 5], batches: [2], image_sizes: [48, 32]}",
     *(f"{name}.{key}={value}" for name in ("lewm", "dino-wm") for key, value in SMALL.items()),
     *(f"fast-lewm.{key}={value}" for key, value in PREFIX.items()),
@@ -329,17 +329,17 @@ def test_every_row_is_measured(small_peak):
 def test_every_rows_planner_is_valid():
     it = resolved("speed.modes=[float32, reference]", "speed.horizons=[1, 5]", "speed.samples=[2, 9]")
     for c in speed.cases(it.settings, it.agent_settings, CPU, None):
-        assert CEMConfig(**c.cem.model_dump()) == c.cem and c.agent.config == c.cem
+        assert PlannerConfig(**c.planner.model_dump()) == c.planner and c.agent.config == c.planner
 
 
 def test_rows_take_turns(monkeypatch, small_peak):
     order: list[tuple] = []
     fake = timing(0.001, 0.0, 0.01)  # 0.12 seconds for a plan of the table
 
-    def once(case, number, cem=None):
-        place = case.method, case.mode, case.sweep, case.cem.num_samples, case.cem.horizon, case.image_size
+    def once(case, number, planner=None):
+        place = case.method, case.mode, case.sweep, case.planner.num_samples, case.planner.horizon, case.image_size
         order.append((place, number))
-        return fake(case, number, cem)
+        return fake(case, number, planner)
 
     def counted(case):
         order.clear()  # what follows the last preparation is measured
@@ -364,7 +364,7 @@ def test_what_takes_too_long_is_extrapolated(monkeypatch, small_peak):
 
     def one(seconds):
         one = f"speed={{methods: [pldm], modes: [float32], seconds: {seconds}, plans: 9}}"
-        (row,) = measured(one, "cem.num_samples=20")
+        (row,) = measured(one, "planner.num_samples=20")
         assert row.num_samples == 20 and row.num_iterations == 2 and set(row.encode_seconds) == {0.5}
         assert row.search_seconds == pytest.approx([40.0] * len(row.encode_seconds))
         return row.timed_samples, row.timed_iterations, len(row.plan_seconds), row.extrapolated
@@ -421,13 +421,13 @@ def test_a_checkpoint_that_no_row_can_use_is_refused(tmp_path, small_peak):
 @pytest.fixture()
 def noises(monkeypatch) -> list[list[np.ndarray]]:
     """What every search draws first, per episode."""
-    drawn, search = [], solvers.solve
+    drawn, search = [], replan.solve
 
     def listening(cost, mean, config, rngs, kept):
         drawn.append([copy.deepcopy(rng).standard_normal(8) for rng in rngs])
         return search(cost, mean, config, rngs, kept)
 
-    monkeypatch.setattr(solvers, "solve", listening)
+    monkeypatch.setattr(replan, "solve", listening)
     return drawn
 
 
@@ -454,7 +454,7 @@ def test_a_situation_is_random_and_the_same_for_every_method():
 def test_a_plan_may_be_a_part(monkeypatch):
     shapes = []
     monkeypatch.setattr(
-        solvers, "solve", lambda cost, mean, config, *_: shapes.append(config) or SimpleNamespace(actions=mean)
+        replan, "solve", lambda cost, mean, config, *_: shapes.append(config) or SimpleNamespace(actions=mean)
     )
     c = case()
     plan_once(c, 0)
@@ -479,7 +479,7 @@ def test_encoding_again_costs_frames_and_changes_nothing(monkeypatch, mode, batc
 
     def act(kind):
         seen.clear()
-        it = kind(model, c.cem, CPU, c.agent.imagine)
+        it = kind(model, c.planner, CPU, c.agent.imagine)
         controller = it.start(goals, [stream(0, "test", i) for i in range(batch)])
         actions = controller.search(controller.encode(past))
         return actions, sum(f.shape[0] * f.shape[1] for f in seen)

@@ -20,7 +20,7 @@ from lewm_bench.envs.tworoom import ROOMS
 from lewm_bench.evaluation import strata
 from lewm_bench.evaluation.episodes import evaluate
 from lewm_bench.evaluation.protocol import CHOICES, CLEAN_1, CLEAN_2_PLAIN, CLEAN_2_PLANNING, sample_pairs
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.report.summarise import build_tables
 from lewm_bench.report.write import write_report
 from lewm_bench.run.benchmarks import load, resolve
@@ -38,8 +38,8 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     folder, env = tmp_path_factory.mktemp("strata"), make_env("lewm_bench/TwoRoom-v0", 32)
     config = CollectConfig(episodes=30, steps=100, policies={"door_expert": 1.0}, train=0.3, val=0.1, test=0.6)
     data = collect(env, config, 0, folder / "data", progress=False)
-    cem = CEMConfig(num_samples=100, num_iterations=3, num_elites=10)
-    return Setting(env, "TwoRoom", "greedy", data, "key", AgentConfig(), cem, 0, torch.device("cpu"), Store(folder))
+    planner = PlannerConfig(num_samples=100, num_iterations=3, num_elites=10)
+    return Setting(env, "TwoRoom", "greedy", data, "key", AgentConfig(), planner, 0, torch.device("cpu"), Store(folder))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,11 @@ def test_greedy_solves_plain_pairs_and_a_search_along_paths_planning_ones(settin
 
 def test_the_sorting_depends_on_no_seed_agent_or_number(setting: Setting, found: strata.Sorted, monkeypatch) -> None:
     other = replace(
-        setting, seed=5, agent="lewm", cem=CEMConfig(num_samples=4, num_elites=2), config=AgentConfig(frame_skip=1)
+        setting,
+        seed=5,
+        agent="lewm",
+        planner=PlannerConfig(num_samples=4, num_elites=2),
+        config=AgentConfig(frame_skip=1),
     )
     monkeypatch.setattr(strata, "_CHUNK", 7)
     fewer = strata.sort_pairs(other, CLEAN_2_PLAIN, 1000, 30, OFFSET, "test", BUDGET)

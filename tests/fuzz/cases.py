@@ -45,7 +45,7 @@ suites:
       training: {{steps: 2}}
       understanding: {{examinations: [collapse]}}
       collect: {{episodes: 12, steps: 20, policies: {{jitter: 0.5, drift: 0.5}}}}
-      cem: {{num_samples: 6, num_iterations: 1, num_elites: 3, horizon: 2, receding: 1}}
+      planner: {{num_samples: 6, num_iterations: 1, num_elites: 3, horizon: 2, receding: 1}}
       evaluate: {{num_pairs: 2, goal_offset: [5], latent_oracle_pairs: 0, correlation_frames: 8}}
       gcbc: &small {{width: 16, depth: 1, heads: 2, hidden: 16, train: {{steps: 2, batch_size: 4, save_every: 2}}}}
       lewm:
@@ -245,9 +245,9 @@ VERBS = {
 WORDS = [
     "", " ", ",", ",,", "a,b", "--", "-x", "--nope", "-1", "0", "9" * 5000, "1e3", "nan", "inf", "None", "0,0", "1,-1", "é", "\udcff",
     "\x00", "a\nb", "x" * 5000, "/", "/dev/null", "/dev/zero", ".", "..", "~", "nowhere", "tiny.yaml", "cache", "lewm", "results",
-    "all", "noop,noop", "noop:a=1", "lewm:=", "lewm:train.steps=[", "lewm:cem.solver=nope", "dino-wm:mae", "their.module:MINE",
-    "os.path:join", ":", "::", "=", "a=", "=b", "a.b=c", "lewm.train.steps=1e400", "evaluate.num_pairs=0x" + "f" * 4000, "cem=5",
-    "evaluate={num_pairs: 1}", "evaluate.goal_offset=2020-02-30", "cem.num_samples=!!python/object:a b", "evaluate.num_pairs=.nan",
+    "all", "noop,noop", "noop:a=1", "lewm:=", "lewm:train.steps=[", "lewm:planner.solver=nope", "dino-wm:mae", "their.module:MINE",
+    "os.path:join", ":", "::", "=", "a=", "=b", "a.b=c", "lewm.train.steps=1e400", "evaluate.num_pairs=0x" + "f" * 4000, "planner=5",
+    "evaluate={num_pairs: 1}", "evaluate.goal_offset=2020-02-30", "planner.num_samples=!!python/object:a b", "evaluate.num_pairs=.nan",
     "collect.steps=-5", "image_size=1", "--set", "--help", "--version", "--config", "--quiet", "--device", "cuda", "mps", "cpu:7",
     "*", "[0-9]", "{0}", "%s", "$HOME", "\\", "C:/weights", "\u2028", "fifo",
 ]  # fmt: skip
@@ -397,15 +397,15 @@ PATHS = [
     "train.steps",
     "dropout",
     "hidden",
-    "cem.solver",
-    "cem",
+    "planner.solver",
+    "planner",
     "train",
     "nope",
     "",
     ".",
     "a..b",
     "train.",
-    "cem.adam.optimizer",
+    "planner.adam.optimizer",
 ]
 TEXTS = [
     "1", "0", "-1", "1e-3", "0x10", "[64,64]", "[64, 64", "{steps: 3, batch_size: 4}", "C:/weights", "'a:b=c'", '"', "'", "null",

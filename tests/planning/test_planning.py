@@ -11,10 +11,12 @@ from torch import Tensor
 from lewm_bench.agent import PlanningAgent, imagine_plainly
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
-from lewm_bench.planning.agent import goal_distance, latent_cost, plain, rollout
-from lewm_bench.planning.solvers import CEMConfig, Replanner, cem
+from lewm_bench.planning.cem import cem
+from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.cost import goal_distance, latent_cost, plain, rollout
+from lewm_bench.planning.replan import Replanner
 
-FAST = CEMConfig(num_samples=100, num_iterations=15, num_elites=10, horizon=2, receding=1)
+FAST = PlannerConfig(num_samples=100, num_iterations=15, num_elites=10, horizon=2, receding=1)
 
 
 def rngs(*episodes: int) -> list[np.random.Generator]:
@@ -36,7 +38,7 @@ def rastrigin(plans: Tensor) -> Tensor:
     return (x.square() + 2 * (1 - torch.cos(2 * torch.pi * x))).sum((-1, -2))
 
 
-def reference(cost, mean: np.ndarray, config: CEMConfig, rng: np.random.Generator) -> np.ndarray:
+def reference(cost, mean: np.ndarray, config: PlannerConfig, rng: np.random.Generator) -> np.ndarray:
     """The algorithm for one episode, plan by plan, in float64."""
     std = np.full(mean.shape, config.std)
     for _ in range(config.num_iterations):
@@ -59,13 +61,13 @@ def test_it_finds_the_minimum_of_a_parabola() -> None:
 def test_it_finds_the_deepest_of_many_minima() -> None:
     start = zeros(5, 1, 2)
     assert rastrigin(start[:, None])[0, 0] == pytest.approx(2)  # it begins in the basin of another minimum
-    config = CEMConfig(num_samples=300, num_iterations=30, num_elites=30)
+    config = PlannerConfig(num_samples=300, num_iterations=30, num_elites=30)
     plan = cem(rastrigin, start, config, rngs(*range(5)))
     torch.testing.assert_close(plan.actions, torch.ones(5, 1, 2), rtol=0, atol=0.02)
 
 
 def test_against_a_plain_loop() -> None:
-    config = CEMConfig(num_samples=40, num_iterations=4, num_elites=7, std=0.7)
+    config = PlannerConfig(num_samples=40, num_iterations=4, num_elites=7, std=0.7)
     target = np.random.default_rng(0).normal(size=(2, 3))
     mean = np.random.default_rng(1).normal(size=(2, 3)).astype(np.float32)
     expected = reference(lambda p: ((p - target) ** 2).sum(), mean.astype(np.float64), config, stream(0, "plan", 4))
@@ -129,7 +131,7 @@ def test_the_first_sample_of_every_iteration_is_the_mean() -> None:
 
 def test_samples_have_the_configured_deviation_and_are_not_clipped() -> None:
     seen = []
-    config = CEMConfig(num_samples=5000, num_iterations=1, num_elites=2, std=3.0)
+    config = PlannerConfig(num_samples=5000, num_iterations=1, num_elites=2, std=3.0)
     cem(lambda plans: seen.append(plans) or plans.sum((-1, -2)), zeros(1) + 1, config, rngs(0))
     assert seen[0][0, 1:].std().item() == pytest.approx(3, rel=0.02)
     assert seen[0][0, 1:].mean().item() == pytest.approx(1, abs=0.05)
@@ -140,7 +142,7 @@ def test_samples_have_the_configured_deviation_and_are_not_clipped() -> None:
 @pytest.mark.parametrize("warm", [True, False])
 def test_a_warm_start_shifts_the_last_plan(receding: int, warm: bool) -> None:
     """The first sample of a search is where it starts; plans are blocks of two steps."""
-    config = CEMConfig(num_samples=20, num_elites=5, num_iterations=2, receding=receding, warm_start=warm)
+    config = PlannerConfig(num_samples=20, num_elites=5, num_iterations=2, receding=receding, warm_start=warm)
     first = []
 
     def cost(plans: Tensor) -> Tensor:
@@ -160,7 +162,7 @@ def test_a_warm_start_shifts_the_last_plan(receding: int, warm: bool) -> None:
 
 
 def test_the_defaults_are_the_papers() -> None:
-    config = CEMConfig()
+    config = PlannerConfig()
     assert (config.num_samples, config.num_iterations, config.num_elites) == (300, 30, 30)
     assert (config.horizon, config.receding, config.std, config.warm_start) == (5, 5, 1.0, False)
     assert (config.rollout, config.arithmetic, config.compile) == ("fast", "float32", False)
@@ -185,8 +187,8 @@ def test_the_defaults_are_the_papers() -> None:
 )
 def test_impossible_settings_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        CEMConfig(**change)
-    assert CEMConfig(num_elites=300, receding=1).horizon == 5
+        PlannerConfig(**change)
+    assert PlannerConfig(num_elites=300, receding=1).horizon == 5
 
 
 class Linear:
@@ -255,7 +257,7 @@ def test_goal_distance_is_the_mean_over_a_latents_numbers(latent: tuple[int, ...
 
 @pytest.mark.parametrize("objective", ["final", "sum"])
 def test_the_cost_is_the_distance_of_the_last_latent_or_of_all(objective: str) -> None:
-    config = CEMConfig(objective=objective)
+    config = PlannerConfig(objective=objective)
     g = torch.Generator().manual_seed(0)
     model, z, goal = (
         Linear(2, [0.5, 0.1], [1.0, 0.2]),
@@ -292,7 +294,7 @@ def test_a_cost_takes_the_goals_of_its_episodes() -> None:
         return torch.cat([score(rollout(model, z[at], past[at], plans[at]), at) for at in parts])
 
     for objective in ("final", "sum"):
-        config = CEMConfig(objective=objective)
+        config = PlannerConfig(objective=objective)
         expected = latent_cost(plain(model)(z, past), goal, config)(plans)
         torch.testing.assert_close(latent_cost(one_by_one, goal, config)(plans), expected)
 
@@ -301,11 +303,13 @@ def test_a_cost_takes_the_goals_of_its_episodes() -> None:
 def test_a_model_without_a_faster_way_refuses_other_arithmetic(change: dict) -> None:
     model, cpu = Linear(1, [1.0], [0.5]), torch.device("cpu")
     for make in (imagine_plainly, lambda model, config: PlanningAgent(model, config, cpu)):
-        with pytest.raises(UserError, match=r"plain float32 only; leave cem\.arithmetic and cem\.compile alone"):
-            make(model, CEMConfig(**change))
-        make(model, CEMConfig()), make(model, CEMConfig(rollout="reference"))
+        with pytest.raises(
+            UserError, match=r"plain float32 only; leave planner\.arithmetic and planner\.compile alone"
+        ):
+            make(model, PlannerConfig(**change))
+        make(model, PlannerConfig()), make(model, PlannerConfig(rollout="reference"))
     own = plain(model)
-    assert PlanningAgent(model, CEMConfig(**change), cpu, own).imagine is own
+    assert PlanningAgent(model, PlannerConfig(**change), cpu, own).imagine is own
 
 
 def test_planning_through_a_model_reaches_the_goal() -> None:

@@ -19,35 +19,26 @@ from lewm_bench.agents.parts.encoders import LocalConfig, LocalEncoder
 from lewm_bench.agents.parts.imagination import PackedDinoWM, PackedLeWM
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
-from lewm_bench.core.types import Goals, Past
+from lewm_bench.core.types import Goals, Past, Plan
 from lewm_bench.planning import solvers
-from lewm_bench.planning.agent import in_pieces, latent_cost, plain, rollout
-from lewm_bench.planning.solvers import (
-    GRADIENT_COST,
-    OPTIMIZERS,
-    SOLVERS,
-    CEMConfig,
-    ElitePlan,
-    Replanner,
-    SolverName,
-    adam,
-    coloured,
-    icem,
-    mppi,
-    path_weights,
-    shifted,
-    shooting,
-    solve,
-)
+from lewm_bench.planning.adam import OPTIMIZERS, adam
+from lewm_bench.planning.config import GRADIENT_COST, PlannerConfig, SolverName
+from lewm_bench.planning.cost import in_pieces, latent_cost, plain, rollout
+from lewm_bench.planning.icem import ElitePlan, coloured, icem
+from lewm_bench.planning.mppi import mppi, path_weights
+from lewm_bench.planning.replan import Replanner, shifted
+from lewm_bench.planning.sampling import ranked, standard_normal
+from lewm_bench.planning.shooting import shooting
+from lewm_bench.planning.solvers import SOLVERS, solve
 
 CPU = torch.device("cpu")
-FAST = CEMConfig(num_samples=120, num_iterations=12, num_elites=12, horizon=2, receding=1)
-SMALL = CEMConfig(num_samples=33, num_iterations=3, num_elites=6)
+FAST = PlannerConfig(num_samples=120, num_iterations=12, num_elites=12, horizon=2, receding=1)
+SMALL = PlannerConfig(num_samples=33, num_iterations=3, num_elites=6)
 NAMES = list(SOLVERS)
 
 
-def but(config: CEMConfig, solver: str = "", **changes) -> CEMConfig:
-    return CEMConfig(**config.model_dump() | changes | ({"solver": solver} if solver else {}))
+def but(config: PlannerConfig, solver: str = "", **changes) -> PlannerConfig:
+    return PlannerConfig(**config.model_dump() | changes | ({"solver": solver} if solver else {}))
 
 
 def rngs(*episodes: int) -> list[np.random.Generator]:
@@ -76,7 +67,7 @@ def listening(cost):
 
 def test_every_solver_has_a_name() -> None:
     assert set(SOLVERS) == set(get_args(SolverName)) and set(OPTIMIZERS) == {"adam", "rmsprop", "sgd"}
-    assert CEMConfig().solver == "cem" and (CEMConfig().icem.beta, CEMConfig().icem.decay) == (2.0, 1.0)
+    assert PlannerConfig().solver == "cem" and (PlannerConfig().icem.beta, PlannerConfig().icem.decay) == (2.0, 1.0)
 
 
 # What is left of a standard normal plan's distance to the target; random search finds no more than the neighbourhood.
@@ -112,7 +103,7 @@ def test_sampling_leaves_the_basin_that_one_gradient_stays_in() -> None:
     start = torch.zeros(4, 1, 2)
     found = {}
     for name in NAMES:
-        config = CEMConfig(
+        config = PlannerConfig(
             solver=name, num_samples=300, adam={"num_starts": 1, "learning_rate": 0.02}, icem={"beta": 0.0},
             mppi={"noise_std": 0.4, "temperature": 0.05},
         )  # fmt: skip
@@ -121,7 +112,7 @@ def test_sampling_leaves_the_basin_that_one_gradient_stays_in() -> None:
         torch.testing.assert_close(found[name], torch.ones_like(start), rtol=0, atol=0.1)
     assert (found["mppi"] - 1).abs().max() < 0.3 and (found["shooting"] - 1).abs().max() < 0.3
     assert found["adam"].abs().max() < 0.1  # the minimum beside the only start
-    many = solve(rastrigin, start, CEMConfig(solver="adam", num_samples=300), rngs(*range(4))).actions
+    many = solve(rastrigin, start, PlannerConfig(solver="adam", num_samples=300), rngs(*range(4))).actions
     torch.testing.assert_close(many, torch.ones_like(start), rtol=0, atol=0.1)  # more starts, one in the right basin
 
 
@@ -129,7 +120,7 @@ def test_a_gradient_finds_what_random_plans_miss() -> None:
     """A narrow valley in 50 dimensions: 30 random plans per iteration see nothing of it."""
     targets = 0.8 * normal(2, 5, 10).sign()
     cost, start = parabola(targets), torch.zeros(2, 5, 10)
-    left = {n: solve(cost, start, but(CEMConfig(num_samples=30, num_elites=5), n), rngs(0, 1)).cost for n in NAMES}
+    left = {n: solve(cost, start, but(PlannerConfig(num_samples=30, num_elites=5), n), rngs(0, 1)).cost for n in NAMES}
     assert (left["adam"] < 0.1).all() and (left["shooting"] > 10 * left["adam"]).all()
 
 
@@ -248,15 +239,15 @@ def test_costs_that_are_not_finite_play_no_part_in_the_weights(bad: float) -> No
     mixed = torch.full((3, 50), bad)
     places = torch.arange(30) + torch.arange(30) // 3
     mixed[:, places] = costs
-    found = path_weights(solvers._ranked(mixed), 0.3)
+    found = path_weights(ranked(mixed), 0.3)
     torch.testing.assert_close(found[:, places], path_weights(costs, 0.3))
     assert found.sum(1).allclose(torch.ones(3)) and found.count_nonzero() == 90
 
 
-def as_before(name: str, cost, mean: Tensor, config: CEMConfig, generators) -> Tensor:
+def as_before(name: str, cost, mean: Tensor, config: PlannerConfig, generators) -> Tensor:
     """The actions of the updates as they were before costs that are not finite were thought of."""
     std = torch.full_like(mean, config.std)
-    noise = solvers._normal(generators, config.num_iterations, config.num_samples, mean)
+    noise = standard_normal(generators, config.num_iterations, config.num_samples, mean)
     noise[:, :, 0] = 0.0
     for standard in noise:
         if name == "cem":
@@ -357,7 +348,9 @@ def test_the_variance_is_one_in_closed_form(steps: int, beta: float) -> None:
     np.testing.assert_allclose((matrix**2).sum(0), 1, rtol=1e-12)
 
 
-def icem_reference(cost, mean: np.ndarray, config: CEMConfig, rng, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def icem_reference(
+    cost, mean: np.ndarray, config: PlannerConfig, rng, kept: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Algorithm 1 of the paper for one episode, in float64 and plan by plan, with all samples drawn at once."""
     own, N, K = config.icem, config.num_samples, config.num_elites
     keep = int(own.keep * K)
@@ -380,7 +373,7 @@ def icem_reference(cost, mean: np.ndarray, config: CEMConfig, rng, kept: np.ndar
 @pytest.mark.parametrize("own", [{}, {"beta": 0.0, "momentum": 0.5, "keep": 0.7}])
 @pytest.mark.parametrize("kept", [0, 1])
 def test_improved_cem_against_a_plain_loop(own: dict, kept: int) -> None:
-    config = CEMConfig(solver="icem", num_samples=30, num_iterations=4, num_elites=8, std=0.8, icem=own)
+    config = PlannerConfig(solver="icem", num_samples=30, num_iterations=4, num_elites=8, std=0.8, icem=own)
     target, mean = normal(5, 2).double().numpy(), normal(5, 2, seed=1)
     before = normal(1, kept, 5, 2, seed=2)
     cost = parabola(torch.from_numpy(target).float()[None])
@@ -415,7 +408,7 @@ def test_good_plans_are_never_lost() -> None:
 
 @pytest.mark.parametrize("receding", [1, 2, 3])
 def test_elites_go_on_shifted_into_the_next_search(receding: int) -> None:
-    config = CEMConfig(
+    config = PlannerConfig(
         solver="icem", num_samples=20, num_elites=10, num_iterations=2, horizon=3, receding=receding, warm_start=True
     )
     cost, asked = listening(parabola(normal(2, 3, 4)))
@@ -432,7 +425,7 @@ def test_elites_go_on_shifted_into_the_next_search(receding: int) -> None:
 
 def test_the_colour_is_along_environment_steps() -> None:
     """Two blocks of five steps: neighbours inside a block are as alike as those across its border."""
-    config = CEMConfig(solver="icem", num_samples=4000, num_elites=2, num_iterations=1, horizon=2, receding=2)
+    config = PlannerConfig(solver="icem", num_samples=4000, num_elites=2, num_iterations=1, horizon=2, receding=2)
     cost, asked = listening(parabola(torch.zeros(1, 2, 15)))
     Replanner(config, 5, rngs(0))(cost, 15, CPU)
     steps = asked[0][0, 1:].reshape(-1, 10, 3)
@@ -466,7 +459,7 @@ def test_gradient_steps_on_a_quadratic() -> None:
 
     for optimizer, rate in (("adam", 0.1), ("rmsprop", 0.02), ("sgd", 0.1)):
         own = {"optimizer": optimizer, "learning_rate": rate, "num_starts": 3}
-        config = CEMConfig(solver="adam", num_iterations=5, adam=own)
+        config = PlannerConfig(solver="adam", num_iterations=5, adam=own)
         cost, asked = listening(quadratic)
         adam(cost, start, config, rngs(0))
         assert len(asked) == 6 and asked[0].shape == (1, 3, 2, 3)
@@ -501,11 +494,13 @@ def test_the_cheapest_plan_on_the_way_is_kept() -> None:
 def test_settings_of_gradients() -> None:
     for wrong in ({"arithmetic": "int8"}, {"compile": True}):
         with pytest.raises(ValidationError, match="adam differentiates a plain float32 rollout"):
-            CEMConfig(solver="adam", **wrong)
-        CEMConfig(solver="icem", **wrong)
-    assert CEMConfig(solver="adam").differentiates and not any(CEMConfig(solver=n).differentiates for n in NAMES[:-1])
-    assert CEMConfig(solver="adam", num_samples=2, num_elites=2).plans_per_iteration[0] == 1
-    assert CEMConfig(solver="adam", adam={"num_starts": 7}).plans_per_iteration == (7,) * 31 and GRADIENT_COST == 3
+            PlannerConfig(solver="adam", **wrong)
+        PlannerConfig(solver="icem", **wrong)
+    assert PlannerConfig(solver="adam").differentiates and not any(
+        PlannerConfig(solver=n).differentiates for n in NAMES[:-1]
+    )
+    assert PlannerConfig(solver="adam", num_samples=2, num_elites=2).plans_per_iteration[0] == 1
+    assert PlannerConfig(solver="adam", adam={"num_starts": 7}).plans_per_iteration == (7,) * 31 and GRADIENT_COST == 3
 
 
 @pytest.mark.parametrize(
@@ -520,7 +515,7 @@ def test_settings_of_gradients() -> None:
 )  # fmt: skip
 def test_impossible_settings_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        CEMConfig(**change)
+        PlannerConfig(**change)
 
 
 def test_what_plays_no_part_is_not_in_a_key() -> None:
@@ -529,15 +524,19 @@ def test_what_plays_no_part_is_not_in_a_key() -> None:
         "num_samples", "num_iterations", "num_elites", "std", "horizon", "receding", "warm_start", "objective",
         "rollout", "arithmetic", "compile",
     }  # fmt: skip
-    assert set(CEMConfig().model_dump(mode="json")) == before == set(CEMConfig(solver="cem").model_dump())
+    assert set(PlannerConfig().model_dump(mode="json")) == before == set(PlannerConfig(solver="cem").model_dump())
     for name in ("icem", "mppi", "adam"):
-        assert set(CEMConfig(solver=name).model_dump()) == before | {"solver", name}
+        assert set(PlannerConfig(solver=name).model_dump()) == before | {"solver", name}
     for config in (
-        CEMConfig(solver="shooting"), CEMConfig(icem={"beta": 1}), CEMConfig(solver="mppi", adam={"num_starts": 3}),
-        CEMConfig(solver="icem", icem={"beta": 1}),
+        PlannerConfig(solver="shooting"), PlannerConfig(icem={"beta": 1}), PlannerConfig(solver="mppi", adam={"num_starts": 3}),
+        PlannerConfig(solver="icem", icem={"beta": 1}),
     ):  # fmt: skip
-        assert CEMConfig(**config.model_dump()) == config == CEMConfig.model_validate_json(config.model_dump_json())
-        assert config.model_dump() != CEMConfig().model_dump()
+        assert (
+            PlannerConfig(**config.model_dump())
+            == config
+            == PlannerConfig.model_validate_json(config.model_dump_json())
+        )
+        assert config.model_dump() != PlannerConfig().model_dump()
 
 
 # World models
@@ -682,7 +681,7 @@ def test_the_true_simulator_has_no_gradients() -> None:
 
 def test_the_replanner_asks_the_solver_of_its_config(monkeypatch) -> None:
     asked = []
-    table = {name: lambda *_, name=name: asked.append(name) or solvers.Plan(torch.zeros(1, 5, 4), torch.zeros(1)) for name in NAMES}  # fmt: skip
+    table = {name: lambda *_, name=name: asked.append(name) or Plan(torch.zeros(1, 5, 4), torch.zeros(1)) for name in NAMES}  # fmt: skip
     monkeypatch.setattr(solvers, "SOLVERS", table)
     for name in NAMES:
         Replanner(but(SMALL, name), 1, rngs(0))(parabola(torch.zeros(1, 5, 4)), 4, CPU)

@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 from test_report import ENV, LEWM, OTHER, RANDOM, absent, cell, parse, row
 
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.report import ablation_plot, arms, plots, tables, write
 from lewm_bench.report import summarise as report
 from lewm_bench.report.ablation import axis_of, planner_of
@@ -21,9 +21,12 @@ DEFAULTS = {"sigreg_weight": 0.002, "dropout": 0.1, "latent": 32, "train": {"ste
 
 def arm(settings: dict, hits=LEWM, *, base="lewm", curve=None, more=None, **change):
     """A cell whose name carries ``settings`` and whose config holds them; ``more`` only changes the config."""
-    config = {"agent": {**DEFAULTS, "train": dict(DEFAULTS["train"])}, "cem": CEMConfig().model_dump(mode="json")}
+    config = {
+        "agent": {**DEFAULTS, "train": dict(DEFAULTS["train"])},
+        "planner": PlannerConfig().model_dump(mode="json"),
+    }
     for path, value in {**settings, **(more or {})}.items():
-        place = config if path.startswith("cem.") else config["agent"]
+        place = config if path.startswith("planner.") else config["agent"]
         *way, last = path.split(".")
         for key in way:
             place = place.setdefault(key, {})  # a planner's record has the block of its solver only
@@ -73,11 +76,11 @@ def test_arms_with_two_settings_are_compared_where_the_other_is_the_same():
 def test_variants_are_agents_of_their_own():
     cells = [
         arm({}, base="dino-wm:mae"),
-        arm({"cem.solver": "icem"}, base="dino-wm:mae"),
+        arm({"planner.solver": "icem"}, base="dino-wm:mae"),
         arm({"dropout": 0}, base="pldm"),
     ]
     (panel,) = panels(cells)
-    assert (panel.agent, panel.heading) == ("dino-wm:mae", "DINO-WM (mae): cem.solver")
+    assert (panel.agent, panel.heading) == ("dino-wm:mae", "DINO-WM (mae): planner.solver")
     assert [p.value for p in panel.points] == ["cem", "icem"]
 
 
@@ -133,7 +136,7 @@ def test_deviation_first_then_effective_rank_and_nothing_for_planners():
     only_rank, only_std = {"effective_rank": [9.0, 4.0]}, {"latent_std": [1.0, 0.5]}
     (panel,) = panels([arm({}, curve=only_rank), arm({"dropout": 0}, curve=only_rank)])
     assert panel.diagnostic == "effective_rank"
-    (panel,) = panels([arm({}, curve=only_std), arm({"cem.solver": "mppi"}, curve=only_std)])
+    (panel,) = panels([arm({}, curve=only_std), arm({"planner.solver": "mppi"}, curve=only_std)])
     assert panel.diagnostic is None
 
 
@@ -183,7 +186,7 @@ def solvers():
     names = ("icem", "mppi", "adam")
     return [
         arm({}, seconds=[0.2]),
-        *(arm({"cem.solver": n}, HALF, seconds=[0.4]) for n in names),
+        *(arm({"planner.solver": n}, HALF, seconds=[0.4]) for n in names),
         cell("random", RANDOM),
     ]
 
@@ -198,19 +201,19 @@ def test_solver_table_has_success_time_and_plans():
     )
     assert cem["Plans imagined per search"] == "9,000"  # 300 samples in 30 iterations
     assert rows[0][4].endswith(", with gradients")
-    assert sum(planner_of({"cem": {"num_samples": 64, "num_iterations": 3}}).plans_per_iteration) == 192
-    assert planner_of({"cem": {"unknown": 1}}) is None and planner_of({}) is None
+    assert sum(planner_of({"planner": {"num_samples": 64, "num_iterations": 3}}).plans_per_iteration) == 192
+    assert planner_of({"planner": {"unknown": 1}}) is None and planner_of({}) is None
 
 
 def test_a_solver_is_compared_with_its_own_settings_too():
     """The arms of the suite solvers that tune an optimiser; a setting that is not the solver's own is another question."""
-    steepest = {"cem.solver": "adam", "cem.adam.optimizer": "rmsprop", "cem.adam.learning_rate": 0.03}
-    spread = {"cem.solver": "mppi", "cem.mppi.temperature": 1, "cem.std": 2}
+    steepest = {"planner.solver": "adam", "planner.adam.optimizer": "rmsprop", "planner.adam.learning_rate": 0.03}
+    spread = {"planner.solver": "mppi", "planner.mppi.temperature": 1, "planner.std": 2}
     cells = [
         *solvers(),
         arm(steepest, seconds=[0.1]),
         arm(spread),
-        arm({"cem.solver": "icem", "cem.adam.num_starts": 2}),
+        arm({"planner.solver": "icem", "planner.adam.num_starts": 2}),
     ]
     ((_, (_, *rows)),) = tables.solver_tables(report.summarise(cells, "t"))
     names = ["adam", "adam (learning_rate=0.03, optimizer=rmsprop)", "cem (default)", "icem", "mppi"]
@@ -223,7 +226,12 @@ def test_arms_stand_apart_from_the_main_agents(tmp_path):
     view = next(iter(tables.views(summary)))
     groups = {name: [line.agent for line in group] for name, group in view.groups}
     assert list(groups) == ["World models", "Goal-conditioned policies", "Floor", "Ablations of LeWM"]
-    assert groups["Ablations of LeWM"] == ["cem.solver=adam", "cem.solver=icem", "cem.solver=mppi", "dropout=0"]
+    assert groups["Ablations of LeWM"] == [
+        "planner.solver=adam",
+        "planner.solver=icem",
+        "planner.solver=mppi",
+        "dropout=0",
+    ]
     assert groups["World models"] == ["LeWM"]
     html = parse((tmp_path / "report.html").read_text()).text
     markdown = (tmp_path / "table.md").read_text()
@@ -237,7 +245,7 @@ def test_arms_stand_apart_from_the_main_agents(tmp_path):
     assert "one setting of an agent changed at a time" in html
     drawn = set(arms.main_rows(summary.table, summary.kinds)["agent"])
     assert drawn == {"lewm", "gcbc", "random"}
-    assert "lewm:cem.solver=adam" in tables.terminal(summary)
+    assert "lewm:planner.solver=adam" in tables.terminal(summary)
 
 
 def test_without_another_agent_the_arms_are_the_figure():
@@ -254,5 +262,5 @@ def test_nobody_asked_for_an_arm_in_other_places():
 
 
 def test_arms_of_dino_wm_are_no_reference_for_speed():
-    cells = [cell("lewm", LEWM, seconds=[0.5]), cell("dino-wm:cem.solver=adam", LEWM, seconds=[9.0])]
+    cells = [cell("lewm", LEWM, seconds=[0.5]), cell("dino-wm:planner.solver=adam", LEWM, seconds=[9.0])]
     assert math.isnan(row(report.build_tables(cells), "lewm")["speedup_vs_dino_wm"])

@@ -107,7 +107,7 @@ def test_a_command_runs_all_strata_of_a_protocol():
 
 
 def test_a_command_keeps_seeds_budget_and_names():
-    arm = "lewm:cem.solver=icem:sigreg_weight=0.01"
+    arm = "lewm:planner.solver=icem:sigreg_weight=0.01"
     budget = {"config": {"training": {"seconds": 120.0, "steps": None}}}
     cells = [*measured(arm, ENV, (1, 2), **budget), *measured("lewm", MEDIUM, **budget)]
     command = run_command(cells, "clean-1", "quick", MEDIUM, arm)

@@ -48,7 +48,7 @@ def test_every_agent_has_a_name_a_colour_and_a_marker_of_its_own():
 
 
 def test_variants_and_arms_are_shades_of_their_agent():
-    names = ["lewm:dropout=0", "lewm:dropout=0.2", "dino-wm:mae", "dino-wm:mae:cem.solver=icem"]
+    names = ["lewm:dropout=0", "lewm:dropout=0.2", "dino-wm:mae", "dino-wm:mae:planner.solver=icem"]
     for name in names:
         base = name.split(":")[0]
         own, parent = (np.array(to_rgb(drawing.colour(a))) for a in (name, base))
@@ -241,17 +241,17 @@ def test_two_budgets_are_not_told_as_one():
     [
         ("lewm", {"agent": {"dropout": 0.1}}, True),
         ("lewm", {"image_size": 64}, True),
-        ("lewm", {"cem": {"solver": "icem"}}, True),
+        ("lewm", {"planner": {"solver": "icem"}}, True),
         ("lewm", {"training": {"seconds": None}}, True),
         ("lewm", {"agent": {"dropout": 0, "train": {"steps": 8}}}, False),  # as many as fit into the seconds
         ("lewm", {"agent": {"dropout": 0, "train": {"steps": 9, "on_collapse": "fail"}}}, False),
         ("lewm", {"collect": {}}, False),  # a version that did not have the setting
-        ("gcbc", {"cem": {"solver": "icem"}}, False),  # it does not plan
+        ("gcbc", {"planner": {"solver": "icem"}}, False),  # it does not plan
     ],
 )
 def test_seeds_with_other_settings_are_not_one_method(agent, change, differ):
     config = {
-        "agent": {"dropout": 0, "train": {"steps": 9, "on_collapse": "continue"}}, "cem": {"solver": "cem"},
+        "agent": {"dropout": 0, "train": {"steps": 9, "on_collapse": "continue"}}, "planner": {"solver": "cem"},
         "collect": {"episodes": 5}, "training": {"seconds": 60.0}, "image_size": 32,
     }  # fmt: skip
     seeds = [cell(agent, LEWM, seed=i, weights="trained", config=c) for i, c in enumerate((config, config | change))]

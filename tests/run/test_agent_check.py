@@ -312,7 +312,7 @@ def test_agents_and_environments_are_told_apart_by_name(monkeypatch, tmp_path: P
     source = "from lewm_bench.agents.scripted import NOOP as MINE\nNUMBER = 1\n"
     (tmp_path / "their_package" / "agents.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("lewm", "dino-wm:mae", "lewm:cem.solver=icem", "their_package.agents:MINE"):
+    for name in ("lewm", "dino-wm:mae", "lewm:planner.solver=icem", "their_package.agents:MINE"):
         assert is_agent(name)
     for name in (ENV, "their_package:Maze-v0", "their_package.agents:Maze-v0", "no.such.package:Maze-v0", "lewn"):
         assert not is_agent(name)

@@ -33,7 +33,7 @@ def test_a_record_comes_back_as_it_was(tmp_path):
         episodes=[episode(), episode(pair=1, hit=False, steps_to_hit=None)],
         offsets=[OffsetRecord(goal_offset=25, plan_seconds=[0.1, 1 / 7], videos=["videos/a.gif"])],
         training={"step": [0, 20], "loss": [1.5, None]},
-        config={"cem": {"num_samples": 3}, "text": "maß"},
+        config={"planner": {"num_samples": 3}, "text": "maß"},
         reason='because: "quotes"\nand lines',
     )
     path = made.save(tmp_path / "cells")

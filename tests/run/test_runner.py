@@ -53,7 +53,7 @@ suites:
     settings:
       image_size: 32
       collect: {{episodes: 20, steps: 20}}
-      cem: {{num_samples: 8, num_iterations: 1, num_elites: 3}}
+      planner: {{num_samples: 8, num_iterations: 1, num_elites: 3}}
       evaluate: {{num_pairs: 3, goal_offset: [5], latent_oracle_pairs: 1, correlation_frames: 16}}
       gcbc: {{width: 16, depth: 1, heads: 2, hidden: 16, train: {{steps: 6, batch_size: 8, save_every: 2}}}}
       lewm:
@@ -228,7 +228,7 @@ def test_cells_say_what_they_were_made_of(finished):
     lewm = cells["lewm"]
     assert lewm.status == "done" and lewm.kind == "world model" and cells["noop"].kind == "floor"
     assert lewm.config["agent"]["latent"] == 8 and lewm.config["image_size"] == 32
-    assert lewm.config["cem"]["num_samples"] == 8 and lewm.config["cem"]["horizon"] == 5  # defaults included
+    assert lewm.config["planner"]["num_samples"] == 8 and lewm.config["planner"]["horizon"] == 5  # defaults included
     assert {c.dataset for c in cells.values()} == {lewm.dataset} and lewm.dataset
     assert lewm.hardware["device"] == "cpu" and lewm.versions["torch"] == torch.__version__
     assert lewm.training["step"][-1] == 3 and len(lewm.training["loss"]) == len(lewm.training["step"])
@@ -256,7 +256,7 @@ def test_the_second_run_takes_everything_from_the_cache(finished, config, tmp_pa
     "override, rebuilt",
     [
         ("evaluate.num_pairs=2", {"evaluation"}),
-        ("cem.num_samples=9", {"evaluation"}),
+        ("planner.num_samples=9", {"evaluation"}),
         ("lewm.dropout=0.2", {"model", "evaluation"}),
         ("collect.episodes=21", {"dataset", "model", "evaluation"}),
         ("lewm.train.log_every=2", set()),
@@ -972,13 +972,13 @@ def test_a_learned_policy_is_one_of_several(config, tmp_path):
 
 def test_arms_that_only_plan_differently_share_one_training_and_are_rows_of_their_own(tmp_path, config):
     cache = tmp_path / "cache"
-    arms = ["lewm", "lewm:cem.num_iterations=2", "lewm:sigreg_weight=0.5"]
+    arms = ["lewm", "lewm:planner.num_iterations=2", "lewm:sigreg_weight=0.5"]
     run = make_run(config, tmp_path, cache, agents=arms)
     cells = {c.agent: c for c in execute(run)}
     assert [cells[a].status for a in arms] == ["done"] * 3
     assert len(list((cache / "model").glob("*/done.json"))) == 2
     assert cells[arms[0]].key == cells[arms[1]].key != cells[arms[2]].key
-    assert cells[arms[1]].config["cem"]["num_iterations"] == 2 != cells["lewm"].config["cem"]["num_iterations"]
+    assert cells[arms[1]].config["planner"]["num_iterations"] == 2 != cells["lewm"].config["planner"]["num_iterations"]
     assert cells[arms[2]].config["agent"]["sigreg_weight"] == 0.5
     assert len({c.file_name for c in cells.values()}) == 3
     # The agent without settings is the one that a run without arms has.

@@ -19,17 +19,19 @@ import pytest
 from lewm_bench.agents import AGENTS
 from lewm_bench.core.source import closure, is_ours
 from lewm_bench.data.adapt import AdaptedEnv
+from lewm_bench.planning.solvers import SOLVERS
 from lewm_bench.run import keys
 from lewm_bench.run.registry import agent_family, agent_path, load_plugins
 
 FILE = Path(__file__).with_name("stages.json")
 ENVS, AGENTS_FOLDER = "lewm_bench.envs.", "lewm_bench.agents."
-PLANNING = {f"{AGENTS_FOLDER}parts.{name}" for name in ("imagination", "fast_imagination", "linears")}
+PLANNING = {
+    *(f"{AGENTS_FOLDER}parts.{name}" for name in ("imagination", "fast_imagination", "linears")),
+    *(f"lewm_bench.planning.{name}" for name in ("agent", "config", "cost", "replan", "sampling", "solvers", *SOLVERS)),
+}
 EVALUATION = {
     "lewm_bench.evaluation.episodes",
-    "lewm_bench.planning.agent",
     "lewm_bench.evaluation.protocol",
-    "lewm_bench.planning.solvers",
     *PLANNING,
 }
 NO_RESULT = {
@@ -40,6 +42,7 @@ NO_RESULT = {
         "core.errors",
         "core.names",
         "core.reading",
+        "core.renamed",
         "core.search_space",
         "core.source",
         "core.words",

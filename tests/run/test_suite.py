@@ -26,8 +26,7 @@ from lewm_bench.data.collect import CollectConfig
 from lewm_bench.data.sac_exploration import SACPolicyConfig
 from lewm_bench.evaluation.episodes import EvalConfig
 from lewm_bench.evaluation.speed import SpeedConfig
-from lewm_bench.planning.agent import CEMConfig
-from lewm_bench.planning.solvers import AdamConfig, ICEMConfig, MPPIConfig
+from lewm_bench.planning.config import AdamConfig, ICEMConfig, MPPIConfig, PlannerConfig
 from lewm_bench.run import benchmarks as suites
 from lewm_bench.run.benchmarks import Settings, load, parse_overrides, resolve
 from lewm_bench.run.registry import agent_family, agent_names, environment_ids
@@ -40,7 +39,7 @@ UMAZE, MEDIUM = "lewm_bench/PointMaze-UMaze-v0", "lewm_bench/PointMaze-Medium-v0
 LAYERS = f"""
 profiles:
   small:
-    cem: {{num_samples: 41, num_elites: 21, std: 0.1, horizon: 11}}
+    planner: {{num_samples: 41, num_elites: 21, std: 0.1, horizon: 11}}
     lewm: {{depth: 1, train: {{steps: 101, batch_size: 11}}}}
   plain: {{}}
 suites:
@@ -50,12 +49,12 @@ suites:
     agents: [lewm]
     seeds: [5, 6]
     settings:
-      cem: {{num_elites: 22, std: 0.2, horizon: 12}}
+      planner: {{num_elites: 22, std: 0.2, horizon: 12}}
       lewm: {{depth: 2, train: {{batch_size: 12}}}}
     profiles:
       small:
         seeds: [7]
-        settings: {{cem: {{std: 0.3, horizon: 13}}, lewm: {{train: {{warmup: 0.3}}}}}}
+        settings: {{planner: {{std: 0.3, horizon: 13}}, lewm: {{train: {{warmup: 0.3}}}}}}
 """
 
 
@@ -75,20 +74,20 @@ def suite_yaml(block: str, profiles: str = "profiles: {quick: {}}") -> str:
 
 
 def test_every_layer_wins_over_the_one_before_it(tmp_path):
-    found = resolve(benchmarks(tmp_path, LAYERS), "layers", "small", overrides=["cem.horizon=14", "lewm.width=48"])
-    cem, lewm = found.settings.cem, found.agent_config("lewm")
-    assert cem.num_iterations == 30  # the class, as the paper says
-    assert cem.num_samples == 41  # the profile
-    assert cem.num_elites == 22  # the suite
-    assert cem.std == 0.3  # the suite's part for the profile
-    assert cem.horizon == 14  # --set
+    found = resolve(benchmarks(tmp_path, LAYERS), "layers", "small", overrides=["planner.horizon=14", "lewm.width=48"])
+    planner, lewm = found.settings.planner, found.agent_config("lewm")
+    assert planner.num_iterations == 30  # the class, as the paper says
+    assert planner.num_samples == 41  # the profile
+    assert planner.num_elites == 22  # the suite
+    assert planner.std == 0.3  # the suite's part for the profile
+    assert planner.horizon == 14  # --set
     assert (lewm.heads, lewm.train.steps, lewm.train.batch_size) == (16, 101, 12)
     assert (lewm.train.warmup, lewm.depth, lewm.width) == (0.3, 2, 48)
 
 
 # All eight layers of docs/configuration.md. Field n of eight is given by layer n and by all layers before it, so that each
 # field tells whether its layer wins over those before it and loses against none of those after it.
-LADDER = ("lewm.heads", "cem.num_samples", "cem.num_iterations", "cem.std", "image_size", "evaluate.num_pairs",
+LADDER = ("lewm.heads", "planner.num_samples", "planner.num_iterations", "planner.std", "image_size", "evaluate.num_pairs",
           "lewm.depth", "lewm.width")  # fmt: skip
 
 
@@ -159,15 +158,15 @@ def test_two_layers_of_another_profile_are_not_read(tmp_path):
 def test_another_profile_does_not_get_the_part_that_is_not_its_own(tmp_path):
     bench = benchmarks(tmp_path, LAYERS)
     plain = resolve(bench, "layers", "plain")
-    assert (plain.settings.cem.std, plain.settings.cem.num_samples) == (0.2, 300)
+    assert (plain.settings.planner.std, plain.settings.planner.num_samples) == (0.2, 300)
     assert [job.seed for job in plain.jobs] == [5, 6]
     assert [job.seed for job in resolve(bench, "layers", "small").jobs] == [7]
     assert [job.seed for job in resolve(bench, "layers", "small", seeds=[3, 1, 3]).jobs] == [3, 1]
 
 
 def test_the_last_of_two_equal_overrides_wins(tmp_path):
-    found = resolve(benchmarks(tmp_path, LAYERS), "layers", "plain", overrides=["cem.std=1", "cem.std=2"])
-    assert found.settings.cem.std == 2
+    found = resolve(benchmarks(tmp_path, LAYERS), "layers", "plain", overrides=["planner.std=1", "planner.std=2"])
+    assert found.settings.planner.std == 2
 
 
 def test_a_variant_has_the_settings_of_its_agent_and_its_own_encoder():
@@ -381,13 +380,13 @@ def test_asking_for_pairs_lifts_no_other_limit(tmp_path):
 OWN = f"""
 profiles: {{quick: {{}}}}
 environments:
-  {UMAZE}: {{settings: {{evaluate: {{goal_offset: [10, 20]}}, collect: {{steps: 30}}, cem: {{num_iterations: 10}}}}}}
+  {UMAZE}: {{settings: {{evaluate: {{goal_offset: [10, 20]}}, collect: {{steps: 30}}, planner: {{num_iterations: 10}}}}}}
 suites:
   s:
     title: S
     envs:
       - {UMAZE}
-      - {{id: {UMAZE}, name: Far, settings: {{evaluate: {{goal_offset: [30]}}, cem: {{num_samples: 50}}}}}}
+      - {{id: {UMAZE}, name: Far, settings: {{evaluate: {{goal_offset: [30]}}, planner: {{num_samples: 50}}}}}}
       - {MEDIUM}
     agents: [noop, lewm]
     seeds: [0]
@@ -414,8 +413,8 @@ def test_a_recipe_is_that_of_an_id_under_whatever_name_in_every_suite(tmp_path):
     found = resolve(benchmarks(tmp_path, OWN), "s", "quick")
     plain, far, medium = (found.of(env).settings for env in found.envs)
     assert (plain.collect.steps, far.collect.steps, medium.collect.steps) == (30, 30, 100)
-    assert (plain.cem.num_iterations, far.cem.num_iterations, medium.cem.num_iterations) == (10, 10, 30)
-    assert (plain.cem.num_samples, far.cem.num_samples) == (300, 50)
+    assert (plain.planner.num_iterations, far.planner.num_iterations, medium.planner.num_iterations) == (10, 10, 30)
+    assert (plain.planner.num_samples, far.planner.num_samples) == (300, 50)
 
 
 def test_offsets_are_held_against_the_episodes_of_their_environment(tmp_path):
@@ -488,7 +487,10 @@ def test_a_wrong_adapt_is_named_with_the_place(tmp_path, adapt, says):
         ("Pendulum-v2: {}", ["no environment named 'Pendulum-v2'", "did you mean 'Pendulum-v1'?"]),
         (f"{UMAZE}: {{profiles: {{quik: {{}}}}}}", [f"environments.{UMAZE}.profiles", "did you mean 'quick'?"]),
         (f"{UMAZE}: {{setings: {{}}}}", [f"'environments.{UMAZE}.setings'", ".settings'?"]),
-        (f"{UMAZE}: {{settings: {{cem: {{samples: 3}}}}}}", ["'cem.samples'", "did you mean 'cem.num_samples'?"]),
+        (
+            f"{UMAZE}: {{settings: {{planner: {{samples: 3}}}}}}",
+            ["'planner.samples'", "did you mean 'planner.num_samples'?"],
+        ),
         (
             f"{UMAZE}: {{profiles: {{quick: {{lewm: {{trian: {{}}}}}}}}}}",
             ["'lewm.trian'", "did you mean 'lewm.train'?"],
@@ -540,7 +542,10 @@ def test_what_a_suite_says_of_an_environment_is_checked(tmp_path):
         ),
         (("layers", "small", {"overrides": ["imag_size=64"]}), ["imag_size", "did you mean 'image_size'?"]),
         (("layers", "small", {"overrides": ["lewn.depth=2"]}), ["lewn", "did you mean 'lewm'?"]),
-        (("layers", "small", {"overrides": ["cem.samples=3"]}), ["'cem.samples'", "did you mean 'cem.num_samples'?"]),
+        (
+            ("layers", "small", {"overrides": ["planner.samples=3"]}),
+            ["'planner.samples'", "did you mean 'planner.num_samples'?"],
+        ),
         (("layers", "small", {"overrides": ["lewm.trian.steps=3"]}), ["'lewm.trian'", "did you mean 'lewm.train'?"]),
         (
             ("layers", "small", {"overrides": ["lewm.train.stpes=3"]}),
@@ -548,23 +553,29 @@ def test_what_a_suite_says_of_an_environment_is_checked(tmp_path):
         ),
         (("layers", "small", {"overrides": ["dino-wm.local.wdith=3"]}), ["did you mean 'dino-wm.local.width'?"]),
         (("layers", "small", {"overrides": ["lewm.encoder=stem-vti"]}), ["lewm.encoder", "did you mean 'stem-vit'?"]),
-        (("layers", "small", {"overrides": ["cem.objective=finale"]}), ["cem.objective", "did you mean 'final'?"]),
+        (
+            ("layers", "small", {"overrides": ["planner.objective=finale"]}),
+            ["planner.objective", "did you mean 'final'?"],
+        ),
         (
             ("layers", "small", {"overrides": ["evaluate.protocol=cleen-1"]}),
             ["evaluate.protocol", "did you mean 'clean-1'?"],
         ),
         (("layers", "small", {"overrides": ["evaluate.split=tset"]}), ["evaluate.split", "did you mean 'test'?"]),
-        (("layers", "small", {"overrides": ["cem.num_samples=many"]}), ["cem.num_samples", "integer", "'many'"]),
+        (
+            ("layers", "small", {"overrides": ["planner.num_samples=many"]}),
+            ["planner.num_samples", "integer", "'many'"],
+        ),
         (("layers", "small", {"overrides": ["lewm.train.steps=1.5"]}), ["lewm.train.steps", "integer", "1.5"]),
         (
             ("layers", "small", {"overrides": ["lewm.train.steps=0"]}),
             ["lewm.train.steps", "greater than or equal to 1"],
         ),
-        (("layers", "small", {"overrides": ["cem=5"]}), ["cem has settings of its own"]),
+        (("layers", "small", {"overrides": ["planner=5"]}), ["planner has settings of its own"]),
         (("layers", "small", {"overrides": ["lewm=5"]}), ["lewm has settings of its own"]),
         (("layers", "small", {"overrides": ["lewm.train="]}), ["lewm.train has settings of its own"]),
         (("layers", "small", {"overrides": ["lewm={5: 1}"]}), ["lewm: ", "keys of a mapping must be text, got 5"]),
-        (("layers", "small", {"overrides": ["cem.num_elites=500"]}), ["500 elites of 41 samples"]),
+        (("layers", "small", {"overrides": ["planner.num_elites=500"]}), ["500 elites of 41 samples"]),
         (("layers", "small", {"overrides": ["collect.train=0.9"]}), ["collect", "1.15"]),
         (
             ("layers", "small", {"overrides": ["evaluate.goal_offset=25,50"]}),
@@ -580,10 +591,10 @@ def test_what_a_suite_says_of_an_environment_is_checked(tmp_path):
             ("layers", "small", {"overrides": ["collect.val=0", "collect.train=0.85", "evaluate.split=val"]}),
             ["collect.val is 0"],
         ),
-        (("layers", "small", {"overrides": ["cem.num_samples"]}), ["KEY=VALUE"]),
+        (("layers", "small", {"overrides": ["planner.num_samples"]}), ["KEY=VALUE"]),
         (("layers", "small", {"overrides": ["=3"]}), ["KEY=VALUE"]),
-        (("layers", "small", {"overrides": ["cem..std=3"]}), ["KEY=VALUE"]),
-        (("layers", "small", {"overrides": ["cem.std=["]}), ["cem.std", "'['"]),
+        (("layers", "small", {"overrides": ["planner..std=3"]}), ["KEY=VALUE"]),
+        (("layers", "small", {"overrides": ["planner.std=["]}), ["planner.std", "'['"]),
     ],
     ids=lambda value: str(value[2]) if isinstance(value, tuple) else "",
 )
@@ -764,10 +775,10 @@ def documented(heading: str) -> dict[str, str]:
         ("collect", CollectConfig, None),
         ("collect.sac", SACPolicyConfig, None),
         ("evaluate", EvalConfig, None),
-        ("cem", CEMConfig, None),
-        ("cem.icem", ICEMConfig, None),
-        ("cem.mppi", MPPIConfig, None),
-        ("cem.adam", AdamConfig, None),
+        ("planner", PlannerConfig, None),
+        ("planner.icem", ICEMConfig, None),
+        ("planner.mppi", MPPIConfig, None),
+        ("planner.adam", AdamConfig, None),
         ("speed", SpeedConfig, None),
         ("understanding", UnderstandingConfig, None),
         *(
@@ -816,7 +827,7 @@ def test_the_page_names_every_trained_agent():
 
 
 def test_settings_in_a_name_are_the_agents_own_or_the_planners(tmp_path):
-    arm = "lewm:sigreg_weight=0.5:train.steps=7:cem.std=0.7"
+    arm = "lewm:sigreg_weight=0.5:train.steps=7:planner.std=0.7"
     found = resolve(benchmarks(tmp_path, LAYERS), "layers", "small", agents=["lewm", arm])
     assert [job.agent for job in found.jobs] == ["lewm", canonical(arm)]
     plain, own = found.agent_config("lewm"), found.agent_config(arm)
@@ -824,8 +835,8 @@ def test_settings_in_a_name_are_the_agents_own_or_the_planners(tmp_path):
     assert own.model_dump(exclude={"sigreg_weight": True, "train": {"steps"}}) == plain.model_dump(
         exclude={"sigreg_weight": True, "train": {"steps"}}
     )
-    assert found.planner("lewm") == found.settings.cem
-    assert found.planner(arm) == found.settings.cem.model_copy(update={"std": 0.7})
+    assert found.planner("lewm") == found.settings.planner
+    assert found.planner(arm) == found.settings.planner.model_copy(update={"std": 0.7})
 
 
 def test_settings_in_a_name_win_over_set(tmp_path):
@@ -848,8 +859,8 @@ def test_a_setting_in_a_name_wins_over_the_variant_beside_it(tmp_path):
         ("lewm:dropout=2", ["lewm.dropout", "less than 1"]),
         ("lewm:=2", ["PATH=VALUE"]),
         ("lewm:dropout=", ["PATH=VALUE"]),
-        ("lewm:cem.num_smaples=2", ["cem.num_smaples", "num_samples"]),
-        ("gcbc:cem.std=2", ["gcbc does not plan"]),
+        ("lewm:planner.num_smaples=2", ["planner.num_smaples", "num_samples"]),
+        ("gcbc:planner.std=2", ["gcbc does not plan"]),
         ("lewm:dropout=[", ["dropout", "'['"]),
         ("lewm:small", ["no variants"]),
         ("lewm:train.clip_norm=0", ["clip_norm", "greater than 0"]),

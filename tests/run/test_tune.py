@@ -686,13 +686,13 @@ def test_the_names_settings_stay(lewm_bench, toys):
     assert toys["steering"].trained == [3, 0.01]
 
 
-@pytest.mark.parametrize("kept", ["offset=0.5", "offset=0.5:cem.horizon=6:gain=3"])
+@pytest.mark.parametrize("kept", ["offset=0.5", "offset=0.5:planner.horizon=6:gain=3"])
 def test_what_was_found_holds_with_the_other_settings_of_the_name(kept):
     """The block and the options configure what the best trial's name says."""
     best = trial(1, 2, "1111").model_copy(update={"agent": f"steering:{kept.removesuffix(':gain=3')}:gain=2.0"})
     t = tuning(trial(0, 1, "0000"), best).model_copy(update={"agent": f"steering:{kept}"})
     options = re.findall(r"--set (\S+)", tune_report.path_text(t))
-    assert options == ["steering.offset=0.5", *["cem.horizon=6"] * ("cem" in kept), "steering.gain=2.0"]
+    assert options == ["steering.offset=0.5", *["planner.horizon=6"] * ("planner" in kept), "steering.gain=2.0"]
     assert yaml.safe_load(tune_report.best_yaml(t, best)) == parse_overrides(options)
 
 

@@ -18,7 +18,7 @@ suites:
     settings:
       dino-wm: {encoder: lowpass, weights: /of/others}
       pldm: {train: {steps: 7}}
-      cem: {mppi: {temperature: 2}}
+      planner: {mppi: {temperature: 2}}
 """
 
 
@@ -38,7 +38,7 @@ READ = [
     ["dino-wm.local.width=32"],
     ["dino-wm.proprio=true", "dino-wm.proprio_size=3"],
     ["lewm.sigreg_decay=0.5", "lewm.sigreg_initial_weight=1"],
-    ["cem.solver=icem", "cem.icem={beta: 1}"],
+    ["planner.solver=icem", "planner.icem={beta: 1}"],
     ["gcbc.train.steps=4"],
     ["training.steps=4"],
 ]
@@ -49,8 +49,8 @@ UNREAD = [
     (["dino-wm.proprio_weight=3"], "dino-wm.proprio_weight"),
     (["dino-wm.conditioning=adaln", "dino-wm.action_size=3"], "dino-wm.action_size"),
     (["lewm.sigreg_decay=0.5"], "lewm.sigreg_decay"),
-    (["cem.icem.beta=1"], "cem.icem.beta"),
-    (["cem.solver=icem", "cem.adam.optimizer=sgd"], "cem.adam.optimizer"),
+    (["planner.icem.beta=1"], "planner.icem.beta"),
+    (["planner.solver=icem", "planner.adam.optimizer=sgd"], "planner.adam.optimizer"),
     (["pldm.train.steps=4"], "pldm.train.steps"),
     (["noop.train.steps=4"], "noop.train.steps"),
     (["training.steps=4", "gcbc.train.steps=9"], "gcbc.train.steps"),
@@ -70,9 +70,9 @@ def test_what_no_cell_reads_is_refused(check, overrides, named):
 
 
 def test_a_setting_of_the_planner_wants_somebody_who_plans(check):
-    check("cem.num_samples=64", agents=("noop", "lewm"))
-    with pytest.raises(UserError, match=r"no cell of this run reads cem\.num_samples"):
-        check("cem.num_samples=64", agents=("noop", "gcbc"))
+    check("planner.num_samples=64", agents=("noop", "lewm"))
+    with pytest.raises(UserError, match=r"no cell of this run reads planner\.num_samples"):
+        check("planner.num_samples=64", agents=("noop", "gcbc"))
 
 
 def test_one_arm_that_reads_it_is_enough(check):
@@ -83,7 +83,7 @@ def test_one_arm_that_reads_it_is_enough(check):
     ("agent", "named"),
     [
         ("dino-wm:weights=/nowhere", "weights"),
-        ("lewm:cem.mppi.temperature=1", r"cem\.mppi\.temperature"),
+        ("lewm:planner.mppi.temperature=1", r"planner\.mppi\.temperature"),
         ("lewm:sigreg_decay=0.5", "sigreg_decay"),
     ],
 )
@@ -93,5 +93,5 @@ def test_names_are_held_to_the_same(check, agent, named):
 
 
 def test_names_may_say_what_counts_for_them_alone(check):
-    arms = ("lewm:cem.solver=mppi:cem.mppi.temperature=1", "dino-wm:encoder=dinov2-small:weights=/nowhere")
+    arms = ("lewm:planner.solver=mppi:planner.mppi.temperature=1", "dino-wm:encoder=dinov2-small:weights=/nowhere")
     check("training.steps=9", agents=(*arms, "gcbc:train.steps=4"))

@@ -233,7 +233,7 @@ def test_every_stage_of_a_run_stops_and_goes_on(tmp_path: Path, stage: str) -> N
     settings = [
         *("collect.episodes=20", "collect.steps=30", "image_size=32", "lewm.train.steps=3", "lewm.train.batch_size=4"),
         *("evaluate.goal_offset=[5]", "evaluate.num_pairs=2", "evaluate.latent_oracle_pairs=0"),
-        *("cem.num_samples=8", "cem.num_elites=2", "cem.num_iterations=1"),
+        *("planner.num_samples=8", "planner.num_elites=2", "planner.num_iterations=1"),
     ]
     command = [
         "run",

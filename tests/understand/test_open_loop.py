@@ -12,7 +12,8 @@ from lewm_bench.agents.fast_lewm import FAST_LEWM, FastLeWM, FastLeWMConfig
 from lewm_bench.agents.parts import fast_imagination
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import torch_stream
-from lewm_bench.planning.agent import CEMConfig, plain
+from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.cost import plain
 from lewm_bench.understand import open_loop as module
 from lewm_bench.understand.open_loop import OpenLoopConfig, imagine, open_loop, possible_horizon
 from lewm_bench.understand.subject import Subject
@@ -144,8 +145,8 @@ def test_fast_lewm_imagines_as_it_plans(objective: str, consistency: float):
         for parameter in model.parameters():  # the modulations start at zero, where prefixes play no part
             parameter.add_(0.1 * torch.randn_like(parameter))
     data = walks(RAGGED, held_out=8, draw=True)
-    cem = CEMConfig(objective=objective)
-    agent = PlanningAgent(model, cem, CPU, FAST_LEWM.imagine(model, cem))
+    planner = PlannerConfig(objective=objective)
+    agent = PlanningAgent(model, planner, CPU, FAST_LEWM.imagine(model, planner))
     subject = Subject(None, "tests/Walk-v0", data, model, agent.embed, CPU, "fast-lewm", 0, agent)
     clips = subject.clips("test", 1 + 5, 4)
     first, blocks = subject.latents_at(clips[:, 0]), subject.blocks(clips)

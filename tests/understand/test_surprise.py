@@ -21,7 +21,7 @@ from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.core.rng import stream
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.data.format import Dataset
-from lewm_bench.planning.agent import CEMConfig
+from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.run.registry import make_env
 from lewm_bench.system.store import Store
 from lewm_bench.train.loop import TrainConfig
@@ -99,7 +99,7 @@ def pixels(data: Dataset) -> Subject:
 @pytest.fixture(scope="module")
 def perfect(pixels: Subject) -> Subject:
     model = Perfect()
-    return replace(pixels, model=model, planner=Knowing(model, CEMConfig(), CPU))
+    return replace(pixels, model=model, planner=Knowing(model, PlannerConfig(), CPU))
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +245,7 @@ def test_dino_wm_is_examined_by_its_tokens_and_by_what_it_senses(proprio: bool, 
     sizes = {"width": 16, "depth": 1, "heads": 2, "head_size": 8, "mlp_hidden": 32, "frame_skip": SKIP}
     config = DinoWMConfig(encoder="lowpass", local=local, proprio=proprio, train=train, **sizes)
     name, store = "dino-wm:proprio" if proprio else "dino-wm", Store(tmp_path / "cache")
-    setting = Setting(env, "PointMaze", name, data, "key", config, CEMConfig(), 0, CPU, store)
+    setting = Setting(env, "PointMaze", name, data, "key", config, PlannerConfig(), 0, CPU, store)
     DINO_WM.train(setting, tmp_path / "model")
     subject = subject_of(setting, DINO_WM.load(setting, tmp_path / "model"))
     rows, _ = voe.clips(subject, CONFIG)

@@ -41,7 +41,7 @@ suites:
       image_size: 32
       collect: {{episodes: 40, steps: 60}}
       evaluate: {{num_pairs: 2, goal_offset: [5], latent_oracle_pairs: 0, correlation_frames: 8}}
-      cem: {{num_samples: 4, num_iterations: 1, num_elites: 2}}
+      planner: {{num_samples: 4, num_iterations: 1, num_elites: 2}}
       lewm:
         encoder: cnn
         latent: 8
@@ -215,8 +215,8 @@ def test_models_are_those_of_the_suites_that_act(finished, config, tmp_path, mon
         ("understanding.maps.frames=41", {"maps"}),
         ("understanding.surprise.noise=0.1", {"examine_surprise"}),
         ("understanding.examinations=[collapse]", set()),
-        ("cem.num_samples=5", set()),
-        ("cem.rollout=reference", {"open_loop", "decode"}),
+        ("planner.num_samples=5", set()),
+        ("planner.rollout=reference", {"open_loop", "decode"}),
         ("lewm.train.log_every=2", set()),
     ],
 )
