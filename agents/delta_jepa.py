@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lewm_bench.agents.parts.jepa import JEPA, JEPAConfig, JEPAFamily, PredictorBlock, latent_diagnostics
+from lewm_bench.core.card import Card
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.types import Clip
 from lewm_bench.train.loop import Step
@@ -86,8 +87,15 @@ class DeltaJEPAFamily(JEPAFamily):
 
     Config = DeltaJEPAConfig
     model = DeltaJEPA
-    name = "Delta-JEPA"
-    summary = "latent world model whose displacements reveal the actions, without SIGReg, plans with CEM (2026)"
+    card = Card(
+        name="Delta-JEPA",
+        about="a LeWM kept from collapsing by decoding the action from how the vector moves",
+        colour="#4B12B5",
+        marker="p",
+        loss_terms=("prediction", "action"),
+        papers={"Delta-JEPA": "2606.31232"},
+        rank=20,
+    )
     search_space = (Dimension("action_weight", 0.1, 100),)
 
 

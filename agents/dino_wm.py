@@ -8,7 +8,8 @@ Shapes: B clips, T frames, P tokens of a frame, C channels of a token, W predict
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -20,10 +21,13 @@ from torch import Tensor, nn
 
 from lewm_bench.agent import (
     AgentConfig,
+    Encoded,
     Family,
+    LatentController,
     Loaded,
     PlanningAgent,
     Setting,
+    TrainedWorldModel,
     arithmetic_note,
     ready_to_act,
     train_module,
@@ -46,15 +50,18 @@ from lewm_bench.agents.parts.token_cache import (
     pretraining_seconds,
     token_source,
 )
+from lewm_bench.core.card import Card
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import UserError, unknown
 from lewm_bench.core.rng import stream, torch_stream
 from lewm_bench.core.search_space import Dimension
+from lewm_bench.core.types import Past
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import Imagination, Imagine, plain
 from lewm_bench.train.loop import Step, TrainConfig, TrainingLog
 
 ENCODERS = ("dinov2-small", "lowpass", "mae")
+VARIANTS = (*ENCODERS, "proprio", "reencode")
 CHUNK_NUMBERS = 2**26  # activations per layer while planning: candidates are split so that memory never fails
 
 
@@ -76,6 +83,9 @@ class DinoWMConfig(AgentConfig):
     head_size: int = Field(64, ge=1)
     mlp_hidden: int = Field(2048, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
+    reencode: bool = (
+        False  # plans as its authors' code does: every iteration encodes the start of every candidate again
+    )
     train: TrainConfig = TrainConfig(learning_rate=5e-4, batch_size=32)
 
     def unread(self) -> Collection[str]:
@@ -303,6 +313,40 @@ class ProprioAgent(PlanningAgent):
         return self.model.compared(super().embed(frames, states))
 
 
+class ReencodingAgent(PlanningAgent):
+    """DINO-WM as its authors' planner runs it: every iteration encodes the start of every candidate again."""
+
+    def controller(self, goal: Tensor, rngs: Sequence[np.random.Generator]) -> ReencodingController:
+        return ReencodingController(self, goal, rngs)
+
+
+class ReencodingController(LatentController):
+    """One batch of episodes of a ``ReencodingAgent``."""
+
+    def __init__(self, agent: ReencodingAgent, goal: Tensor, rngs: Sequence[np.random.Generator]) -> None:
+        super().__init__(agent, goal, rngs)
+        self._frames: Tensor | None = None
+
+    @torch.inference_mode()
+    def encode(self, past: Past) -> Encoded:
+        self._frames = past.frames.to(self._agent.device)
+        return super().encode(past)
+
+    def imagination(self, encoded: Encoded) -> Imagination:
+        inner, frames, model = super().imagination(encoded), self._frames, self._agent.model
+
+        def imagine(plans: Tensor, score) -> Tensor:
+            for episode in frames:
+                for part in episode[None].expand(plans.shape[1], *[-1] * episode.dim()).split(ENCODED_TOGETHER):
+                    model.encode(part)
+            return inner(plans, score)
+
+        return imagine
+
+
+ENCODED_TOGETHER = 32
+
+
 def check_encoder(model: DinoWM, setting: Setting[DinoWMConfig]) -> None:
     """Refuse a checkpoint whose predictor has learned the tokens of other DINOv2 weights, or of other positions.
 
@@ -315,6 +359,9 @@ def check_encoder(model: DinoWM, setting: Setting[DinoWMConfig]) -> None:
             f"{dinov2_folder(setting.config.weights)}; name the folder of the old ones with "
             "--set dino-wm.weights=FOLDER, or train it again"
         )
+
+
+FELT = "with proprioception (reads part of the state)"
 
 
 def proprio_of(env: GoalEnv, states: np.ndarray) -> Tensor:
@@ -338,26 +385,63 @@ def proprio_dim(setting: Setting[DinoWMConfig]) -> int:
     return proprio_of(setting.env, setting.env.get_state()[None]).shape[1]
 
 
-class DinoWMFamily(Family):
-    """``dino-wm`` with the config's encoder, and ``dino-wm:ENCODER``."""
+class DinoWMFamily(TrainedWorldModel):
+    """``dino-wm`` with the config's encoder, and ``dino-wm:ENCODER``; ``:proprio`` and ``:reencode`` behind either."""
 
     Config = DinoWMConfig
-    summary = f"frozen patch tokens (Zhou et al., 2024); variants dino-wm:{{{','.join((*ENCODERS, 'proprio'))}}}"
+    card = Card(
+        name="DINO-WM",
+        about="predicts the many patch tokens of an image encoder that was trained beforehand and stays frozen",
+        colour="#D55E00",
+        marker="s",
+        loss_terms=("prediction",),
+        papers={"DINO-WM": "2411.04983"},
+        variants={
+            **{name: f"DINO-WM ({name})" for name in VARIANTS},
+            "reencode": "DINO-WM, re-encodes in every iteration",
+        },
+        rank=50,
+    )
     search_space = (Dimension("train.learning_rate", 5e-5, 5e-3),)
     step_cost = 0.15
     decision_cost = 2.0
-    kind = "world model"
-    trainable = True
-    plans = True
     schema = 3
+    planning_only = ("reencode",)
     rehearsal: ClassVar = {**Family.rehearsal, "local": Family.rehearsal}
 
     def configure(self, overrides: dict, variant: str | None) -> DinoWMConfig:
         for part in variant.split(":") if variant is not None else ():
-            if part not in (*ENCODERS, "proprio"):
-                raise unknown("variant of dino-wm", part, (*ENCODERS, "proprio"))
-            overrides = {**overrides, **({"proprio": True} if part == "proprio" else {"encoder": part})}
-        return super().configure(overrides, None)
+            if part not in VARIANTS:
+                raise unknown("variant of dino-wm", part, VARIANTS)
+            overrides = {**overrides, **({"encoder": part} if part in ENCODERS else {part: True})}
+        config = super().configure(overrides, None)
+        if config.reencode and config.proprio:
+            raise UserError("dino-wm re-encodes frames alone; leave reencode or proprio out")
+        return config
+
+    def build(self, config: DinoWMConfig, image_size: int, action_dim: int) -> DinoWM:
+        dinov2 = config.encoder == "dinov2-small"
+        encoder = Dinov2Encoder(None) if dinov2 else LocalEncoder(config.local, config.encoder, image_size)
+        return DinoWM(config, encoder.eval(), action_dim)
+
+    def imagine(self, model: DinoWM, planner: PlannerConfig) -> Imagine:
+        return (
+            plain(model) if planner.rollout == "reference" else PackedDinoWM(model, planner.arithmetic, planner.compile)
+        )
+
+    def agent(self, model: DinoWM, config: DinoWMConfig, planner: PlannerConfig, device: torch.device) -> PlanningAgent:
+        kind = ReencodingAgent if config.reencode else PlanningAgent
+        return kind(model, planner, device, self.imagine(model, planner))
+
+    def label(self, model: DinoWM, config: DinoWMConfig) -> str:
+        names = {"dinov2-small": "DINOv2 ViT-S/14", "lowpass": "frozen low-pass ViT", "mae": "frozen MAE ViT"}
+        registers = " with registers" if isinstance(model.encoder, Dinov2Encoder) and model.encoder.registers else ""
+        told = f"DINO-WM ({names[config.encoder]}{registers}, {model.tokens_per_frame} tokens)"
+        return (
+            f"{told} {FELT}"
+            if config.proprio
+            else told + (", re-encodes in every iteration" if config.reencode else "")
+        )
 
     def requirements(self, setting: Setting[DinoWMConfig]) -> None:
         proprio_dim(setting)
@@ -370,6 +454,7 @@ class DinoWMFamily(Family):
         return dinov2_identity(dinov2_folder(setting.config.weights)).hex()
 
     def train(self, setting: Setting[DinoWMConfig], folder: Path) -> TrainingLog:
+        setting = replace(setting, config=setting.config.model_copy(update={"reencode": False}))  # the same weights
         encoder, dataset = frozen_encoder(setting), setting.dataset
         tokens = token_source(setting, encoder)
 
@@ -404,24 +489,18 @@ class DinoWMFamily(Family):
         if checkpoint is None and isinstance(model.encoder, LocalEncoder):
             # Its principal components are zeros until they are fitted, and so would be every token of random weights.
             model.encoder.fit(sample_frames(setting.dataset, STATISTICS_FRAMES).to(setting.device))
-        names = {"dinov2-small": "DINOv2 ViT-S/14", "lowpass": "frozen low-pass ViT", "mae": "frozen MAE ViT"}
         counted = sum(p.numel() for module in {model, model.encoder} for p in module.parameters())
         inside = sum(p.numel() for p in model.encoder.parameters()) if model.encoder in model.modules() else 0
         about = "positions resampled as in the original DINOv2"
         if isinstance(model.encoder, LocalEncoder):
             about = "local encoder, not DINOv2"
-        elif model.encoder.registers:
-            names["dinov2-small"] += " with registers"
-        fast = setting.planner.rollout == "fast"
-        imagine = PackedDinoWM(model, setting.planner.arithmetic, setting.planner.compile) if fast else plain(model)
-        agent = PlanningAgent(model, setting.planner, setting.device, imagine)
-        felt = ""
+        agent = self.agent(model, setting.config, setting.planner, setting.device)
         if setting.config.proprio:
-            agent = ProprioAgent(model, setting.planner, setting.device, imagine, setting.env)
-            felt = "with proprioception (reads part of the state)"
+            agent = ProprioAgent(model, setting.planner, setting.device, agent.imagine, setting.env)
+        felt = FELT if setting.config.proprio else ""
         return Loaded(
             agent,
-            f"DINO-WM ({names[setting.config.encoder]}, {model.tokens_per_frame} tokens) {felt}".rstrip(),
+            self.label(model, setting.config),
             "random" if checkpoint is None else "trained",
             counted - inside,
             model.tokens_per_frame,

@@ -25,6 +25,7 @@ from lewm_bench.agents.parts.fast_imagination import PackedFastLeWM, consistent,
 from lewm_bench.agents.parts.jepa import JEPAFamily, latent_diagnostics
 from lewm_bench.agents.parts.nets import ActionEncoder
 from lewm_bench.agents.parts.sigreg import directions, sigreg
+from lewm_bench.core.card import Card
 from lewm_bench.core.errors import unknown
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.search_space import Dimension
@@ -202,8 +203,16 @@ class FastLeWMFamily(JEPAFamily):
 
     Config = FastLeWMConfig
     model = FastLeWM
-    name = "Fast-LeWM"
-    summary = "LeWM that predicts all prefixes of a plan at once (Gao and Xu, 2026); variant fast-lewm:consistent"
+    card = Card(
+        name="Fast-LeWM",
+        about="a LeWM that predicts all prefixes of a plan at once, which makes planning cheaper",
+        colour="#4FBFF2",
+        marker="v",
+        loss_terms=("prediction", "sigreg"),
+        papers={"Fast LeWorldModel": "2606.26217"},
+        variants={"consistent": "Fast-LeWM (consistent)"},
+        rank=10,
+    )
     search_space = (Dimension("sigreg_weight", 0.001, 0.3),)
     decision_cost = 0.1
     planning_only = ("self_consistency",)
@@ -232,8 +241,8 @@ class FastLeWMFamily(JEPAFamily):
             return reference(model)
         return consistent(PackedFastLeWM(model, config), model.config.self_consistency)
 
-    def label(self, setting: Setting[FastLeWMConfig]) -> str:
-        return super().label(setting) + (", self-consistent" if setting.config.self_consistency else "")
+    def label(self, model: FastLeWM, config: FastLeWMConfig) -> str:
+        return super().label(model, config) + (", self-consistent" if config.self_consistency else "")
 
 
 FAST_LEWM = FastLeWMFamily()

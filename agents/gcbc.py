@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lewm_bench.agent import Setting
 from lewm_bench.agents.parts.goal_policy import Batches, GoalPolicy, GoalPolicyConfig, GoalPolicyFamily, later_rows
+from lewm_bench.core.card import Card
 from lewm_bench.core.rng import stream
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.train.loop import Step
@@ -30,7 +31,15 @@ class GCBCFamily(GoalPolicyFamily):
     """``gcbc``."""
 
     Config = GoalPolicyConfig
-    summary = "goal-conditioned behavioural cloning from pixels, no planning"
+    card = Card(
+        name="GCBC",
+        about="imitates the recorded actions given the goal; it acts at once and does not plan",
+        colour="#009E73",
+        marker="P",
+        loss_terms=("action_error",),
+        papers={"GCSL": "1912.06088"},
+        rank=0,
+    )
     label = "GCBC (behavioural cloning from pixels)"
     step_cost = 0.03
     search_space = (Dimension("train.learning_rate", 3e-5, 3e-3),)

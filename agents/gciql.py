@@ -20,6 +20,7 @@ from lewm_bench.agents.parts.implicit_policy import (
     expectile_loss,
     target_of,
 )
+from lewm_bench.core.card import Card
 from lewm_bench.core.search_space import Dimension
 
 
@@ -63,7 +64,14 @@ class GCIQLFamily(OfflineFamily):
     """``gciql``."""
 
     Config = GCIQLConfig
-    summary = "goal-conditioned implicit Q-learning from pixels, no planning"
+    card = Card(
+        name="GCIQL",
+        about="learns values of actions for goals, then imitates the better ones; it does not plan",
+        colour="#99DB7A",
+        marker="h",
+        papers={"Implicit Q-learning": "2110.06169", "OGBench": "2410.20092"},
+        rank=20,
+    )
     search_space = (Dimension("inverse_temperature", 0.3, 30), Dimension("train.learning_rate", 3e-5, 3e-3))
     label = "GCIQL (implicit Q-learning from pixels)"
     model = GCIQL

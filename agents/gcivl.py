@@ -15,6 +15,7 @@ from lewm_bench.agents.parts.implicit_policy import (
     expectile_loss,
     target_of,
 )
+from lewm_bench.core.card import Card
 from lewm_bench.core.search_space import Dimension
 
 
@@ -53,7 +54,14 @@ class GCIVLFamily(OfflineFamily):
     """``gcivl``."""
 
     Config = OfflineConfig
-    summary = "goal-conditioned implicit value learning from pixels, no planning"
+    card = Card(
+        name="GCIVL",
+        about="learns the value of states for goals, then imitates actions that raise it; it does not plan",
+        colour="#0A4A12",
+        marker="X",
+        papers={"OGBench": "2410.20092"},
+        rank=10,
+    )
     search_space = (Dimension("inverse_temperature", 1, 100), Dimension("train.learning_rate", 3e-5, 3e-3))
     label = "GCIVL (implicit value learning from pixels)"
     model = GCIVL

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lewm_bench.agents.parts.jepa import JEPA, JEPAConfig, JEPAFamily, latent_diagnostics
+from lewm_bench.core.card import Card
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.types import Clip
 from lewm_bench.train.loop import Step, TrainableModule
@@ -74,8 +75,15 @@ class JEPAEMAFamily(JEPAFamily):
 
     Config = JEPAEMAConfig
     model = JEPAEMA
-    name = "JEPA with momentum target"
-    summary = "latent world model with a momentum target encoder and stop-gradient on LeWM's networks, plans with CEM"
+    card = Card(
+        name="JEPA-EMA",
+        about="like LeWM, kept from collapsing by a slowly following copy of the encoder (a momentum target)",
+        colour="#6B0F5C",
+        marker="D",
+        loss_terms=("prediction",),
+        papers={"BYOL": "2006.07733", "I-JEPA": "2301.08243"},
+        rank=40,
+    )
     search_space = (Dimension("momentum", 0.9, 0.9999, one_minus=True),)
 
 

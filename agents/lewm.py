@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lewm_bench.agents.parts.jepa import JEPA, JEPAConfig, JEPAFamily, latent_diagnostics
 from lewm_bench.agents.parts.sigreg import directions, sigreg
+from lewm_bench.core.card import Card
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.types import Clip
 from lewm_bench.train.loop import Step
@@ -62,9 +63,16 @@ class LeWMFamily(JEPAFamily):
 
     Config = LeWMConfig
     model = LeWM
-    name = "LeWM"
     search_space = (Dimension("sigreg_weight", 0.001, 0.3),)
-    summary = "end-to-end latent world model with SIGReg, plans with CEM (Maes et al., 2026)"
+    card = Card(
+        name="LeWM",
+        about="turns each frame into one vector and learns encoder and predictor together, from pixels alone",
+        colour="#0072B2",
+        marker="o",
+        loss_terms=("prediction", "sigreg"),
+        papers={"LeWorldModel": "2603.19312"},
+        rank=0,
+    )
 
 
 LEWM = LeWMFamily()

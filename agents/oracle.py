@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lewm_bench.agent import AgentConfig, Embed, Family, Loaded, Setting, embed_frames, primitive_actions
+from lewm_bench.core.card import Card
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.types import Goals, Past, WorldModel
@@ -144,7 +145,13 @@ class OracleFamily(Family):
     Config = OracleConfig
     planning_only = ("cost",)
 
-    summary = "the same CEM on the true simulator along shortest ways: the planner's ceiling"
+    card = Card(
+        name="the oracle",
+        about="the same planner on the true simulator, along shortest ways where they are known: the planner's ceiling",
+        colour="#222222",
+        marker="d",
+        rank=10,
+    )
     decision_cost = 1.0
     kind = "privileged"
     plans = True
@@ -170,7 +177,13 @@ def simulation_of(setting: Setting, frame_skip: int | None = None) -> Simulation
 class GreedyFamily(Family):
     """``greedy``: its planner is its own, so that the goals that it reaches are those of no setting of a suite."""
 
-    summary = "a floor: the best next block by the true simulator and distance; a goal that it reaches needs no plan"
+    card = Card(
+        name="greedy",
+        about="takes the best next block by the true simulator and distance: goals that it reaches need no planning",
+        colour="#8800FF",
+        marker="H",
+        rank=0,
+    )
     kind = "floor"
 
     def load(self, setting: Setting[AgentConfig], checkpoint: Path | None) -> Loaded:

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lewm_bench.agents.parts.jepa import JEPA, JEPAConfig, JEPAFamily, latent_diagnostics
+from lewm_bench.core.card import Card
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.types import Clip
 from lewm_bench.train.loop import Step
@@ -131,8 +132,18 @@ class PLDMFamily(JEPAFamily):
 
     Config = PLDMConfig
     model = PLDM
-    name = "PLDM"
-    summary = "latent world model with PLDM's seven loss terms on LeWM's networks, plans with CEM (Sobal et al., 2025)"
+    card = Card(
+        name="PLDM",
+        about="like LeWM one vector per frame, kept from collapsing by variance and covariance terms",
+        colour="#C584BC",
+        marker="^",
+        loss_terms=(
+            "prediction", "variance", "covariance", "time_similarity", "time_variance", "time_covariance",
+            "inverse_dynamics",
+        ),
+        papers={"PLDM": "2502.14819"},
+        rank=30,
+    )  # fmt: skip
     search_space = (  # ten times less to ten times more than published; two are published as 0
         Dimension("variance_weight", 1.8, 180),
         Dimension("covariance_weight", 1.2, 120),
@@ -141,6 +152,9 @@ class PLDMFamily(JEPAFamily):
         Dimension("time_covariance_weight", 0.01, 10),
         Dimension("inverse_dynamics_weight", 0.01, 10),
     )
+
+    def label(self, model: PLDM, config: PLDMConfig) -> str:
+        return super().label(model, config).replace("PLDM", "PLDM on LeWM's networks", 1)
 
 
 PLDM_FAMILY = PLDMFamily()

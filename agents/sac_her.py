@@ -20,6 +20,7 @@ from pydantic import Field, field_validator, model_validator
 from tqdm import tqdm
 
 from lewm_bench.agent import AgentConfig, Family, Loaded, Setting, card_of
+from lewm_bench.core.card import Card
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.reading import is_file, read_model
 from lewm_bench.core.rng import confined, stream, torch_seed
@@ -162,7 +163,15 @@ class SACHERFamily(Family):
     """``sac-her``."""
 
     Config = SACHERConfig
-    summary = "SAC with hindsight replay on true states and the success signal, trained online: a reference line"
+    card = Card(
+        name="SAC+HER",
+        about="reinforcement learning with goals relabelled in hindsight; it does not plan",
+        colour="#F5A800",
+        marker="*",
+        papers={"SAC": "1801.01290", "HER": "1707.01495"},
+        learns_from="uses state, reward and interaction",
+        rank=0,
+    )
     kind = "privileged"
     trainable = True
     schema = 3

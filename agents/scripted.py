@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lewm_bench.agent import AgentConfig, Family, Loaded, Setting
+from lewm_bench.core.card import Card
 from lewm_bench.core.errors import NotRun
 from lewm_bench.core.exploration import finite_bounds
 from lewm_bench.core.types import Goals, Past
@@ -37,10 +38,9 @@ class ScriptedFamily(Family):
     """``noop`` and ``random``."""
 
     kind = "floor"
-    summary = "a floor: looks at nothing"
 
-    def __init__(self, label: str, draw) -> None:
-        self._label, self._draw = label, draw
+    def __init__(self, label: str, card: Card, draw) -> None:
+        self._label, self.card, self._draw = label, card, draw
 
     def load(self, setting: Setting[AgentConfig], checkpoint: Path | None) -> Loaded:
         space, skip = setting.env.action_space, setting.config.frame_skip
@@ -67,5 +67,25 @@ def _uniform(rng: np.random.Generator, space, steps: int) -> np.ndarray:
     return rng.uniform(*finite_bounds(space), (steps, *space.shape)).astype(np.float32)
 
 
-NOOP = NoopFamily("No action", _zeros)
-RANDOM = ScriptedFamily("Random actions (uniform, a new one each step)", _uniform)
+NOOP = NoopFamily(
+    "No action",
+    Card(
+        name="no action",
+        about="does nothing: what the task gives away for free",
+        colour="#C8C8C8",
+        marker=">",
+        rank=30,
+    ),
+    _zeros,
+)
+RANDOM = ScriptedFamily(
+    "Random actions (uniform, a new one each step)",
+    Card(
+        name="random actions",
+        about="acts at random: the floor that any number must be compared with",
+        colour="#5C5C5C",
+        marker="<",
+        rank=20,
+    ),
+    _uniform,
+)

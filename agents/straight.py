@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lewm_bench.agent import AgentConfig, Family, Loaded, Setting
+from lewm_bench.core.card import Card
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import NotRun
 from lewm_bench.core.types import Goals, Past
@@ -57,7 +58,13 @@ class StraightFamily(Family):
 
     Config = StraightConfig
     kind = "floor"
-    summary = "a floor: sees where it is and where it should be, pushes straight there, blind to walls; learns nothing"
+    card = Card(
+        name="straight",
+        about="sees in both pictures where the agent is and pushes straight there, blind to walls; it learns nothing",
+        colour="#9977FF",
+        marker="8",
+        rank=10,
+    )
 
     def requirements(self, setting: Setting) -> None:
         frame = np.zeros((1, *setting.env.observation_space.shape), np.uint8)

@@ -192,15 +192,14 @@ class JEPAFamily(TrainedWorldModel):
 
     Config = JEPAConfig
     model: ClassVar[type[JEPA]]
-    name: ClassVar[str]  # for people
     decision_cost = 0.2
 
-    def build(self, setting: Setting[JEPAConfig]) -> JEPA:
-        return self.model(setting.config, setting.image_size, setting.action_dim)
+    def build(self, config: JEPAConfig, image_size: int, action_dim: int) -> JEPA:
+        return self.model(config, image_size, action_dim)
 
     def train(self, setting: Setting[JEPAConfig], folder: Path) -> TrainingLog:
         def build() -> JEPA:
-            model = self.build(setting)
+            model = self.build(setting.config, setting.image_size, setting.action_dim)
             model.begin_training()
             model.action_scale.fit(*setting.dataset.action_statistics("train"))
             return model
@@ -213,6 +212,6 @@ class JEPAFamily(TrainedWorldModel):
             return plain(model)
         return PackedLeWM(model, config.arithmetic, config.compile)
 
-    def label(self, setting: Setting) -> str:
+    def label(self, model: JEPA, config: JEPAConfig) -> str:
         kinds = {"vit-tiny": "", "stem-vit": " (small ViT with convolutional stem)", "cnn": " (CNN encoder)"}
-        return self.name + kinds[setting.config.encoder]
+        return self.card.name + kinds[config.encoder]

@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from lewm_bench.core.card import Card
 from lewm_bench.core.config import Config, deep_merge
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import UserError, shown
@@ -87,7 +88,7 @@ class Family(ABC):
     """One registered name."""
 
     Config: ClassVar[type[AgentConfig]] = AgentConfig
-    summary: ClassVar[str] = ""  # one line for `lewm-bench list agents`
+    card: Card = Card()  # what people are told of it, and how figures draw it
     kind: ClassVar[Literal["world model", "policy", "privileged", "floor"]]
     trainable: ClassVar[bool] = False
     plans: ClassVar[bool] = False  # searches with the CEM, whose settings then belong to its results
@@ -222,16 +223,22 @@ class TrainedWorldModel(Family):
     plans = True
 
     @abstractmethod
-    def build(self, setting: Setting) -> nn.Module:
-        """The untrained ``WorldModel``."""
+    def build(self, config: Any, image_size: int, action_dim: int) -> nn.Module:
+        """The untrained ``WorldModel``, from sizes alone: so it can be timed without data and environments.
+
+        Args:
+            config: of this family.
+            image_size: pixels.
+            action_dim: numbers of one environment step.
+        """
 
     def clip_frames(self, config: AgentConfig) -> int:
         """Frames of a training clip."""
         return config.history + 1
 
-    @abstractmethod
-    def label(self, setting: Setting) -> str:
-        """Its name for people, with every substitute named."""
+    def label(self, model: nn.Module, config: Any) -> str:
+        """Its name for people, with every substitute named; that of its card unless overridden."""
+        return self.card.name
 
     def imagine(self, model: nn.Module, config: PlannerConfig) -> Imagine:
         """How ``model`` imagines while planning; families with a faster way than the plain loop override this.
@@ -245,9 +252,13 @@ class TrainedWorldModel(Family):
         """How ``model`` imagines for planners that want gradients."""
         return plain(model)
 
+    def agent(self, model: nn.Module, config: Any, planner: PlannerConfig, device: torch.device) -> PlanningAgent:
+        """What plans with ``model``."""
+        return PlanningAgent(model, planner, device, self.imagine(model, planner), self.differentiable(model))
+
     def train(self, setting: Setting, folder: Path) -> TrainingLog:
         def build() -> nn.Module:
-            model = self.build(setting)
+            model = self.build(setting.config, setting.image_size, setting.action_dim)
             model.action_scale.fit(*setting.dataset.action_statistics("train"))
             return model
 
@@ -256,13 +267,11 @@ class TrainedWorldModel(Family):
 
     def load(self, setting: Setting, checkpoint: Path | None) -> Loaded:
         with torch_stream(setting.seed, "init", "load"):
-            model = self.build(setting)
+            model = self.build(setting.config, setting.image_size, setting.action_dim)
         ready_to_act(model, setting, checkpoint)
         return Loaded(
-            PlanningAgent(
-                model, setting.planner, setting.device, self.imagine(model, setting.planner), self.differentiable(model)
-            ),
-            self.label(setting),
+            self.agent(model, setting.config, setting.planner, setting.device),
+            self.label(model, setting.config),
             "random" if checkpoint is None else "trained",
             sum(p.numel() for p in model.parameters()),
             model.tokens_per_frame,

@@ -337,7 +337,8 @@ def _agent_line(name: str) -> str:
         family = agent_family(name)
     except (NotRun, PluginError, UserError) as error:
         return f"unavailable: {error}"
-    return f"{family.kind}{', trained' if family.trainable else ''}: {family.summary}"
+    variants = "".join(f"; {name}:{variant}" for variant in family.card.variants)
+    return f"{family.kind}{', trained' if family.trainable else ''}: {family.card.about}{variants}"
 
 
 @app.command(cls=Verb)
@@ -557,21 +558,24 @@ def _speed(
     checkpoint: Path | None,
 ) -> None:  # fmt: skip
     """Time planning and write the speed report."""
-    from lewm_bench.evaluation.speed import measure
+    from lewm_bench.evaluation.speed import measure, method_of
     from lewm_bench.evaluation.speed_record import SPEED_FILE
     from lewm_bench.report.speed import terminal, write_speed_report
     from lewm_bench.run import benchmarks as suites
     from lewm_bench.run.folder import claimed, line_about, set_aside
+    from lewm_bench.run.registry import agent_family
     from lewm_bench.system.device import resolve_device, share_cores
 
     share_cores()
     path = suites.find_file(config)
     resolved = suites.resolve(suites.load(path), suite, profile, overrides=overrides)
+    asked = resolved.settings.speed.methods
+    methods = [method_of(name, agent_family(name), resolved.agent_config(name)) for name in asked]
     where, folder = resolve_device(device), out or Path("results") / suite
     progress = not quiet and sys.stderr.isatty()
     with claimed(folder):
         _say(f"suite {suite}, profile {profile}, on {where}, settings from {path}")
-        rows = measure(resolved.settings, resolved.agent_settings, profile, where, checkpoint, progress=progress)
+        rows = measure(resolved.settings, methods, profile, where, checkpoint, progress=progress)
         set_aside(folder, [SPEED_FILE], SPEED_FILE)
         shown = terminal(write_speed_report(rows, folder, resolved.title))
     if line := line_about(folder):
@@ -592,7 +596,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 def speed(
     profile: ProfileOption = "quick",
     methods: Annotated[
-        str, typer.Option("--methods", help="Comma-separated: lewm,fast-lewm,pldm,dino-wm,dino-wm:reencode.")
+        str, typer.Option("--methods", help="Comma-separated world models, also yours; lewm,pldm,fast-lewm,dino-wm,dino-wm:reencode if left out.")
     ] = "",
     solver: SolverOption = "",
     samples: Annotated[str, typer.Option("--samples", help="Candidates; several are swept: 300,600,1200.")] = "",

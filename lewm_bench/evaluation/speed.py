@@ -1,4 +1,4 @@
-"""How long a plan takes: LeWM, Fast-LeWM and DINO-WM with the same planner, the same plans and the same machine.
+"""How long a plan takes: world models with the same planner, the same plans and the same machine.
 
 Nothing is trained: time depends on shapes. Every row runs the controller that evaluation runs, from frames to actions.
 
@@ -16,25 +16,20 @@ from typing import Annotated, Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
-from torch import Tensor, nn
+from pydantic import Field
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from lewm_bench.agent import Encoded, LatentController, PlanningAgent
-from lewm_bench.agents.dino_wm import DinoWM, DinoWMConfig
-from lewm_bench.agents.fast_lewm import FAST_LEWM, FastLeWM, FastLeWMConfig
-from lewm_bench.agents.lewm import LeWM, LeWMConfig
-from lewm_bench.agents.parts.encoders import Dinov2Encoder, LocalEncoder
-from lewm_bench.agents.parts.imagination import PackedDinoWM, PackedLeWM
+from lewm_bench.agent import AgentConfig, Family, PlanningAgent, TrainedWorldModel
 from lewm_bench.agents.parts.linears import Linears, Ranges, has_int8
 from lewm_bench.core.config import Config
-from lewm_bench.core.errors import UserError, unknown
+from lewm_bench.core.errors import UserError
+from lewm_bench.core.names import AskedAgent, parse_agent
 from lewm_bench.core.rng import stream, torch_stream
 from lewm_bench.core.types import Goals, Past
-from lewm_bench.evaluation.speed_record import METHODS, SpeedRow
+from lewm_bench.evaluation.speed_record import SpeedRow
 from lewm_bench.planning.config import GRADIENT_COST, Arithmetic, PlannerConfig
-from lewm_bench.planning.cost import Imagination, plain
 from lewm_bench.system.checkpoint import load_card, load_weights
 from lewm_bench.system.device import Stopwatch, synchronize, tf32
 from lewm_bench.system.provenance import commit, hardware, versions
@@ -47,7 +42,7 @@ SWEPT = ("num_samples", "horizon", "batch")
 class SpeedConfig(Config):
     """What is timed. Networks and image size are the profile's, the planner is ``planner``."""
 
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[AskedAgent, ...] = ("lewm", "pldm", "fast-lewm", "dino-wm", "dino-wm:reencode")
     modes: tuple[Mode, ...] = ()  # arithmetic of the fast path, or the reference; empty: what the device has
     plans: int = Field(50, ge=3)  # as many as the paper averages over
     seconds: float = Field(60.0, gt=0)  # per row; what takes longer is timed on fewer candidates and extrapolated
@@ -62,14 +57,6 @@ class SpeedConfig(Config):
     )  # swept for the second figure, each with the rest as it is
     horizons: tuple[Annotated[int, Field(ge=1)], ...] = (1, 3, 5, 8)
     batches: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 5, 10)
-
-    @field_validator("methods")
-    @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            if name not in METHODS:
-                raise ValueError(str(unknown("method", name, METHODS)))
-        return value
 
 
 def modes_of(device: torch.device) -> tuple[Mode, ...]:
@@ -88,7 +75,7 @@ def arithmetic_of(mode: Mode) -> Arithmetic:
 class Case:
     """One row to be."""
 
-    method: str
+    method: Method
     mode: Mode
     model: nn.Module
     agent: PlanningAgent
@@ -105,38 +92,6 @@ class Case:
         return arithmetic_of(self.mode)
 
 
-class ReencodingAgent(PlanningAgent):
-    """DINO-WM as its authors' planner runs it: every iteration encodes the start of every candidate again."""
-
-    def controller(self, goal: Tensor, rngs: Sequence[np.random.Generator]) -> ReencodingController:
-        return ReencodingController(self, goal, rngs)
-
-
-class ReencodingController(LatentController):
-    """One batch of episodes of a ``ReencodingAgent``."""
-
-    def __init__(self, agent: ReencodingAgent, goal: Tensor, rngs: Sequence[np.random.Generator]) -> None:
-        super().__init__(agent, goal, rngs)
-        self._frames: Tensor | None = None
-
-    @torch.inference_mode()
-    def encode(self, past: Past) -> Encoded:
-        self._frames = past.frames.to(self._agent.device)
-        return super().encode(past)
-
-    def imagination(self, encoded: Encoded) -> Imagination:
-        inner, frames, model = super().imagination(encoded), self._frames, self._agent.model
-
-        def imagine(plans: Tensor, score) -> Tensor:
-            for episode in frames:
-                for part in episode[None].expand(plans.shape[1], *[-1] * episode.dim()).split(ENCODED_TOGETHER):
-                    model.encode(part)
-            return inner(plans, score)
-
-        return imagine
-
-
-ENCODED_TOGETHER = 32
 FEWEST = 6  # candidates of a partly timed plan
 LEAST_INT8 = 10  # iterations: the first of a search runs in float32, so fewer would not tell what 8 bits take
 
@@ -149,56 +104,68 @@ def _as_user_error(setting: str) -> Iterator[None]:
         raise UserError(f"{setting}: {error}")
 
 
-def build(method: str, settings: Mapping[str, Any], image_size: int, device: torch.device) -> nn.Module:
-    """An untrained model of the profile's size, from the stream (0, "init", method)."""
-    with torch_stream(0, "init", method), _as_user_error(f"image_size={image_size}"):
-        if method in ("lewm", "pldm"):
-            model = LeWM(LeWMConfig(**settings.get("lewm", {})), image_size, ACTION_DIM)
-        elif method == "fast-lewm":
-            model = FastLeWM(fast_lewm_config(settings), image_size, ACTION_DIM)
-        else:
-            config = DinoWMConfig(**settings.get("dino-wm", {}))
-            dinov2 = config.encoder == "dinov2-small"
-            encoder = Dinov2Encoder(None) if dinov2 else LocalEncoder(config.local, config.encoder, image_size)
-            model = DinoWM(config, encoder.to(device).eval(), ACTION_DIM)
-    return model.to(device).eval().requires_grad_(False)
+@dataclass(frozen=True)
+class Method:
+    """An agent that is timed: how its models are built and plan."""
+
+    name: str  # of the agent, with its variant and settings
+    family: TrainedWorldModel
+    config: AgentConfig
+
+    def model(self, image_size: int, device: torch.device) -> nn.Module:
+        """An untrained model, from the stream (0, "init", the agent's name)."""
+        with torch_stream(0, "init", self.name), _as_user_error(f"image_size={image_size}"):
+            model = self.family.build(self.config, image_size, ACTION_DIM)
+            model.encoder.to(device)  # where it is no part of the model
+        return model.to(device).eval().requires_grad_(False)
+
+    def agent(self, model: nn.Module, mode: Mode, planner: PlannerConfig, device: torch.device) -> PlanningAgent:
+        """What plans with ``model`` in a mode.
+
+        Raises:
+            UserError: it has no such mode.
+        """
+        changed = {
+            "rollout": "reference" if mode == "reference" else "fast",
+            "arithmetic": arithmetic_of(mode),
+            "compile": mode == "compile",
+        }
+        agent = self.family.agent(model, self.config, planner.model_copy(update=changed), device)
+        agent.config = planner  # the budget
+        return agent
 
 
-def fast_lewm_config(settings: Mapping[str, Any]) -> FastLeWMConfig:
-    """Fast-LeWM's networks; a profile that does not name the sizes that it shares with LeWM means LeWM's."""
-    shared = {name: value for name, value in settings.get("lewm", {}).items() if name != "history"}
-    return FastLeWMConfig(**shared | settings.get("fast-lewm", {}))
-
-
-def agent_of(model: nn.Module, method: str, mode: Mode, planner: PlannerConfig, device: torch.device) -> PlanningAgent:
-    """The agent that plans with ``model`` in a mode."""
-    if isinstance(model, FastLeWM):
-        changed = {"rollout": "reference" if mode == "reference" else "fast", "compile": mode == "compile"}
-        imagine = FAST_LEWM.imagine(model, planner.model_copy(update=changed | {"arithmetic": arithmetic_of(mode)}))
-    elif mode == "reference":
-        imagine = plain(model)
-    else:
-        packed = PackedLeWM if isinstance(model, LeWM) else PackedDinoWM
-        imagine = packed(model, arithmetic_of(mode), mode == "compile")
-    kind = ReencodingAgent if method.endswith(":reencode") else PlanningAgent
-    return kind(model, planner, device, imagine, imagine if mode == "reference" else None)
-
-
-def trained(checkpoint: Path, device: torch.device) -> tuple[nn.Module, int]:
-    """The LeWM of a checkpoint folder, and its image size.
+def method_of(name: str, family: Family, config: AgentConfig) -> Method:
+    """How an agent is timed.
 
     Raises:
-        UserError: it is not LeWM's.
+        UserError: it is no world model that plans with our planner.
+    """
+    if not isinstance(family, TrainedWorldModel):
+        raise UserError(
+            f"{name} cannot be timed: speed is about world models that plan (lewm_bench.agent.TrainedWorldModel)"
+        )
+    return Method(name, family, config)
+
+
+def trained(checkpoint: Path, methods: Sequence[Method], device: torch.device) -> tuple[Method, nn.Module, int]:
+    """The model of a checkpoint folder, whose it is of the methods that are timed, and its image size.
+
+    Raises:
+        UserError: it is nobody's.
     """
     card = load_card(checkpoint)
     try:
-        if card["agent"].partition(":")[0] != "lewm":
-            raise UserError(f"--checkpoint takes a LeWM, {checkpoint} holds {card['agent']}")
-        model = LeWM(LeWMConfig(**card["config"]), card["image_size"], card["action_dim"])
+        method = next((m for m in methods if m.name == parse_agent(card["agent"]).trained), None)
+        if method is None:
+            raise UserError(f"{checkpoint} holds {card['agent']}, which is not timed; name it in --methods")
+        method = replace(method, config=type(method.config)(**card["config"]))
+        model = method.family.build(method.config, card["image_size"], card["action_dim"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{checkpoint} is not a checkpoint of this version of LeWM ({error!r}); train it again")
+        raise UserError(f"{checkpoint} is not a checkpoint of this version ({error!r}); train it again")
     load_weights(model, checkpoint)
-    return model.to(device).eval().requires_grad_(False), card["image_size"]
+    model.encoder.to(device)
+    return method, model.to(device).eval().requires_grad_(False), card["image_size"]
 
 
 def situation(model: nn.Module, case: Case) -> tuple[Goals, Past]:
@@ -238,7 +205,7 @@ def count_flops(case: Case) -> tuple[int, int]:
     A search is counted on few candidates and iterations, in each of which it is linear.
     """
     if case.mode == "int8":  # the same operations, which torch's counter does not know in 8 bits
-        case = replace(case, agent=agent_of(case.model, case.method, "float32", case.planner, case.agent.device))
+        case = replace(case, agent=case.method.agent(case.model, "float32", case.planner, case.agent.device))
     few = 2 * GRADIENT_COST if case.planner.differentiates else 2
     counted = []
     for samples, iterations in ((few, 1), (2 * few, 1), (few, 2), (2 * few, 2)):
@@ -344,8 +311,11 @@ class Settings(Protocol):
     def planner(self) -> PlannerConfig: ...
 
 
+COMPARED = ("lewm", "dino-wm")  # whose times are also taken at other image sizes and budgets
+
+
 def cases(
-    settings: Settings, networks: Mapping[str, Any], device: torch.device, checkpoint: Path | None
+    settings: Settings, methods: Sequence[Method], device: torch.device, checkpoint: Path | None
 ) -> Iterator[Case]:
     """Every row: the table's, then those of the sweeps."""
     config, planner = settings.speed, settings.planner
@@ -357,42 +327,54 @@ def cases(
             )
         modes = ("reference",)
     sizes = tuple(dict.fromkeys([settings.image_size, *config.image_sizes]))
-    ready = None if checkpoint is None else trained(checkpoint, device)
-    if ready is not None and (ready[1] not in sizes or "lewm" not in config.methods):
-        raise UserError(f"no row can use the checkpoint: time lewm at its image size, --set image_size={ready[1]}")
+    ready = None if checkpoint is None else trained(checkpoint, methods, device)
+    if ready is not None and ready[2] not in sizes:
+        raise UserError(f"no row can use the checkpoint: time it at its image size, --set image_size={ready[2]}")
     for size in sizes:
-        for method in config.methods:
+        for method in methods:
             extra = size != settings.image_size  # for the curve over tokens: the fast path of the two that it compares
-            if extra and method not in ("lewm", "dino-wm"):
+            if extra and method.name not in COMPARED:
                 continue
-            given = ready is not None and method == "lewm" and size == ready[1]
-            model = ready[0] if given else build(method, networks, size, device)
+            given = ready is not None and method.name == ready[0].name and size == ready[2]
+            own, model = ready[:2] if given else (method, method.model(size, device))
             common = {"image_size": size, "context": config.context, "weights": "trained" if given else "random"}
             for mode in modes[:1] if extra else modes:
-                agent = agent_of(model, method, mode, planner, device)
-                yield Case(method, mode, model, agent, planner, batch=config.batch, **common)
-            if extra or method not in ("lewm", "dino-wm"):
+                if has_mode(own, model, mode, planner, device, asked=mode in config.modes):
+                    agent = own.agent(model, mode, planner, device)
+                    yield Case(own, mode, model, agent, planner, batch=config.batch, **common)
+            if extra or method.name not in COMPARED:
                 continue
             for name, values in zip(SWEPT, (config.samples, config.horizons, config.batches), strict=True):
                 for value in values:
-                    changed, batch = planner, config.batch
-                    if name == "batch":
-                        batch = value
-                    elif name == "horizon":
-                        changed = planner.model_copy(
-                            update={"horizon": value, "receding": min(planner.receding, value)}
-                        )
-                    else:
-                        changed = planner.model_copy(
-                            update={"num_samples": value, "num_elites": min(planner.num_elites, value)}
-                        )
-                    agent = agent_of(model, method, modes[0], changed, device)
-                    yield Case(method, modes[0], model, agent, changed, batch=batch, sweep=name, **common)
+                    changed, batch = swept(planner, config.batch, name, value)
+                    agent = own.agent(model, modes[0], changed, device)
+                    yield Case(own, modes[0], model, agent, changed, batch=batch, sweep=name, **common)
+
+
+def has_mode(
+    method: Method, model: nn.Module, mode: Mode, planner: PlannerConfig, device: torch.device, asked: bool
+) -> bool:
+    """Whether a method plans in a mode; a refusal is raised where the mode was asked for by name."""
+    try:
+        method.agent(model, mode, planner, device)
+    except UserError:
+        if asked:
+            raise
+        return False
+    return True
+
+
+def swept(planner: PlannerConfig, batch: int, name: str, value: int) -> tuple[PlannerConfig, int]:
+    """Planner and batch with one of the quantities that are varied; what depends on it follows."""
+    if name == "batch":
+        return planner, value
+    follows = ("receding", planner.receding) if name == "horizon" else ("num_elites", planner.num_elites)
+    return planner.model_copy(update={name: value, follows[0]: min(follows[1], value)}), batch
 
 
 def measure(
     settings: Settings,
-    networks: Mapping[str, Any],
+    methods: Sequence[Method],
     profile: str,
     device: torch.device,
     checkpoint: Path | None = None,
@@ -402,7 +384,7 @@ def measure(
     config: SpeedConfig = settings.speed
     short = config.model_copy(update={"seconds": config.seconds / 4, "plans": min(config.plans, 10)})
     todo, shares, flops = [], [], []
-    for case in tqdm(list(cases(settings, networks, device, checkpoint)), "prepare", disable=not progress, leave=False):
+    for case in tqdm(list(cases(settings, methods, device, checkpoint)), "prepare", disable=not progress, leave=False):
         part = share(case, short if case.sweep else config)
         if case.mode == "int8" and part.planner.num_iterations < LEAST_INT8 <= case.planner.num_iterations:
             continue
@@ -436,8 +418,9 @@ def row(
     modules = {model, model.encoder}
     counted = sum(p.numel() for p in {p for module in modules for p in module.parameters()})
     return SpeedRow(
-        method=case.method,
-        label=METHODS[case.method],
+        method=case.method.name,
+        label=case.method.family.label(model, case.method.config),
+        card=case.method.family.card,
         mode=case.mode,
         solver=case.planner.solver,
         image_size=case.image_size,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from lewm_bench.core.card import Card
 from lewm_bench.core.config import Record
 from lewm_bench.core.reading import json_of, model_of, read_text
 from lewm_bench.system.files import write_text
@@ -15,21 +16,13 @@ from lewm_bench.system.record_files import check_schema
 
 SCHEMA = 1
 
-METHODS = {
-    "lewm": "LeWM",
-    "pldm": "PLDM (LeWM's networks)",
-    "fast-lewm": "Fast-LeWM",
-    "dino-wm": "DINO-WM, encoded once",
-    "dino-wm:reencode": "DINO-WM, re-encodes in every iteration",
-}
-"""What the speed table compares, with names for people."""
-
 
 class SpeedRow(Record):
     """One row of the speed table: a method in a mode, and how long its plans took."""
 
-    method: str
+    method: str  # the agent
     label: str
+    card: Card = Card()
     mode: str  # float32, tf32, bfloat16, int8, compile: of the fast path; reference: the plain loop in float32
     profile: str
     solver: str = "cem"
@@ -59,6 +52,11 @@ class SpeedRow(Record):
         if len(self.encode_seconds) != len(self.search_seconds):
             raise ValueError("encode_seconds and search_seconds must have one entry per plan each")
         return self
+
+    @property
+    def agent(self) -> str:
+        """Its name."""
+        return self.method
 
     @property
     def extrapolated(self) -> bool:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from lewm_bench.core.names import AgentName, value_of
 from lewm_bench.core.statistics import Estimate
-from lewm_bench.report.arms import HARMLESS, parts, size, title
+from lewm_bench.report.agents import HARMLESS, Agents, parts_of, size
 from lewm_bench.report.stability import ending, has_collapsed
 from lewm_bench.run.records import CellRecord
 
@@ -62,6 +62,7 @@ class Panel:
     env: str
     goal_offset: int
     agent: str  # without settings
+    name: str  # for people
     path: str  # the setting
     fixed: Settings  # others that all of these arms have
     points: tuple[Point, ...]  # by value
@@ -83,7 +84,7 @@ class Panel:
     def heading(self) -> str:
         """``LeWM: sigreg_weight``, with the settings that all arms share."""
         fixed = ", ".join(f"{path}={value}" for path, value in self.fixed)
-        return f"{title(self.agent)}: {self.path}" + (f" (at {fixed})" if fixed else "")
+        return f"{self.name}: {self.path}" + (f" (at {fixed})" if fixed else "")
 
 
 def ablations(table: pd.DataFrame, cells: Sequence[CellRecord]) -> tuple[Panel, ...]:
@@ -91,19 +92,27 @@ def ablations(table: pd.DataFrame, cells: Sequence[CellRecord]) -> tuple[Panel, 
     records = defaultdict(list)
     for cell in cells:
         records[cell.protocol, cell.profile, cell.env, cell.agent].append(cell)
-    panels = []
+    panels, known = [], Agents.of(cells)
     for place, part in table.groupby(["protocol", "profile", "env", "goal_offset"], sort=False):
         floor = part.loc[part["agent"] == FLOOR, "hit"]
         rows = {row["agent"]: row for _, row in part.iterrows() if row["status"] != "not run"}
         for agent, path, fixed in _questions(rows):
             members = {a: records[(*place[:3], a)] for a in rows if _answers(a, agent, path, fixed)}
-            default = [a for a in members if tuple(sorted(parts(a).settings)) == fixed]
+            default = [a for a in members if tuple(sorted(parts_of(a).settings)) == fixed]
             alike = _alike(members, path, [a for a in members if a not in default])
             found = [_point(rows[a], members[a], path, a in default) for a in alike]
             points = sorted((p for p in found if p is not None), key=lambda p: (size(p.value), str(p.value), p.agent))
             if len(points) > 1:
                 panels.append(
-                    Panel(*place, agent, path, fixed, tuple(points), float(floor.iloc[0]) if len(floor) else np.nan)
+                    Panel(
+                        *place,
+                        agent,
+                        known.title(agent),
+                        path,
+                        fixed,
+                        tuple(points),
+                        float(floor.iloc[0]) if len(floor) else np.nan,
+                    )
                 )
     return tuple(panels)
 
@@ -111,7 +120,7 @@ def ablations(table: pd.DataFrame, cells: Sequence[CellRecord]) -> tuple[Panel, 
 def _questions(agents: Iterable[str]) -> list[tuple[str, str, Settings]]:
     """Every (agent, path, other settings) that the names of arms vary, in the order of the table."""
     found = {}
-    for name in map(parts, agents):
+    for name in map(parts_of, agents):
         for path, _ in name.settings:
             found[name.trained, path, _others(name, path)] = None
     return list(found)
@@ -125,7 +134,7 @@ def _others(name: AgentName, path: str) -> Settings:
 
 def _answers(candidate: str, agent: str, path: str, fixed: Settings) -> bool:
     """Whether a name is the agent with the fixed settings, and with the varied one or without it."""
-    name = parts(candidate)
+    name = parts_of(candidate)
     return name.trained == agent and _others(name, path) == fixed
 
 
@@ -200,14 +209,14 @@ def _value(agent: str, done: Sequence[CellRecord], path: str) -> Value | None:
     for cell in done:
         if path in (settings := _settings(cell)):
             return _with_own(agent, path, _plain(settings[path]))
-    written = dict(parts(agent).settings).get(path)
+    written = dict(parts_of(agent).settings).get(path)
     return None if written is None else _with_own(agent, path, _plain(value_of(written)))
 
 
 def _with_own(agent: str, path: str, value: Value) -> Value:
     """A solver with the settings of its own that a name gives it: ``adam (optimizer=rmsprop)``."""
     block = f"{PLANNER}{value}."
-    own = [f"{key.removeprefix(block)}={v}" for key, v in parts(agent).settings if key.startswith(block)]
+    own = [f"{key.removeprefix(block)}={v}" for key, v in parts_of(agent).settings if key.startswith(block)]
     return f"{value} ({', '.join(own)})" if own and path == SOLVER else value
 
 

@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 
 from lewm_bench.core.words import short
 from lewm_bench.report.ablation import Axis, Panel, Point, Value, axis_of
-from lewm_bench.report.drawing import WIDTH, colour, figure_of, percent_axis, plain
+from lewm_bench.report.agents import Agents
+from lewm_bench.report.drawing import WIDTH, figure_of, percent_axis, plain
 from lewm_bench.report.tables import offset_name
 
 if TYPE_CHECKING:
@@ -35,11 +36,11 @@ def ablation(summary: Summary) -> Figure | None:
     figure = figure_of(HEIGHT * rows + 0.35, WIDTH if columns > 1 else 0.6 * WIDTH)
     many = len({(p.protocol, p.profile) for p in panels}) > 1
     for part, panel in zip(figure.subfigures(rows, columns, squeeze=False).ravel(), panels, strict=False):
-        _panel(part, panel, many)
+        _panel(part, panel, many, summary.agents)
     handles = [
         Line2D([], [], color="#444444", marker="o", label="reached at any step"),
         Line2D([], [], color="#444444", marker="s", markerfacecolor="white", linestyle=":", label="still there at the last step"),
-        Line2D([], [], color=colour("random"), linestyle="--", label="random actions"),
+        Line2D([], [], color=summary.agents.colour("random"), linestyle="--", label="random actions"),
     ]  # fmt: skip
     figure.legend(
         handles=handles, loc="outside lower center", ncols=3 if columns > 1 else 2, frameon=False, fontsize=10
@@ -47,7 +48,7 @@ def ablation(summary: Summary) -> Figure | None:
     return figure
 
 
-def _panel(figure: SubFigure, panel: Panel, many: bool) -> None:
+def _panel(figure: SubFigure, panel: Panel, many: bool, agents: Agents) -> None:
     below = panel.diagnostic
     ratios = (3.2, 1) if below else (1,)
     axes = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios).ravel()
@@ -56,9 +57,9 @@ def _panel(figure: SubFigure, panel: Panel, many: bool) -> None:
     place += f", {panel.protocol}, {panel.profile}" if many else ""
     axes[0].set_title(plain(panel.heading), fontsize=10.5, loc="left", fontweight="bold", pad=28)
     axes[0].annotate(plain(place), (0, 1), (0, 15), "axes fraction", "offset points", fontsize=8.5, color="#555555")
-    _success(axes[0], panel, axis)
+    _success(axes[0], panel, axis, agents)
     if below:
-        _diagnostic(axes[1], panel, axis, below)
+        _diagnostic(axes[1], panel, axis, below, agents.colour(panel.agent))
     _ticks(axes[-1], panel, axis)
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
@@ -66,8 +67,8 @@ def _panel(figure: SubFigure, panel: Panel, many: bool) -> None:
         _break(each, axis)
 
 
-def _success(axes: Axes, panel: Panel, axis: Axis) -> None:
-    tone, width = colour(panel.agent), _width(axis)
+def _success(axes: Axes, panel: Panel, axis: Axis, agents: Agents) -> None:
+    tone, width = agents.colour(panel.agent), _width(axis)
     for name, shift, style, face in (("hit", -0.11, "o-", tone), ("held", 0.11, "s:", "white")):
         known = [
             (x, getattr(p, name)) for x, p in zip(axis.places, panel.points, strict=True) if p.hit.value == p.hit.value
@@ -80,7 +81,7 @@ def _success(axes: Axes, panel: Panel, axis: Axis) -> None:
             markersize=5.5, markerfacecolor=face, linewidth=1.2,
         )  # fmt: skip
     if panel.floor == panel.floor:
-        axes.axhline(100 * panel.floor, color=colour("random"), linestyle="--", linewidth=1.1)
+        axes.axhline(100 * panel.floor, color=agents.colour("random"), linestyle="--", linewidth=1.1)
     percent_axis(axes, "success, %", vertical=True)
     for x, point in zip(axis.places, panel.points, strict=True):
         _mark(axes, x, point, width)
@@ -124,9 +125,8 @@ def verdict(point: Point) -> str:
     return "failed" if point.status == "failed" else ""
 
 
-def _diagnostic(axes: Axes, panel: Panel, axis: Axis, name: str) -> None:
+def _diagnostic(axes: Axes, panel: Panel, axis: Axis, name: str, tone: str) -> None:
     """The last logged value: a dot per seed, a line through the means."""
-    tone = colour(panel.agent)
     known = [(x, p.endings[name]) for x, p in zip(axis.places, panel.points, strict=True) if name in p.endings]
     for x, values in known:
         axes.plot([x] * len(values), values, ".", color=tone, markersize=6, alpha=0.7)

@@ -1,11 +1,10 @@
-"""What all figures share: colours and markers of agents, grids of panels, PNG bytes.
+"""What all figures share: grids of panels, PNG bytes.
 
 Matplotlib's object-oriented interface on the Agg canvas: no global figure, no backend switch, no change of style.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,90 +13,25 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from lewm_bench.core.words import seconds, short
-from lewm_bench.report import arms
+from lewm_bench.report.agents import is_ablation
 from lewm_bench.report.tables import offset_name
-
-# Fixed, so that an agent looks the same in every figure of every report. With this many agents no palette tells all
-# apart for every colour vision by hue alone: neighbours in a block differ in lightness too, and every agent has a
-# marker of its own. A test simulates the common kinds of colour blindness.
-COLOURS = {
-    "lewm": "#0072B2",
-    "dino-wm": "#D55E00",
-    "pldm": "#C584BC",
-    "jepa-ema": "#6B0F5C",
-    "fast-lewm": "#4FBFF2",
-    "delta-jepa": "#4B12B5",
-    "gcbc": "#009E73",
-    "gcivl": "#0A4A12",
-    "gciql": "#99DB7A",
-    "sac-her": "#F5A800",
-    "oracle": "#222222",
-    "greedy": "#8800FF",
-    "straight": "#9977FF",
-    "random": "#5C5C5C",
-    "noop": "#C8C8C8",
-}
-AGENT_MARKERS = {
-    "lewm": "o",
-    "dino-wm": "s",
-    "pldm": "^",
-    "jepa-ema": "D",
-    "fast-lewm": "v",
-    "delta-jepa": "p",
-    "gcbc": "P",
-    "gcivl": "X",
-    "gciql": "h",
-    "sac-her": "*",
-    "oracle": "d",
-    "greedy": "H",
-    "straight": "8",
-    "random": "<",
-    "noop": ">",
-}
-SPARE = ("#999933", "#AA4499", "#661100", "#6699CC", "#AA6633", "#4B0092")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-SHADES = (0.3, -0.25, 0.5, -0.45, 0.15)  # towards white, or towards black where negative
 
 BLOCK_NAMES = {
     "world model": "world models",
     "policy": "policies",
     "privileged": "privileged",
     "floor": "floor",
-    "arm": "ablations",
+    "ablation": "ablations",
 }
 GAP = 0.75  # rows between two blocks
 
 
 WIDTH = 9.0  # inches; at this resolution twice the width of a README, so it stays sharp
 DPI = 150
-
-
-def colour(agent: str) -> str:
-    """The colour of an agent; a variant and an arm get a shade of it that depends on the name alone."""
-    base = arms.parts(agent).base
-    plain = COLOURS.get(base) or SPARE[_number(base, 0) % len(SPARE)]
-    return plain if agent == base else shade(plain, SHADES[_number(agent, 0) % len(SHADES)])
-
-
-def shade(plain: str, amount: float) -> str:
-    """A colour mixed with white (``amount`` above 0) or black (below)."""
-    end = 1.0 if amount > 0 else 0.0
-    return to_hex([(1 - abs(amount)) * part + abs(amount) * end for part in to_rgb(plain)])
-
-
-def marker(agent: str) -> str:
-    """The marker of an agent, a second cue beside the colour; variants and arms share it."""
-    base = arms.parts(agent).base
-    return AGENT_MARKERS.get(base) or MARKERS[_number(base, 1) % len(MARKERS)]
-
-
-def _number(name: str, byte: int) -> int:
-    return hashlib.sha256(name.encode()).digest()[byte]
 
 
 def png(figure: Figure) -> bytes:
@@ -131,8 +65,8 @@ def clip(text: str, length: int = 24) -> str:
 
 
 def named(agent: str, length: int = 24) -> str:
-    """An agent's name at an axis; of a long name with settings the end stays, which tells arms apart."""
-    kept = agent if len(agent) <= length or not arms.is_arm(agent) else f"…{agent[1 - length :]}"
+    """An agent's name at an axis; of a long name with settings the end stays, which tells ablations apart."""
+    kept = agent if len(agent) <= length or not is_ablation(agent) else f"…{agent[1 - length :]}"
     return plain(clip(kept, length))
 
 
@@ -228,7 +162,7 @@ def rows_of(agents: Iterable[str], kinds: Mapping[str, str]) -> Rows:
     """Rows for agents that are in the order of the table."""
     heights, blocks, last, at = {}, [], "", 0.0
     for agent in dict.fromkeys(agents):
-        block = "arm" if arms.is_arm(agent) else kinds[agent]
+        block = "ablation" if is_ablation(agent) else kinds[agent]
         if block != last:
             at += GAP if last else 0.0
             blocks.append((at - 0.5 - GAP / 2, BLOCK_NAMES[block]))

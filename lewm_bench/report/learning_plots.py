@@ -15,12 +15,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lewm_bench.core.words import short
-from lewm_bench.report import arms
+from lewm_bench.report.agents import Agents, main_rows
 from lewm_bench.report.drawing import (
     WIDTH,
     Rows,
     clip,
-    colour,
     figure_of,
     grid,
     named,
@@ -30,7 +29,6 @@ from lewm_bench.report.drawing import (
     rows_of,
     tidy,
 )
-from lewm_bench.report.stability import TERMS
 
 if TYPE_CHECKING:
     from lewm_bench.report.summary import Summary
@@ -48,7 +46,7 @@ def stability(summary: Summary) -> Figure | None:
     rows = rows_of(agents, summary.kinds)
     figure, axes = grid(len(parts), 2, rows.inches(), bottom=0.35)
     for each, (title, part) in zip(axes, parts, strict=True):
-        _stability_panel(each, part, rows)
+        _stability_panel(each, part, rows, summary.agents)
         tidy(each, title)
     grey = {"color": "#444444", "linestyle": "none"}
     handles = [
@@ -60,9 +58,9 @@ def stability(summary: Summary) -> Figure | None:
     return figure
 
 
-def _stability_panel(axes: Axes, part: pd.DataFrame, rows: Rows) -> None:
+def _stability_panel(axes: Axes, part: pd.DataFrame, rows: Rows, agents: Agents) -> None:
     for agent, y in rows.heights.items():
-        own, tone = part[part["agent"] == agent], colour(agent)
+        own, tone = part[part["agent"] == agent], agents.colour(agent)
         hits = 100 * own["hit"].dropna().to_numpy(float)
         count = _seeds(len(hits), len(own) - len(hits))
         axes.annotate(count, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, color="#555555")
@@ -92,44 +90,47 @@ def _aside(values: np.ndarray) -> np.ndarray:
 
 
 def losses(summary: Summary) -> Figure | None:
-    """The loss terms of LeWM on the left and of PLDM on the right, a small panel per term, a line per run."""
+    """The loss terms of two objectives or more side by side, a small panel per term, a line per run."""
     terms = summary.loss_terms
-    if set(terms) != set(TERMS):
+    if len(terms) < 2:
         return None
     logs = summary.training
-    rows = max(-(-len(found) // width) for found, width in zip(terms.values(), WIDTHS, strict=True))
+    widths = [-(-len(found) // MOST_TERMS) for found in terms.values()]  # columns of each agent
+    rows = max(-(-len(found) // width) for found, width in zip(terms.values(), widths, strict=True))
     figure = figure_of(0.9 + 1.45 * rows)
-    axes = figure.subplots(rows, sum(WIDTHS), squeeze=False)
+    axes = figure.subplots(rows, sum(widths), squeeze=False)
     styles = line_styles(logs[logs["agent"].isin(terms)])
-    for part, agent in zip(np.split(axes, [WIDTHS[0]], axis=1), terms, strict=True):
-        _loss_block(part.ravel(), agent, terms[agent], logs[logs["agent"] == agent], styles)
+    for part, agent in zip(np.split(axes, np.cumsum(widths)[:-1], axis=1), terms, strict=True):
+        own = logs[logs["agent"] == agent]
+        _loss_block(part.ravel(), terms[agent], own, styles, summary.agents.colour(agent))
+        name = f"{summary.agents.title(agent)}: {len(terms[agent])} loss terms"
+        part[0, 0].annotate(
+            plain(name), (0, 1), (0, 24), "axes fraction", "offset points",
+            fontsize=12, fontweight="bold", color=summary.agents.colour(agent),
+        )  # fmt: skip
     if len(styles) > 1:
         legend_of_environments(figure, styles)
     return figure
 
 
-WIDTHS = (1, 2)  # columns of LeWM and of PLDM
+MOST_TERMS = 4  # of one agent below each other
 
 
 def _loss_block(
-    axes: Sequence[Axes], agent: str, terms: Mapping[str, str], logs: pd.DataFrame, styles: Mapping[str, str]
+    axes: Sequence[Axes], terms: Mapping[str, str], logs: pd.DataFrame, styles: Mapping[str, str], tone: str
 ) -> None:
     for each, (term, name) in zip(axes, terms.items(), strict=False):
-        curves(each, logs[logs["quantity"] == term], colour(agent), styles, width=0.8)
+        curves(each, logs[logs["quantity"] == term], tone, styles, width=0.8)
         each.set_title(plain(name), fontsize=9.5, loc="left")
         each.set_xlabel("training step", fontsize=8)
     for spare in axes[len(terms) :]:
         spare.set_axis_off()
-    axes[0].annotate(
-        f"{arms.title(agent)}: {len(terms)} loss terms", (0, 1), (0, 24), "axes fraction", "offset points",
-        fontsize=12, fontweight="bold", color=colour(agent),
-    )  # fmt: skip
 
 
 def training(summary: Summary) -> Figure | None:
     """Every logged quantity over the training steps: a row per agent (or two), a line per run."""
     logs = summary.training
-    logs = arms.main_rows(logs[np.isfinite(logs["value"].to_numpy(float))], summary.kinds)
+    logs = main_rows(logs[np.isfinite(logs["value"].to_numpy(float))], summary.kinds)
     if logs.empty:
         return None
     agents = [a for a in dict.fromkeys(summary.table["agent"]) if a in set(logs["agent"])]
@@ -142,13 +143,13 @@ def training(summary: Summary) -> Figure | None:
     for row, (agent, quantities) in zip(axes, lines, strict=True):
         own = logs[logs["agent"] == agent]
         for each, quantity in zip(row, quantities, strict=False):
-            curves(each, own[own["quantity"] == quantity], colour(agent), styles)
+            curves(each, own[own["quantity"] == quantity], summary.agents.colour(agent), styles)
             each.set_title(plain(clip(quantity.replace("_", " "))), fontsize=9.5, loc="left")
         for spare in row[len(quantities) :]:
             spare.set_axis_off()
         row[0].annotate(
             named(agent, 60), (0, 1), (-20, 20), "axes fraction", "offset points", fontsize=10.5, fontweight="bold",
-            color=colour(agent),
+            color=summary.agents.colour(agent),
         )  # fmt: skip
     legend_of_environments(figure, styles)
     return figure

@@ -21,9 +21,9 @@ import pandas as pd
 from lewm_bench.core.reading import is_file, read_bytes
 from lewm_bench.core.words import short
 from lewm_bench.data.videos import episode_ending, still
-from lewm_bench.report import arms, tables
+from lewm_bench.report import tables
+from lewm_bench.report.agents import Agents, is_ablation, order, parts_of, settings_text
 from lewm_bench.report.commands import join_command
-from lewm_bench.report.drawing import colour
 from lewm_bench.report.rankings import LEARNS, compared, ranking
 from lewm_bench.report.tables import Line, View, plain_lines
 from lewm_bench.run.records import CellRecord, EpisodeRow
@@ -41,38 +41,6 @@ INTRODUCTION = (
     "to that picture. No reward is ever given. This page compares such models, and agents that learn or do other "
     "things, on the same tasks: from the same starts, to the same goal images, with the same time to act."
 )
-
-ABOUT = {
-    "lewm": "turns each frame into one vector and learns encoder and predictor together, from pixels alone.",
-    "fast-lewm": "a LeWM whose prediction was made cheaper.",
-    "delta-jepa": "a LeWM kept from collapsing by decoding the action from how the vector moves.",
-    "pldm": "like LeWM one vector per frame, kept from collapsing by variance and covariance terms.",
-    "jepa-ema": "like LeWM, kept from collapsing by a slowly following copy of the encoder.",
-    "dino-wm": "predicts the many patch tokens of an image encoder that was trained beforehand and stays frozen.",
-    "gcbc": "imitates the recorded actions given the goal; it acts at once and does not plan.",
-    "gcivl": "learns the value of states for goals, then imitates actions that raise it; it does not plan.",
-    "gciql": "learns values of actions for goals, then imitates the better ones; it does not plan.",
-    "sac-her": "reinforcement learning with goals relabelled in hindsight; it does not plan.",
-    "random": "acts at random: the floor that any number must be compared with.",
-    "noop": "does nothing: what the task gives away for free.",
-    "straight": "sees in both pictures where the agent is and pushes straight there, blind to walls; it learns nothing.",
-    "greedy": "takes the best next block by the true simulator and distance: goals that it reaches need no planning.",
-    "oracle": "the same planner on the true simulator, along shortest ways where they are known: the planner's ceiling.",
-}
-
-PAPERS = {
-    "lewm": {"LeWorldModel": "2603.19312"},
-    "fast-lewm": {"Fast LeWorldModel": "2606.26217"},
-    "delta-jepa": {"Delta-JEPA": "2606.31232"},
-    "pldm": {"PLDM": "2502.14819"},
-    "jepa-ema": {"BYOL": "2006.07733", "I-JEPA": "2301.08243"},
-    "dino-wm": {"DINO-WM": "2411.04983"},
-    "gcbc": {"GCSL": "1912.06088"},
-    "gcivl": {"OGBench": "2410.20092"},
-    "gciql": {"Implicit Q-learning": "2110.06169", "OGBench": "2410.20092"},
-    "sac-her": {"SAC": "1801.01290", "HER": "1707.01495"},
-}
-"""Where each agent comes from: name of the paper to its number at arXiv."""
 
 CAPTIONS = {
     "success.png": "Success of every agent. Filled: the goal was reached at some step; hollow: the agent was still "
@@ -94,7 +62,7 @@ CAPTIONS = {
     "ablation.png": "Ablations: one setting of an agent changed at a time, everything else as in the agent itself (grey "
     "band: its default). Lines are 95 % intervals. Beneath, how training ended, a dot per seed: a latent standard "
     "deviation near 0 is a representation that has collapsed.",
-    "losses.png": "The loss terms of LeWM beside those of PLDM, as logged and before weighting, a line per training run.",
+    "losses.png": "The loss terms of every objective, as logged and before weighting, a line per training run.",
     "training.png": "The training logs: a row (or two) per agent, a panel per logged quantity, a line per training run. A latent standard deviation "
     "that falls to nothing would mean that the representation has collapsed. The effective rank does not show it: what is left in "
     "a collapsed latent is noise in all directions, whose rank is high.",
@@ -236,7 +204,7 @@ def _in_short(summary: Summary) -> str:
         }
         ratio = (_ratio_cell(ratios.get(values)),) if ratios else ()
         rows.append(Line(task, (*cells, *ratio), commands=lacking))
-    header = ["Task", *(f"{arms.label(a, arms.title(a)).removeprefix('the ')}, %" for a in agents)]
+    header = ["Task", *(f"{summary.agents.name(a).removeprefix('the ')}, %" for a in agents)]
     header += ["Plan time, DINO-WM over LeWM"] if ratios else []
     told = "How many of the goals each agent reached, in percent, with 95 % intervals in brackets:"
     return verdict + _paragraph(told) + _table(header, (("", rows),)) + _paragraph(INTRODUCTION)
@@ -246,7 +214,7 @@ def _told_of(summary: Summary) -> pd.DataFrame:
     """The rows of the main comparison that were measured or failed."""
     measured = summary.table["hit"].notna()
     main = compared(summary.table["agent"][measured], summary.kinds)
-    failed = (summary.table["status"] == "failed") & ~summary.table["agent"].map(arms.is_arm)
+    failed = (summary.table["status"] == "failed") & ~summary.table["agent"].map(is_ablation)
     return summary.table[(measured & summary.table["agent"].isin(main)) | failed]
 
 
@@ -274,28 +242,28 @@ def _ratio_cell(row: pd.Series | None) -> str:
 def _compared(summary: Summary) -> str:
     parts = []
     for kind, heading in tables.GROUPS.items():
-        agents = [a for a in dict.fromkeys(summary.table["agent"]) if summary.kinds[a] == kind and not arms.is_arm(a)]
+        agents = [a for a in dict.fromkeys(summary.table["agent"]) if summary.kinds[a] == kind and not is_ablation(a)]
         if agents:
             parts.append(f"<h3>{escape(heading)}</h3>" + _items((_about(a, summary) for a in agents), "dots"))
-    varied = [a for a in dict.fromkeys(summary.table["agent"]) if arms.is_arm(a)]
+    varied = [a for a in dict.fromkeys(summary.table["agent"]) if is_ablation(a)]
     if varied:
         told = "Arms of an agent: a setting in the name differs from the agent itself, everything else is the same."
-        parts += ["<h3>Ablations</h3>", _paragraph(told), _items(_varied(varied), "dots")]
+        parts += ["<h3>Ablations</h3>", _paragraph(told), _items(_varied(varied, summary.agents), "dots")]
     return "".join(parts)
 
 
-def _varied(agents: Sequence[str]) -> Iterator[str]:
-    """A line per agent with the settings of all its arms."""
-    for agent in dict.fromkeys(arms.parts(a).trained for a in agents):
-        shown = (f"<code>{escape(arms.settings_text(a))}</code>" for a in agents if arms.parts(a).trained == agent)
-        yield f"{_dot(agent)}<b>{escape(arms.title(agent))}</b>: {', '.join(shown)}"
+def _varied(names: Sequence[str], agents: Agents) -> Iterator[str]:
+    """A line per agent with the settings of all its ablations."""
+    for agent in dict.fromkeys(parts_of(name).trained for name in names):
+        shown = (f"<code>{escape(settings_text(name))}</code>" for name in names if parts_of(name).trained == agent)
+        yield f"{_dot(agents.colour(agent))}<b>{escape(agents.title(agent))}</b>: {', '.join(shown)}"
 
 
 def _about(agent: str, summary: Summary) -> str:
-    name = f"{_dot(agent)}<b>{escape(summary.labels[agent])}</b> <code>{escape(agent)}</code>"
-    base = arms.parts(agent).base
-    about = "; ".join(filter(None, (ABOUT.get(base, "").rstrip("."), tables.INTERACTIVE.get(base))))
-    papers = ", ".join(_paper(title, number) for title, number in PAPERS.get(base, {}).items())
+    name = f"{_dot(summary.agents.colour(agent))}<b>{escape(summary.labels[agent])}</b> <code>{escape(agent)}</code>"
+    card = summary.agents.card(agent)
+    about = "; ".join(filter(None, (card.about, card.learns_from)))
+    papers = ", ".join(_paper(title, number) for title, number in card.papers.items())
     told = f"{name}: {escape(about)}." if about else name
     return f"{told} {papers}" if papers else told
 
@@ -304,8 +272,8 @@ def _paper(title: str, number: str) -> str:
     return f'<a href="https://arxiv.org/abs/{number}">{escape(title)}</a>'
 
 
-def _dot(agent: str) -> str:
-    return f'<span class="dot" style="background:{colour(agent)}"></span>'
+def _dot(colour: str) -> str:
+    return f'<span class="dot" style="background:{colour}"></span>'
 
 
 def _measured(summary: Summary) -> str:
@@ -327,7 +295,8 @@ def _across(summary: Summary) -> str:
         "environment and seed), so that no single environment decides; with fewer than four scores it is the mean. "
         "Compare agents only where they share the environments."
     )
-    lines = tuple(Line(r[0], r[1:], name) for r, name in zip(rows[1:], summary.across["agent"], strict=True))
+    colours = map(summary.agents.colour, summary.across["agent"])
+    lines = tuple(Line(r[0], r[1:], colour) for r, colour in zip(rows[1:], colours, strict=True))
     files = (("across.csv", tables.csv_text(summary.across)),)
     return _paragraph(explained) + _table(rows[0], (("", lines),)) + _files(files)
 
@@ -365,7 +334,7 @@ def _table(
     for name, lines in groups:
         rows = [f'<tr><th colspan="{len(header)}" scope="rowgroup">{escape(name)}</th></tr>'] if name else []
         for line in lines:
-            dot = _dot(line.name) if line.name else ""
+            dot = _dot(line.colour) if line.colour else ""
             cells = "".join(_cell(text, line.commands.get(i, "")) for i, text in enumerate(line.cells))
             rows.append(f"<tr><td>{dot}{escape(line.agent)}</td>{cells}</tr>")
         bodies.append(f"<tbody>{''.join(rows)}</tbody>")
@@ -492,7 +461,7 @@ def _filmed(label: str, cell: CellRecord, offset: int, name: str, episode: Episo
     which = "" if episode is None else f", pair {number}"
     return Filmed(
         pair=f"{short(cell.env)}, {tables.offset_name(offset, cell.protocol)}{which}",
-        order=(place, number, arms.order(cell.agent, cell.kind), cell.seed),
+        order=(place, number, order(cell.agent, cell.kind, cell.card), cell.seed),
         name=name,
         caption=f"{label}: {name if episode is None else _outcome(episode)}",
     )
@@ -516,7 +485,7 @@ def _not_run(summary: Summary) -> str:
         if r["status"] == "not run":
             commands.setdefault((r["agent"], r["note"]), {})[tables.command(summary, r)] = None
     listed = [
-        f"{_dot(agent)}<b>{escape(summary.labels[agent])}</b> ({escape('; '.join(places))}): {escape(note)}"
+        f"{_dot(summary.agents.colour(agent))}<b>{escape(summary.labels[agent])}</b> ({escape('; '.join(places))}): {escape(note)}"
         + "".join(f"<br>{_paste(command)}" for command in commands.get((agent, note), ()))
         for (agent, note), places in reasons.items()
     ]

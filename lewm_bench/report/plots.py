@@ -17,16 +17,13 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 from lewm_bench.core.words import seconds
-from lewm_bench.report import ablation_plot, arms, learning_plots
+from lewm_bench.report import ablation_plot, learning_plots
+from lewm_bench.report.agents import Agents, is_ablation, main_rows, settings_text
 from lewm_bench.report.drawing import (
-    COLOURS,
-    MARKERS,
     PLACE,
     Rows,
     clip,
-    colour,
     grid,
-    marker,
     panels,
     percent_axis,
     places,
@@ -43,13 +40,9 @@ if TYPE_CHECKING:
     from lewm_bench.report.summary import Summary
 
 __all__ = [
-    "COLOURS",
     "FIGURES",
     "IN_SCENES",
-    "MARKERS",
-    "colour",
     "draw_all",
-    "marker",
     "panels",
     "png",
     "second_ticks",
@@ -66,17 +59,17 @@ def draw_all(summary: Summary, folder: Path) -> dict[str, bytes]:
 def success(summary: Summary) -> Figure | None:
     """Hit and held with their intervals, one line per agent, one panel per environment and offset."""
     measured = summary.table["hit"].notna()
-    table = arms.main_rows(summary.table[measured], summary.kinds)
+    table = main_rows(summary.table[measured], summary.kinds)
     if table.empty:
         return None
-    arm = summary.table["agent"].map(arms.is_arm)
+    arm = summary.table["agent"].map(is_ablation)
     failed = (summary.table["status"] == "failed") & (~arm | arm[table.index].any())
     table = summary.table[(measured & summary.table["agent"].isin(table["agent"])) | failed]
     parts = places(table)
     rows = rows_of([a for a in summary.table["agent"] if a in set(table["agent"])], summary.kinds)
     figure, axes = grid(len(parts), 2, rows.inches(), bottom=0.35)
     for each, (title, part) in zip(axes, parts, strict=True):
-        _success_panel(each, part, rows)
+        _success_panel(each, part, rows, summary.agents)
         tidy(each, title)
     handles, names = axes[0].get_legend_handles_labels()
     kept = dict(zip(names, handles, strict=True))
@@ -84,9 +77,9 @@ def success(summary: Summary) -> Figure | None:
     return figure
 
 
-def _success_panel(axes: Axes, part: pd.DataFrame, rows: Rows) -> None:
+def _success_panel(axes: Axes, part: pd.DataFrame, rows: Rows, agents: Agents) -> None:
     for _, row in part.iterrows():
-        y, tone = rows.heights[row["agent"]], colour(row["agent"])
+        y, tone = rows.heights[row["agent"]], agents.colour(row["agent"])
         for column, shift, face in (("hit", -0.16, tone), ("held", 0.16, "white")):
             value, low, high = (100 * row[name] for name in (column, f"{column}_low", f"{column}_high"))
             if pd.isna(value):
@@ -101,7 +94,8 @@ def _success_panel(axes: Axes, part: pd.DataFrame, rows: Rows) -> None:
     axes.plot([], [], "s", markerfacecolor="white", markeredgecolor="#444444", label="still there at the last step")
     floor = part.loc[part["agent"] == "random", "hit"].dropna()
     if len(floor):
-        axes.axvline(100 * floor.iloc[0], color=colour("random"), linestyle="--", linewidth=1.2, label="random actions")
+        tone = agents.colour("random")
+        axes.axvline(100 * floor.iloc[0], color=tone, linestyle="--", linewidth=1.2, label="random actions")
     status = dict(zip(part["agent"], part["status"], strict=True))
     measured = set(part.loc[part["hit"].notna(), "agent"])
     for agent in rows.heights.keys() - measured:
@@ -115,7 +109,7 @@ def _timed(summary: Summary) -> pd.DataFrame:
     """The rows with plan times; the floor decides nothing, so its time would only stretch the axis."""
     floor = summary.table["agent"].map(summary.kinds).eq("floor")
     timed = summary.table[(summary.table["plan_seconds_median"] > 0) & ~floor]
-    return arms.main_rows(timed, summary.kinds)
+    return main_rows(timed, summary.kinds)
 
 
 def plan_time(summary: Summary) -> Figure | None:
@@ -129,21 +123,22 @@ def plan_time(summary: Summary) -> Figure | None:
     spread = table[["plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75"]].to_numpy(float)
     lowest, highest = np.nanmin(spread[spread > 0]), np.nanmax(spread)
     for each, (title, part) in zip(axes, parts, strict=True):
-        _plan_time_panel(each, part, rows, summary.plan_seconds)
+        _plan_time_panel(each, part, rows, summary)
         each.set_xlim(lowest / 3, highest * 5)
         tidy(each, title)
     return figure
 
 
-def _plan_time_panel(axes: Axes, part: pd.DataFrame, rows: Rows, samples: pd.DataFrame) -> None:
+def _plan_time_panel(axes: Axes, part: pd.DataFrame, rows: Rows, summary: Summary) -> None:
+    samples = summary.plan_seconds
     for _, row in part.iterrows():
-        y = rows.heights[row["agent"]]
+        y, tone = rows.heights[row["agent"]], summary.agents.colour(row["agent"])
         same = [samples[k] == row[k] for k in (*PLACE, "agent")]
         drawn = samples.loc[np.logical_and.reduce(same), "plan_seconds"].to_numpy()
         drawn = drawn[drawn > 0][:: max(1, len(drawn) // 400)]
         height = y + 0.16 * np.sin(np.arange(len(drawn)) * 2.4)  # spreads the dots without drawing random numbers
-        axes.plot(drawn, height, ".", color=colour(row["agent"]), alpha=0.35, markersize=3.5, markeredgewidth=0)
-        axes.plot([row["plan_seconds_q25"], row["plan_seconds_q75"]], [y, y], color=colour(row["agent"]), linewidth=5)
+        axes.plot(drawn, height, ".", color=tone, alpha=0.35, markersize=3.5, markeredgewidth=0)
+        axes.plot([row["plan_seconds_q25"], row["plan_seconds_q75"]], [y, y], color=tone, linewidth=5)
         axes.plot(row["plan_seconds_median"], y, "|", color="black", markersize=13, markeredgewidth=2)
         axes.annotate(
             seconds(row["plan_seconds_median"]), (row["plan_seconds_median"], y), (0, 8),
@@ -166,8 +161,8 @@ def success_vs_time(summary: Summary) -> Figure | None:
     room = 5 if max(len(_point_name(a)) for a in table["agent"]) < 15 else 30  # for the names beside the points
     for each, (title, part) in zip(axes, parts, strict=True):
         for _, row in part.iterrows():
-            _success_vs_time_point(each, row)
-        _floor_line(each, summary.table, part.iloc[0])
+            _success_vs_time_point(each, row, summary.agents)
+        _floor_line(each, summary, part.iloc[0])
         second_ticks(each)
         each.set_xlim(times.min() / room, times.max() * 2.4 * room)
         percent_axis(each, "reached, % with 95 % interval", vertical=True)
@@ -177,38 +172,39 @@ def success_vs_time(summary: Summary) -> Figure | None:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout must be final before labels are placed
     for each, (_, part) in zip(axes, parts, strict=True):
-        _label_points(each, part)
+        _label_points(each, part, summary.agents)
     return figure
 
 
-def _floor_line(axes: Axes, table: pd.DataFrame, place: pd.Series) -> None:
+def _floor_line(axes: Axes, summary: Summary, place: pd.Series) -> None:
     """A dashed line at what random actions reach in the same environment, at the same offset."""
+    table, tone = summary.table, summary.agents.colour("random")
     same = [table[k] == place[k] for k in PLACE]
     floor = table.loc[np.logical_and.reduce(same) & (table["agent"] == "random"), "hit"].dropna()
     if len(floor):
-        axes.axhline(100 * floor.iloc[0], color=colour("random"), linestyle="--", linewidth=1.2)
+        axes.axhline(100 * floor.iloc[0], color=tone, linestyle="--", linewidth=1.2)
         axes.annotate(
             "random actions", (0.99, 100 * floor.iloc[0]), xycoords=("axes fraction", "data"), xytext=(0, 3),
-            textcoords="offset points", ha="right", fontsize=9, color=colour("random"),
+            textcoords="offset points", ha="right", fontsize=9, color=tone,
         )  # fmt: skip
 
 
-def _success_vs_time_point(axes: Axes, row: pd.Series) -> None:
+def _success_vs_time_point(axes: Axes, row: pd.Series, agents: Agents) -> None:
     time, hit = row["plan_seconds_median"], 100 * row["hit"]
     axes.errorbar(
         time, hit,
         xerr=[[time - row["plan_seconds_q25"]], [row["plan_seconds_q75"] - time]],
         yerr=[[hit - 100 * row["hit_low"]], [100 * row["hit_high"] - hit]],
-        color=colour(row["agent"]), marker=marker(row["agent"]), markersize=8, elinewidth=1.6, linestyle="none",
+        color=agents.colour(row["agent"]), marker=agents.marker(row["agent"]), markersize=8, elinewidth=1.6, linestyle="none",
     )  # fmt: skip
 
 
 def _point_name(agent: str) -> str:
     """What stands beside a point: of an arm its settings alone."""
-    return plain(clip(arms.settings_text(agent) or agent))
+    return plain(clip(settings_text(agent) or agent))
 
 
-def _label_points(axes: Axes, part: pd.DataFrame) -> None:
+def _label_points(axes: Axes, part: pd.DataFrame, agents: Agents) -> None:
     """Write each agent's name beside its point, at the first of a few places that covers nothing else."""
     renderer = axes.figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
@@ -216,7 +212,8 @@ def _label_points(axes: Axes, part: pd.DataFrame) -> None:
     for _, row in part.iterrows():
         point = (row["plan_seconds_median"], 100 * row["hit"])
         text = axes.annotate(
-            _point_name(row["agent"]), point, (0, 0), textcoords="offset points", fontsize=9.5, va="center", color=colour(row["agent"]),
+            _point_name(row["agent"]), point, (0, 0), textcoords="offset points", fontsize=9.5, va="center",
+            color=agents.colour(row["agent"]),
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )  # fmt: skip
         costs = []

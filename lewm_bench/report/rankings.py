@@ -18,7 +18,7 @@ import pandas as pd
 from lewm_bench.core.names import reading_order, stratum_of
 from lewm_bench.core.rng import stream
 from lewm_bench.core.statistics import LEVEL, METHOD_RUNS, Difference, holm
-from lewm_bench.report import arms
+from lewm_bench.report.agents import BLOCKS, Agents, is_ablation, parts_of
 
 if TYPE_CHECKING:
     from lewm_bench.report.groups import Group, Key
@@ -62,12 +62,14 @@ class Contest:
     floors: tuple[Rival, ...]
 
 
-def contests(table: pd.DataFrame, kinds: Mapping[str, str], groups: Mapping[Key, Group]) -> tuple[Contest, ...]:
+def contests(
+    table: pd.DataFrame, kinds: Mapping[str, str], groups: Mapping[Key, Group], agents: Agents
+) -> tuple[Contest, ...]:
     """The leading tasks in the order of environments."""
     measured = table[table["hit"].notna()]
     measured = measured[measured["agent"].isin(compared(measured["agent"], kinds))]
     places = measured.groupby(["env", "profile"], sort=True)
-    return tuple(_contest(_leading(rows, kinds), kinds, groups) for _, rows in places)
+    return tuple(_contest(_leading(rows, kinds), kinds, groups, agents) for _, rows in places)
 
 
 def compared(agents: Iterable[str], kinds: Mapping[str, str]) -> set[str]:
@@ -77,10 +79,10 @@ def compared(agents: Iterable[str], kinds: Mapping[str, str]) -> set[str]:
     where it was not run without them.
     """
     agents = set(agents)
-    plain = {agent for agent in agents if not arms.is_arm(agent)}
+    plain = {agent for agent in agents if not is_ablation(agent)}
     if not any(kinds[agent] in LEARNS for agent in plain):
         return agents
-    return plain | {a for a in agents - plain if kinds[a] not in LEARNS and arms.parts(a).trained not in plain}
+    return plain | {a for a in agents - plain if kinds[a] not in LEARNS and parts_of(a).trained not in plain}
 
 
 def _leading(rows: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFrame:
@@ -92,11 +94,11 @@ def _leading(rows: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFrame:
     return rows[(rows["protocol"] == first) & (rows["goal_offset"] == farthest)]
 
 
-def _contest(rows: pd.DataFrame, kinds: Mapping[str, str], groups: Mapping[Key, Group]) -> Contest:
+def _contest(rows: pd.DataFrame, kinds: Mapping[str, str], groups: Mapping[Key, Group], agents: Agents) -> Contest:
     first = rows.iloc[0]
     place = first["protocol"], first["profile"], first["env"], int(first["goal_offset"])
     here = {agent: groups[(*place, agent)] for agent in rows["agent"]}
-    ranked = sorted(rows.index, key=lambda i: _rank(rows.loc[i], here, kinds))
+    ranked = sorted(rows.index, key=lambda i: _rank(rows.loc[i], here, kinds, agents))
     rows = rows.loc[ranked]
     learners = tuple(agent for agent in rows["agent"] if kinds[agent] in LEARNS)
     floors = tuple(agent for agent in rows["agent"] if kinds[agent] == "floor")
@@ -116,17 +118,17 @@ def _contest(rows: pd.DataFrame, kinds: Mapping[str, str], groups: Mapping[Key, 
     )
 
 
-def _rank(row: pd.Series, here: Mapping[str, Group], kinds: Mapping[str, str]) -> tuple:
+def _rank(row: pd.Series, here: Mapping[str, Group], kinds: Mapping[str, str], agents: Agents) -> tuple:
     """By kind and success; of equals the one with most training runs, which can be compared best, comes first."""
     agent = row["agent"]
     learns = kinds[agent] in LEARNS
     runs = here[agent].runs
     return (
         not learns,
-        not learns and arms.BLOCKS.index(kinds[agent]),
+        not learns and BLOCKS.index(kinds[agent]),
         -round(row["hit"], 9),
         -(runs or 0),
-        arms.order(agent, kinds[agent]),
+        agents.order(agent, kinds[agent]),
     )
 
 

@@ -12,13 +12,14 @@ from matplotlib.figure import Figure
 
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.statistics import quartiles
-from lewm_bench.evaluation.speed_record import METHODS, SpeedRow, save_speed
+from lewm_bench.evaluation.speed_record import SpeedRow, save_speed
 from lewm_bench.report import page, plots, tables
+from lewm_bench.report.agents import SPARE_MARKERS, Agents, parts_of, title
 from lewm_bench.system.files import write_bytes, write_text
 
 BASE = "dino-wm"  # speed-ups are over this method in the same mode
 COLUMNS = (
-    "machine", "profile", "image_size", "method", "mode", "tokens_per_frame", "parameters", "gflop_per_plan",
+    "machine", "profile", "image_size", "method", "name", "label", "mode", "tokens_per_frame", "parameters", "gflop_per_plan",
     "encode_seconds_median", "search_seconds_median", "plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75",
     "n", "candidate_step_microseconds", "speedup_vs_dino_wm", "peak_share", "extrapolated", "solver",
     "num_samples", "num_iterations", "horizon", "batch", "context", "weights", "sweep",
@@ -82,6 +83,7 @@ def _line(row: SpeedRow, base: float | None) -> dict[str, object]:
     return {
         **{name: getattr(row, name) for name in COLUMNS if name in SpeedRow.model_fields},
         "machine": _machine(row),
+        "name": title(row.method, row.card),
         "gflop_per_plan": (row.encode_flops + row.search_flops) / 1e9 if counted else np.nan,
         "encode_seconds_median": quartiles(row.encode_seconds).value,
         "search_seconds_median": search.value,
@@ -110,7 +112,7 @@ def reader_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
     """The cells that people read, without the header."""
     return [
         (
-            label(r["method"]),
+            r["label"],
             MODES.get(r["mode"], r["mode"]),
             tables.count(r["tokens_per_frame"]),
             tables.seconds(r["plan_seconds_median"], r["plan_seconds_q25"], r["plan_seconds_q75"]),
@@ -133,11 +135,6 @@ PUBLISHED = (
     ("published: LeWM (Maes et al. 2026)", "", "1", "< 1 s", "48x", "50", "", "", "", "", "", "", "about 15M", "trained"),
     ("published: DINO-WM", "", "about 200", "~47 s", "1x", "50", "", "", "", "", "", "", "", "trained"),
 )  # fmt: skip
-
-
-def label(method: str) -> str:
-    """The name of a method in this table."""
-    return METHODS.get(method, method)
 
 
 def groups(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -174,9 +171,9 @@ def write_speed_report(rows: Sequence[SpeedRow], folder: Path, title: str, recor
         save_speed(rows, folder)
     write_text(folder / "table.csv", tables.csv_text(table))
     write_text(folder / "table.md", markdown(table, rows, title))
-    swept = table["sweep"] != ""
+    swept, agents = table["sweep"] != "", Agents.of(rows)
     there = {"speedup.png": (~swept).any(), "scaling.png": swept.any()}
-    figures = {name: plots.png(draw(table)) for name, draw in DRAWN.items() if there[name]}
+    figures = {name: plots.png(draw(table, agents)) for name, draw in DRAWN.items() if there[name]}
     for name in DRAWN.keys() - figures.keys():  # a figure of an earlier report that no longer has data would deceive
         (folder / name).unlink(missing_ok=True)
     for name, data in figures.items():
@@ -209,7 +206,8 @@ def terminal(table: pd.DataFrame) -> str:
     chosen = [0, 1, 2, 3, 4, 6]
     parts = []
     for heading, part in groups(table):
-        rows = [[cells[i] for i in chosen] for cells in (HEADER, *reader_rows(part), *PUBLISHED)]
+        named = part.assign(label=part["name"])  # what is substituted stands in the files
+        rows = [[cells[i] for i in chosen] for cells in (HEADER, *reader_rows(named), *PUBLISHED)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(chosen))]
         lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         parts.append("\n".join([heading, "", *lines]))
@@ -231,25 +229,23 @@ def html(table: pd.DataFrame, rows: Sequence[SpeedRow], figures: dict[str, bytes
     return page.assemble(title, sections, {"Reproduce": f"<pre><code>{escape(commands)}</code></pre><ul>{items}</ul>"})
 
 
-def speedup(table: pd.DataFrame) -> Figure:
+def speedup(table: pd.DataFrame, agents: Agents) -> Figure:
     """Plan times of every row, and DINO-WM over LeWM against tokens per frame."""
     parts = groups(table)
     main = max((part for _, part in parts), key=len)
     figure, (left, right) = plots.panels(2, 1.2 + 0.34 * len(main), (1.7, 1))
     for y, (_, r) in enumerate(main.iterrows()):
-        tone = plots.colour(r["method"].partition(":")[0])
+        tone = agents.colour(parts_of(r["method"]).base)
         left.plot([r["plan_seconds_q25"], r["plan_seconds_q75"]], [y, y], color=tone, linewidth=5, alpha=0.6)
         left.plot(
-            r["plan_seconds_median"], y, plots.marker(r["method"].partition(":")[0]), color=tone, markersize=7,
+            r["plan_seconds_median"], y, agents.marker(r["method"]), color=tone, markersize=7,
             markerfacecolor="white" if r["extrapolated"] else tone,
         )  # fmt: skip
         left.annotate(
             tables.seconds(r["plan_seconds_median"]), (r["plan_seconds_median"], y), (9, 0),
             textcoords="offset points", va="center", fontsize=9,
         )  # fmt: skip
-    left.set_yticks(
-        range(len(main)), [f"{label(r['method'])}\n{MODES.get(r['mode'], r['mode'])}" for _, r in main.iterrows()]
-    )
+    left.set_yticks(range(len(main)), [f"{r['name']}\n{MODES.get(r['mode'], r['mode'])}" for _, r in main.iterrows()])
     left.tick_params(axis="y", labelsize=8)
     left.set_ylim(len(main) - 0.5, -0.6)
     plots.second_ticks(left)
@@ -275,7 +271,7 @@ def _curve(axes, table: pd.DataFrame) -> None:
             continue
         ratio = theirs["plan_seconds_median"].to_numpy() / ours.loc[theirs["image_size"]].to_numpy()
         tokens = theirs["tokens_per_frame"].to_numpy()
-        style = plots.MARKERS[drawn % len(plots.MARKERS)]
+        style = SPARE_MARKERS[drawn % len(SPARE_MARKERS)]
         (line,) = axes.plot(
             tokens, ratio, "-", marker=style, label=f"{profile}, {MODES.get(mode, mode)}", markerfacecolor="white"
         )
@@ -306,7 +302,7 @@ SWEEPS = {
 }
 
 
-def scaling(table: pd.DataFrame) -> Figure:
+def scaling(table: pd.DataFrame, agents: Agents) -> Figure:
     """Plan time against candidates, horizon and batch."""
     figure, grid = plots.panels(len(SWEEPS), 3.4, (1,) * len(SWEEPS))
     swept = table[table["machine"] == table["machine"].iloc[0]]
@@ -314,11 +310,11 @@ def scaling(table: pd.DataFrame) -> Figure:
         for method, part in swept[swept["sweep"] == name].groupby("method", sort=False):
             part = part.sort_values(name)
             x, y = part[name].to_numpy(float), part["plan_seconds_median"].to_numpy(float)
-            tone = plots.colour(method)
-            axes.plot(x, y, "-", color=tone, label=label(method))
+            tone = agents.colour(method)
+            axes.plot(x, y, "-", color=tone, label=part["name"].iloc[0])
             axes.plot(x, y[0] * x / x[0], "--", color=tone, linewidth=0.8)
             for a, b, partly in zip(x, y, part["extrapolated"], strict=True):
-                axes.plot(a, b, plots.marker(method), color=tone, markerfacecolor="white" if partly else tone)
+                axes.plot(a, b, agents.marker(method), color=tone, markerfacecolor="white" if partly else tone)
             axes.set_xscale("log")
             axes.set_xticks(x, [f"{v:g}" for v in x])
             axes.minorticks_off()

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
 from lewm_bench.core.statistics import binomial_range
-from lewm_bench.report.arms import is_arm
+from lewm_bench.report.agents import is_ablation, order, parts_of
 from lewm_bench.run.records import CellRecord, Episodes
-
-TERMS: Mapping[str, tuple[str, ...]] = {
-    "lewm": ("prediction", "sigreg"),
-    "pldm": (
-        "prediction", "variance", "covariance", "time_similarity", "time_variance", "time_covariance",
-        "inverse_dynamics",
-    ),
-}  # fmt: skip
-"""The terms of the two objectives that the LeWM paper compares, as they are logged."""
 
 SEED_COLUMNS = (
     "protocol", "profile", "env", "goal_offset", "agent", "seed", "n_pairs", "hit", "chance_low", "chance_high",
@@ -44,7 +35,7 @@ def seed_scores(cells: Sequence[CellRecord]) -> pd.DataFrame:
         if (own := Episodes.of(c.episodes).at(o.goal_offset, "hit"))
     ]
     table = pd.DataFrame([*rows, *_failed(cells)], columns=SEED_COLUMNS[:-2])
-    main = table[[not is_arm(a) for a in table["agent"]]] if len(table) else table
+    main = table[[not is_ablation(a) for a in table["agent"]]] if len(table) else table
     table = (main if main["hit"].notna().any() else table).sort_values(list(SEED_COLUMNS[:6]), ignore_index=True)
     cell = ["protocol", "profile", "env", "goal_offset", "agent"]
     known = table.groupby(cell)["hit"].transform("count")
@@ -104,12 +95,15 @@ def training_steps(cell: CellRecord) -> int | None:
 
 
 def loss_terms(cells: Iterable[CellRecord]) -> dict[str, dict[str, str]]:
-    """Agent to logged loss terms and their names for people, with the weight where the configuration has one."""
+    """Agent to the loss terms of its card and their names for people, with the weight where the configuration has one.
+
+    In the order of tables; agents without settings only.
+    """
     found: dict[str, dict[str, str]] = {}
-    cells = [c for c in cells if c.status == "done"]
-    for agent, terms in TERMS.items():
+    cells = sorted((c for c in cells if c.status == "done"), key=lambda c: order(c.agent, c.kind, c.card))
+    for agent in dict.fromkeys(c.agent for c in cells if c.card.loss_terms and c.agent == parts_of(c.agent).base):
         own = [c for c in cells if c.agent == agent]
-        logged = [t for t in terms if any(t in c.training for c in own)]
+        logged = [t for t in own[-1].card.loss_terms if any(t in c.training for c in own)]
         if logged:
             found[agent] = {term: _named(term, own) for term in logged}
     return found

@@ -25,8 +25,9 @@ from lewm_bench.core.statistics import (
     quartiles,
     success_rate,
 )
-from lewm_bench.report import arms, stability, tables
+from lewm_bench.report import stability, tables
 from lewm_bench.report.ablation import ablations, flatten
+from lewm_bench.report.agents import HARMLESS, Agents, is_ablation, parts_of
 from lewm_bench.report.groups import Group, Key
 from lewm_bench.report.rankings import REFERENCE, contests
 from lewm_bench.report.summary import Summary
@@ -56,7 +57,8 @@ def build_tables(cells: Iterable[CellRecord]) -> pd.DataFrame:
     groups = _groups(cells)
     rows = [_row(key, group, groups) for key, group in groups.items()]
     table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(INTEGERS, "Int64"))
-    order = [(reading_order(p), q, e, -1 if o is None else o, *arms.order(a, kinds[a])) for p, q, e, o, a in groups]
+    place = Agents.of(cells).order
+    order = [(reading_order(p), q, e, -1 if o is None else o, *place(a, kinds[a])) for p, q, e, o, a in groups]
     table = table.iloc[sorted(range(len(order)), key=order.__getitem__)].reset_index(drop=True)
     return table.assign(diff_p_holm=_holm(table))
 
@@ -68,7 +70,7 @@ def _holm(table: pd.DataFrame) -> pd.Series:
     is known before any result is.
     """
     few = (table["diff_runs"] < METHOD_RUNS).fillna(False).astype(bool)
-    family = table["agent"].map(lambda agent: arms.parts(agent).trained if arms.is_arm(agent) else "")
+    family = table["agent"].map(lambda agent: parts_of(agent).trained if is_ablation(agent) else "")
     place = ["protocol", "profile", "env", "goal_offset"]
     known = table.assign(family=family, diff_p=table["diff_p"].mask(few))
     grouped = known.groupby([*place, "family"], dropna=False)["diff_p"]
@@ -81,6 +83,7 @@ def summarise(cells: Iterable[CellRecord], title: str) -> Summary:
     table = build_tables(cells)
     newest = sorted(cells, key=lambda c: (c.status == "done", bool(c.label)))
     kinds = {c.agent: c.kind for c in cells}
+    agents = Agents.of(newest)
     summary = Summary(
         title=title,
         cells=tuple(cells),
@@ -92,9 +95,10 @@ def summarise(cells: Iterable[CellRecord], title: str) -> Summary:
         seeds=stability.seed_scores(cells),
         ablations=ablations(table, cells),
         loss_terms=stability.loss_terms(cells),
-        labels={c.agent: arms.label(c.agent, c.label) for c in newest},
+        agents=agents,
+        labels={c.agent: agents.label(c.agent, c.label) for c in newest},
         kinds=kinds,
-        contests=contests(table, kinds, _groups(cells)),
+        contests=contests(table, kinds, _groups(cells), agents),
     )
     return replace(summary, verdict=verdict(summary))
 
@@ -123,7 +127,7 @@ def _groups(cells: Sequence[CellRecord]) -> dict[Key, Group]:
             for offset in offsets:
                 for agent in sorted({c.agent for c in members}):
                     group = Group(tuple(c for c in here if c.agent == agent), offset)
-                    if not (arms.is_arm(agent) and group.unasked):
+                    if not (is_ablation(agent) and group.unasked):
                         groups[(*family, env, offset, agent)] = group
     return groups
 
@@ -230,7 +234,7 @@ def _speedup(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[st
     if group.cells[0].kind != "world model" or not group.plan_seconds:
         return np.nan
     timed = {k[-1]: g for k, g in groups.items() if k[:-1] == place and g.plan_seconds}
-    variants = sorted(a for a in timed if arms.parts(a).base == SPEED_REFERENCE and not arms.is_arm(a))
+    variants = sorted(a for a in timed if parts_of(a).base == SPEED_REFERENCE and not is_ablation(a))
     if not variants:
         return np.nan
     name = variants[0]  # the plain name sorts before its variants
@@ -283,7 +287,7 @@ def _settings(cell: CellRecord) -> dict[str, object]:
     if tables.shares_budget(cell):
         sections.add("training")
     flat = flatten({name: value for name, value in cell.config.items() if name in sections})
-    harmless = {f"agent.{path}" for path in arms.HARMLESS}
+    harmless = {f"agent.{path}" for path in HARMLESS}
     if (cell.config.get("training") or {}).get("seconds") is not None:
         harmless.add("agent.train.steps")  # follow from the pace of a machine
     return {path: value for path, value in flat.items() if path not in harmless}
@@ -314,7 +318,7 @@ def _rng(key: Key, purpose: str) -> np.random.Generator:
 
 def _across(cells: Sequence[CellRecord]) -> pd.DataFrame:
     """Interquartile means over environments, where an agent has an offset in at least two of them."""
-    groups = {key: group for key, group in _groups(cells).items() if group.pairs and not arms.is_arm(key[-1])}
+    groups = {key: group for key, group in _groups(cells).items() if group.pairs and not is_ablation(key[-1])}
     kinds = {c.agent: c.kind for c in cells}
     rows = []
     for protocol, profile, offset, agent in sorted({(k[0], k[1], k[3], k[4]) for k in groups}):
@@ -334,7 +338,8 @@ def _across(cells: Sequence[CellRecord]) -> pd.DataFrame:
         if all(g is not None for g in floors.values()):
             row |= _named("normalised", _above_floor(agent, members, floors, _rng(key, "iqm normalised")))
         rows.append(row)
-    rows.sort(key=lambda r: (r["protocol"], r["profile"], r["goal_offset"], *arms.order(r["agent"], kinds[r["agent"]])))
+    place = Agents.of(cells).order
+    rows.sort(key=lambda r: (r["protocol"], r["profile"], r["goal_offset"], *place(r["agent"], kinds[r["agent"]])))
     columns = ("protocol", "profile", "goal_offset", "agent", "n_envs", "n_seeds", "envs")
     means = [f"{name}{end}" for name in ("hit", "normalised") for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=[*columns, *means])
@@ -361,7 +366,7 @@ def _ratios(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for values, part in table.groupby(place, dropna=False, sort=True):
         ours = part[(part["agent"] == REFERENCE) & part["speedup_vs_dino_wm"].notna()]
-        same = part["agent"].map(lambda agent: arms.parts(agent).base == SPEED_REFERENCE and not arms.is_arm(agent))
+        same = part["agent"].map(lambda agent: parts_of(agent).base == SPEED_REFERENCE and not is_ablation(agent))
         theirs = part[same & part["speedup_vs_dino_wm"].notna()]
         for _, other in theirs.iterrows():
             for _, own in ours.iterrows():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from lewm_bench.report.ablation import Panel
+from lewm_bench.report.agents import Agents
 from lewm_bench.report.rankings import Contest
 from lewm_bench.run.records import CellRecord
 
@@ -18,6 +19,7 @@ class Summary:
 
     title: str
     cells: tuple[CellRecord, ...]
+    agents: Agents
     table: pd.DataFrame  # one row per environment, agent and goal offset
     across: pd.DataFrame  # interquartile means over environments
     ratios: pd.DataFrame  # measured plan times of LeWM and DINO-WM side by side
@@ -26,7 +28,7 @@ class Summary:
     seeds: pd.DataFrame  # success of every training seed, if any agent has two
     ablations: tuple[Panel, ...] = ()
     loss_terms: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # agent -> logged term -> its name
-    labels: Mapping[str, str] = field(default_factory=dict)  # agent -> name for people
+    labels: Mapping[str, str] = field(default_factory=dict)  # agent -> name for people, with every substitute
     kinds: Mapping[str, str] = field(default_factory=dict)
     contests: tuple[Contest, ...] = ()  # the leading task of each environment: who is best, and told apart from whom
     verdict: tuple[str, ...] = ()  # the same in sentences

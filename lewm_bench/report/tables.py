@@ -15,8 +15,8 @@ import pandas as pd
 from lewm_bench.core.names import names_steps, stratum_of
 from lewm_bench.core.statistics import LEVEL, METHOD_RUNS
 from lewm_bench.core.words import seconds, short, three_digits
-from lewm_bench.report import arms
 from lewm_bench.report.ablation import SOLVER
+from lewm_bench.report.agents import Agents, is_ablation, settings_text
 from lewm_bench.report.commands import run_command
 from lewm_bench.run.records import CellRecord
 
@@ -77,8 +77,6 @@ GROUPS = {
     "privileged": "Privileged (sees the simulator's state)",
     "floor": "Floor",
 }
-INTERACTIVE = {"sac-her": "uses state, reward and interaction"}
-"""Privileged agents that need more than the state, in words."""
 
 
 def _missing(value: object) -> bool:
@@ -145,12 +143,12 @@ FEW_RUNS = (
 )
 
 
-def comparisons(part: pd.DataFrame) -> str:
+def comparisons(part: pd.DataFrame, agents: Agents) -> str:
     """How many differences to LeWM a table holds, and what its asterisks mean; empty if it holds none."""
     shown, counted = part.loc[part["diff_p"].notna(), "agent"], part.loc[part["diff_p_holm"].notna(), "agent"]
     if shown.empty:
         return ""
-    families = [f" among the ablations of {arms.title(a)}" if arms.is_arm(a) else "" for a in counted]
+    families = [f" among the ablations of {agents.title(a)}" if is_ablation(a) else "" for a in counted]
     numbers = {family: families.count(family) for family in dict.fromkeys(families)}
     told = " and ".join(f"{_compared(n)}{family}" for family, n in numbers.items())
     few = len(shown) - len(counted)
@@ -161,14 +159,6 @@ def comparisons(part: pd.DataFrame) -> str:
 
 def _compared(count: int) -> str:
     return f"{count} comparison{'' if count == 1 else 's'}"
-
-
-def _steps(row: pd.Series) -> str:
-    """Training steps; those of an agent that learns by interaction are steps of the environment."""
-    if _missing(row["train_steps"]):
-        return ""
-    kind = " in the environment" if arms.parts(row["agent"]).base in INTERACTIVE else ""
-    return f"{row['train_steps']:,}{kind}"
 
 
 Cell = Callable[[pd.Series], str]
@@ -193,7 +183,7 @@ DETAIL_COLUMNS: Mapping[str, Cell] = {
     "Rank correlation of latent and true distance": lambda r: number(r["distance_rank_correlation"]),
     "Parameters": lambda r: count(r["parameters"]),
     "Training time": lambda r: seconds(r["train_seconds"]),
-    "Training steps": _steps,
+    "Training steps": lambda r: "" if _missing(r["train_steps"]) else f"{r['train_steps']:,}",
     "Solved at start, %": lambda r: percent(r["solved_at_start"]),
     "Share of all goals, %": lambda r: percent(r["stratum_share"]),
 }
@@ -205,7 +195,7 @@ class Line:
 
     agent: str  # as it is shown
     cells: tuple[str, ...]
-    name: str = ""  # the agent whose colour it gets
+    colour: str = ""  # of the dot before it
     commands: Mapping[int, str] = field(default_factory=dict)  # number of a cell that was not run -> what runs it
 
 
@@ -258,7 +248,7 @@ def views(summary: Summary) -> Iterator[View]:
             groups=_lines(part, summary, RESULT_COLUMNS),
             detail_header=tuple(detail),
             detail_groups=_lines(run, summary, {name: DETAIL_COLUMNS[name] for name in detail}),
-            comparisons=comparisons(part),
+            comparisons=comparisons(part, summary.agents),
             notes=tuple((summary.labels[r["agent"]], r["note"]) for _, r in part.iterrows() if r["note"]),
             rows=part,
         )
@@ -271,7 +261,7 @@ def _lines(
     for _, row in part.iterrows():
         heading, shown = _heading(row["agent"], summary)
         commands = {0: command(summary, row)} if row["status"] == "not run" else {}
-        line = Line(shown, tuple(cell(row) for cell in columns.values()), row["agent"], commands)
+        line = Line(shown, tuple(cell(row) for cell in columns.values()), summary.agents.colour(row["agent"]), commands)
         groups.setdefault(heading, []).append(line)
     return tuple((name, tuple(lines)) for name, lines in groups.items())
 
@@ -283,11 +273,10 @@ def command(summary: Summary, row: Mapping[str, str] | pd.Series) -> str:
 
 def _heading(agent: str, summary: Summary) -> tuple[str, str]:
     """The block that an agent stands in, and how it is called there."""
-    if arms.is_arm(agent):
-        return f"Ablations of {arms.title(agent)}", arms.settings_text(agent)
-    more = INTERACTIVE.get(arms.parts(agent).base)
-    label = summary.labels[agent]
-    return GROUPS[summary.kinds[agent]], label if more is None or more in label else f"{label}: {more}"
+    if is_ablation(agent):
+        return f"Ablations of {summary.agents.title(agent)}", settings_text(agent)
+    more, label = summary.agents.card(agent).learns_from, summary.labels[agent]
+    return GROUPS[summary.kinds[agent]], label if more in label else f"{label}: {more}"
 
 
 def solver_rows(panel: Panel) -> list[tuple[str, ...]]:
@@ -314,7 +303,7 @@ def solver_tables(summary: Summary) -> list[tuple[str, list[tuple[str, ...]]]]:
     """Heading and rows for every agent, environment and offset where more than one solver was run."""
     return [
         (
-            f"Solvers of {arms.title(p.agent)}: {short(p.env)}, {offset_name(p.goal_offset, p.protocol)} ({p.profile})",
+            f"Solvers of {p.name}: {short(p.env)}, {offset_name(p.goal_offset, p.protocol)} ({p.profile})",
             solver_rows(p),
         )
         for p in summary.ablations
@@ -390,7 +379,7 @@ def hardware_line(hardware: Mapping[str, str]) -> str:
 def caption(summary: Summary) -> list[str]:
     """What must stand beside any number of this report: protocol, profile, hardware, versions, substitutes."""
     done = [c for c in summary.cells if c.status == "done"]
-    substitutes = [f"{a} = {n}" for a, n in sorted(summary.labels.items()) if n != a and not arms.is_arm(a)]
+    substitutes = [f"{a} = {n}" for a, n in sorted(summary.labels.items()) if n != a and not is_ablation(a)]
     versions = sorted({", ".join(f"{k} {v}" for k, v in sorted(c.versions.items())) for c in done} - {""})
     seeds = sorted({c.seed for c in done})
     lines = {

@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.words import short
-from lewm_bench.report.drawing import colour, figure_of, panels, percent_axis, plain
+from lewm_bench.report.agents import colour
+from lewm_bench.report.drawing import figure_of, panels, percent_axis, plain
 from lewm_bench.run.tuning.trials import Trial, Tuning
 
 COLUMNS = 3  # of panels, one per dimension
@@ -34,7 +35,7 @@ def path_figure(tuning: Tuning) -> Figure:
     for x, trial in zip(places, tuning.trials, strict=True):
         if trial.held:
             ends = [100 * v for v in trial.interval[1:]]
-            axes.plot([x, x], ends, color=_tone(tuning.agent), linewidth=1.4, alpha=0.5, zorder=2)
+            axes.plot([x, x], ends, color=_tone(tuning), linewidth=1.4, alpha=0.5, zorder=2)
     _legend(axes, tuning)
     axes.set_title(_heading(tuning), fontsize=11, loc="left")
     return figure
@@ -70,9 +71,7 @@ def comparison(tunings: Sequence[Tuning]) -> Figure:
     for axes in (left, right):
         _shares_axis(axes)
     left.set_title(f"{plain(short(tunings[0].env))}: best so far, lines; each trial, points", fontsize=11, loc="left")
-    handles = [
-        Line2D([], [], color=_tone(t.agent), label=f"{plain(t.agent)} ({len(t.dimensions)} to tune)") for t in tunings
-    ]
+    handles = [Line2D([], [], color=_tone(t), label=f"{plain(t.agent)} ({len(t.dimensions)} to tune)") for t in tunings]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
 
@@ -81,12 +80,12 @@ def _heading(tuning: Tuning) -> str:
     return plain(f"{tuning.agent}, {short(tuning.env)}: {tuning.method}")
 
 
-def _tone(agent: str) -> str:
-    return colour(parse_agent(agent).base)
+def _tone(tuning: Tuning) -> str:
+    return colour(parse_agent(tuning.agent).base, tuning.card)
 
 
 def _best_so_far(axes: Axes, tuning: Tuning, x: Sequence[float], numbered: bool) -> None:
-    tone = _tone(tuning.agent)
+    tone = _tone(tuning)
     axes.step(x, [100 * v for v in tuning.best_so_far], where="post", color=tone, linewidth=1.8)
     for place, trial in zip(x, tuning.trials, strict=True):
         _point(axes, tuning, trial, place, numbered)
@@ -117,7 +116,7 @@ def _place(dimension: Dimension, value: float) -> float:
 
 def _point(axes: Axes, tuning: Tuning, trial: Trial, x: float, numbered: bool) -> None:
     """A trial; hollow if it is the default, a star if it is the best, a cross at 0 if its training failed."""
-    tone, best = _tone(tuning.agent), tuning.best
+    tone, best = _tone(tuning), tuning.best
     y = 100 * trial.objective
     style = "x" if trial.status == "failed" else "*" if best is not None and trial.trial == best.trial else "o"
     face = "white" if trial.trial == tuning.default.trial else tone
@@ -130,7 +129,7 @@ def _point(axes: Axes, tuning: Tuning, trial: Trial, x: float, numbered: bool) -
 
 
 def _legend(axes: Axes, tuning: Tuning) -> None:
-    tone = _tone(tuning.agent)
+    tone = _tone(tuning)
     kinds = {
         "best": ("*", tone, tone, 13),
         "trial": ("o", tone, tone, 7),

@@ -10,7 +10,6 @@ import pandas as pd
 
 from lewm_bench.core.statistics import METHOD_RUNS
 from lewm_bench.core.words import short
-from lewm_bench.report import arms
 from lewm_bench.report.rankings import REFERENCE, Contest, Rival
 from lewm_bench.report.tables import offset_name, percent
 
@@ -33,7 +32,7 @@ def _nothing(table: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _paragraph(contest: Contest, summary: Summary) -> str:
-    labels = {agent: arms.label(agent, arms.title(agent)) for agent in summary.labels}
+    labels = {agent: summary.agents.name(agent) for agent in summary.labels}
     compared = (_told_apart(contest, labels), *_reflexes(contest, labels))
     sentences = (_first(contest, labels), *compared, _bounds(contest, labels, summary.kinds))
     return f"{_task(contest)}: {' '.join(filter(None, sentences))}"

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from lewm_bench.core.card import Card
 from lewm_bench.core.config import Record
 from lewm_bench.core.names import AgentText, stratum_of
 from lewm_bench.core.renamed import renamed
@@ -109,6 +110,7 @@ class CellRecord(Record):
     agent: AgentText
     label: str = ""  # for people, names every substitute: "DINO-WM (frozen low-pass ViT, 16 tokens)"
     kind: Literal["world model", "policy", "privileged", "floor"] = "world model"
+    card: Card = Card()  # of the agent
     note: str = ""  # shown in the table's note column
     seed: int
     key: str = ""

@@ -16,6 +16,7 @@ import gymnasium as gym
 
 from lewm_bench.agent import AgentConfig, Family
 from lewm_bench.agents import AGENTS
+from lewm_bench.core.card import Card
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import NotRun, PluginError, UserError, unknown
 from lewm_bench.core.names import parse_agent
@@ -133,7 +134,7 @@ def fault_of(family: Family) -> str | None:
 
 
 TYPES: Mapping[str, tuple[type, ...]] = {
-    "summary": (str,),
+    "card": (Card,),
     "trainable": (bool,),
     "plans": (bool,),
     "schema": (int,),

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 import lewm_bench
 from lewm_bench.agent import Family, Loaded, Setting, card_of, load_agent
+from lewm_bench.core.card import Card
 from lewm_bench.core.env import GoalEnv, require_spaces
 from lewm_bench.core.errors import NotRun, PluginError, TrainingFailed, UserError
 from lewm_bench.core.names import parse_agent, stratum_of
@@ -504,13 +505,14 @@ def base(run: Run, job: Job, status: str) -> dict[str, Any]:
         "protocol": job.protocol,
         "env": job.env.label,
         "agent": job.agent,
+        "card": card_of_agent(job.agent),
         "seed": job.seed,
     }
 
 
 def episode_row(run: Run, job: Job, offset: int, result: PairResult, measured: Measured) -> EpisodeRow:
     """One line of episodes.csv."""
-    fields = {k: v for k, v in base(run, job, "").items() if k != "status"}
+    fields = {k: v for k, v in base(run, job, "").items() if k not in ("status", "card")}
     return EpisodeRow(
         **fields,
         goal_offset=offset,
@@ -678,6 +680,14 @@ def agent_kind(agent: str) -> str:
         return agent_family(agent).kind
     except (NotRun, PluginError, UserError):
         return "world model"
+
+
+def card_of_agent(agent: str) -> Card:
+    """What its family says of an agent, nothing where it cannot be imported."""
+    try:
+        return agent_family(agent).card
+    except (NotRun, PluginError, UserError):
+        return Card()
 
 
 def work_shares(suite: Suite) -> list[float]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from lewm_bench.core.card import Card
 from lewm_bench.core.config import Record
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.names import AgentText
@@ -162,6 +163,7 @@ class UnderstandingRecord(Record):
     agent: AgentText
     checkpoint: str = ""  # the folder that was looked into, where one was named
     label: str = ""
+    card: Card = Card()  # of the agent
     note: str = ""
     seed: int
     key: str = ""

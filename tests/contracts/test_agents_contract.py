@@ -109,7 +109,7 @@ def test_every_registered_agent_is_tested() -> None:
 @pytest.mark.parametrize("name", AGENTS)
 def test_the_registry_has_what_a_list_shows(name: str) -> None:
     family = agent_family(name)
-    assert family.kind in ("world model", "policy", "privileged", "floor") and family.summary
+    assert family.kind in ("world model", "policy", "privileged", "floor") and family.card.about
     assert family.configure({}, None) == family.Config()
     with pytest.raises(UserError):
         family.configure({}, "no-such-variant")

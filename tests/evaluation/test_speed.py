@@ -15,14 +15,18 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from lewm_bench import agent
+from lewm_bench.agents.dino_wm import ENCODED_TOGETHER, ReencodingAgent
 from lewm_bench.agents.parts import linears
+from lewm_bench.agents.parts.imagination import PackedDinoWM, PackedLeWM
 from lewm_bench.core.errors import UserError
+from lewm_bench.core.names import parse_agent
 from lewm_bench.core.rng import stream
 from lewm_bench.evaluation import speed
-from lewm_bench.evaluation.speed import METHODS, Case, SpeedConfig, agent_of, build, count_flops, plan_once, share
+from lewm_bench.evaluation.speed import Case, Method, SpeedConfig, count_flops, method_of, plan_once, share
 from lewm_bench.planning import replan
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.run import benchmarks as suite
+from lewm_bench.run.registry import agent_family
 from lewm_bench.system.checkpoint import save_checkpoint
 
 CPU = torch.device("cpu")
@@ -30,7 +34,8 @@ SMALL = {"width": 16, "depth": 2, "heads": 2, "head_size": 4, "mlp_hidden": 20}
 LEWM = SMALL | {"encoder": "cnn", "latent": 12, "projector_hidden": 24}
 DINO = SMALL | {"encoder": "lowpass", "conditioning": "adaln", "local": {"width": 16, "depth": 1, "channels": 8}}
 PREFIX = {"prefix_depth": 2, "prefix_heads": 2, "prefix_head_size": 3, "prefix_mlp_hidden": 18, "fusion_hidden": 14}
-NETWORKS = {"lewm": LEWM, "fast-lewm": PREFIX, "dino-wm": DINO}
+NETWORKS = {"lewm": LEWM, "pldm": LEWM, "fast-lewm": LEWM | PREFIX, "dino-wm": DINO}
+METHODS = SpeedConfig().methods
 BLOCK = 10  # numbers of an action block: 5 steps of 2
 MODES = ["float32", "bfloat16", "reference", pytest.param("int8", marks=pytest.mark.skipif(not linears.has_int8(), reason="no int8"))]  # fmt: skip
 
@@ -41,12 +46,18 @@ def cem(**changes) -> PlannerConfig:
 
 @cache
 def network(method: str, size: int = 32):
-    return build(method, NETWORKS, size, CPU)
+    return named(method).model(size, CPU)
+
+
+def named(name: str, networks=NETWORKS) -> Method:
+    family, agent = agent_family(name), parse_agent(name)
+    return method_of(name, family, family.configure(networks.get(agent.base, {}), agent.variant))
 
 
 def case(method: str = "lewm", mode: str = "float32", *, size=32, batch=1, context=1, model=None, **changes) -> Case:
     config, model = cem(**changes), network(method, size) if model is None else model
-    return Case(method, mode, model, agent_of(model, method, mode, config, CPU), config, size, batch, context, "random")
+    own = named(method)
+    return Case(own, mode, model, own.agent(model, mode, config, CPU), config, size, batch, context, "random")
 
 
 def linear(inputs: int, outputs: int) -> int:
@@ -278,7 +289,8 @@ OVERRIDES = [
     "speed={plans: 3, seconds: 4, samples: [4, 2], horizons: [1, 5], batches: [2], image_sizes: [48, 32]}",
     *(f"{name}.{key}={value}" for name in ("lewm", "dino-wm") for key, value in SMALL.items()),
     *(f"fast-lewm.{key}={value}" for key, value in PREFIX.items()),
-    "lewm.latent=12", "lewm.encoder=stem-vit", "dino-wm.local={width: 16, depth: 1, channels: 8}",
+    *(f"{name}.{key}={value}" for name in ("pldm", "fast-lewm") for key, value in SMALL.items()),
+    *(f"{name}.latent=12" for name in ("lewm", "pldm", "fast-lewm")), "lewm.encoder=stem-vit", "dino-wm.local={width: 16, depth: 1, channels: 8}",
 ]  # fmt: skip
 
 
@@ -288,7 +300,11 @@ def resolved(*more: str) -> suite.Suite:
 
 def measured(*more: str, checkpoint=None):
     it = resolved(*more)
-    return speed.measure(it.settings, it.agent_settings, "quick", CPU, checkpoint)
+    return speed.measure(it.settings, timed(it), "quick", CPU, checkpoint)
+
+
+def timed(it: suite.Suite) -> list[Method]:
+    return [method_of(name, agent_family(name), it.agent_config(name)) for name in it.settings.speed.methods]
 
 
 @pytest.fixture()
@@ -315,20 +331,22 @@ def test_every_row_is_measured(small_peak):
     assert {r.tokens_per_frame for r in table if "dino-wm" in r.method and r.image_size == 32} == {4}
     assert {r.tokens_per_frame for r in table if r.method == "dino-wm" and r.image_size == 48} == {9}
     for r in rows:
-        assert r.weights == "random" and r.profile == "quick" and r.label == METHODS[r.method] and r.peak_flops == 1e9
+        assert (
+            r.weights == "random" and r.profile == "quick" and r.label.startswith(r.card.name) and r.peak_flops == 1e9
+        )
         assert len(r.encode_seconds) == len(r.search_seconds) >= 3 and (r.sweep or len(r.search_seconds) == 3)
         assert min(r.encode_seconds) > 0 and min(r.search_seconds) > 0
         assert r.hardware["device"] == "cpu" and r.versions["torch"] == torch.__version__
         assert r.encode_flops > 0 and r.search_flops > 0 and r.context == 1 and r.num_iterations == 2
     lewm, dino = (next(r for r in rows if r.method == name) for name in ("lewm", "dino-wm"))
-    networks = resolved().agent_settings
-    assert lewm.parameters == sum(p.numel() for p in build("lewm", networks, 32, CPU).parameters())
-    assert dino.parameters == sum(p.numel() for p in build("dino-wm", networks, 32, CPU).parameters())
+    built = {m.name: m.model(32, CPU) for m in timed(resolved())}
+    assert lewm.parameters == sum(p.numel() for p in built["lewm"].parameters())
+    assert dino.parameters == sum(p.numel() for p in built["dino-wm"].parameters())
 
 
 def test_every_rows_planner_is_valid():
     it = resolved("speed.modes=[float32, reference]", "speed.horizons=[1, 5]", "speed.samples=[2, 9]")
-    for c in speed.cases(it.settings, it.agent_settings, CPU, None):
+    for c in speed.cases(it.settings, timed(it), CPU, None):
         assert PlannerConfig(**c.planner.model_dump()) == c.planner and c.agent.config == c.planner
 
 
@@ -337,7 +355,7 @@ def test_rows_take_turns(monkeypatch, small_peak):
     fake = timing(0.001, 0.0, 0.01)  # 0.12 seconds for a plan of the table
 
     def once(case, number, planner=None):
-        place = case.method, case.mode, case.sweep, case.planner.num_samples, case.planner.horizon, case.image_size
+        place = case.method.name, case.mode, case.sweep, case.planner.num_samples, case.planner.horizon, case.image_size
         order.append((place, number))
         return fake(case, number, planner)
 
@@ -382,7 +400,7 @@ def test_operations_of_a_compiled_search_are_not_counted(monkeypatch, small_peak
 
 def checkpoint(folder, name: str = "lewm", size: int = 32):
     it = resolved("lewm.depth=3")  # other than the profile's
-    model = build("lewm", it.agent_settings, size, CPU)
+    model = next(m for m in timed(it) if m.name == "lewm").model(size, CPU)
     model.action_scale.std.fill_(7.0)
     card = {"agent": name, "config": model.config.model_dump(mode="json"), "image_size": size, "action_dim": 2}
     save_checkpoint(folder, model, card)
@@ -391,8 +409,8 @@ def checkpoint(folder, name: str = "lewm", size: int = 32):
 
 def test_a_checkpoint_takes_lewms_place(tmp_path, small_peak):
     model = checkpoint(tmp_path)
-    found, size = speed.trained(tmp_path, CPU)
-    assert size == 32 and not found.training
+    method, found, size = speed.trained(tmp_path, timed(resolved()), CPU)
+    assert method.name == "lewm" and method.config == found.config and size == 32 and not found.training
     assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), model.state_dict().values(), strict=True))
     quick = "speed={methods: [lewm, pldm], modes: [float32], samples: [], horizons: [], batches: [2]}"
     rows = measured(quick, checkpoint=tmp_path)
@@ -406,7 +424,7 @@ def test_a_checkpoint_takes_lewms_place(tmp_path, small_peak):
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     checkpoint(tmp_path, "gcbc")
-    with pytest.raises(UserError, match=r"takes a LeWM, .* holds gcbc"):
+    with pytest.raises(UserError, match=r"holds gcbc, which is not timed; name it in --methods"):
         measured(checkpoint=tmp_path)
     with pytest.raises(UserError, match="not a checkpoint"):
         measured(checkpoint=tmp_path / "absent")
@@ -467,7 +485,7 @@ def test_a_plan_may_be_a_part(monkeypatch):
 def test_encoding_again_costs_frames_and_changes_nothing(monkeypatch, mode, batch, context):
     model = network("dino-wm")
     c = case("dino-wm:reencode", mode, batch=batch, context=context, num_samples=40, num_iterations=3, model=model)
-    assert isinstance(c.agent, speed.ReencodingAgent)
+    assert isinstance(c.agent, ReencodingAgent)
     goals, past = speed.situation(model, c)
     seen, encode = [], model.encode
 
@@ -486,10 +504,10 @@ def test_encoding_again_costs_frames_and_changes_nothing(monkeypatch, mode, batc
 
     once = batch * (context + 1)
     plainly, few = act(agent.PlanningAgent)
-    again, many = act(speed.ReencodingAgent)
+    again, many = act(ReencodingAgent)
     assert few == once and many == once + 3 * 40 * batch * context
     assert np.array_equal(plainly, again)
-    assert max(len(f) for f in seen) == speed.ENCODED_TOGETHER
+    assert max(len(f) for f in seen) == ENCODED_TOGETHER
     for episode in range(batch):
         own = sum(len(f) for f in seen[2:] if torch.equal(f, past.frames[episode][None].expand(len(f), -1, -1, -1, -1)))
         assert own == 3 * 40
@@ -498,19 +516,19 @@ def test_encoding_again_costs_frames_and_changes_nothing(monkeypatch, mode, batc
 @pytest.mark.parametrize("mode", [*MODES, "compile"])
 def test_the_mode_says_what_computes(mode):
     c = case("dino-wm" if mode == "compile" else "lewm", mode)
-    assert isinstance(c.agent.imagine, speed.PackedLeWM | speed.PackedDinoWM) == (mode != "reference")
+    assert isinstance(c.agent.imagine, PackedLeWM | PackedDinoWM) == (mode != "reference")
     assert c.arithmetic == (mode if mode in ("bfloat16", "int8") else "float32")
     if mode != "reference":
         assert c.agent.imagine.arithmetic == c.arithmetic and (c.agent.imagine.compiled is None) == (mode != "compile")
 
 
-@pytest.mark.parametrize("method, kind", [("lewm", "LeWM"), ("pldm", "LeWM"), ("fast-lewm", "FastLeWM"), ("dino-wm", "DinoWM"), ("dino-wm:reencode", "DinoWM")])  # fmt: skip
+@pytest.mark.parametrize("method, kind", [("lewm", "LeWM"), ("pldm", "PLDM"), ("fast-lewm", "FastLeWM"), ("dino-wm", "DinoWM"), ("dino-wm:reencode", "DinoWM")])  # fmt: skip
 def test_models_are_untrained_and_always_the_same(method, kind):
     torch.manual_seed(1)
-    one = build(method, NETWORKS, 32, CPU)
+    one = named(method).model(32, CPU)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    two = build(method, NETWORKS, 32, CPU)
+    two = named(method).model(32, CPU)
     assert type(one).__name__ == kind and torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
     assert not one.training and not any(p.requires_grad for p in one.parameters())
@@ -537,7 +555,8 @@ def test_the_peak_is_the_fastest_product(monkeypatch, arithmetic):
 @pytest.mark.parametrize(
     "wrong, says",
     [
-        ("speed.methods=[lewm, dino]", "no method named 'dino'"),
+        ("speed.methods=[lewm, dino]", "no agent named 'dino'"),
+        ("speed.methods=[gcbc]", "gcbc cannot be timed: speed is about world models"),
         ("speed.modes=[float64]", "speed.modes"),
         ("speed.plans=2", "speed.plans"),
         ("speed.seconds=0", "speed.seconds"),
@@ -548,7 +567,7 @@ def test_the_peak_is_the_fastest_product(monkeypatch, arithmetic):
 )
 def test_wrong_settings_are_named(wrong, says):
     with pytest.raises(UserError, match=says.replace("[", r"\[")):
-        resolved(wrong)
+        timed(resolved(wrong))
 
 
 @pytest.mark.parametrize("method", ["lewm", "dino-wm"])

@@ -442,7 +442,7 @@ def name_case(root: Path, rng: Random) -> Callable[[Path], Callable[[], object]]
 def named(name: str) -> None:
     """Resolve the tiny suite with an agent of that name, and use what its name is used for."""
     from lewm_bench.cli.app import _prepare
-    from lewm_bench.report import arms
+    from lewm_bench.report.agents import settings_text
     from lewm_bench.run.benchmarks import Suite
 
     run = _prepare("tiny", "quick", agents=name, config=Path("tiny.yaml"), cache=Path("cache"), device="cpu")
@@ -450,7 +450,7 @@ def named(name: str) -> None:
     for job in suite.jobs:
         suite.of(job.env).agent_config(job.agent)
         suite.of(job.env).planner(job.agent)
-        arms.settings_text(job.agent)
+        settings_text(job.agent)
 
 
 # Other people's environments and agents.

@@ -11,9 +11,10 @@ import scipy.stats
 from test_report import ENV, LEWM, OTHER, RANDOM, absent, cell, parse, row
 
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.report import ablation_plot, arms, plots, tables, write
+from lewm_bench.report import ablation_plot, plots, tables, write
 from lewm_bench.report import summarise as report
 from lewm_bench.report.ablation import axis_of, planner_of
+from lewm_bench.report.agents import main_rows
 
 HALF = [1, 0] * 5
 DEFAULTS = {"sigreg_weight": 0.002, "dropout": 0.1, "latent": 32, "train": {"steps": 2000}}
@@ -227,10 +228,10 @@ def test_arms_stand_apart_from_the_main_agents(tmp_path):
     groups = {name: [line.agent for line in group] for name, group in view.groups}
     assert list(groups) == ["World models", "Goal-conditioned policies", "Floor", "Ablations of LeWM"]
     assert groups["Ablations of LeWM"] == [
+        "dropout=0",
         "planner.solver=adam",
         "planner.solver=icem",
         "planner.solver=mppi",
-        "dropout=0",
     ]
     assert groups["World models"] == ["LeWM"]
     html = parse((tmp_path / "report.html").read_text()).text
@@ -243,7 +244,7 @@ def test_arms_stand_apart_from_the_main_agents(tmp_path):
         )
     assert "What the names stand for: lewm = LeWM." in markdown  # and not each arm
     assert "one setting of an agent changed at a time" in html
-    drawn = set(arms.main_rows(summary.table, summary.kinds)["agent"])
+    drawn = set(main_rows(summary.table, summary.kinds)["agent"])
     assert drawn == {"lewm", "gcbc", "random"}
     assert "lewm:planner.solver=adam" in tables.terminal(summary)
 
@@ -251,7 +252,7 @@ def test_arms_stand_apart_from_the_main_agents(tmp_path):
 def test_without_another_agent_the_arms_are_the_figure():
     cells = [arm({"dropout": 0}), arm({"dropout": 0.2}), cell("random", RANDOM), cell("oracle", LEWM)]
     summary = report.summarise(cells, "t")
-    assert len(arms.main_rows(summary.table, summary.kinds)) == 4
+    assert len(main_rows(summary.table, summary.kinds)) == 4
 
 
 def test_nobody_asked_for_an_arm_in_other_places():

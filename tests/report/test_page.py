@@ -21,11 +21,13 @@ from PIL import Image
 from test_plots import EYES, lab
 from test_report import DINO, ENV, LEWM, RANDOM, absent, cell, parse, small
 
+from lewm_bench.agents import AGENTS
 from lewm_bench.data.videos import rollout_video, still, video_name
-from lewm_bench.report import drawing, page, write
+from lewm_bench.report import page, write
 from lewm_bench.report import summarise as report
 from lewm_bench.report.commands import join_command, run_command
 from lewm_bench.run.benchmarks import find_file, load, resolve
+from lewm_bench.run.registry import agent_family
 
 MEDIUM = "lewm_bench/PointMaze-Medium-v0"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -148,13 +150,14 @@ def test_tables_carry_their_rows_of_the_csv(tmp_path):
 
 def test_agents_that_learn_lead_to_their_papers():
     floors = {"random", "noop", "oracle", "greedy", "straight"}
-    assert set(page.PAPERS) == set(page.ABOUT) - floors
-    numbers = [number for papers in page.PAPERS.values() for number in papers.values()]
+    cards = {name: agent_family(name).card for name in AGENTS}
+    assert {name for name, card in cards.items() if card.papers} == set(AGENTS) - floors
+    numbers = [number for card in cards.values() for number in card.papers.values()]
     assert all(re.fullmatch(r"\d{4}\.\d{5}", number) for number in numbers)
     documented = (Path(__file__).parents[2] / "docs" / "agents.md").read_text(encoding="utf-8")
     for agent in ("lewm", "fast-lewm", "delta-jepa", "pldm", "dino-wm"):
         (line,) = [line for line in documented.splitlines() if line.startswith(f"| `{agent}` |")]
-        assert all(number in line for number in page.PAPERS[agent].values())
+        assert all(number in line for number in cards[agent].papers.values())
 
 
 # What moves and what is dark.
@@ -203,7 +206,7 @@ def in_the_dark(colour: str) -> str:
 
 @pytest.mark.parametrize("eye", EYES)
 def test_agents_differ_in_the_dark_for_every_eye_and_stand_out(eye):
-    night = {agent: in_the_dark(colour) for agent, colour in drawing.COLOURS.items()}
+    night = {name: in_the_dark(agent_family(name).card.colour) for name in AGENTS}
     seen = {agent: lab(colour, EYES[eye]) for agent, colour in night.items()}
     closest = min((np.linalg.norm(seen[a] - seen[b]), a, b) for a, b in combinations(seen, 2))
     assert closest[0] > 10, closest

@@ -11,8 +11,10 @@ from matplotlib.colors import to_rgb
 from test_report import DINO, ENV, LEWM, OTHER, RANDOM, absent, cell, parse
 
 from lewm_bench.agents import AGENTS
-from lewm_bench.report import arms, drawing, learning_plots, page, plots, stability, tables, write
+from lewm_bench.report import learning_plots, page, plots, stability, tables, write
 from lewm_bench.report import summarise as report
+from lewm_bench.report.agents import SHADES, Agents
+from lewm_bench.run.registry import agent_family
 
 # Machado, Oliveira and Fernandes (2009), severity 1, for linear RGB.
 EYES = {
@@ -22,6 +24,9 @@ EYES = {
     "no short": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
 }
 TO_XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+
+CARDS = {name: agent_family(name).card for name in AGENTS}
+KNOWN = Agents(CARDS)
 
 
 def lab(colour: str, eye) -> np.ndarray:
@@ -35,27 +40,26 @@ def lab(colour: str, eye) -> np.ndarray:
 
 @pytest.mark.parametrize("eye", EYES)
 def test_colours_differ_for_every_eye(eye):
-    seen = {agent: lab(colour, EYES[eye]) for agent, colour in drawing.COLOURS.items()}
+    seen = {agent: lab(colour, EYES[eye]) for agent, colour in ((name, card.colour) for name, card in CARDS.items())}
     closest = min((np.linalg.norm(seen[a] - seen[b]), a, b) for a, b in combinations(seen, 2))
     assert closest[0] > 16, closest
 
 
 def test_every_agent_has_a_name_a_colour_and_a_marker_of_its_own():
-    known = set(AGENTS) | {"pldm", "jepa-ema", "delta-jepa", "fast-lewm", "gcivl", "gciql", "sac-her"}
-    for table in (arms.NAMES, drawing.COLOURS, drawing.AGENT_MARKERS):
-        assert set(table) == known
-        assert len(set(table.values())) == len(table)
+    for looks in ("name", "colour", "marker", "about"):
+        found = [getattr(card, looks) for card in CARDS.values()]
+        assert all(found) and len(set(found)) == len(found), looks
 
 
 def test_variants_and_arms_are_shades_of_their_agent():
     names = ["lewm:dropout=0", "lewm:dropout=0.2", "dino-wm:mae", "dino-wm:mae:planner.solver=icem"]
     for name in names:
         base = name.split(":")[0]
-        own, parent = (np.array(to_rgb(drawing.colour(a))) for a in (name, base))
-        assert drawing.marker(name) == drawing.marker(base) and (own != parent).any()
-        mixes = [(1 - abs(s)) * parent + abs(s) * (s > 0) for s in drawing.SHADES]
+        own, parent = (np.array(to_rgb(KNOWN.colour(a))) for a in (name, base))
+        assert KNOWN.marker(name) == KNOWN.marker(base) and (own != parent).any()
+        mixes = [(1 - abs(s)) * parent + abs(s) * (s > 0) for s in SHADES]
         assert min(np.abs(own - mix).max() for mix in mixes) < 1 / 255
-    assert drawing.colour(names[0]) == drawing.colour(names[0]) != drawing.colour(names[1])
+    assert KNOWN.colour(names[0]) == KNOWN.colour(names[0]) != KNOWN.colour(names[1])
 
 
 def test_blocks_have_gaps_and_the_same_rows_in_all_panels():
@@ -178,8 +182,8 @@ def logged(terms, **more):
 
 def pair():
     agent = {"sigreg_weight": 0.05}, {"variance_weight": 18.0, "time_covariance_weight": 0.0}
-    lewm = logged(stability.TERMS["lewm"], latent_std=[1.0, 1.0]) | {"config": {"agent": agent[0]}}
-    pldm = logged(stability.TERMS["pldm"]) | {"config": {"agent": agent[1]}}
+    lewm = logged(CARDS["lewm"].loss_terms, latent_std=[1.0, 1.0]) | {"config": {"agent": agent[0]}}
+    pldm = logged(CARDS["pldm"].loss_terms) | {"config": {"agent": agent[1]}}
     return runs("lewm", 0.9, 0.8, **lewm) + runs("pldm", 0.5, 0.8, **pldm)
 
 
@@ -266,7 +270,7 @@ def test_training_steps_stand_beside_training_time():
     table = summary.table.set_index("agent")
     assert table.loc["lewm", "train_steps"] == 1500 and "differ between seeds: 1400, 1500" in table.loc["lewm", "note"]
     text = tables.markdown(summary)
-    assert "| 60.0 s | 1,500 |" in text and "20,000 in the environment" in text
+    assert "| 60.0 s | 1,500 |" in text and "20,000 |" in text
 
 
 def test_privileged_agents_say_what_they_use():

@@ -15,11 +15,15 @@ import pytest
 import scipy.stats
 from PIL import Image
 
+from lewm_bench.agents import AGENTS
 from lewm_bench.core.errors import UserError
 from lewm_bench.data.videos import video_name
-from lewm_bench.report import page, plots, tables, write
+from lewm_bench.report import page, tables, write
 from lewm_bench.report import summarise as report
+from lewm_bench.report.agents import SPARE_COLOURS, Agents
 from lewm_bench.run.records import CellRecord, EpisodeRow, OffsetRecord
+from lewm_bench.run.registry import agent_family
+from lewm_bench.run.runner import card_of_agent
 
 ENV = "lewm_bench/PointMaze-UMaze-v0"
 OTHER = "lewm_bench/Wall-v0"
@@ -48,7 +52,7 @@ def cell(agent: str, hits, held=None, *, seed=0, env=ENV, offset=25, seconds=(),
     record = OffsetRecord(goal_offset=offset, plan_seconds=tuple(seconds), **change.pop("record", {}))
     fields = {
         "status": "done", "suite": "pointmaze", "profile": "quick", "protocol": "clean-1", "env": env, "agent": agent,
-        "kind": KINDS.get(agent, "world model"), "seed": seed, "hardware": HARDWARE, "offsets": (record,),
+        "kind": KINDS.get(agent, "world model"), "card": card_of_agent(agent), "seed": seed, "hardware": HARDWARE, "offsets": (record,),
         "episodes": tuple(episodes), "commit": "abc1234", "created": "2026-11-22T10:00:00Z",
     }  # fmt: skip
     return CellRecord(**{**fields, **change})
@@ -362,9 +366,10 @@ def test_plots_touch_no_global_state():
 
 
 def test_colours_are_stable_and_fixed_agents_differ():
-    assert len(set(plots.COLOURS.values())) == len(plots.COLOURS)
-    assert plots.colour("someone's agent") == plots.colour("someone's agent")
-    assert plots.colour("lewm") == "#0072B2"
+    agents = Agents({name: agent_family(name).card for name in AGENTS})
+    assert len({agents.colour(name) for name in AGENTS}) == len(AGENTS)
+    assert agents.colour("someone's agent") == agents.colour("someone's agent") in SPARE_COLOURS
+    assert agents.colour("lewm") == "#0072B2"
 
 
 # The page

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lewm_bench.core.errors import UserError
-from lewm_bench.evaluation.speed import METHODS
 from lewm_bench.evaluation.speed_record import SPEED_FILE, SpeedRow, load_speed, save_speed
 from lewm_bench.report import speed as speed_report
+from lewm_bench.report.agents import Agents, title
 from lewm_bench.report.speed import (
     COLUMNS,
     HEADER,
@@ -30,14 +30,18 @@ from lewm_bench.report.speed import (
     write_speed_report,
 )
 from lewm_bench.run.records import SCHEMA
+from lewm_bench.run.runner import card_of_agent
 
 XEON = {"device": "cpu", "cpu": "Xeon", "cores": "2", "threads": "1", "memory": "8 GiB", "os": "Linux"}
 FILES = {"speed.json", "table.csv", "table.md", "speedup.png", "scaling.png", "report.html"}
 
 
+KNOWN = Agents({name: card_of_agent(name) for name in ("lewm", "dino-wm")})
+
+
 def row(method: str = "lewm", search=(0.2, 0.3, 0.4), encode=0.1, **changes) -> SpeedRow:
     fields = {
-        "method": method, "label": METHODS.get(method, method), "mode": "float32", "profile": "quick",
+        "method": method, "label": f"{title(method, card_of_agent(method))} (as built)", "card": card_of_agent(method), "mode": "float32", "profile": "quick",
         "image_size": 64, "tokens_per_frame": 16 if "dino" in method else 1, "parameters": 346_000, "batch": 1,
         "context": 1, "num_samples": 300, "num_iterations": 30, "horizon": 5, "timed_samples": 300,
         "timed_iterations": 30, "encode_seconds": [encode] * len(search), "search_seconds": search,
@@ -236,7 +240,7 @@ def lines_of(axes) -> dict[str, tuple[list[float], list[float]]]:
 
 def test_the_figures_show_the_tables_numbers():
     table = build_table(small())
-    left, right = speed_report.speedup(table).axes
+    left, right = speed_report.speedup(table, KNOWN).axes
     assert [text.get_text().split("\n")[0] for text in left.get_yticklabels()] == [
         speed_report.label(m) for m in ("lewm", "pldm", "dino-wm", "dino-wm:reencode", "lewm", "dino-wm")
     ]
@@ -245,7 +249,7 @@ def test_the_figures_show_the_tables_numbers():
     curves = lines_of(right)
     assert curves["quick, float32"] == (pytest.approx([16, 64]), pytest.approx([5, 20]))
     assert curves["quick, float32, plain loop"] == ([16], pytest.approx([3]))
-    samples, horizons, batches = speed_report.scaling(table).axes
+    samples, horizons, batches = speed_report.scaling(table, KNOWN).axes
     assert lines_of(samples)["LeWM"] == ([75, 300], pytest.approx([0.175, 0.4]))
     assert lines_of(batches)["DINO-WM, encoded once"] == ([1, 10], pytest.approx([1.1, 10.1]))
     assert not lines_of(horizons)
@@ -254,7 +258,7 @@ def test_the_figures_show_the_tables_numbers():
 def test_what_is_extrapolated_is_drawn_hollow():
     shown = {}
     for timed in (30, 2):
-        left, _ = speed_report.speedup(build_table([row(), row("dino-wm", timed_iterations=timed)])).axes
+        left, _ = speed_report.speedup(build_table([row(), row("dino-wm", timed_iterations=timed)]), KNOWN).axes
         points = [line for line in left.get_lines() if len(np.atleast_1d(line.get_xdata())) == 1]
         shown[timed] = [p.get_markerfacecolor() == "white" for p in points]
     assert shown == {30: [False, False], 2: [False, True]}
@@ -289,7 +293,7 @@ def test_the_page_escapes_what_records_say(tmp_path):
     harmless = Page((usual / "report.html").read_text(encoding="utf-8"))
     page = Page(text)
     assert evil not in text and page.tags == harmless.tags and "alert" not in "".join(page.tags)
-    assert page.tables[0][1][0] == evil and page.tables[0][1][HEADER.index("weights")] == evil
+    assert page.tables[0][1][0] == f"{evil} (as built)" and page.tables[0][1][HEADER.index("weights")] == evil
 
 
 def corrupted(**changes) -> str:

@@ -14,10 +14,12 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from lewm_bench.core.errors import UserError
-from lewm_bench.report.drawing import colour, png
+from lewm_bench.report.agents import colour
+from lewm_bench.report.drawing import png
 from lewm_bench.report.understanding import event_figures, figures, map_figures, sentences
 from lewm_bench.report.understanding.report import CAPTIONS, reproduce, terminal, write_understanding
 from lewm_bench.report.understanding.tables import ordered, reader_table, spread
+from lewm_bench.run.runner import card_of_agent
 from lewm_bench.understand.records import (
     Collapse,
     Decoded,
@@ -131,7 +133,8 @@ def record(agent: str = "lewm", seed: int = 0, env: str = UMAZE, **changes) -> U
         "versions": {"torch": "2.5"}, "hardware": {"device": "cpu", "cpu": "Xeon"}, "commit": "abc1234",
         "created": "2026-11-23T00:00:00+00:00",
     }  # fmt: skip
-    return UnderstandingRecord(**fields | changes)
+    fields |= changes
+    return UnderstandingRecord(**{"card": card_of_agent(fields["agent"]), **fields})
 
 
 def bare(**changes) -> UnderstandingRecord:
@@ -144,7 +147,14 @@ def several() -> list[UnderstandingRecord]:
     """LeWM with two seeds, a collapsed arm, PLDM, another environment, and a cell that failed."""
     gone = collapse(collapsed=True, reason="noise that nothing predicts", effective_rank=1.0, latent_std=0.001)
     failed = UnderstandingRecord(
-        status="failed", reason="out of memory", suite="understanding", profile="quick", env=UMAZE, agent="pldm", seed=1
+        status="failed",
+        reason="out of memory",
+        suite="understanding",
+        profile="quick",
+        env=UMAZE,
+        agent="pldm",
+        seed=1,
+        card=card_of_agent("pldm"),
     )
     return [
         record(), record(seed=1), record("pldm", label="PLDM (tiny)"), record(ARM, collapse=gone), record(env=TWOROOM),
@@ -249,7 +259,14 @@ def test_the_rows_hold_the_numbers_of_the_records(written):
 
 def test_a_record_with_nothing_in_it_is_a_row_and_a_page(tmp_path):
     empty = UnderstandingRecord(
-        status="done", suite="s", profile="quick", env=UMAZE, agent="lewm", seed=0, skipped={"probe": "failed: why not"}
+        status="done",
+        suite="s",
+        profile="quick",
+        env=UMAZE,
+        agent="lewm",
+        seed=0,
+        skipped={"probe": "failed: why not"},
+        card=card_of_agent("lewm"),
     )
     (tmp_path / "voe.png").write_bytes(b"of an earlier report")
     write_understanding([empty], tmp_path, "Empty")
@@ -353,7 +370,9 @@ def test_the_probe_figure_draws_the_records_numbers():
         "PointMaze-UMaze-v0: velocity",
         "",
     ]
-    assert xs(panels[0], colour("lewm")) == [0.991, 0.995] and xs(panels[1], colour("lewm")) == [0.02, 0.01]
+    assert xs(panels[0], colour("lewm", card_of_agent("lewm"))) == [0.991, 0.995] and xs(
+        panels[1], colour("lewm", card_of_agent("lewm"))
+    ) == [0.02, 0.01]
     assert xs(panels[0], figures.FLOORS["random encoder"]) == [0.7]
     lines = [line for line in panels[0].get_lines() if to_hex(line.get_color()) == figures.PIXELS.lower()]
     assert [float(line.get_xdata()[0]) for line in lines] == [0.8]
@@ -393,7 +412,7 @@ def test_straightness_has_a_line_per_run_and_the_ends_beside_two_floors():
     left, right = figures.straightness([record(), record(seed=1)]).axes
     curve = ([0, 10, 30, 40], [-0.4, 0.0, 0.3, 0.5])  # without the gap
     assert drawn(left).count(curve) == 2
-    assert xs(right, colour("lewm")) == [0.45, 0.45] and xs(right, "#888888") == [-0.35, -0.35]
+    assert xs(right, colour("lewm", card_of_agent("lewm"))) == [0.45, 0.45] and xs(right, "#888888") == [-0.35, -0.35]
     assert any(x == [-0.25, -0.25] for x, _ in drawn(right))
 
 
@@ -405,7 +424,7 @@ def test_the_collapse_figure_marks_the_collapsed_alone():
         assert crosses == [value]
     assert [x for x, _ in drawn(sigreg)].count([1.25]) == 4 and [10, 50] in [x for x, _ in drawn(sigreg)]
     dashed = [line for line in spectrum.get_lines() if line.get_linestyle() == "--"]
-    assert [line.get_color() for line in dashed] == [colour(ARM)]
+    assert [line.get_color() for line in dashed] == [colour(ARM, card_of_agent(ARM))]
 
 
 def test_the_open_loop_figure_has_copying_dashed():

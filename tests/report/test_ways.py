@@ -13,10 +13,11 @@ from lewm_bench.data.scenes import scene_name, scene_png
 from lewm_bench.evaluation.trail_record import Trail
 from lewm_bench.report import page, plots, write
 from lewm_bench.report import summarise as report
-from lewm_bench.report.drawing import colour
+from lewm_bench.report.agents import colour
 from lewm_bench.report.figures import paths
 from lewm_bench.report.figures.distance import DETOURS, by_distance, episodes
 from lewm_bench.run.records import OffsetRecord
+from lewm_bench.run.runner import card_of_agent
 
 PLANNING = "clean-2/planning"
 
@@ -81,7 +82,7 @@ def test_up_to_five_agents_and_none_that_is_aimless() -> None:
 
 def drawn(axes, agent: str) -> list:
     """The lines of an agent in a panel: its way, then its end."""
-    return [line for line in axes.lines if line.get_color() == colour(agent)]
+    return [line for line in axes.lines if line.get_color() == colour(agent, card_of_agent(agent))]
 
 
 def test_a_panel_has_a_line_per_agent_and_a_cross_where_it_failed(tmp_path) -> None:

@@ -155,7 +155,7 @@ FAULTS = {
     "no kind": ({}, "kind must be one of 'world model', 'policy', 'privileged', 'floor', got None"),
     "Config": ({"kind": "policy", "Config": dict}, "Config must be a subclass of lewm_bench.agent.AgentConfig"),
     "trainable": ({"kind": "policy", "trainable": "yes"}, "trainable must be a bool, got 'yes'"),
-    "summary": ({"kind": "policy", "summary": None}, "summary must be a str, got None"),
+    "card": ({"kind": "policy", "card": None}, "card must be a Card, got None"),
     "planning_only": ({"kind": "policy", "planning_only": ("nothing",)}, "planning_only names 'nothing'"),
     "space": ({"kind": "policy", "search_space": ("train.steps",)}, "search_space must hold lewm_bench.core.search_space.Dimension"),
 }  # fmt: skip
@@ -176,7 +176,7 @@ def test_every_name_is_a_family():
     assert set(AGENTS) <= set(registry.agent_names())
     for name in AGENTS:
         family = registry.agent_family(name)
-        assert family.kind and family.summary
+        assert family.kind and family.card.about
 
 
 @pytest.fixture()

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from lewm_bench.core.statistics import wilson
 from lewm_bench.core.words import short
-from lewm_bench.report import arms
-from lewm_bench.report.drawing import colour, figure_of, marker, named, percent_axis, plain, tidy
+from lewm_bench.report.agents import Agents, main_rows
+from lewm_bench.report.drawing import figure_of, named, percent_axis, plain, tidy
 from lewm_bench.run.records import CellRecord
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def by_distance(summary: Summary) -> Figure | None:
     table = episodes(summary.cells)
     if table.empty:
         return None
-    table = arms.main_rows(table, summary.kinds)
+    table = main_rows(table, summary.kinds)
     envs = list(dict.fromkeys(table["env"]))
     agents = [a for a in dict.fromkeys(summary.table["agent"]) if a in set(table["agent"])]
     figure = figure_of(3.3 * len(envs) + 0.3 * -(-len(agents) // 5) + 0.3)
@@ -39,14 +39,14 @@ def by_distance(summary: Summary) -> Figure | None:
     for (left, right), env in zip(rows, envs, strict=True):
         part = table[table["env"] == env]
         edges = np.unique(np.quantile(part.drop_duplicates(PLACE)["length"], QUANTILES))
-        _panel(left, part, "length", edges, _between(edges), agents)
+        _panel(left, part, "length", edges, _between(edges), agents, summary.agents)
         tidy(left, plain(short(env)))
         left.set_xlabel("shortest way from start to goal" if part["detour"].notna().any() else "distance to the goal")
         known = part[part["detour"].notna()]
         if known.empty:
             right.set_axis_off()
             continue
-        _panel(right, known, "detour", DETOURS, DETOUR_NAMES, agents)
+        _panel(right, known, "detour", DETOURS, DETOUR_NAMES, agents, summary.agents)
         tidy(right, "")
         right.set_xlabel("shortest way / straight line")
     handles = {name: h for axes in rows[:, 0] for h, name in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -86,22 +86,29 @@ def _between(edges: np.ndarray) -> list[str]:
 
 
 def _panel(
-    axes: Axes, part: pd.DataFrame, column: str, edges: Sequence[float], names: Sequence[str], agents: Sequence[str]
+    axes: Axes,
+    part: pd.DataFrame,
+    column: str,
+    edges: Sequence[float],
+    names: Sequence[str],
+    drawn: Sequence[str],
+    agents: Agents,
 ) -> None:
     """The share of hits of each agent in each bin of a column."""
     bins = np.searchsorted(edges, part[column].to_numpy(float), side="right")
     pairs = part.assign(bin=bins).drop_duplicates(PLACE)["bin"].value_counts()
-    for number, agent in enumerate(agents):
+    for number, agent in enumerate(drawn):
         own = (part["agent"] == agent).to_numpy()
         if not own.any():
             continue
         groups = [(k, part["hit"].to_numpy(bool)[own & (bins == k)]) for k in range(len(names))]
         found = [(k, wilson(int(hits.sum()), len(hits))) for k, hits in groups if len(hits)]
-        x = [k + 0.6 * ((number + 0.5) / len(agents) - 0.5) for k, _ in found]
+        x = [k + 0.6 * ((number + 0.5) / len(drawn) - 0.5) for k, _ in found]
         y = [100 * share.value for _, share in found]
         reach = [[100 * (s.value - s.low) for _, s in found], [100 * (s.high - s.value) for _, s in found]]
-        axes.errorbar(x, y, yerr=reach, color=colour(agent), elinewidth=1.3, linestyle="none")
-        axes.plot(x, y, color=colour(agent), marker=marker(agent), markersize=6, linewidth=1, label=named(agent))
+        tone = agents.colour(agent)
+        axes.errorbar(x, y, yerr=reach, color=tone, elinewidth=1.3, linestyle="none")
+        axes.plot(x, y, color=tone, marker=agents.marker(agent), markersize=6, linewidth=1, label=named(agent))
     axes.set_xticks(range(len(names)), [f"{name}\n{_pairs(pairs.get(k, 0))}" for k, name in enumerate(names)])
     axes.set_xlim(-0.5, len(names) - 0.5)
     percent_axis(axes, "reached, %", vertical=True)

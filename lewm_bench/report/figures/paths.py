@@ -18,8 +18,8 @@ from lewm_bench.core.names import stratum_of
 from lewm_bench.core.words import short
 from lewm_bench.data.scenes import read_scene
 from lewm_bench.evaluation.trail_record import Trail
-from lewm_bench.report import arms
-from lewm_bench.report.drawing import colour, figure_of, named, plain
+from lewm_bench.report.agents import Agents, is_ablation, parts_of
+from lewm_bench.report.drawing import figure_of, named, plain
 from lewm_bench.report.tables import offset_name
 from lewm_bench.run.records import CellRecord
 
@@ -72,8 +72,8 @@ def ways(summary: Summary, folder: Path) -> Figure | None:
                 axes.set_axis_off()
                 continue
             lines = {a: place.trails[a][pair] for a in own if pair in place.trails[a]}
-            _panel(axes, scene, pair, lines)
-    _legend(figure, [_agent_handle(a) for a in agents])
+            _panel(axes, scene, pair, lines, summary.agents)
+    _legend(figure, [_agent_handle(a, summary.agents) for a in agents])
     return figure
 
 
@@ -100,11 +100,12 @@ def failures(summary: Summary, folder: Path) -> Figure | None:
             axes.set_axis_off()
             continue
         place, pair = each
-        faint = [a for a in place.trails if arms.parts(a).base in BEHIND and pair in place.trails[a]]
+        faint = [a for a in place.trails if parts_of(a).base in BEHIND and pair in place.trails[a]]
         behind += faint
-        _panel(axes, read_scene(folder, place.env), pair, {a: place.trails[a][pair] for a in (agent, *faint)}, faint)
+        lines = {a: place.trails[a][pair] for a in (agent, *faint)}
+        _panel(axes, read_scene(folder, place.env), pair, lines, summary.agents, faint)
         axes.set_title(plain(short(place.env)), fontsize=12, fontweight="bold")
-    _legend(figure, [_agent_handle(a, a in behind) for a in (agent, *dict.fromkeys(behind))])
+    _legend(figure, [_agent_handle(a, summary.agents, a in behind) for a in (agent, *dict.fromkeys(behind))])
     return figure
 
 
@@ -135,12 +136,12 @@ def _trails(cell: CellRecord, offset: int) -> dict[Pair, Trail]:
 def shown_agents(place: Place) -> list[str]:
     """Up to five agents, those first that tell most; arms of an ablation last, the floor never."""
 
-    return sorted((a for a in place.trails if arms.parts(a).base not in AIMLESS), key=_rank)[:MOST_AGENTS]
+    return sorted((a for a in place.trails if parts_of(a).base not in AIMLESS), key=_rank)[:MOST_AGENTS]
 
 
 def _rank(agent: str) -> tuple[bool, int]:
-    base = arms.parts(agent).base
-    return arms.is_arm(agent), FIRST.index(base) if base in FIRST else len(FIRST)
+    base = parts_of(agent).base
+    return is_ablation(agent), FIRST.index(base) if base in FIRST else len(FIRST)
 
 
 def best_learner(summary: Summary, found: Sequence[Place]) -> str | None:
@@ -149,7 +150,7 @@ def best_learner(summary: Summary, found: Sequence[Place]) -> str | None:
         shares = {}
         for agent in dict.fromkeys(summary.table["agent"]):
             own = [t.reached for place in found for t in place.trails.get(agent, {}).values()]
-            if own and summary.kinds[agent] == kind and not arms.is_arm(agent):
+            if own and summary.kinds[agent] == kind and not is_ablation(agent):
                 shares[agent] = sum(own) / len(own)
         if shares:
             return max(shares, key=shares.__getitem__)
@@ -161,7 +162,12 @@ def _heading(place: Place) -> str:
 
 
 def _panel(
-    axes: Axes, scene: np.ndarray | None, pair: Pair, lines: Mapping[str, Trail], faint: Sequence[str] = ()
+    axes: Axes,
+    scene: np.ndarray | None,
+    pair: Pair,
+    lines: Mapping[str, Trail],
+    agents: Agents,
+    faint: Sequence[str] = (),
 ) -> None:
     """A pair before its scene; where lines lie on each other the later ones are wider and below, so that all are seen."""
     _, start, goal = pair
@@ -173,7 +179,7 @@ def _panel(
         x, y = np.array(trail.spots).T
         pale = agent in faint
         width = FAINT_LINE if pale else LINE + LINE_STEP * depth
-        style = {"color": colour(agent), "alpha": 0.5 if pale else 1.0, "zorder": 10 - depth}
+        style = {"color": agents.colour(agent), "alpha": 0.5 if pale else 1.0, "zorder": 10 - depth}
         halo = None if pale else _outlined(width + 1.4)
         axes.plot(x, y, linewidth=width, solid_capstyle="round", solid_joinstyle="round", path_effects=halo, **style)
         if trail.reached:
@@ -193,8 +199,9 @@ def _outlined(width: float) -> list:
     return [withStroke(linewidth=width, foreground="white"), Normal()]
 
 
-def _agent_handle(agent: str, faint: bool = False) -> Line2D:
-    return Line2D([], [], color=colour(agent), linewidth=3.5, alpha=0.45 if faint else 1.0, label=named(agent, 20))
+def _agent_handle(agent: str, agents: Agents, faint: bool = False) -> Line2D:
+    tone = agents.colour(agent)
+    return Line2D([], [], color=tone, linewidth=3.5, alpha=0.45 if faint else 1.0, label=named(agent, 20))
 
 
 def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from lewm_bench.core.words import short
-from lewm_bench.report import arms
+from lewm_bench.report.agents import is_ablation, settings_text, title
 from lewm_bench.report.drawing import clip, grid, plain, tidy
 from lewm_bench.report.understanding.tables import tested
 from lewm_bench.understand.records import SurpriseCurve, UnderstandingRecord
@@ -31,8 +31,8 @@ def groups(cells: Sequence[UnderstandingRecord]) -> list[list[UnderstandingRecor
 def heading(cells: Sequence[UnderstandingRecord]) -> str:
     """Model and environment above a panel."""
     agent = cells[0].agent
-    settings = f", {arms.settings_text(agent)}" if arms.is_arm(agent) else ""
-    return plain(f"{clip(arms.title(agent) + settings, 28)}\n{short(cells[0].env)}")
+    settings = f", {settings_text(agent)}" if is_ablation(agent) else ""
+    return plain(f"{clip(title(agent, cells[0].card) + settings, 28)}\n{short(cells[0].env)}")
 
 
 def voe(cells: Sequence[UnderstandingRecord]) -> Figure | None:

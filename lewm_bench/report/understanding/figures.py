@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from lewm_bench.report import arms
-from lewm_bench.report.drawing import clip, colour, figure_of, grid, marker, plain, png, rows_of, tidy
+from lewm_bench.report.agents import colour, is_ablation, marker, parts_of, settings_text
+from lewm_bench.report.drawing import clip, figure_of, grid, plain, png, rows_of, tidy
 from lewm_bench.report.understanding.event_figures import detection, voe
 from lewm_bench.report.understanding.map_figures import maps
 from lewm_bench.report.understanding.published import published_probes
@@ -58,8 +58,8 @@ class Lines:
 
 def short_name(agent: str, length: int = 26) -> str:
     """An agent at an axis; of an arm its first settings, which stand for what is special about it."""
-    base = arms.parts(agent).trained
-    return plain(clip(f"{base}, {arms.settings_text(agent)}" if arms.is_arm(agent) else base, length))
+    base = parts_of(agent).trained
+    return plain(clip(f"{base}, {settings_text(agent)}" if is_ablation(agent) else base, length))
 
 
 def with_interval(axes: Axes, interval: Interval, y: float, tone: str, shape: str, filled: bool = True) -> None:
@@ -96,7 +96,7 @@ def probe(cells: Cells) -> Figure | None:
 def _probe_panel(axes: Axes, cells: Cells, quantity: str, measure: str, lines: Lines) -> None:
     for cell in cells:
         for kind, shift in SHIFTS.items():
-            for features, tone in (*FLOORS.items(), ("model", colour(cell.agent))):
+            for features, tone in (*FLOORS.items(), ("model", colour(cell.agent, cell.card))):
                 if found := probe_of(cell, quantity, kind, features):
                     y = lines.place(cell) + shift
                     with_interval(axes, getattr(found, measure), y, tone, SHAPES[kind], FILLED[kind])
@@ -177,8 +177,8 @@ def _straightness_curves(axes: Axes, cells: Cells) -> None:
     for cell in cells:
         if curve := logged(cell, "straightness"):
             steps, values = zip(*curve, strict=True)
-            style = "--" if arms.is_arm(cell.agent) else "-"
-            axes.plot(steps, values, style, color=colour(cell.agent), linewidth=1.1, alpha=0.85)
+            style = "--" if is_ablation(cell.agent) else "-"
+            axes.plot(steps, values, style, color=colour(cell.agent, cell.card), linewidth=1.1, alpha=0.85)
     axes.axhline(0, color="#bbbbbb", linewidth=1)
     axes.grid(color=GRID)
     axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -189,7 +189,9 @@ def _straightness_curves(axes: Axes, cells: Cells) -> None:
 def _straightness_ends(axes: Axes, cells: Cells, lines: Lines) -> None:
     for cell in cells:
         if found := straightness_of(cell, "model"):
-            with_interval(axes, found.value, lines.place(cell), colour(cell.agent), marker(cell.agent))
+            with_interval(
+                axes, found.value, lines.place(cell), colour(cell.agent, cell.card), marker(cell.agent, cell.card)
+            )
         if (floor := straightness_of(cell, "random encoder")) and known(floor.value.value):
             axes.plot(floor.value.value, lines.place(cell), "x", color="#888888", markersize=6)
     pixels = next((s for c in cells if (s := straightness_of(c, "pixels"))), None)
@@ -240,7 +242,7 @@ def _spectra(axes: Axes, cells: Cells) -> None:
         spectrum = spectrum[spectrum > LEAST]
         style = "--" if cell.collapse.collapsed else "-"
         number = np.arange(1, len(spectrum) + 1)
-        axes.plot(number, spectrum, style, color=colour(cell.agent), linewidth=1.3, alpha=0.9)
+        axes.plot(number, spectrum, style, color=colour(cell.agent, cell.card), linewidth=1.3, alpha=0.9)
     axes.set(xscale="log", yscale="log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -255,7 +257,7 @@ LEAST = 1e-12  # eigenvalues below it are rounding
 def _scale(axes: Axes, cells: Cells, lines: Lines, name: str, label: str) -> None:
     for cell in cells:
         value, y = getattr(cell.collapse, name), lines.place(cell)
-        axes.plot(value, y, marker(cell.agent), color=colour(cell.agent), markersize=6)
+        axes.plot(value, y, marker(cell.agent, cell.card), color=colour(cell.agent, cell.card), markersize=6)
         if cell.collapse.collapsed:
             axes.plot(value, y, "X", color="#CC3311", markersize=9)
     axes.set_xlabel(label, fontsize=9)
@@ -263,11 +265,11 @@ def _scale(axes: Axes, cells: Cells, lines: Lines, name: str, label: str) -> Non
 
 def _sigreg(axes: Axes, cells: Cells, lines: Lines) -> None:
     for cell in cells:
-        found, y, tone = cell.collapse, lines.place(cell), colour(cell.agent)
+        found, y, tone = cell.collapse, lines.place(cell), colour(cell.agent, cell.card)
         least, low, middle, high, most = found.sigreg_quantiles
         axes.plot([least, most], [y, y], color=tone, linewidth=1)
         axes.plot([low, high], [y, y], color=tone, linewidth=3, solid_capstyle="butt")
-        axes.plot(middle, y, marker(cell.agent), color=tone, markerfacecolor="white", markersize=5)
+        axes.plot(middle, y, marker(cell.agent, cell.card), color=tone, markerfacecolor="white", markersize=5)
         axes.plot(found.sigreg_gaussian, y, "|", color="black", markersize=11, markeredgewidth=1.4)
     axes.set_xscale("log")
     axes.set_xlabel("SIGReg per direction, log", fontsize=9)
@@ -292,17 +294,22 @@ def open_loop(cells: Cells) -> Figure | None:
         axes.set_ylabel("squared error over the variance, log", fontsize=9)
         axes.grid(color=GRID)
         tidy(axes, plain(heading))
-    agents = dict.fromkeys(c.agent for c in cells)
-    handles = [Line2D([], [], color=colour(a), marker=marker(a), markersize=5, label=short_name(a, 40)) for a in agents]
+    cards = {c.agent: c.card for c in cells}
+    handles = [
+        Line2D([], [], color=colour(a, card), marker=marker(a, card), markersize=5, label=short_name(a, 40))
+        for a, card in cards.items()
+    ]
     handles.append(Line2D([], [], color="#444444", linestyle="--", linewidth=1, label="copy the last frame"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
 
 
 def _open_loop_line(axes: Axes, cell: UnderstandingRecord) -> None:
-    found, tone = cell.open_loop, colour(cell.agent)
+    found, tone = cell.open_loop, colour(cell.agent, cell.card)
     value, low, high = (np.array([getattr(each, end) for each in found.model]) for end in ("value", "low", "high"))
-    axes.plot(found.horizons, value, "-", color=tone, marker=marker(cell.agent), markersize=4.5, linewidth=1.5)
+    axes.plot(
+        found.horizons, value, "-", color=tone, marker=marker(cell.agent, cell.card), markersize=4.5, linewidth=1.5
+    )
     axes.fill_between(found.horizons, low, high, color=tone, alpha=0.15, linewidth=0)
     axes.plot(found.horizons, [each.value for each in found.copy_last], "--", color=tone, linewidth=0.9)
 

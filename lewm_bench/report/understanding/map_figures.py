@@ -13,7 +13,7 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 
 from lewm_bench.core.words import short
-from lewm_bench.report import arms
+from lewm_bench.report.agents import is_ablation, settings_text, title
 from lewm_bench.report.drawing import clip, figure_of, plain
 from lewm_bench.understand.records import LatentMap, UnderstandingRecord
 
@@ -85,12 +85,12 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.spines[:].set_color("#cccccc")
     quantity = panel.like.quantity.replace("_", " ")
     if panel.drawn is None:
-        title = f"{short(panel.cell.env)}\nkey: the true {quantity}"
+        heading = f"{short(panel.cell.env)}\nkey: the true {quantity}"
     else:
         agent = panel.cell.agent
-        settings = f", {arms.settings_text(agent)}" if arms.is_arm(agent) else ""
-        title = f"{clip(arms.title(agent) + settings, 32)}\n{described(panel.drawn)}"
-    axes.set_title(plain(title), fontsize=8, loc="left")
+        settings = f", {settings_text(agent)}" if is_ablation(agent) else ""
+        heading = f"{clip(title(agent, panel.cell.card) + settings, 32)}\n{described(panel.drawn)}"
+    axes.set_title(plain(heading), fontsize=8, loc="left")
 
 
 def described(found: LatentMap) -> str:

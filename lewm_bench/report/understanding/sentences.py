@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from lewm_bench.core.words import short
-from lewm_bench.report import arms
+from lewm_bench.report.agents import title
 from lewm_bench.report.understanding.published import published_probes
 from lewm_bench.report.understanding.tables import (
     LEVEL,
@@ -153,7 +153,7 @@ def notes(cells: Sequence[UnderstandingRecord]) -> tuple[str, ...]:
     done = [c for c in cells if c.status == "done"]
     said = [_seeds(done), INTERVALS, _tests(done), UNITS, SMALL if any(c.profile == "quick" for c in done) else ""]
     said.append(COLLAPSED if any(c.collapse and c.collapse.collapsed for c in done) else "")
-    names = {arms.title(c.agent): c.label for c in done if c.label}
+    names = {title(c.agent, c.card): c.label for c in done if c.label}
     said.append(f"What the names stand for: {'; '.join(f'{a} = {b}' for a, b in names.items() if a != b)}.")
     said += [f"{where(c)}: {c.note}." for c in done if c.note]
     return tuple(filter(None, said))

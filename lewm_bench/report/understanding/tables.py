@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lewm_bench.core.words import short
-from lewm_bench.report import arms
+from lewm_bench.report.agents import is_ablation, order, settings_text, title
 from lewm_bench.report.tables import number
 from lewm_bench.understand.records import Interval, ProbeRow, Straightness, SurpriseTest, UnderstandingRecord
 
@@ -40,7 +40,7 @@ def ordered(cells: Iterable[UnderstandingRecord]) -> list[UnderstandingRecord]:
     newest: dict[tuple[str, str, str, int], UnderstandingRecord] = {}
     for cell in sorted(cells, key=lambda c: (c.created, c.key, c.status == "done", c.model_dump_json())):
         newest[cell.profile, cell.env, cell.agent, cell.seed] = cell
-    return sorted(newest.values(), key=lambda c: (c.profile, c.env, arms.order(c.agent, "world model"), c.seed))
+    return sorted(newest.values(), key=lambda c: (c.profile, c.env, order(c.agent, "world model", c.card), c.seed))
 
 
 def place(cell: UnderstandingRecord) -> dict[str, Any]:
@@ -183,8 +183,8 @@ def logged(cell: UnderstandingRecord, quantity: str) -> list[tuple[float, float]
 
 def name_of(cell: UnderstandingRecord) -> str:
     """A cell in a table: ``LeWM, seed 0``."""
-    settings = f" with {arms.settings_text(cell.agent)}" if arms.is_arm(cell.agent) else ""
-    return f"{arms.title(cell.agent)}{settings}, seed {cell.seed}"
+    settings = f" with {settings_text(cell.agent)}" if is_ablation(cell.agent) else ""
+    return f"{title(cell.agent, cell.card)}{settings}, seed {cell.seed}"
 
 
 def places(cells: Iterable[UnderstandingRecord]) -> Iterator[tuple[str, list[UnderstandingRecord]]]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from lewm_bench.core.card import Card
 from lewm_bench.core.config import Record
 from lewm_bench.core.names import canonical, parse_agent
 from lewm_bench.core.rng import stream
@@ -67,6 +68,7 @@ class Tuning(Record):
 
     schema_version: int = SCHEMA
     agent: str
+    card: Card = Card()
     env: str
     unit: str  # of distances
     suite: str

@@ -24,7 +24,7 @@ from lewm_bench.run.benchmarks import Job, parse_overrides
 from lewm_bench.run.folder import claimed
 from lewm_bench.run.keys import failure_spec, model_spec
 from lewm_bench.run.registry import agent_family
-from lewm_bench.run.runner import Data, Run, dataset_of, measured_job, setting_of, training_of
+from lewm_bench.run.runner import Data, Run, card_of_agent, dataset_of, measured_job, setting_of, training_of
 from lewm_bench.run.tuning.trials import SPLIT, Fresh, Trial, Tuning, named, tried
 from lewm_bench.system.filenames import agents_stem
 from lewm_bench.system.files import write_text
@@ -175,6 +175,7 @@ def tune_agent(run: Run, job: Job, data: Data, count: int, search: str) -> Tunin
     resolved = run.suite.of(job.env)
     tuning = Tuning(
         agent=job.agent,
+        card=card_of_agent(job.agent),
         env=job.env.label,
         unit=env.distance_unit,
         suite=run.suite.name,
