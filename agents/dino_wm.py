@@ -37,7 +37,6 @@ from lewm_bench.agents.parts.encoders import (
     dinov2_identity,
     sample_frames,
 )
-from lewm_bench.agents.parts.imagination import PackedDinoWM
 from lewm_bench.agents.parts.nets import ActionScale
 from lewm_bench.agents.parts.token_cache import (
     empty_encoder,
@@ -52,6 +51,7 @@ from lewm_bench.core.rng import stream, torch_stream
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import Imagination, Imagine, plain
+from lewm_bench.planning.fast.dino_wm import DinoWMParts, PackedDinoWM, TokenBlockParts
 from lewm_bench.train.loop import Step, TrainConfig, TrainingLog
 
 ENCODERS = ("dinov2-small", "lowpass", "mae")
@@ -125,6 +125,18 @@ class TokenBlock(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
         x = x + gate1 * self.out(y.transpose(1, 2).flatten(2)).view_as(x)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+
+    def parts(self) -> TokenBlockParts:
+        """For planning."""
+        return TokenBlockParts(
+            heads=self.heads,
+            norm1=self.norm1,
+            qkv=self.qkv,
+            out=self.out[0],
+            norm2=self.norm2,
+            mlp=(self.mlp[0], self.mlp[3]),
+            modulation=self.modulation,
+        )
 
 
 def _per_frame(modulations: Tensor | None) -> tuple[Tensor | float, ...]:
@@ -261,6 +273,19 @@ class DinoWM(nn.Module):
         size = max(1, CHUNK_NUMBERS // numbers)
         parts = zip(latents.split(size), actions.split(size), strict=True)
         return torch.cat([self.predictor(z, a, last_only=True)[:, 0] for z, a in parts])
+
+    def parts(self) -> DinoWMParts:
+        """For planning, which knows no model."""
+        predictor = self.predictor
+        return DinoWMParts(
+            positions=predictor.positions[0].unflatten(0, (self.history, predictor.num_tokens)),
+            concat=predictor.concat,
+            action=predictor.action,
+            input=predictor.input,
+            blocks=tuple(block.parts() for block in predictor.blocks),
+            norm=predictor.norm,
+            output=predictor.output,
+        )
 
     def loss(self, batch: tuple[Tensor, ...], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Teacher-forced mean squared error of the next latents, which give no gradient themselves.
@@ -413,7 +438,8 @@ class DinoWMFamily(Family):
         elif model.encoder.registers:
             names["dinov2-small"] += " with registers"
         fast = setting.planner.rollout == "fast"
-        imagine = PackedDinoWM(model, setting.planner.arithmetic, setting.planner.compile) if fast else plain(model)
+        packing = setting.planner.arithmetic, setting.planner.compile
+        imagine = PackedDinoWM(model.parts(), *packing) if fast else plain(model)
         agent = PlanningAgent(model, setting.planner, setting.device, imagine)
         felt = ""
         if setting.config.proprio:

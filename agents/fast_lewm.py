@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from lewm_bench.agent import Setting
 from lewm_bench.agents.lewm import LeWM, LeWMConfig
-from lewm_bench.agents.parts.fast_imagination import PackedFastLeWM, consistent, reference
 from lewm_bench.agents.parts.jepa import JEPAFamily, latent_diagnostics
 from lewm_bench.agents.parts.nets import ActionEncoder
 from lewm_bench.agents.parts.sigreg import directions, sigreg
@@ -31,6 +30,15 @@ from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.types import Clip
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import Imagine
+from lewm_bench.planning.fast.engine import NormedMLP
+from lewm_bench.planning.fast.fast_lewm import (
+    FastLeWMParts,
+    PackedFastLeWM,
+    PointwiseBlockParts,
+    PrefixBlockParts,
+    consistent,
+    reference,
+)
 from lewm_bench.train.loop import Step, TrainingLog
 
 BOTTLENECK = 32  # of the action encoder
@@ -87,6 +95,11 @@ class PrefixBlock(nn.Module):
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.mlp(x)
 
+    def parts(self) -> PrefixBlockParts:
+        """For planning."""
+        mlp = NormedMLP(self.mlp[0], self.mlp[1], self.mlp[4])
+        return PrefixBlockParts(heads=self.heads, norm=self.norm, qkv=self.qkv, out=self.out, mlp=mlp)
+
 
 class PrefixEncoder(nn.Module):
     """A latent and the blocks executed from it to a summary of each prefix of the blocks."""
@@ -131,6 +144,16 @@ class PointwiseBlock(nn.Module):
         x = x + gate1 * self.value(self.norm1(x) * (1 + scale1) + shift1)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
+    def parts(self) -> PointwiseBlockParts:
+        """For planning."""
+        return PointwiseBlockParts(
+            norm1=self.norm1,
+            value=(self.value[0], self.value[1], self.value[2]),
+            norm2=self.norm2,
+            mlp=NormedMLP(self.mlp[0], self.mlp[1], self.mlp[4]),
+            modulation=self.modulation,
+        )
+
 
 class PrefixPredictor(nn.Module):
     """A latent and summaries of prefixes to the features of the latents after them, every prefix for itself."""
@@ -164,7 +187,7 @@ class FastLeWM(LeWM):
 
     def __init__(self, config: FastLeWMConfig, image_size: int, action_dim: int) -> None:
         super().__init__(config, image_size, action_dim)
-        self.horizon = config.horizon
+        self.horizon, self.self_consistency = config.horizon, config.self_consistency
         del self.action_encoder  # the prefix encoder has one of its own
         self.prefix_encoder = PrefixEncoder(config, config.frame_skip * action_dim)
         self.predictor = PrefixPredictor(config)  # in place of LeWM's
@@ -181,6 +204,24 @@ class FastLeWM(LeWM):
     def predict_next(self, latents: Tensor, actions: Tensor) -> Tensor:
         """(N, T, D) and z-scored blocks (N, T, A) to (N, D), from the newest frame alone."""
         return self.predict_prefixes(latents[:, -1], actions[:, -1:])[:, 0]
+
+    def parts(self) -> FastLeWMParts:
+        """For planning, which knows no model."""
+        encoder, predictor = self.prefix_encoder, self.predictor
+        norm, first, _, second = predictor.fusion
+        return FastLeWMParts(
+            positions=encoder.positions,
+            action_encoder=encoder.action_encoder.parts(),
+            state=(encoder.state[0], encoder.state[2]),
+            prefix_blocks=tuple(block.parts() for block in encoder.blocks),
+            prefix_norms=(encoder.norm, encoder.out_norm),
+            input=predictor.input_proj,
+            fusion=NormedMLP(norm, first, second),
+            blocks=tuple(block.parts() for block in predictor.blocks),
+            norm=predictor.norm,
+            projector=self.pred_proj.net,
+            self_consistency=self.self_consistency,
+        )
 
     def loss(self, clip: Clip, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of all prefixes from the first frame, per dimension, plus lambda * SIGReg over all frames.
@@ -230,7 +271,7 @@ class FastLeWMFamily(JEPAFamily):
     def imagine(self, model: FastLeWM, config: PlannerConfig) -> Imagine:
         if config.rollout == "reference":
             return reference(model)
-        return consistent(PackedFastLeWM(model, config), model.config.self_consistency)
+        return consistent(PackedFastLeWM(model.parts(), config), model.self_consistency)
 
     def label(self, setting: Setting[FastLeWMConfig]) -> str:
         return super().label(setting) + (", self-consistent" if setting.config.self_consistency else "")

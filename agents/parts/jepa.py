@@ -18,11 +18,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lewm_bench.agent import AgentConfig, Setting, TrainedWorldModel, clip_batches, train_module
-from lewm_bench.agents.parts.imagination import PackedLeWM
 from lewm_bench.agents.parts.nets import CNN, ActionEncoder, ActionScale, Normalize, Projector, StemViT, ViT
 from lewm_bench.core.types import Clip
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import Imagine, plain
+from lewm_bench.planning.fast.engine import NormedMLP
+from lewm_bench.planning.fast.lewm import LeWMBlockParts, LeWMParts, PackedLeWM
 from lewm_bench.train.diagnostics import effective_rank, straightness
 from lewm_bench.train.loop import TrainingLog
 
@@ -95,6 +96,20 @@ class PredictorBlock(nn.Module):
         else:
             out = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=self.causal)
         return self.attn["to_out"](out.transpose(1, 2).flatten(2))
+
+    def parts(self) -> LeWMBlockParts:
+        """For planning."""
+        attention, (mlp_norm, first, _, _, second, _) = self.attn, self.mlp["net"]
+        return LeWMBlockParts(
+            heads=self.heads,
+            norm1=self.norm1,
+            attention_norm=attention["norm"],
+            qkv=attention["to_qkv"],
+            out=attention["to_out"][0],
+            norm2=self.norm2,
+            mlp=NormedMLP(mlp_norm, first, second),
+            modulation=self.adaLN_modulation[1],
+        )
 
 
 class Predictor(nn.Module):
@@ -171,6 +186,18 @@ class JEPA(nn.Module):
         """(N, T, D) and z-scored blocks (N, T, A) to the latent after the last block, (N, D)."""
         return self.pred_proj(self.predictor(latents, self.action_encoder(actions), last_only=True)[:, -1])
 
+    def parts(self) -> LeWMParts:
+        """For planning, which knows no model."""
+        predictor = self.predictor
+        return LeWMParts(
+            positions=predictor.pos_embedding[0],
+            input=predictor.input_proj,
+            action_encoder=self.action_encoder.parts(),
+            blocks=tuple(block.parts() for block in predictor.transformer["layers"]),
+            norm=predictor.transformer["norm"],
+            projector=self.pred_proj.net,
+        )
+
     def teacher_forced(self, clip: Clip) -> tuple[Tensor, Tensor]:
         """Latents (B, T, D) of a clip, and what frames 0..T-2 predict of frames 1..T-1, (B, T-1, D)."""
         z = self.encode(clip.frames)
@@ -211,7 +238,7 @@ class JEPAFamily(TrainedWorldModel):
     def imagine(self, model: JEPA, config: PlannerConfig) -> Imagine:
         if config.rollout == "reference":
             return plain(model)
-        return PackedLeWM(model, config.arithmetic, config.compile)
+        return PackedLeWM(model.parts(), config.arithmetic, config.compile)
 
     def label(self, setting: Setting) -> str:
         kinds = {"vit-tiny": "", "stem-vit": " (small ViT with convolutional stem)", "cnn": " (CNN encoder)"}

@@ -26,8 +26,6 @@ from lewm_bench.agents.dino_wm import DinoWM, DinoWMConfig
 from lewm_bench.agents.fast_lewm import FAST_LEWM, FastLeWM, FastLeWMConfig
 from lewm_bench.agents.lewm import LeWM, LeWMConfig
 from lewm_bench.agents.parts.encoders import Dinov2Encoder, LocalEncoder
-from lewm_bench.agents.parts.imagination import PackedDinoWM, PackedLeWM
-from lewm_bench.agents.parts.linears import Linears, Ranges, has_int8
 from lewm_bench.core.config import Config
 from lewm_bench.core.errors import UserError, unknown
 from lewm_bench.core.rng import stream, torch_stream
@@ -35,6 +33,9 @@ from lewm_bench.core.types import Goals, Past
 from lewm_bench.evaluation.speed_record import METHODS, SpeedRow
 from lewm_bench.planning.config import GRADIENT_COST, Arithmetic, PlannerConfig
 from lewm_bench.planning.cost import Imagination, plain
+from lewm_bench.planning.fast.dino_wm import PackedDinoWM
+from lewm_bench.planning.fast.lewm import PackedLeWM
+from lewm_bench.planning.fast.linears import Linears, Ranges, has_int8
 from lewm_bench.system.checkpoint import load_card, load_weights
 from lewm_bench.system.device import Stopwatch, synchronize, tf32
 from lewm_bench.system.provenance import commit, hardware, versions
@@ -179,7 +180,7 @@ def agent_of(model: nn.Module, method: str, mode: Mode, planner: PlannerConfig, 
         imagine = plain(model)
     else:
         packed = PackedLeWM if isinstance(model, LeWM) else PackedDinoWM
-        imagine = packed(model, arithmetic_of(mode), mode == "compile")
+        imagine = packed(model.parts(), arithmetic_of(mode), mode == "compile")
     kind = ReencodingAgent if method.endswith(":reencode") else PlanningAgent
     return kind(model, planner, device, imagine, imagine if mode == "reference" else None)
 

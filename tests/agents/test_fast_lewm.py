@@ -15,9 +15,6 @@ from toy_env import TOY_ID, make_toy
 
 from lewm_bench.agent import Loaded, Setting
 from lewm_bench.agents.fast_lewm import FAST_LEWM, FastLeWM, FastLeWMConfig
-from lewm_bench.agents.parts import fast_imagination, linears
-from lewm_bench.agents.parts.fast_imagination import PackedFastLeWM, consistent, reference
-from lewm_bench.agents.parts.linears import has_int8, has_onednn
 from lewm_bench.agents.parts.sigreg import directions
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
@@ -27,6 +24,9 @@ from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.planning.cem import cem
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import Imagine, goal_distance, latent_cost, plain
+from lewm_bench.planning.fast import fast_lewm, linears
+from lewm_bench.planning.fast.fast_lewm import PackedFastLeWM, consistent, reference
+from lewm_bench.planning.fast.linears import has_int8, has_onednn
 from lewm_bench.run.benchmarks import find_file, load, resolve
 from lewm_bench.run.keys import evaluation_spec, model_spec
 from lewm_bench.system.store import Store
@@ -393,7 +393,7 @@ def test_pieces_of_candidates_change_nothing(onednn: bool, monkeypatch: pytest.M
     if not onednn:
         monkeypatch.setattr(linears, "has_onednn", lambda: False)
     model, problem = small(), Problem(S=96)
-    packed = PackedFastLeWM(model, PlannerConfig())
+    packed = PackedFastLeWM(model.parts(), PlannerConfig())
     assert packed.candidates == 2**22 // (5 * 48)
     expected = problem.costs(packed)
     for candidates in (32, 50, 100, 1):
@@ -455,7 +455,7 @@ class Linear:
     """A world that moves by the sum of the blocks: predicted in one step or several, the same."""
 
     horizon = 5
-    config = SMALL.model_copy(update={"self_consistency": 1.0})
+    self_consistency = 1.0
 
     def __init__(self, error: float = 0.0) -> None:
         self.error = error
@@ -496,7 +496,7 @@ def test_disagreement_is_weighted_and_positive() -> None:
 def test_without_weight_nothing_is_added() -> None:
     imagine = reference(small())
     assert consistent(imagine, 0.0) is imagine
-    assert fast_imagination.INTERMEDIATE == 2  # ten environment steps of the paper's five
+    assert fast_lewm.INTERMEDIATE == 2  # ten environment steps of the paper's five
 
 
 # The agent.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_imagination import shaken
+from shaken import shaken
 from test_lewm import SMALL
 from toy_env import TOY_ID, make_toy
 

@@ -15,7 +15,6 @@ from lewm_bench.agent import Loaded, PlanningAgent, Setting
 from lewm_bench.agents.dino_wm import DINO_WM, DinoWM, DinoWMConfig, ProprioAgent, Proprioception
 from lewm_bench.agents.oracle import LatentOracle, simulation_of
 from lewm_bench.agents.parts.encoders import LocalConfig, LocalEncoder
-from lewm_bench.agents.parts.imagination import PackedDinoWM
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.core.rng import stream
@@ -26,6 +25,7 @@ from lewm_bench.evaluation.episodes import distance_rank_correlation, evaluate, 
 from lewm_bench.evaluation.protocol import CLEAN_1, sample_pairs
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import latent_cost, plain, rollout
+from lewm_bench.planning.fast.dino_wm import PackedDinoWM
 from lewm_bench.run.registry import make_env
 from lewm_bench.system.checkpoint import load_tensors
 from lewm_bench.system.store import Store
@@ -185,7 +185,7 @@ def test_the_fast_rollout_is_the_plain_one(style: dict) -> None:
     latents = model.encode(torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8), torch.randn(2, 3, 2))
     actions, plans = torch.randn(2, 2, 4), torch.randn(2, 6, 4, 4)
     found = []
-    for imagine in (plain(model), PackedDinoWM(model)):
+    for imagine in (plain(model), PackedDinoWM(model.parts())):
         imagine(latents, actions)(plans, lambda z, _: found.append(z) or z.flatten(2).mean(-1))
     fast = found[1] if len(found) == 2 else torch.cat(found[1:])
     torch.testing.assert_close(fast, found[0], rtol=1e-3, atol=1e-4)

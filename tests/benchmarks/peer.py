@@ -31,13 +31,13 @@ from stable_worldmodel.wm.lewm.module import MLP, Embedder, Predictor
 from torch import nn
 
 from lewm_bench.agents.lewm import LeWM, LeWMConfig
-from lewm_bench.agents.parts.imagination import PackedLeWM
 from lewm_bench.core.rng import stream
 from lewm_bench.core.statistics import spearman
 from lewm_bench.evaluation.speed import gemm_peak
 from lewm_bench.planning.cem import cem
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import latent_cost, plain
+from lewm_bench.planning.fast.lewm import PackedLeWM
 from lewm_bench.system.device import Stopwatch
 from lewm_bench.system.provenance import hardware
 
@@ -74,8 +74,8 @@ def main() -> None:
     past = torch.zeros(1, 0, 10)
     imagine = {
         "plain loop": plain(ours),
-        "fast float32": PackedLeWM(ours),
-        "fast int8": PackedLeWM(ours, "int8"),
+        "fast float32": PackedLeWM(ours.parts()),
+        "fast int8": PackedLeWM(ours.parts(), "int8"),
     }
 
     solver = CEMSolver(theirs, n_steps=arguments.iterations, num_samples=config.num_samples, topk=config.num_elites)

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from lewm_bench import agent
-from lewm_bench.agents.parts import linears
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
 from lewm_bench.evaluation import speed
 from lewm_bench.evaluation.speed import METHODS, Case, SpeedConfig, agent_of, build, count_flops, plan_once, share
 from lewm_bench.planning import replan
 from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.fast import linears
 from lewm_bench.run import benchmarks as suite
 from lewm_bench.system.checkpoint import save_checkpoint
 

@@ -16,7 +16,6 @@ from lewm_bench.agents.dino_wm import DinoWM, DinoWMConfig
 from lewm_bench.agents.lewm import LeWM, LeWMConfig
 from lewm_bench.agents.oracle import LatentOracle, Simulation, SimulatorAgent
 from lewm_bench.agents.parts.encoders import LocalConfig, LocalEncoder
-from lewm_bench.agents.parts.imagination import PackedDinoWM, PackedLeWM
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
 from lewm_bench.core.types import Goals, Past, Plan
@@ -24,6 +23,8 @@ from lewm_bench.planning import solvers
 from lewm_bench.planning.adam import OPTIMIZERS, adam
 from lewm_bench.planning.config import GRADIENT_COST, PlannerConfig, SolverName
 from lewm_bench.planning.cost import in_pieces, latent_cost, plain, rollout
+from lewm_bench.planning.fast.dino_wm import PackedDinoWM
+from lewm_bench.planning.fast.lewm import PackedLeWM
 from lewm_bench.planning.icem import ElitePlan, coloured, icem
 from lewm_bench.planning.mppi import mppi, path_weights
 from lewm_bench.planning.replan import Replanner, shifted
@@ -564,7 +565,7 @@ def tiny(kind: str):
         for p in model.parameters():
             p.data += 0.1 * torch.randn_like(p)
     model.eval().requires_grad_(False)
-    return model, (PackedLeWM if kind == "lewm" else PackedDinoWM)(model)
+    return model, (PackedLeWM if kind == "lewm" else PackedDinoWM)(model.parts())
 
 
 def situation(kind: str, frames: int) -> tuple[Tensor, Tensor, Tensor]:

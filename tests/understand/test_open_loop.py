@@ -9,11 +9,11 @@ from toy_walks import CPU, SKIP, Constant, Tokens, Walk, Watchful, dataset, know
 
 from lewm_bench.agent import PlanningAgent
 from lewm_bench.agents.fast_lewm import FAST_LEWM, FastLeWM, FastLeWMConfig
-from lewm_bench.agents.parts import fast_imagination
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import torch_stream
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import plain
+from lewm_bench.planning.fast import fast_lewm
 from lewm_bench.understand import open_loop as module
 from lewm_bench.understand.open_loop import OpenLoopConfig, imagine, open_loop, possible_horizon
 from lewm_bench.understand.subject import Subject
@@ -151,7 +151,7 @@ def test_fast_lewm_imagines_as_it_plans(objective: str, consistency: float):
     clips = subject.clips("test", 1 + 5, 4)
     first, blocks = subject.latents_at(clips[:, 0]), subject.blocks(clips)
     found = imagine(subject, clips)
-    torch.testing.assert_close(found, fast_imagination.rollout(model, first, blocks), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, fast_lewm.rollout(model, first, blocks), rtol=1e-4, atol=1e-5)
     kept = []
     plain(model)(first[:, None], blocks[:, :0])(blocks[:, None], lambda z, _: kept.append(z[:, 0]) or z[:, :, 0, 0])
     assert (found[:, 0] - kept[0][:, 0]).abs().max() < 1e-4 < (found[:, 1:] - kept[0][:, 1:]).abs().max()
