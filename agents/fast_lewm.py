@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +19,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lewm_bench.agent import Setting
-from lewm_bench.agents.lewm import LeWM, LeWMConfig
-from lewm_bench.agents.parts.jepa import JEPAFamily, latent_diagnostics
-from lewm_bench.agents.parts.nets import ActionEncoder
-from lewm_bench.agents.parts.sigreg import directions, sigreg
+from lewm_bench.agents.parts.jepa import JointEmbedding, JointEmbeddingFamily, Predictor, latent_diagnostics
+from lewm_bench.agents.parts.nets import ActionEncoder, Projector
+from lewm_bench.agents.parts.sigreg import SIGRegConfig, sigreg_of
 from lewm_bench.core.errors import unknown
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.search_space import Dimension
@@ -39,13 +37,13 @@ from lewm_bench.planning.fast.fast_lewm import (
     consistent,
     reference,
 )
-from lewm_bench.train.loop import Step, TrainingLog
+from lewm_bench.train.loop import Step
 
 BOTTLENECK = 32  # of the action encoder
 VARIANTS = {"consistent": {"self_consistency": 1.0}}
 
 
-class FastLeWMConfig(LeWMConfig):
+class FastLeWMConfig(SIGRegConfig):
     """LeWM's sizes, of which ``heads`` and ``head_size`` give the width of the value projection; and the prefixes."""
 
     history: int = Field(1, ge=1, le=1)  # it sees one frame
@@ -180,7 +178,7 @@ class PrefixPredictor(nn.Module):
         return self.norm(x)
 
 
-class FastLeWM(LeWM):
+class FastLeWM(JointEmbedding):
     """A ``WorldModel`` whose latents are (D,), which also predicts several blocks ahead at once."""
 
     config: FastLeWMConfig
@@ -188,9 +186,14 @@ class FastLeWM(LeWM):
     def __init__(self, config: FastLeWMConfig, image_size: int, action_dim: int) -> None:
         super().__init__(config, image_size, action_dim)
         self.horizon, self.self_consistency = config.horizon, config.self_consistency
-        del self.action_encoder  # the prefix encoder has one of its own
-        self.prefix_encoder = PrefixEncoder(config, config.frame_skip * action_dim)
-        self.predictor = PrefixPredictor(config)  # in place of LeWM's
+        block = config.frame_skip * action_dim
+        # LeWM's networks are drawn and dropped, and modules stand in the order of before they were: so the weights and
+        # the sums of gradients of a seed stay what they are in published results.
+        ActionEncoder(block, config.width)
+        Predictor(config)
+        pred_proj = Projector(config.width, config.projector_hidden, config.latent)
+        prefix_encoder = PrefixEncoder(config, block)
+        self.predictor, self.pred_proj, self.prefix_encoder = PrefixPredictor(config), pred_proj, prefix_encoder
 
     def predict_prefixes(self, latent: Tensor, actions: Tensor) -> Tensor:
         """(N, D) and z-scored blocks (N, H, A), H <= horizon, to the latents after 1 to H of them, (N, H, D)."""
@@ -230,15 +233,14 @@ class FastLeWM(LeWM):
         """
         z = self.encode(clip.frames)
         errors = (self.predict_prefixes(z[:, 0], self.normalize_actions(clip.actions)) - z[:, 1:]).square()
-        u = directions(self.config.num_directions, self.config.latent, step.generator)
-        regulariser = sigreg(z.transpose(0, 1), u, self.config.num_knots)
+        regulariser = sigreg_of(z, self.config, step)
         parts = {"prediction": errors.mean(), "sigreg": regulariser}
         if step.log:
             parts |= {"prediction_last": errors[:, -1].mean()} | latent_diagnostics(z.detach())
-        return parts["prediction"] + self.sigreg_weight(step.progress) * regulariser, parts
+        return parts["prediction"] + self.config.weight_at(step.progress) * regulariser, parts
 
 
-class FastLeWMFamily(JEPAFamily):
+class FastLeWMFamily(JointEmbeddingFamily):
     """``fast-lewm``, and ``fast-lewm:consistent`` that also plans for agreement with itself."""
 
     Config = FastLeWMConfig
@@ -259,11 +261,11 @@ class FastLeWMFamily(JEPAFamily):
     def clip_frames(self, config: FastLeWMConfig) -> int:
         return config.horizon + 1
 
-    def train(self, setting: Setting[FastLeWMConfig], folder: Path) -> TrainingLog:
+    def trained_as(self, setting: Setting[FastLeWMConfig]) -> Setting[FastLeWMConfig]:
         """The variants plan differently with the same weights: these are those of the plain name."""
         fields = self.Config.model_fields
         plain = setting.config.model_copy(update={name: fields[name].default for name in self.planning_only})
-        return super().train(replace(setting, agent=parse_agent(setting.agent).base, config=plain), folder)
+        return replace(setting, agent=parse_agent(setting.agent).base, config=plain)
 
     def differentiable(self, model: FastLeWM) -> Imagine:
         return reference(model)
@@ -273,8 +275,8 @@ class FastLeWMFamily(JEPAFamily):
             return reference(model)
         return consistent(PackedFastLeWM(model.parts(), config), model.self_consistency)
 
-    def label(self, setting: Setting[FastLeWMConfig]) -> str:
-        return super().label(setting) + (", self-consistent" if setting.config.self_consistency else "")
+    def peculiarity(self, config: FastLeWMConfig) -> str:
+        return ", self-consistent" if config.self_consistency else ""
 
 
 FAST_LEWM = FastLeWMFamily()

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from lewm_bench.agents.parts.jepa import JEPA, JEPAConfig, JEPAFamily, latent_diagnostics
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.types import Clip
-from lewm_bench.train.loop import Step, TrainableModule
+from lewm_bench.train.loop import Step
 
 
 class JEPAEMAConfig(JEPAConfig):
@@ -27,7 +27,7 @@ class JEPAEMAConfig(JEPAConfig):
     final_momentum: float | None = Field(None, ge=0, le=1)  # linear to it over the training (I-JEPA: 1); None: constant
 
 
-class JEPAEMA(JEPA, TrainableModule):
+class JEPAEMA(JEPA):
     """A ``WorldModel`` whose latents are (D,), kept from collapse by a momentum target without gradient."""
 
     config: JEPAEMAConfig

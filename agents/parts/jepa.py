@@ -9,7 +9,7 @@ Shapes: B clips, T frames, D latent size, W predictor width, A numbers of an act
 
 from __future__ import annotations
 
-from pathlib import Path
+from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 import torch
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lewm_bench.agent import AgentConfig, Setting, TrainedWorldModel, clip_batches, train_module
+from lewm_bench.agent import AgentConfig, Setting, TrainedWorldModel
 from lewm_bench.agents.parts.nets import CNN, ActionEncoder, ActionScale, Normalize, Projector, StemViT, ViT
 from lewm_bench.core.types import Clip
 from lewm_bench.planning.config import PlannerConfig
@@ -25,7 +25,7 @@ from lewm_bench.planning.cost import Imagine, plain
 from lewm_bench.planning.fast.engine import NormedMLP
 from lewm_bench.planning.fast.lewm import LeWMBlockParts, LeWMParts, PackedLeWM
 from lewm_bench.train.diagnostics import effective_rank, straightness
-from lewm_bench.train.loop import TrainingLog
+from lewm_bench.train.loop import Step, TrainableModule
 
 
 class JEPAConfig(AgentConfig):
@@ -136,8 +136,13 @@ class Predictor(nn.Module):
         return self.transformer["norm"](last(x, actions, last_only))
 
 
-class JEPA(nn.Module):
-    """Encoder, projector, action encoder and predictor; a ``WorldModel`` whose latents are (D,)."""
+class JointEmbedding(TrainableModule, ABC):
+    """Encoder and projector, for any predictor; a ``WorldModel`` whose latents are (D,).
+
+    What its objective does, and how it predicts, is its subclasses'.
+    """
+
+    pred_proj: Projector  # of the predictor's features
 
     def __init__(self, config: JEPAConfig, image_size: int, action_dim: int) -> None:
         super().__init__()
@@ -148,18 +153,19 @@ class JEPA(nn.Module):
         makers = {"vit-tiny": ViT, "stem-vit": StemViT, "cnn": CNN}
         self.encoder = makers[config.encoder](image_size)
         self.projector = Projector(self.encoder.width, config.projector_hidden, config.latent)
-        self.action_encoder = ActionEncoder(config.frame_skip * action_dim, config.width)
-        self.predictor = Predictor(config)
-        self.pred_proj = Projector(config.width, config.projector_hidden, config.latent)
-        self.auxiliary = nn.ModuleDict()
         self.tokens_per_frame = 1
 
-    def begin_training(self) -> None:
-        """Put what the objective needs and planning does not into ``auxiliary``; nothing unless overridden."""
+    @abstractmethod
+    def loss(self, clip: Clip, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total over a batch of clips, and named scalars for the log."""
 
-    def end_training(self) -> None:
-        """Forget it: what is saved and counted has the names and shapes of LeWM, whatever the objective."""
-        self.auxiliary.clear()
+    @abstractmethod
+    def predict(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """(B, T, D) and z-scored blocks (B, T, A) to (B, T, D); entry t guesses the latent of frame t+1."""
+
+    @abstractmethod
+    def predict_next(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """(N, T, D) and z-scored blocks (N, T, A) to the latent after the last block, (N, D)."""
 
     def encode(self, frames: Tensor) -> Tensor:
         """(B, T, 3, h, w) uint8 to (B, T, D)."""
@@ -177,6 +183,21 @@ class JEPA(nn.Module):
 
     def denormalize_actions(self, actions: Tensor) -> Tensor:
         return self.action_scale.denormalize(actions)
+
+
+class JEPA(JointEmbedding):
+    """With LeWM's action encoder and predictor of the next latent; ``begin_training`` may fill ``auxiliary``."""
+
+    def __init__(self, config: JEPAConfig, image_size: int, action_dim: int) -> None:
+        super().__init__(config, image_size, action_dim)
+        self.action_encoder = ActionEncoder(config.frame_skip * action_dim, config.width)
+        self.predictor = Predictor(config)
+        self.pred_proj = Projector(config.width, config.projector_hidden, config.latent)
+        self.auxiliary = nn.ModuleDict()
+
+    def end_training(self) -> None:
+        """What is saved and counted has the names and shapes of LeWM, whatever the objective."""
+        self.auxiliary.clear()
 
     def predict(self, latents: Tensor, actions: Tensor) -> Tensor:
         """(B, T, D) and z-scored blocks (B, T, A) to (B, T, D); entry t guesses the latent of frame t+1."""
@@ -214,32 +235,32 @@ def latent_diagnostics(z: Tensor) -> dict[str, Tensor]:
     }
 
 
-class JEPAFamily(TrainedWorldModel):
-    """How an agent with these networks is built and plans, for the runner; the objectives are its subclasses."""
+class JointEmbeddingFamily(TrainedWorldModel):
+    """How an agent with such an encoder is built and called, for the runner."""
 
     Config = JEPAConfig
-    model: ClassVar[type[JEPA]]
+    model: ClassVar[type[JointEmbedding]]
     name: ClassVar[str]  # for people
     decision_cost = 0.2
 
-    def build(self, setting: Setting[JEPAConfig]) -> JEPA:
+    def build(self, setting: Setting[JEPAConfig]) -> JointEmbedding:
         return self.model(setting.config, setting.image_size, setting.action_dim)
 
-    def train(self, setting: Setting[JEPAConfig], folder: Path) -> TrainingLog:
-        def build() -> JEPA:
-            model = self.build(setting)
-            model.begin_training()
-            model.action_scale.fit(*setting.dataset.action_statistics("train"))
-            return model
+    def label(self, setting: Setting[JEPAConfig]) -> str:
+        kinds = {"vit-tiny": "", "stem-vit": " (small ViT with convolutional stem)", "cnn": " (CNN encoder)"}
+        return self.name + kinds[setting.config.encoder] + self.peculiarity(setting.config)
 
-        batch = clip_batches(setting, self.clip_frames(setting.config), setting.config.frame_skip)
-        return train_module(setting, build, batch, folder, self.model.end_training)
+    def peculiarity(self, config: JEPAConfig) -> str:
+        """What the label says behind the encoder; nothing unless overridden."""
+        return ""
+
+
+class JEPAFamily(JointEmbeddingFamily):
+    """How an agent with all of LeWM's networks plans; the objectives are its subclasses."""
+
+    model: ClassVar[type[JEPA]]
 
     def imagine(self, model: JEPA, config: PlannerConfig) -> Imagine:
         if config.rollout == "reference":
             return plain(model)
         return PackedLeWM(model.parts(), config.arithmetic, config.compile)
-
-    def label(self, setting: Setting) -> str:
-        kinds = {"vit-tiny": "", "stem-vit": " (small ViT with convolutional stem)", "cnn": " (CNN encoder)"}
-        return self.name + kinds[setting.config.encoder]

@@ -29,7 +29,7 @@ from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import Imagine, plain
 from lewm_bench.system.checkpoint import load_weights, save_checkpoint
 from lewm_bench.system.store import Store
-from lewm_bench.train.loop import FREE, TrainConfig, TrainingLog, train
+from lewm_bench.train.loop import FREE, TrainableModule, TrainConfig, TrainingLog, train
 
 
 class AgentConfig(Config):
@@ -157,6 +157,8 @@ def train_module(
     """
     with torch_stream(setting.seed, "init", parse_agent(setting.agent).base):
         model = model_of()
+        if isinstance(model, TrainableModule):
+            model.begin_training()
     model.to(setting.device)
     log = train(
         model,
@@ -169,6 +171,8 @@ def train_module(
         progress=setting.progress,
         of=recipe_of(setting),
     )
+    if isinstance(model, TrainableModule):
+        model.end_training()
     if finish is not None:
         finish(model)
     save_checkpoint(folder, model, card_of(setting))
@@ -245,7 +249,13 @@ class TrainedWorldModel(Family):
         """How ``model`` imagines for planners that want gradients."""
         return plain(model)
 
+    def trained_as(self, setting: Setting) -> Setting:
+        """The setting that weights are trained under; another one where variants plan differently with equal weights."""
+        return setting
+
     def train(self, setting: Setting, folder: Path) -> TrainingLog:
+        setting = self.trained_as(setting)
+
         def build() -> nn.Module:
             model = self.build(setting)
             model.action_scale.fit(*setting.dataset.action_statistics("train"))
