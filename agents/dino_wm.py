@@ -50,7 +50,7 @@ from lewm_bench.core.errors import UserError, unknown
 from lewm_bench.core.rng import stream, torch_stream
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import Imagination, Imagine, plain
+from lewm_bench.planning.cost import BeginRollout, Rollout, plain_rollout
 from lewm_bench.planning.fast.dino_wm import DinoWMParts, PackedDinoWM, TokenBlockParts
 from lewm_bench.train.loop import Step, TrainConfig, TrainingLog
 
@@ -309,16 +309,16 @@ class ProprioAgent(PlanningAgent):
     """Plans with a model that reads, beside the frames, the proprioception that ``env`` names."""
 
     def __init__(
-        self, model: DinoWM, config: PlannerConfig, device: torch.device, imagine: Imagine, env: GoalEnv
+        self, model: DinoWM, config: PlannerConfig, device: torch.device, rollout: BeginRollout, env: GoalEnv
     ) -> None:
-        super().__init__(model, config, device, imagine)
-        self._env, plainly = env, self.imagine
+        super().__init__(model, config, device, rollout)
+        self._env, begin = env, self.rollout
 
-        def compared(latents: Tensor, past_actions: Tensor) -> Imagination:
-            inner = plainly(latents, past_actions)
+        def compared(latents: Tensor, past_actions: Tensor) -> Rollout:
+            inner = begin(latents, past_actions)
             return lambda plans, score: inner(plans, lambda z, episodes: score(model.compared(z), episodes))
 
-        self.imagine = compared
+        self.rollout = compared
 
     def encode(self, frames: Tensor, states: np.ndarray) -> Tensor:
         vectors = proprio_of(self._env, states.reshape(-1, states.shape[-1])).unflatten(0, states.shape[:2])
@@ -439,11 +439,11 @@ class DinoWMFamily(Family):
             names["dinov2-small"] += " with registers"
         fast = setting.planner.rollout == "fast"
         packing = setting.planner.arithmetic, setting.planner.compile
-        imagine = PackedDinoWM(model.parts(), *packing) if fast else plain(model)
-        agent = PlanningAgent(model, setting.planner, setting.device, imagine)
+        rollout = PackedDinoWM(model.parts(), *packing) if fast else plain_rollout(model)
+        agent = PlanningAgent(model, setting.planner, setting.device, rollout)
         felt = ""
         if setting.config.proprio:
-            agent = ProprioAgent(model, setting.planner, setting.device, imagine, setting.env)
+            agent = ProprioAgent(model, setting.planner, setting.device, rollout, setting.env)
             felt = "with proprioception (reads part of the state)"
         return Loaded(
             agent,

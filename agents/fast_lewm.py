@@ -27,7 +27,7 @@ from lewm_bench.core.names import parse_agent
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.types import Clip
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import Imagine
+from lewm_bench.planning.cost import BeginRollout
 from lewm_bench.planning.fast.engine import NormedMLP
 from lewm_bench.planning.fast.fast_lewm import (
     FastLeWMParts,
@@ -267,10 +267,10 @@ class FastLeWMFamily(JointEmbeddingFamily):
         plain = setting.config.model_copy(update={name: fields[name].default for name in self.planning_only})
         return replace(setting, agent=parse_agent(setting.agent).base, config=plain)
 
-    def differentiable(self, model: FastLeWM) -> Imagine:
+    def differentiable(self, model: FastLeWM) -> BeginRollout:
         return reference(model)
 
-    def imagine(self, model: FastLeWM, config: PlannerConfig) -> Imagine:
+    def rollout(self, model: FastLeWM, config: PlannerConfig) -> BeginRollout:
         if config.rollout == "reference":
             return reference(model)
         return consistent(PackedFastLeWM(model.parts(), config), model.self_consistency)

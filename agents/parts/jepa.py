@@ -21,7 +21,7 @@ from lewm_bench.agent import AgentConfig, Setting, TrainedWorldModel
 from lewm_bench.agents.parts.nets import CNN, ActionEncoder, ActionScale, Normalize, Projector, StemViT, ViT
 from lewm_bench.core.types import Clip
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import Imagine, plain
+from lewm_bench.planning.cost import BeginRollout, plain_rollout
 from lewm_bench.planning.fast.engine import NormedMLP
 from lewm_bench.planning.fast.lewm import LeWMBlockParts, LeWMParts, PackedLeWM
 from lewm_bench.train.diagnostics import effective_rank, straightness
@@ -260,7 +260,7 @@ class JEPAFamily(JointEmbeddingFamily):
 
     model: ClassVar[type[JEPA]]
 
-    def imagine(self, model: JEPA, config: PlannerConfig) -> Imagine:
+    def rollout(self, model: JEPA, config: PlannerConfig) -> BeginRollout:
         if config.rollout == "reference":
-            return plain(model)
+            return plain_rollout(model)
         return PackedLeWM(model.parts(), config.arithmetic, config.compile)

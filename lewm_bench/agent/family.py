@@ -24,9 +24,9 @@ from lewm_bench.core.rng import stream, torch_stream
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.types import Agent, WorldModel
 from lewm_bench.data.format import Dataset
-from lewm_bench.planning.agent import Embed, PlanningAgent, imagine_plainly
+from lewm_bench.planning.agent import Embed, PlanningAgent, default_rollout
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import Imagine, plain
+from lewm_bench.planning.cost import BeginRollout, plain_rollout
 from lewm_bench.system.checkpoint import load_weights, save_checkpoint
 from lewm_bench.system.store import Store
 from lewm_bench.train.loop import FREE, TrainableModule, TrainConfig, TrainingLog, train
@@ -237,17 +237,17 @@ class TrainedWorldModel(Family):
     def label(self, setting: Setting) -> str:
         """Its name for people, with every substitute named."""
 
-    def imagine(self, model: nn.Module, config: PlannerConfig) -> Imagine:
-        """How ``model`` imagines while planning; families with a faster way than the plain loop override this.
+    def rollout(self, model: nn.Module, config: PlannerConfig) -> BeginRollout:
+        """How ``model`` is rolled out while planning; families with a faster way than the plain loop override this.
 
         Raises:
             UserError: ``config`` asks for what only a faster way has.
         """
-        return imagine_plainly(model, config)
+        return default_rollout(model, config)
 
-    def differentiable(self, model: nn.Module) -> Imagine:
-        """How ``model`` imagines for planners that want gradients."""
-        return plain(model)
+    def differentiable(self, model: nn.Module) -> BeginRollout:
+        """How ``model`` is rolled out for planners that want gradients."""
+        return plain_rollout(model)
 
     def trained_as(self, setting: Setting) -> Setting:
         """The setting that weights are trained under; another one where variants plan differently with equal weights."""
@@ -270,7 +270,7 @@ class TrainedWorldModel(Family):
         ready_to_act(model, setting, checkpoint)
         return Loaded(
             PlanningAgent(
-                model, setting.planner, setting.device, self.imagine(model, setting.planner), self.differentiable(model)
+                model, setting.planner, setting.device, self.rollout(model, setting.planner), self.differentiable(model)
             ),
             self.label(setting),
             "random" if checkpoint is None else "trained",

@@ -32,7 +32,7 @@ from lewm_bench.core.rng import stream, torch_stream
 from lewm_bench.core.types import Goals, Past
 from lewm_bench.evaluation.speed_record import METHODS, SpeedRow
 from lewm_bench.planning.config import GRADIENT_COST, Arithmetic, PlannerConfig
-from lewm_bench.planning.cost import Imagination, plain
+from lewm_bench.planning.cost import Rollout, plain_rollout
 from lewm_bench.planning.fast.dino_wm import PackedDinoWM
 from lewm_bench.planning.fast.lewm import PackedLeWM
 from lewm_bench.planning.fast.linears import Linears, Ranges, has_int8
@@ -125,16 +125,16 @@ class ReencodingController(LatentController):
         self._frames = past.frames.to(self._agent.device)
         return super().encode(past)
 
-    def imagination(self, encoded: Encoded) -> Imagination:
-        inner, frames, model = super().imagination(encoded), self._frames, self._agent.model
+    def rollout(self, encoded: Encoded) -> Rollout:
+        inner, frames, model = super().rollout(encoded), self._frames, self._agent.model
 
-        def imagine(plans: Tensor, score) -> Tensor:
+        def encoding_again(plans: Tensor, score) -> Tensor:
             for episode in frames:
                 for part in episode[None].expand(plans.shape[1], *[-1] * episode.dim()).split(ENCODED_TOGETHER):
                     model.encode(part)
             return inner(plans, score)
 
-        return imagine
+        return encoding_again
 
 
 ENCODED_TOGETHER = 32
@@ -175,14 +175,14 @@ def agent_of(model: nn.Module, method: str, mode: Mode, planner: PlannerConfig, 
     """The agent that plans with ``model`` in a mode."""
     if isinstance(model, FastLeWM):
         changed = {"rollout": "reference" if mode == "reference" else "fast", "compile": mode == "compile"}
-        imagine = FAST_LEWM.imagine(model, planner.model_copy(update=changed | {"arithmetic": arithmetic_of(mode)}))
+        begin = FAST_LEWM.rollout(model, planner.model_copy(update=changed | {"arithmetic": arithmetic_of(mode)}))
     elif mode == "reference":
-        imagine = plain(model)
+        begin = plain_rollout(model)
     else:
         packed = PackedLeWM if isinstance(model, LeWM) else PackedDinoWM
-        imagine = packed(model.parts(), arithmetic_of(mode), mode == "compile")
+        begin = packed(model.parts(), arithmetic_of(mode), mode == "compile")
     kind = ReencodingAgent if method.endswith(":reencode") else PlanningAgent
-    return kind(model, planner, device, imagine, imagine if mode == "reference" else None)
+    return kind(model, planner, device, begin, begin if mode == "reference" else None)
 
 
 def trained(checkpoint: Path, device: torch.device) -> tuple[nn.Module, int]:
@@ -215,7 +215,7 @@ def situation(model: nn.Module, case: Case) -> tuple[Goals, Past]:
 
 def planning_alike(agent: PlanningAgent, planner: PlannerConfig) -> PlanningAgent:
     """``agent`` with another planner."""
-    return type(agent)(agent.model, planner, agent.device, agent.imagine, agent.differentiable)
+    return type(agent)(agent.model, planner, agent.device, agent.rollout, agent.differentiable)
 
 
 def plan_once(case: Case, number: int, planner: PlannerConfig | None = None) -> tuple[float, float]:

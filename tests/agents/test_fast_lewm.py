@@ -23,7 +23,7 @@ from lewm_bench.core.types import Clip, Goals, Past, Plan
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.planning.cem import cem
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import Imagine, goal_distance, latent_cost, plain
+from lewm_bench.planning.cost import BeginRollout, goal_distance, latent_cost, plain_rollout
 from lewm_bench.planning.fast import fast_lewm, linears
 from lewm_bench.planning.fast.fast_lewm import PackedFastLeWM, consistent, reference
 from lewm_bench.planning.fast.linears import has_int8, has_onednn
@@ -92,18 +92,18 @@ class Problem:
         self.z, self.goal = torch.randn(B, T, D, generator=g), torch.randn(B, D, generator=g)
         self.past, self.plans = torch.randn(B, T - 1, BLOCK, generator=g), torch.randn(B, S, H, BLOCK, generator=g)
 
-    def costs(self, imagine: Imagine, objective: str = "final") -> Tensor:
-        return latent_cost(imagine(self.z, self.past), self.goal, PlannerConfig(objective=objective))(self.plans)
+    def costs(self, begin: BeginRollout, objective: str = "final") -> Tensor:
+        return latent_cost(begin(self.z, self.past), self.goal, PlannerConfig(objective=objective))(self.plans)
 
-    def plan(self, imagine: Imagine, config: PlannerConfig, *episodes: int) -> Plan:
+    def plan(self, begin: BeginRollout, config: PlannerConfig, *episodes: int) -> Plan:
         at = list(episodes)
-        cost = latent_cost(imagine(self.z[at], self.past[at]), self.goal[at], config)
+        cost = latent_cost(begin(self.z[at], self.past[at]), self.goal[at], config)
         start = torch.zeros(len(at), config.horizon, BLOCK)
         return cem(cost, start, config, [stream(0, "plan", e) for e in at])
 
 
-def fast(model: FastLeWM, objective: str = "final", **settings) -> Imagine:
-    return FAST_LEWM.imagine(model, PlannerConfig(objective=objective, **settings))
+def fast(model: FastLeWM, objective: str = "final", **settings) -> BeginRollout:
+    return FAST_LEWM.rollout(model, PlannerConfig(objective=objective, **settings))
 
 
 # The network.
@@ -280,7 +280,7 @@ def test_a_clip_is_the_horizon_and_the_frame_before() -> None:
     assert FAST_LEWM.clip_frames(FastLeWMConfig()) == 6 and FAST_LEWM.clip_frames(FastLeWMConfig(horizon=3)) == 4
 
 
-# Imagination.
+# Rollouts.
 
 
 STYLES = [
@@ -331,26 +331,26 @@ def test_the_reference_by_hand() -> None:
 def test_with_a_horizon_of_one_block_it_is_the_plain_loop() -> None:
     model, problem = small(horizon=1), Problem(H=4)
     for objective in ("final", "sum"):
-        close(problem.costs(fast(model, objective), objective), problem.costs(plain(model), objective))
+        close(problem.costs(fast(model, objective), objective), problem.costs(plain_rollout(model), objective))
     whole = small()
-    assert not torch.allclose(problem.costs(fast(whole)), problem.costs(plain(whole)), rtol=1e-2)
+    assert not torch.allclose(problem.costs(fast(whole)), problem.costs(plain_rollout(whole)), rtol=1e-2)
 
 
 def test_a_plan_of_one_block_is_the_plain_loop() -> None:
     model, problem = small(self_consistency=1.0), Problem(H=1)
-    close(problem.costs(fast(model)), problem.costs(plain(model)))
+    close(problem.costs(fast(model)), problem.costs(plain_rollout(model)))
 
 
 @pytest.mark.parametrize("style", [{}, {"self_consistency": 1.0}])
 def test_costs_depend_on_the_newest_frame_every_block_and_the_goal(style: dict) -> None:
     model, problem = small(**style), Problem(B=2, T=3, H=7)
-    imagine = fast(model)
-    before = problem.costs(imagine)
+    begin = fast(model)
+    before = problem.costs(begin)
 
     def change(what: Tensor) -> Tensor:
         kept = what.clone()
         what += 1
-        after = problem.costs(imagine)
+        after = problem.costs(begin)
         what.copy_(kept)
         return ((after - before) / before).abs()
 
@@ -372,19 +372,19 @@ def test_a_plan_does_not_depend_on_the_episodes_beside_it(
     if not onednn:
         monkeypatch.setattr(linears, "has_onednn", lambda: False)
     model, problem = small(**style), Problem(B=5)
-    imagine = fast(model)
-    together = problem.plan(imagine, CEM, *range(5))
+    begin = fast(model)
+    together = problem.plan(begin, CEM, *range(5))
     for e in (0, 3) if onednn and has_onednn() else (3,):
-        alone = problem.plan(imagine, CEM, e)
+        alone = problem.plan(begin, CEM, e)
         assert torch.equal(alone.actions[0], together.actions[e]) and torch.equal(alone.cost[0], together.cost[e])
-    assert torch.equal(problem.plan(imagine, CEM, 4, 1).actions, together.actions[[4, 1]])
-    assert torch.equal(problem.plan(imagine, CEM, *range(5)).actions, together.actions)
+    assert torch.equal(problem.plan(begin, CEM, 4, 1).actions, together.actions[[4, 1]])
+    assert torch.equal(problem.plan(begin, CEM, *range(5)).actions, together.actions)
     assert (together.actions[0] - together.actions[1]).abs().max() > 0.1
 
 
 def test_equal_noise_gives_the_plans_of_the_reference() -> None:
     model, problem = small(), Problem()
-    found, expected = (problem.plan(imagine, CEM, 0, 1, 2) for imagine in (fast(model), reference(model)))
+    found, expected = (problem.plan(begin, CEM, 0, 1, 2) for begin in (fast(model), reference(model)))
     torch.testing.assert_close(found.actions, expected.actions, rtol=1e-3, atol=1e-3)
 
 
@@ -494,8 +494,8 @@ def test_disagreement_is_weighted_and_positive() -> None:
 
 
 def test_without_weight_nothing_is_added() -> None:
-    imagine = reference(small())
-    assert consistent(imagine, 0.0) is imagine
+    begin = reference(small())
+    assert consistent(begin, 0.0) is begin
     assert fast_lewm.INTERMEDIATE == 2  # ten environment steps of the paper's five
 
 
@@ -570,8 +570,8 @@ def test_the_gradient_solver_goes_through_all_prefixes(base: Setting) -> None:
     agent = FAST_LEWM.load(setting, None).agent
     z, plans = torch.randn(2, 1, 12), torch.randn(2, 3, 7, 4)
     found = []
-    for imagine in (agent.imagine, reference(agent.model)):
-        found.append(imagine(z, torch.zeros(2, 0, 4))(plans, lambda x, e: x.square().sum((2, 3))))
+    for begin in (agent.rollout, reference(agent.model)):
+        found.append(begin(z, torch.zeros(2, 0, 4))(plans, lambda x, e: x.square().sum((2, 3))))
     close(*found)
     assert np.isfinite(act(FAST_LEWM.load(setting, None), setting, 0, 1)).all()
 

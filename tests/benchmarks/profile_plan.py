@@ -53,7 +53,7 @@ def main() -> None:
     resolved = suites.resolve(suites.load(Path("benchmarks.yaml")), "speedup", arguments.profile)
     cpu = torch.device("cpu")
     model = build(arguments.method, resolved.agent_settings, resolved.settings.image_size, cpu)
-    packed = agent_of(model, arguments.method, arguments.dtype, resolved.settings.planner, cpu).imagine
+    packed = agent_of(model, arguments.method, arguments.dtype, resolved.settings.planner, cpu).rollout
     for holder in (packed, *packed.blocks):
         for name, layer in vars(holder).items():
             if callable(layer) and name not in ("linears", "compiled"):

@@ -479,7 +479,7 @@ def test_encoding_again_costs_frames_and_changes_nothing(monkeypatch, mode, batc
 
     def act(kind):
         seen.clear()
-        it = kind(model, c.planner, CPU, c.agent.imagine)
+        it = kind(model, c.planner, CPU, c.agent.rollout)
         controller = it.start(goals, [stream(0, "test", i) for i in range(batch)])
         actions = controller.search(controller.encode(past))
         return actions, sum(f.shape[0] * f.shape[1] for f in seen)
@@ -498,10 +498,10 @@ def test_encoding_again_costs_frames_and_changes_nothing(monkeypatch, mode, batc
 @pytest.mark.parametrize("mode", [*MODES, "compile"])
 def test_the_mode_says_what_computes(mode):
     c = case("dino-wm" if mode == "compile" else "lewm", mode)
-    assert isinstance(c.agent.imagine, speed.PackedLeWM | speed.PackedDinoWM) == (mode != "reference")
+    assert isinstance(c.agent.rollout, speed.PackedLeWM | speed.PackedDinoWM) == (mode != "reference")
     assert c.arithmetic == (mode if mode in ("bfloat16", "int8") else "float32")
     if mode != "reference":
-        assert c.agent.imagine.arithmetic == c.arithmetic and (c.agent.imagine.compiled is None) == (mode != "compile")
+        assert c.agent.rollout.arithmetic == c.arithmetic and (c.agent.rollout.compiled is None) == (mode != "compile")
 
 
 @pytest.mark.parametrize("method, kind", [("lewm", "LeWM"), ("pldm", "LeWM"), ("fast-lewm", "FastLeWM"), ("dino-wm", "DinoWM"), ("dino-wm:reencode", "DinoWM")])  # fmt: skip

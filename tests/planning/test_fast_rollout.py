@@ -24,7 +24,7 @@ from lewm_bench.core.statistics import spearman
 from lewm_bench.core.types import Goals, Past, Plan
 from lewm_bench.planning.cem import cem
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import latent_cost, plain
+from lewm_bench.planning.cost import latent_cost, plain_rollout
 from lewm_bench.planning.fast import engine, linears
 from lewm_bench.planning.fast.dino_wm import PackedDinoWM
 from lewm_bench.planning.fast.engine import PackedModel, entries
@@ -102,14 +102,14 @@ class Problem:
         self.z, self.goal = torch.randn(B, T, *shape, generator=g), torch.randn(B, *shape, generator=g)
         self.past, self.plans = torch.randn(B, T - 1, BLOCK, generator=g), torch.randn(B, S, H, BLOCK, generator=g)
 
-    def costs(self, imagine, objective: str = "final") -> Tensor:
+    def costs(self, begin, objective: str = "final") -> Tensor:
         config = PlannerConfig(objective=objective)
-        return latent_cost(imagine(self.z, self.past), self.goal, config)(self.plans)
+        return latent_cost(begin(self.z, self.past), self.goal, config)(self.plans)
 
-    def plan(self, imagine, config: PlannerConfig, *episodes: int) -> Plan:
+    def plan(self, begin, config: PlannerConfig, *episodes: int) -> Plan:
         """The plans of some of the episodes, planned together."""
         at = list(episodes)
-        cost = latent_cost(imagine(self.z[at], self.past[at]), self.goal[at], config)
+        cost = latent_cost(begin(self.z[at], self.past[at]), self.goal[at], config)
         start = torch.zeros(len(at), config.horizon, BLOCK)
         return cem(cost, start, config, [stream(0, "plan", e) for e in at])
 
@@ -147,7 +147,7 @@ def test_costs_are_those_of_the_plain_loop(style: str, T: int, history: int) -> 
     for H in (1, 2, 5, 7):
         for B, objective in ((3, "final"), (3, "sum"), (1, "sum"))[: 3 if H == 2 else 2]:
             problem = Problem(model, B, T, H=H)
-            expected = problem.costs(plain(model), objective)
+            expected = problem.costs(plain_rollout(model), objective)
             assert (expected.std(1) > 1e-3 * expected.mean(1)).all()
             close(problem.costs(packed, objective), expected)
 
@@ -158,7 +158,7 @@ def test_costs_without_onednn(style: str, monkeypatch: pytest.MonkeyPatch) -> No
     model, packed = pair(style)
     assert not packed.together
     problem = Problem(model, 2, 3)
-    close(problem.costs(packed), problem.costs(plain(model)))
+    close(problem.costs(packed), problem.costs(plain_rollout(model)))
 
 
 @pytest.mark.parametrize(("T", "history"), [(3, 3), (3, 2), (2, 3), (3, 4), (1, 1)])
@@ -194,8 +194,8 @@ def test_pieces_change_nothing(style: str, onednn: bool, monkeypatch: pytest.Mon
         onednn_absent(monkeypatch)
     model, packed = pair(style)
     sizes = []
-    imagine = packed.imagine
-    monkeypatch.setattr(packed, "imagine", lambda *a: sizes.append(a[2].shape[:2]) or imagine(*a))
+    roll_out = packed.roll_out
+    monkeypatch.setattr(packed, "roll_out", lambda *a: sizes.append(a[2].shape[:2]) or roll_out(*a))
     for S, T, limits in ((96, 1, (32, 100)), (23, 3, (1, 7, 50))):
         problem = Problem(model, 3, T, S=S, H=3)
         monkeypatch.setattr(packed, "candidates", 1000)
@@ -237,7 +237,7 @@ def searches(style: str) -> tuple[nn.Module, PackedModel, PlannerConfig]:
 def test_equal_noise_gives_equal_plans(style: str, T: int) -> None:
     model, packed, config = searches(style)
     problem = Problem(model, 3, T)
-    fast, slow = (problem.plan(imagine, config, 0, 1, 2) for imagine in (packed, plain(model)))
+    fast, slow = (problem.plan(begin, config, 0, 1, 2) for begin in (packed, plain_rollout(model)))
     torch.testing.assert_close(fast.actions, slow.actions, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(fast.cost, slow.cost, rtol=1e-3, atol=1e-5)
     assert (slow.actions[0] - slow.actions[1]).abs().max() > 0.1
@@ -281,7 +281,7 @@ def test_a_search_takes_plans_of_any_number_and_length(first: tuple[int, int], s
     cost = latent_cost(packed(problem.z, problem.past), problem.goal, PlannerConfig())
     for S, H in (first, second):
         problem.plans = Problem(model, 3, 3, S=S, H=H).plans
-        close(cost(problem.plans), problem.costs(plain(model)))
+        close(cost(problem.plans), problem.costs(plain_rollout(model)))
 
 
 @pytest.mark.parametrize("style", ["lewm projected", "dino adaln"])
@@ -366,15 +366,15 @@ def test_what_cannot_be_computed_is_refused() -> None:
 
 def test_lewm_plans_on_the_fast_path_unless_told_otherwise() -> None:
     model = lewm(LEWM_SMALL)
-    packed = LEWM.imagine(model, PlannerConfig())
+    packed = LEWM.rollout(model, PlannerConfig())
     assert isinstance(packed, PackedLeWM) and packed.arithmetic == "float32" and packed.compiled is None
-    assert LEWM.imagine(model, PlannerConfig(arithmetic="bfloat16")).arithmetic == "bfloat16"
-    assert not isinstance(LEWM.imagine(model, PlannerConfig(rollout="reference")), PackedModel)
+    assert LEWM.rollout(model, PlannerConfig(arithmetic="bfloat16")).arithmetic == "bfloat16"
+    assert not isinstance(LEWM.rollout(model, PlannerConfig(rollout="reference")), PackedModel)
 
 
 @pytest.mark.parametrize("style", ["lewm projected", "dino adaln"])
 def test_an_agent_plans_by_what_it_is_given(style: str) -> None:
-    """The same actions from frames, whichever way its model imagines."""
+    """The same actions from frames, whichever way its model is rolled out."""
     model, packed = pair(style)
     g = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8, generator=g)
@@ -388,8 +388,8 @@ def test_an_agent_plans_by_what_it_is_given(style: str) -> None:
         return packed(*context)
 
     found = []
-    for imagine in (None, counted):
-        agent = PlanningAgent(model, config, CPU, imagine)
+    for begin in (None, counted):
+        agent = PlanningAgent(model, config, CPU, begin)
         controller = agent.start(goals, [stream(0, "plan", e) for e in range(2)])
         found.append(controller.search(controller.encode(past)))
     assert len(calls) == 1 and calls[0][1].shape == (2, 2, BLOCK)
@@ -405,4 +405,4 @@ def test_compiled_costs_are_those_of_the_plain_loop(style: str) -> None:
     packed = (PackedLeWM if style.startswith("lewm") else PackedDinoWM)(model.parts(), "float32", True)
     problem = Problem(model, 2, 2, H=2)
     with torch.inference_mode():
-        close(problem.costs(packed), problem.costs(plain(model)))
+        close(problem.costs(packed), problem.costs(plain_rollout(model)))

@@ -1,6 +1,6 @@
-"""Imagined futures of candidate plans, from far less work than calling a world model step by step.
+"""Rollouts of candidate plans, from far less work than calling a world model step by step.
 
-The same numbers as ``planning.rollout`` up to rounding:
+The same numbers as ``cost.rollout`` up to rounding:
 
 - a frame enters the predictor once, at every position that it will hold in a window: with its keys and values kept,
   nothing is computed twice, and what its action does to the blocks is computed once for all of these positions;
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from lewm_bench.planning.config import Arithmetic
-from lewm_bench.planning.cost import Imagination, Score
+from lewm_bench.planning.cost import Rollout, Score
 from lewm_bench.planning.fast.linears import Layer, Linears, Ranges
 from lewm_bench.system.device import tf32
 
@@ -88,7 +88,7 @@ class Packed(ABC):
             options = {"mode": "reduce-overhead"} if device.type == "cuda" else {"options": {"freezing": True}}
             self.compiled = torch.compile(self._from_scratch, dynamic=False, **options)
 
-    def __call__(self, latents: Tensor, past_actions: Tensor) -> Imagination:
+    def __call__(self, latents: Tensor, past_actions: Tensor) -> Rollout:
         """Begin a search from latents (B, T, *L) and z-scored actions (B, T-1, A)."""
         return _Search(self, latents, past_actions)
 
@@ -97,13 +97,13 @@ class Packed(ABC):
         """What all candidates of ``horizon`` blocks share, from the real frames (b, T, *L)."""
 
     @abstractmethod
-    def imagine(self, latents: Tensor, known: Any, plans: Tensor, ranges: Ranges) -> Tensor:
+    def roll_out(self, latents: Tensor, known: Any, plans: Tensor, ranges: Ranges) -> Tensor:
         """Plans (b, S, H, A) from real frames (b, T, *L), and what is known of them, to latents (b, S, H, *L)."""
 
     def _from_scratch(self, latents: Tensor, past_actions: Tensor, plans: Tensor) -> Tensor:
         """Both of the above, in tensors only."""
         known = self.remember(latents, past_actions, plans.shape[2], Ranges())
-        return self.imagine(latents, known, plans, Ranges())
+        return self.roll_out(latents, known, plans, Ranges())
 
 
 class PackedModel(Packed):
@@ -133,7 +133,7 @@ class PackedModel(Packed):
             self.advance(latents[:, now], conditions[:, now], entry, known, ranges)
         return known
 
-    def imagine(self, latents: Tensor, known: list[Known], plans: Tensor, ranges: Ranges) -> Tensor:
+    def roll_out(self, latents: Tensor, known: list[Known], plans: Tensor, ranges: Ranges) -> Tensor:
         """Plans (b, S, H, A) from real frames (b, T, *L), and what is known of them, to latents (b, S, H, *L)."""
         _, S, H, _ = plans.shape
         known = [{first: list(pairs) for first, pairs in block.items()} for block in known]
@@ -147,7 +147,7 @@ class PackedModel(Packed):
 
 
 class _Search:
-    """Imagination from one context. 8-bit ranges are those of the first candidates of each piece."""
+    """A ``Rollout`` from one context. 8-bit ranges are those of the first candidates of each piece."""
 
     def __init__(self, packed: Packed, latents: Tensor, past_actions: Tensor) -> None:
         self._packed = packed
@@ -166,11 +166,11 @@ class _Search:
             for begin in range(0, B, episodes):
                 chosen = slice(begin, min(begin + episodes, B))
                 parts = plans[chosen].split(size, 1)
-                scores = [score(self._imagine(part, chosen, number), chosen) for number, part in enumerate(parts)]
+                scores = [score(self._roll_out(part, chosen, number), chosen) for number, part in enumerate(parts)]
                 rows.append(torch.cat(scores, 1))
         return torch.cat(rows)
 
-    def _imagine(self, plans: Tensor, episodes: slice, piece: int) -> Tensor:
+    def _roll_out(self, plans: Tensor, episodes: slice, piece: int) -> Tensor:
         """(b, S, H, A) to (b, S, H, *L)."""
         packed, latents, past = self._packed, self._latents[episodes], self._past[episodes]
         if packed.compiled is not None:
@@ -179,7 +179,7 @@ class _Search:
         key = episodes.start, episodes.stop, plans.shape[2]
         if key not in self._known:
             self._known[key] = packed.remember(latents, past, plans.shape[2], ranges)
-        imagined = packed.imagine(latents, self._known[key], plans, ranges)
+        imagined = packed.roll_out(latents, self._known[key], plans, ranges)
         ranges.watching = False
         return imagined
 

@@ -1,4 +1,4 @@
-"""Imagined futures of candidate plans by Fast-LeWM, whose one pass knows the latent after every prefix of a plan.
+"""Rollouts of candidate plans by Fast-LeWM, whose one pass knows the latent after every prefix of a plan.
 
 Plans longer than the model's horizon are chained: the next piece starts from the last predicted latent. ``reference``
 is the plain way; ``PackedFastLeWM`` gives the same numbers up to rounding, from less work:
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import Imagination, Imagine, Score
+from lewm_bench.planning.cost import BeginRollout, Rollout, Score
 from lewm_bench.planning.fast.engine import (
     ActionEncoderParts,
     NormedMLP,
@@ -59,13 +59,13 @@ def rollout(model: PrefixModel, latent: Tensor, plans: Tensor) -> Tensor:
     return torch.cat(found, 1)
 
 
-def reference(model: PrefixModel) -> Imagine:
+def reference(model: PrefixModel) -> BeginRollout:
     """The plain way, through which gradients flow. With self-consistency the plan's end comes once more at the end."""
 
-    def imagine(latents: Tensor, past_actions: Tensor) -> Imagination:
+    def begin(latents: Tensor, past_actions: Tensor) -> Rollout:
         del past_actions  # the newest frame is all that it knows
 
-        def imagination(plans: Tensor, score: Score) -> Tensor:
+        def rollouts(plans: Tensor, score: Score) -> Tensor:
             B, S, H, _ = plans.shape
             flat, latent = plans.flatten(0, 1), latents[:, -1].repeat_interleave(S, 0)
             imagined = rollout(model, latent, flat)
@@ -75,31 +75,31 @@ def reference(model: PrefixModel) -> Imagine:
                 imagined = torch.cat([imagined, again[:, -1:]], 1)
             return score(imagined.unflatten(0, (B, S)), slice(0, B))
 
-        return imagination
+        return rollouts
 
-    return consistent(imagine, model.self_consistency)
+    return consistent(begin, model.self_consistency)
 
 
-def consistent(imagine: Imagine, weight: float) -> Imagine:
+def consistent(begin: BeginRollout, weight: float) -> BeginRollout:
     """Adds to scores how far a plan's end is from itself, predicted through an intermediate latent (paper's beta).
 
-    ``imagine`` gives latents (b, S, H + 1, D) with the second prediction last, for plans of more than one block.
+    ``begin`` gives latents (b, S, H + 1, D) with the second prediction last, for plans of more than one block.
     """
     if not weight:
-        return imagine
+        return begin
 
-    def scored(latents: Tensor, past_actions: Tensor) -> Imagination:
-        imagination = imagine(latents, past_actions)
+    def scored(latents: Tensor, past_actions: Tensor) -> Rollout:
+        rollouts = begin(latents, past_actions)
 
         def costs(plans: Tensor, score: Score) -> Tensor:
             if plans.shape[2] == 1:
-                return imagination(plans, score)
+                return rollouts(plans, score)
 
             def both(imagined: Tensor, episodes: slice) -> Tensor:
                 *_, direct, again = imagined.unbind(2)
                 return score(imagined[:, :, :-1], episodes) + weight * (direct - again).square().mean(-1)
 
-            return imagination(plans, both)
+            return rollouts(plans, both)
 
         return costs
 
@@ -259,7 +259,7 @@ class PackedFastLeWM(Packed):
     def remember(self, latents: Tensor, past_actions: Tensor, horizon: int, ranges: Ranges) -> Anchor:
         return self.anchor(latents[:, -1:], ranges)
 
-    def imagine(self, latents: Tensor, known: Anchor, plans: Tensor, ranges: Ranges) -> Tensor:
+    def roll_out(self, latents: Tensor, known: Anchor, plans: Tensor, ranges: Ranges) -> Tensor:
         """Plans (b, S, H, A) to latents (b, S, H, D), or only the last of them; and once more if ``consistent``."""
         H = plans.shape[2]
         embedded = self.embed(plans.movedim(2, 0).contiguous(), ranges)
