@@ -41,7 +41,6 @@ from lewm_bench.agents.parts.encoders import (
     dinov2_identity,
     sample_frames,
 )
-from lewm_bench.agents.parts.imagination import PackedDinoWM
 from lewm_bench.agents.parts.nets import ActionScale
 from lewm_bench.agents.parts.token_cache import (
     empty_encoder,
@@ -57,7 +56,8 @@ from lewm_bench.core.rng import stream, torch_stream
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.types import Past
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import Imagination, Imagine, plain
+from lewm_bench.planning.cost import BeginRollout, Rollout, plain_rollout
+from lewm_bench.planning.fast.dino_wm import DinoWMParts, PackedDinoWM, TokenBlockParts
 from lewm_bench.train.loop import Step, TrainConfig, TrainingLog
 
 ENCODERS = ("dinov2-small", "lowpass", "mae")
@@ -135,6 +135,18 @@ class TokenBlock(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
         x = x + gate1 * self.out(y.transpose(1, 2).flatten(2)).view_as(x)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+
+    def parts(self) -> TokenBlockParts:
+        """For planning."""
+        return TokenBlockParts(
+            heads=self.heads,
+            norm1=self.norm1,
+            qkv=self.qkv,
+            out=self.out[0],
+            norm2=self.norm2,
+            mlp=(self.mlp[0], self.mlp[3]),
+            modulation=self.modulation,
+        )
 
 
 def _per_frame(modulations: Tensor | None) -> tuple[Tensor | float, ...]:
@@ -272,6 +284,19 @@ class DinoWM(nn.Module):
         parts = zip(latents.split(size), actions.split(size), strict=True)
         return torch.cat([self.predictor(z, a, last_only=True)[:, 0] for z, a in parts])
 
+    def parts(self) -> DinoWMParts:
+        """For planning, which knows no model."""
+        predictor = self.predictor
+        return DinoWMParts(
+            positions=predictor.positions[0].unflatten(0, (self.history, predictor.num_tokens)),
+            concat=predictor.concat,
+            action=predictor.action,
+            input=predictor.input,
+            blocks=tuple(block.parts() for block in predictor.blocks),
+            norm=predictor.norm,
+            output=predictor.output,
+        )
+
     def loss(self, batch: tuple[Tensor, ...], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Teacher-forced mean squared error of the next latents, which give no gradient themselves.
 
@@ -294,16 +319,16 @@ class ProprioAgent(PlanningAgent):
     """Plans with a model that reads, beside the frames, the proprioception that ``env`` names."""
 
     def __init__(
-        self, model: DinoWM, config: PlannerConfig, device: torch.device, imagine: Imagine, env: GoalEnv
+        self, model: DinoWM, config: PlannerConfig, device: torch.device, rollout: BeginRollout, env: GoalEnv
     ) -> None:
-        super().__init__(model, config, device, imagine)
-        self._env, plainly = env, self.imagine
+        super().__init__(model, config, device, rollout)
+        self._env, begin = env, self.rollout
 
-        def compared(latents: Tensor, past_actions: Tensor) -> Imagination:
-            inner = plainly(latents, past_actions)
+        def compared(latents: Tensor, past_actions: Tensor) -> Rollout:
+            inner = begin(latents, past_actions)
             return lambda plans, score: inner(plans, lambda z, episodes: score(model.compared(z), episodes))
 
-        self.imagine = compared
+        self.rollout = compared
 
     def encode(self, frames: Tensor, states: np.ndarray) -> Tensor:
         vectors = proprio_of(self._env, states.reshape(-1, states.shape[-1])).unflatten(0, states.shape[:2])
@@ -332,16 +357,16 @@ class ReencodingController(LatentController):
         self._frames = past.frames.to(self._agent.device)
         return super().encode(past)
 
-    def imagination(self, encoded: Encoded) -> Imagination:
-        inner, frames, model = super().imagination(encoded), self._frames, self._agent.model
+    def rollout(self, encoded: Encoded) -> Rollout:
+        inner, frames, model = super().rollout(encoded), self._frames, self._agent.model
 
-        def imagine(plans: Tensor, score) -> Tensor:
+        def encoding_again(plans: Tensor, score) -> Tensor:
             for episode in frames:
                 for part in episode[None].expand(plans.shape[1], *[-1] * episode.dim()).split(ENCODED_TOGETHER):
                     model.encode(part)
             return inner(plans, score)
 
-        return imagine
+        return encoding_again
 
 
 ENCODED_TOGETHER = 32
@@ -424,14 +449,14 @@ class DinoWMFamily(TrainedWorldModel):
         encoder = Dinov2Encoder(None) if dinov2 else LocalEncoder(config.local, config.encoder, image_size)
         return DinoWM(config, encoder.eval(), action_dim)
 
-    def imagine(self, model: DinoWM, planner: PlannerConfig) -> Imagine:
-        return (
-            plain(model) if planner.rollout == "reference" else PackedDinoWM(model, planner.arithmetic, planner.compile)
-        )
+    def rollout(self, model: DinoWM, planner: PlannerConfig) -> BeginRollout:
+        if planner.rollout == "reference":
+            return plain_rollout(model)
+        return PackedDinoWM(model.parts(), planner.arithmetic, planner.compile)
 
     def agent(self, model: DinoWM, config: DinoWMConfig, planner: PlannerConfig, device: torch.device) -> PlanningAgent:
         kind = ReencodingAgent if config.reencode else PlanningAgent
-        return kind(model, planner, device, self.imagine(model, planner))
+        return kind(model, planner, device, self.rollout(model, planner))
 
     def label(self, model: DinoWM, config: DinoWMConfig) -> str:
         names = {"dinov2-small": "DINOv2 ViT-S/14", "lowpass": "frozen low-pass ViT", "mae": "frozen MAE ViT"}
@@ -442,6 +467,9 @@ class DinoWMFamily(TrainedWorldModel):
             if config.proprio
             else told + (", re-encodes in every iteration" if config.reencode else "")
         )
+
+    def trained_as(self, setting: Setting[DinoWMConfig]) -> Setting[DinoWMConfig]:
+        return replace(setting, config=setting.config.model_copy(update={"reencode": False}))
 
     def requirements(self, setting: Setting[DinoWMConfig]) -> None:
         proprio_dim(setting)
@@ -454,7 +482,7 @@ class DinoWMFamily(TrainedWorldModel):
         return dinov2_identity(dinov2_folder(setting.config.weights)).hex()
 
     def train(self, setting: Setting[DinoWMConfig], folder: Path) -> TrainingLog:
-        setting = replace(setting, config=setting.config.model_copy(update={"reencode": False}))  # the same weights
+        setting = self.trained_as(setting)
         encoder, dataset = frozen_encoder(setting), setting.dataset
         tokens = token_source(setting, encoder)
 
@@ -496,7 +524,7 @@ class DinoWMFamily(TrainedWorldModel):
             about = "local encoder, not DINOv2"
         agent = self.agent(model, setting.config, setting.planner, setting.device)
         if setting.config.proprio:
-            agent = ProprioAgent(model, setting.planner, setting.device, agent.imagine, setting.env)
+            agent = ProprioAgent(model, setting.planner, setting.device, agent.rollout, setting.env)
         felt = FELT if setting.config.proprio else ""
         return Loaded(
             agent,

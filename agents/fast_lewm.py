@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,25 +19,32 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lewm_bench.agent import Setting
-from lewm_bench.agents.lewm import LeWM, LeWMConfig
-from lewm_bench.agents.parts.fast_imagination import PackedFastLeWM, consistent, reference
-from lewm_bench.agents.parts.jepa import JEPAFamily, latent_diagnostics
-from lewm_bench.agents.parts.nets import ActionEncoder
-from lewm_bench.agents.parts.sigreg import directions, sigreg
+from lewm_bench.agents.parts.jepa import JointEmbedding, JointEmbeddingFamily, Predictor, latent_diagnostics
+from lewm_bench.agents.parts.nets import ActionEncoder, Projector
+from lewm_bench.agents.parts.sigreg import SIGRegConfig, sigreg_of
 from lewm_bench.core.card import Card
 from lewm_bench.core.errors import unknown
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.types import Clip
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import Imagine
-from lewm_bench.train.loop import Step, TrainingLog
+from lewm_bench.planning.cost import BeginRollout
+from lewm_bench.planning.fast.engine import NormedMLP
+from lewm_bench.planning.fast.fast_lewm import (
+    FastLeWMParts,
+    PackedFastLeWM,
+    PointwiseBlockParts,
+    PrefixBlockParts,
+    consistent,
+    reference,
+)
+from lewm_bench.train.loop import Step
 
 BOTTLENECK = 32  # of the action encoder
 VARIANTS = {"consistent": {"self_consistency": 1.0}}
 
 
-class FastLeWMConfig(LeWMConfig):
+class FastLeWMConfig(SIGRegConfig):
     """LeWM's sizes, of which ``heads`` and ``head_size`` give the width of the value projection; and the prefixes."""
 
     history: int = Field(1, ge=1, le=1)  # it sees one frame
@@ -88,6 +94,11 @@ class PrefixBlock(nn.Module):
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.mlp(x)
 
+    def parts(self) -> PrefixBlockParts:
+        """For planning."""
+        mlp = NormedMLP(self.mlp[0], self.mlp[1], self.mlp[4])
+        return PrefixBlockParts(heads=self.heads, norm=self.norm, qkv=self.qkv, out=self.out, mlp=mlp)
+
 
 class PrefixEncoder(nn.Module):
     """A latent and the blocks executed from it to a summary of each prefix of the blocks."""
@@ -132,6 +143,16 @@ class PointwiseBlock(nn.Module):
         x = x + gate1 * self.value(self.norm1(x) * (1 + scale1) + shift1)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
+    def parts(self) -> PointwiseBlockParts:
+        """For planning."""
+        return PointwiseBlockParts(
+            norm1=self.norm1,
+            value=(self.value[0], self.value[1], self.value[2]),
+            norm2=self.norm2,
+            mlp=NormedMLP(self.mlp[0], self.mlp[1], self.mlp[4]),
+            modulation=self.modulation,
+        )
+
 
 class PrefixPredictor(nn.Module):
     """A latent and summaries of prefixes to the features of the latents after them, every prefix for itself."""
@@ -158,17 +179,22 @@ class PrefixPredictor(nn.Module):
         return self.norm(x)
 
 
-class FastLeWM(LeWM):
+class FastLeWM(JointEmbedding):
     """A ``WorldModel`` whose latents are (D,), which also predicts several blocks ahead at once."""
 
     config: FastLeWMConfig
 
     def __init__(self, config: FastLeWMConfig, image_size: int, action_dim: int) -> None:
         super().__init__(config, image_size, action_dim)
-        self.horizon = config.horizon
-        del self.action_encoder  # the prefix encoder has one of its own
-        self.prefix_encoder = PrefixEncoder(config, config.frame_skip * action_dim)
-        self.predictor = PrefixPredictor(config)  # in place of LeWM's
+        self.horizon, self.self_consistency = config.horizon, config.self_consistency
+        block = config.frame_skip * action_dim
+        # LeWM's networks are drawn and dropped, and modules stand in the order of before they were: so the weights and
+        # the sums of gradients of a seed stay what they are in published results.
+        ActionEncoder(block, config.width)
+        Predictor(config)
+        pred_proj = Projector(config.width, config.projector_hidden, config.latent)
+        prefix_encoder = PrefixEncoder(config, block)
+        self.predictor, self.pred_proj, self.prefix_encoder = PrefixPredictor(config), pred_proj, prefix_encoder
 
     def predict_prefixes(self, latent: Tensor, actions: Tensor) -> Tensor:
         """(N, D) and z-scored blocks (N, H, A), H <= horizon, to the latents after 1 to H of them, (N, H, D)."""
@@ -183,6 +209,24 @@ class FastLeWM(LeWM):
         """(N, T, D) and z-scored blocks (N, T, A) to (N, D), from the newest frame alone."""
         return self.predict_prefixes(latents[:, -1], actions[:, -1:])[:, 0]
 
+    def parts(self) -> FastLeWMParts:
+        """For planning, which knows no model."""
+        encoder, predictor = self.prefix_encoder, self.predictor
+        norm, first, _, second = predictor.fusion
+        return FastLeWMParts(
+            positions=encoder.positions,
+            action_encoder=encoder.action_encoder.parts(),
+            state=(encoder.state[0], encoder.state[2]),
+            prefix_blocks=tuple(block.parts() for block in encoder.blocks),
+            prefix_norms=(encoder.norm, encoder.out_norm),
+            input=predictor.input_proj,
+            fusion=NormedMLP(norm, first, second),
+            blocks=tuple(block.parts() for block in predictor.blocks),
+            norm=predictor.norm,
+            projector=self.pred_proj.net,
+            self_consistency=self.self_consistency,
+        )
+
     def loss(self, clip: Clip, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of all prefixes from the first frame, per dimension, plus lambda * SIGReg over all frames.
 
@@ -190,15 +234,14 @@ class FastLeWM(LeWM):
         """
         z = self.encode(clip.frames)
         errors = (self.predict_prefixes(z[:, 0], self.normalize_actions(clip.actions)) - z[:, 1:]).square()
-        u = directions(self.config.num_directions, self.config.latent, step.generator)
-        regulariser = sigreg(z.transpose(0, 1), u, self.config.num_knots)
+        regulariser = sigreg_of(z, self.config, step)
         parts = {"prediction": errors.mean(), "sigreg": regulariser}
         if step.log:
             parts |= {"prediction_last": errors[:, -1].mean()} | latent_diagnostics(z.detach())
-        return parts["prediction"] + self.sigreg_weight(step.progress) * regulariser, parts
+        return parts["prediction"] + self.config.weight_at(step.progress) * regulariser, parts
 
 
-class FastLeWMFamily(JEPAFamily):
+class FastLeWMFamily(JointEmbeddingFamily):
     """``fast-lewm``, and ``fast-lewm:consistent`` that also plans for agreement with itself."""
 
     Config = FastLeWMConfig
@@ -227,22 +270,22 @@ class FastLeWMFamily(JEPAFamily):
     def clip_frames(self, config: FastLeWMConfig) -> int:
         return config.horizon + 1
 
-    def train(self, setting: Setting[FastLeWMConfig], folder: Path) -> TrainingLog:
+    def trained_as(self, setting: Setting[FastLeWMConfig]) -> Setting[FastLeWMConfig]:
         """The variants plan differently with the same weights: these are those of the plain name."""
         fields = self.Config.model_fields
         plain = setting.config.model_copy(update={name: fields[name].default for name in self.planning_only})
-        return super().train(replace(setting, agent=parse_agent(setting.agent).base, config=plain), folder)
+        return replace(setting, agent=parse_agent(setting.agent).base, config=plain)
 
-    def differentiable(self, model: FastLeWM) -> Imagine:
+    def differentiable(self, model: FastLeWM) -> BeginRollout:
         return reference(model)
 
-    def imagine(self, model: FastLeWM, config: PlannerConfig) -> Imagine:
+    def rollout(self, model: FastLeWM, config: PlannerConfig) -> BeginRollout:
         if config.rollout == "reference":
             return reference(model)
-        return consistent(PackedFastLeWM(model, config), model.config.self_consistency)
+        return consistent(PackedFastLeWM(model.parts(), config), model.self_consistency)
 
-    def label(self, model: FastLeWM, config: FastLeWMConfig) -> str:
-        return super().label(model, config) + (", self-consistent" if config.self_consistency else "")
+    def peculiarity(self, config: FastLeWMConfig) -> str:
+        return ", self-consistent" if config.self_consistency else ""
 
 
 FAST_LEWM = FastLeWMFamily()

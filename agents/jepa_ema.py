@@ -18,7 +18,7 @@ from lewm_bench.agents.parts.jepa import JEPA, JEPAConfig, JEPAFamily, latent_di
 from lewm_bench.core.card import Card
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.types import Clip
-from lewm_bench.train.loop import Step, TrainableModule
+from lewm_bench.train.loop import Step
 
 
 class JEPAEMAConfig(JEPAConfig):
@@ -28,7 +28,7 @@ class JEPAEMAConfig(JEPAConfig):
     final_momentum: float | None = Field(None, ge=0, le=1)  # linear to it over the training (I-JEPA: 1); None: constant
 
 
-class JEPAEMA(JEPA, TrainableModule):
+class JEPAEMA(JEPA):
     """A ``WorldModel`` whose latents are (D,), kept from collapse by a momentum target without gradient."""
 
     config: JEPAEMAConfig

@@ -5,43 +5,24 @@ loss = prediction + weight * SIGReg; the networks are those of ``jepa``.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
-from pydantic import Field
 from torch import Tensor
 
-from lewm_bench.agents.parts.jepa import JEPA, JEPAConfig, JEPAFamily, latent_diagnostics
-from lewm_bench.agents.parts.sigreg import directions, sigreg
+from lewm_bench.agents.parts.jepa import JEPA, JEPAFamily, latent_diagnostics
+from lewm_bench.agents.parts.sigreg import SIGRegConfig, sigreg_of
 from lewm_bench.core.card import Card
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.types import Clip
 from lewm_bench.train.loop import Step
 
 
-class LeWMConfig(JEPAConfig):
-    """The one tunable weight and the sketch of SIGReg (paper, section 3.2 and appendix D)."""
-
-    sigreg_weight: float = Field(0.1, ge=0)
-    sigreg_initial_weight: float | None = Field(None, gt=0)  # decays geometrically to sigreg_weight over sigreg_decay
-    sigreg_decay: float = Field(0.4, gt=0, le=1)  # share of the training
-    num_directions: int = Field(1024, ge=1)
-    num_knots: int = Field(17, ge=2)  # on [0, 3]
-
-    def unread(self) -> Collection[str]:
-        return () if self.sigreg_initial_weight is not None else ("sigreg_decay",)
+class LeWMConfig(SIGRegConfig):
+    """The sizes of ``jepa`` and the weight and sketch of SIGReg."""
 
 
 class LeWM(JEPA):
     """A ``WorldModel`` whose latents are (D,), kept from collapse by SIGReg."""
 
     config: LeWMConfig
-
-    def sigreg_weight(self, progress: float) -> float:
-        """lambda at a share of the training; constant unless an initial weight is given."""
-        start, end = self.config.sigreg_initial_weight, self.config.sigreg_weight
-        if start is None or progress >= self.config.sigreg_decay:
-            return end
-        return start * (end / start) ** (progress / self.config.sigreg_decay)
 
     def loss(self, clip: Clip, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared prediction error per dimension plus lambda * SIGReg (paper, equation 3); nothing else.
@@ -50,12 +31,11 @@ class LeWM(JEPA):
         """
         z, prediction = self.teacher_forced(clip)
         error = (prediction - z[:, 1:]).square().mean()
-        u = directions(self.config.num_directions, self.config.latent, step.generator)
-        regulariser = sigreg(z.transpose(0, 1), u, self.config.num_knots)
+        regulariser = sigreg_of(z, self.config, step)
         parts = {"prediction": error, "sigreg": regulariser}
         if step.log:
             parts |= latent_diagnostics(z.detach())
-        return error + self.sigreg_weight(step.progress) * regulariser, parts
+        return error + self.config.weight_at(step.progress) * regulariser, parts
 
 
 class LeWMFamily(JEPAFamily):

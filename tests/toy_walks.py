@@ -75,7 +75,7 @@ class Watchful(Walk):
 
 
 class Constant(Walk):
-    """Always imagines the same."""
+    """Always predicts the same."""
 
     def __init__(self, latent: torch.Tensor) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""What several agents share: networks, losses, encoders and fast imagination."""
+"""What several agents share: networks, losses and encoders."""

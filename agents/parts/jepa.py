@@ -9,7 +9,7 @@ Shapes: B clips, T frames, D latent size, W predictor width, A numbers of an act
 
 from __future__ import annotations
 
-from pathlib import Path
+from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 import torch
@@ -17,14 +17,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lewm_bench.agent import AgentConfig, Setting, TrainedWorldModel, clip_batches, train_module
-from lewm_bench.agents.parts.imagination import PackedLeWM
+from lewm_bench.agent import AgentConfig, TrainedWorldModel
 from lewm_bench.agents.parts.nets import CNN, ActionEncoder, ActionScale, Normalize, Projector, StemViT, ViT
 from lewm_bench.core.types import Clip
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import Imagine, plain
+from lewm_bench.planning.cost import BeginRollout, plain_rollout
+from lewm_bench.planning.fast.engine import NormedMLP
+from lewm_bench.planning.fast.lewm import LeWMBlockParts, LeWMParts, PackedLeWM
 from lewm_bench.train.diagnostics import effective_rank, straightness
-from lewm_bench.train.loop import TrainingLog
+from lewm_bench.train.loop import Step, TrainableModule
 
 
 class JEPAConfig(AgentConfig):
@@ -96,6 +97,20 @@ class PredictorBlock(nn.Module):
             out = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=self.causal)
         return self.attn["to_out"](out.transpose(1, 2).flatten(2))
 
+    def parts(self) -> LeWMBlockParts:
+        """For planning."""
+        attention, (mlp_norm, first, _, _, second, _) = self.attn, self.mlp["net"]
+        return LeWMBlockParts(
+            heads=self.heads,
+            norm1=self.norm1,
+            attention_norm=attention["norm"],
+            qkv=attention["to_qkv"],
+            out=attention["to_out"][0],
+            norm2=self.norm2,
+            mlp=NormedMLP(mlp_norm, first, second),
+            modulation=self.adaLN_modulation[1],
+        )
+
 
 class Predictor(nn.Module):
     """Latents with the action blocks executed from them to the features of the next latents (paper, section 3.1)."""
@@ -121,8 +136,13 @@ class Predictor(nn.Module):
         return self.transformer["norm"](last(x, actions, last_only))
 
 
-class JEPA(nn.Module):
-    """Encoder, projector, action encoder and predictor; a ``WorldModel`` whose latents are (D,)."""
+class JointEmbedding(TrainableModule, ABC):
+    """Encoder and projector, for any predictor; a ``WorldModel`` whose latents are (D,).
+
+    What its objective does, and how it predicts, is its subclasses'.
+    """
+
+    pred_proj: Projector  # of the predictor's features
 
     def __init__(self, config: JEPAConfig, image_size: int, action_dim: int) -> None:
         super().__init__()
@@ -133,18 +153,19 @@ class JEPA(nn.Module):
         makers = {"vit-tiny": ViT, "stem-vit": StemViT, "cnn": CNN}
         self.encoder = makers[config.encoder](image_size)
         self.projector = Projector(self.encoder.width, config.projector_hidden, config.latent)
-        self.action_encoder = ActionEncoder(config.frame_skip * action_dim, config.width)
-        self.predictor = Predictor(config)
-        self.pred_proj = Projector(config.width, config.projector_hidden, config.latent)
-        self.auxiliary = nn.ModuleDict()
         self.tokens_per_frame = 1
 
-    def begin_training(self) -> None:
-        """Put what the objective needs and planning does not into ``auxiliary``; nothing unless overridden."""
+    @abstractmethod
+    def loss(self, clip: Clip, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total over a batch of clips, and named scalars for the log."""
 
-    def end_training(self) -> None:
-        """Forget it: what is saved and counted has the names and shapes of LeWM, whatever the objective."""
-        self.auxiliary.clear()
+    @abstractmethod
+    def predict(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """(B, T, D) and z-scored blocks (B, T, A) to (B, T, D); entry t guesses the latent of frame t+1."""
+
+    @abstractmethod
+    def predict_next(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """(N, T, D) and z-scored blocks (N, T, A) to the latent after the last block, (N, D)."""
 
     def encode(self, frames: Tensor) -> Tensor:
         """(B, T, 3, h, w) uint8 to (B, T, D)."""
@@ -163,6 +184,21 @@ class JEPA(nn.Module):
     def denormalize_actions(self, actions: Tensor) -> Tensor:
         return self.action_scale.denormalize(actions)
 
+
+class JEPA(JointEmbedding):
+    """With LeWM's action encoder and predictor of the next latent; ``begin_training`` may fill ``auxiliary``."""
+
+    def __init__(self, config: JEPAConfig, image_size: int, action_dim: int) -> None:
+        super().__init__(config, image_size, action_dim)
+        self.action_encoder = ActionEncoder(config.frame_skip * action_dim, config.width)
+        self.predictor = Predictor(config)
+        self.pred_proj = Projector(config.width, config.projector_hidden, config.latent)
+        self.auxiliary = nn.ModuleDict()
+
+    def end_training(self) -> None:
+        """What is saved and counted has the names and shapes of LeWM, whatever the objective."""
+        self.auxiliary.clear()
+
     def predict(self, latents: Tensor, actions: Tensor) -> Tensor:
         """(B, T, D) and z-scored blocks (B, T, A) to (B, T, D); entry t guesses the latent of frame t+1."""
         return self.pred_proj(self.predictor(latents, self.action_encoder(actions)))
@@ -170,6 +206,18 @@ class JEPA(nn.Module):
     def predict_next(self, latents: Tensor, actions: Tensor) -> Tensor:
         """(N, T, D) and z-scored blocks (N, T, A) to the latent after the last block, (N, D)."""
         return self.pred_proj(self.predictor(latents, self.action_encoder(actions), last_only=True)[:, -1])
+
+    def parts(self) -> LeWMParts:
+        """For planning, which knows no model."""
+        predictor = self.predictor
+        return LeWMParts(
+            positions=predictor.pos_embedding[0],
+            input=predictor.input_proj,
+            action_encoder=self.action_encoder.parts(),
+            blocks=tuple(block.parts() for block in predictor.transformer["layers"]),
+            norm=predictor.transformer["norm"],
+            projector=self.pred_proj.net,
+        )
 
     def teacher_forced(self, clip: Clip) -> tuple[Tensor, Tensor]:
         """Latents (B, T, D) of a clip, and what frames 0..T-2 predict of frames 1..T-1, (B, T-1, D)."""
@@ -187,31 +235,31 @@ def latent_diagnostics(z: Tensor) -> dict[str, Tensor]:
     }
 
 
-class JEPAFamily(TrainedWorldModel):
-    """How an agent with these networks is built and plans, for the runner; the objectives are its subclasses."""
+class JointEmbeddingFamily(TrainedWorldModel):
+    """How an agent with such an encoder is built and called, for the runner."""
 
     Config = JEPAConfig
-    model: ClassVar[type[JEPA]]
+    model: ClassVar[type[JointEmbedding]]
     decision_cost = 0.2
 
-    def build(self, config: JEPAConfig, image_size: int, action_dim: int) -> JEPA:
+    def build(self, config: JEPAConfig, image_size: int, action_dim: int) -> JointEmbedding:
         return self.model(config, image_size, action_dim)
 
-    def train(self, setting: Setting[JEPAConfig], folder: Path) -> TrainingLog:
-        def build() -> JEPA:
-            model = self.build(setting.config, setting.image_size, setting.action_dim)
-            model.begin_training()
-            model.action_scale.fit(*setting.dataset.action_statistics("train"))
-            return model
-
-        batch = clip_batches(setting, self.clip_frames(setting.config), setting.config.frame_skip)
-        return train_module(setting, build, batch, folder, self.model.end_training)
-
-    def imagine(self, model: JEPA, config: PlannerConfig) -> Imagine:
-        if config.rollout == "reference":
-            return plain(model)
-        return PackedLeWM(model, config.arithmetic, config.compile)
-
-    def label(self, model: JEPA, config: JEPAConfig) -> str:
+    def label(self, model: JointEmbedding, config: JEPAConfig) -> str:
         kinds = {"vit-tiny": "", "stem-vit": " (small ViT with convolutional stem)", "cnn": " (CNN encoder)"}
-        return self.card.name + kinds[config.encoder]
+        return self.card.name + kinds[config.encoder] + self.peculiarity(config)
+
+    def peculiarity(self, config: JEPAConfig) -> str:
+        """What the label says behind the encoder; nothing unless overridden."""
+        return ""
+
+
+class JEPAFamily(JointEmbeddingFamily):
+    """How an agent with all of LeWM's networks plans; the objectives are its subclasses."""
+
+    model: ClassVar[type[JEPA]]
+
+    def rollout(self, model: JEPA, config: PlannerConfig) -> BeginRollout:
+        if config.rollout == "reference":
+            return plain_rollout(model)
+        return PackedLeWM(model.parts(), config.arithmetic, config.compile)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lewm_bench.core.errors import UserError
+from lewm_bench.planning.fast.engine import ActionEncoderParts
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -215,6 +216,10 @@ class ActionEncoder(nn.Module):
     def forward(self, actions: Tensor) -> Tensor:
         # A convolution of kernel 1 is this linear map; F.linear skips the two transpositions.
         return self.embed(F.linear(actions, self.patch_embed.weight[:, :, 0], self.patch_embed.bias))
+
+    def parts(self) -> ActionEncoderParts:
+        """For planning."""
+        return ActionEncoderParts(self.patch_embed, self.embed[0], self.embed[2])
 
 
 class ActionScale(nn.Module):

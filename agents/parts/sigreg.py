@@ -6,13 +6,44 @@ their characteristic functions.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from pydantic import Field
 from torch import Tensor
 
+from lewm_bench.agents.parts.jepa import JEPAConfig
+from lewm_bench.train.loop import Step
+
 MAX_KNOT = 3.0
+
+
+class SIGRegConfig(JEPAConfig):
+    """The one tunable weight and the sketch of SIGReg (LeWM, section 3.2 and appendix D)."""
+
+    sigreg_weight: float = Field(0.1, ge=0)
+    sigreg_initial_weight: float | None = Field(None, gt=0)  # decays geometrically to sigreg_weight over sigreg_decay
+    sigreg_decay: float = Field(0.4, gt=0, le=1)  # share of the training
+    num_directions: int = Field(1024, ge=1)
+    num_knots: int = Field(17, ge=2)  # on [0, 3]
+
+    def unread(self) -> Collection[str]:
+        return () if self.sigreg_initial_weight is not None else ("sigreg_decay",)
+
+    def weight_at(self, progress: float) -> float:
+        """lambda at a share of the training; constant unless an initial weight is given."""
+        start, end = self.sigreg_initial_weight, self.sigreg_weight
+        if start is None or progress >= self.sigreg_decay:
+            return end
+        return start * (end / start) ** (progress / self.sigreg_decay)
+
+
+def sigreg_of(z: Tensor, config: SIGRegConfig, step: Step) -> Tensor:
+    """The statistic of the latents (B, T, D) of clips, along directions of the step's own."""
+    u = directions(config.num_directions, z.shape[-1], step.generator)
+    return sigreg(z.transpose(0, 1), u, config.num_knots)
 
 
 def directions(num: int, size: int, generator: torch.Generator) -> Tensor:

@@ -20,8 +20,8 @@ from lewm_bench.planning.agent import (
     Encoded,
     LatentController,
     PlanningAgent,
+    default_rollout,
     embed_frames,
-    imagine_plainly,
     primitive_actions,
 )
 
@@ -39,8 +39,8 @@ __all__ = [
     "arithmetic_note",
     "card_of",
     "clip_batches",
+    "default_rollout",
     "embed_frames",
-    "imagine_plainly",
     "load_agent",
     "primitive_actions",
     "ready_to_act",

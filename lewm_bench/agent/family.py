@@ -25,12 +25,12 @@ from lewm_bench.core.rng import stream, torch_stream
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.types import Agent, WorldModel
 from lewm_bench.data.format import Dataset
-from lewm_bench.planning.agent import Embed, PlanningAgent, imagine_plainly
+from lewm_bench.planning.agent import Embed, PlanningAgent, default_rollout
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import Imagine, plain
+from lewm_bench.planning.cost import BeginRollout, plain_rollout
 from lewm_bench.system.checkpoint import load_weights, save_checkpoint
 from lewm_bench.system.store import Store
-from lewm_bench.train.loop import FREE, TrainConfig, TrainingLog, train
+from lewm_bench.train.loop import FREE, TrainableModule, TrainConfig, TrainingLog, train
 
 
 class AgentConfig(Config):
@@ -158,6 +158,8 @@ def train_module(
     """
     with torch_stream(setting.seed, "init", parse_agent(setting.agent).base):
         model = model_of()
+        if isinstance(model, TrainableModule):
+            model.begin_training()
     model.to(setting.device)
     log = train(
         model,
@@ -170,6 +172,8 @@ def train_module(
         progress=setting.progress,
         of=recipe_of(setting),
     )
+    if isinstance(model, TrainableModule):
+        model.end_training()
     if finish is not None:
         finish(model)
     save_checkpoint(folder, model, card_of(setting))
@@ -240,23 +244,29 @@ class TrainedWorldModel(Family):
         """Its name for people, with every substitute named; that of its card unless overridden."""
         return self.card.name
 
-    def imagine(self, model: nn.Module, config: PlannerConfig) -> Imagine:
-        """How ``model`` imagines while planning; families with a faster way than the plain loop override this.
+    def rollout(self, model: nn.Module, config: PlannerConfig) -> BeginRollout:
+        """How ``model`` is rolled out while planning; families with a faster way than the plain loop override this.
 
         Raises:
             UserError: ``config`` asks for what only a faster way has.
         """
-        return imagine_plainly(model, config)
+        return default_rollout(model, config)
 
-    def differentiable(self, model: nn.Module) -> Imagine:
-        """How ``model`` imagines for planners that want gradients."""
-        return plain(model)
+    def differentiable(self, model: nn.Module) -> BeginRollout:
+        """How ``model`` is rolled out for planners that want gradients."""
+        return plain_rollout(model)
+
+    def trained_as(self, setting: Setting) -> Setting:
+        """The setting that weights are trained under; another one where variants plan differently with equal weights."""
+        return setting
 
     def agent(self, model: nn.Module, config: Any, planner: PlannerConfig, device: torch.device) -> PlanningAgent:
         """What plans with ``model``."""
-        return PlanningAgent(model, planner, device, self.imagine(model, planner), self.differentiable(model))
+        return PlanningAgent(model, planner, device, self.rollout(model, planner), self.differentiable(model))
 
     def train(self, setting: Setting, folder: Path) -> TrainingLog:
+        setting = self.trained_as(setting)
+
         def build() -> nn.Module:
             model = self.build(setting.config, setting.image_size, setting.action_dim)
             model.action_scale.fit(*setting.dataset.action_statistics("train"))

@@ -22,7 +22,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from lewm_bench.agent import AgentConfig, Family, PlanningAgent, TrainedWorldModel
-from lewm_bench.agents.parts.linears import Linears, Ranges, has_int8
 from lewm_bench.core.config import Config
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.names import AskedAgent, parse_agent
@@ -30,6 +29,7 @@ from lewm_bench.core.rng import stream, torch_stream
 from lewm_bench.core.types import Goals, Past
 from lewm_bench.evaluation.speed_record import SpeedRow
 from lewm_bench.planning.config import GRADIENT_COST, Arithmetic, PlannerConfig
+from lewm_bench.planning.fast.linears import Linears, Ranges, has_int8
 from lewm_bench.system.checkpoint import load_card, load_weights
 from lewm_bench.system.device import Stopwatch, synchronize, tf32
 from lewm_bench.system.provenance import commit, hardware, versions
@@ -181,7 +181,7 @@ def situation(model: nn.Module, case: Case) -> tuple[Goals, Past]:
 
 def planning_alike(agent: PlanningAgent, planner: PlannerConfig) -> PlanningAgent:
     """``agent`` with another planner."""
-    return type(agent)(agent.model, planner, agent.device, agent.imagine, agent.differentiable)
+    return type(agent)(agent.model, planner, agent.device, agent.rollout, agent.differentiable)
 
 
 def plan_once(case: Case, number: int, planner: PlannerConfig | None = None) -> tuple[float, float]:

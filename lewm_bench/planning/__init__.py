@@ -1,1 +1,1 @@
-"""Search over imagined actions: planners, and the agent that replans."""
+"""Search over latent rollouts: planners, and the agent that replans."""

@@ -12,11 +12,11 @@ from torch import Tensor
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.types import Controller, Goals, Past, WorldModel
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import Imagination, Imagine, in_pieces, latent_cost, plain
+from lewm_bench.planning.cost import BeginRollout, Rollout, in_pieces, latent_cost, plain_rollout
 from lewm_bench.planning.replan import Replanner
 
 
-def imagine_plainly(model: WorldModel, config: PlannerConfig) -> Imagine:
+def default_rollout(model: WorldModel, config: PlannerConfig) -> BeginRollout:
     """The plain loop, for models that have nothing faster.
 
     Raises:
@@ -26,7 +26,7 @@ def imagine_plainly(model: WorldModel, config: PlannerConfig) -> Imagine:
         raise UserError(
             "this world model plans in plain float32 only; leave planner.arithmetic and planner.compile alone"
         )
-    return plain(model)
+    return plain_rollout(model)
 
 
 class Encoded(NamedTuple):
@@ -44,20 +44,20 @@ class PlanningAgent:
         model: WorldModel,
         config: PlannerConfig,
         device: torch.device,
-        imagine: Imagine | None = None,
-        differentiable: Imagine | None = None,
+        rollout: BeginRollout | None = None,
+        differentiable: BeginRollout | None = None,
     ) -> None:
         """How the model's futures are computed; each is the plain loop if left out.
 
         Args:
-            imagine: for solvers that look at costs only.
+            rollout: for solvers that look at costs only.
             differentiable: for those that want gradients, so neither in inference mode nor in place.
         """
         self.model, self.config, self.device, self.differentiable = model, config, device, differentiable
         if config.differentiates:
-            self.imagine = in_pieces(differentiable or plain(model))
+            self.rollout = in_pieces(differentiable or plain_rollout(model))
         else:
-            self.imagine = imagine or imagine_plainly(model, config)
+            self.rollout = rollout or default_rollout(model, config)
         self.history, self.frame_skip = model.history, model.frame_skip
 
     def encode(self, frames: Tensor, states: np.ndarray) -> Tensor:
@@ -93,16 +93,16 @@ class LatentController:
         actions = agent.model.normalize_actions(past.actions.to(agent.device))
         return Encoded(agent.encode(past.frames, states), actions)
 
-    def imagination(self, encoded: Encoded) -> Imagination:
-        """How candidates are imagined from here."""
-        return self._agent.imagine(encoded.latents, encoded.actions)
+    def rollout(self, encoded: Encoded) -> Rollout:
+        """How candidates are rolled out from here."""
+        return self._agent.rollout(encoded.latents, encoded.actions)
 
     def search(self, encoded: Encoded) -> np.ndarray:
         agent, goal = self._agent, self._goal
         with torch.inference_mode(not agent.config.differentiates):
             if agent.config.differentiates:  # tensors made in inference mode can take no part in a gradient
                 encoded, goal = Encoded(encoded.latents.clone(), encoded.actions.clone()), goal.clone()
-            cost = latent_cost(self.imagination(encoded), goal, agent.config)
+            cost = latent_cost(self.rollout(encoded), goal, agent.config)
             blocks = self._plan(cost, encoded.actions.shape[-1], agent.device)
             return primitive_actions(agent.model.denormalize_actions(blocks), agent.frame_skip)
 

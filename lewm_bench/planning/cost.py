@@ -42,51 +42,51 @@ def goal_distance(latents: Tensor, goal: Tensor) -> Tensor:
 Score = Callable[[Tensor, slice], Tensor]
 """Imagined latents (b, S, H, *L) of a slice of the episodes to scores (b, S)."""
 
-Imagination = Callable[[Tensor, Score], Tensor]
-"""Plans (B, S, H, A), z-scored, to the scores (B, S) of what a model imagines from one context. How many candidates are
-imagined at a time is its own affair: the latents of all of them would not fit into memory."""
+Rollout = Callable[[Tensor, Score], Tensor]
+"""Plans (B, S, H, A), z-scored, to the scores (B, S) of their latent rollouts from one context. How many candidates are
+rolled out at a time is its own affair: the latents of all of them would not fit into memory."""
 
-Imagine = Callable[[Tensor, Tensor], Imagination]
-"""Begin a search from latents (B, T, *L) and z-scored past actions (B, T-1, A)."""
+BeginRollout = Callable[[Tensor, Tensor], Rollout]
+"""Latents (B, T, *L) and z-scored past actions (B, T-1, A), the context of one search, to the rollout from there."""
 
 
-def plain(model: WorldModel) -> Imagine:
-    """Imagination by ``rollout``: for every model, and what faster ones are held against."""
+def plain_rollout(model: WorldModel) -> BeginRollout:
+    """The plain loop of ``rollout``: for every model, and what faster ones are held against."""
 
-    def imagine(latents: Tensor, past_actions: Tensor) -> Imagination:
+    def begin(latents: Tensor, past_actions: Tensor) -> Rollout:
         everything = slice(0, len(latents))
         return lambda plans, score: score(rollout(model, latents, past_actions, plans), everything)
 
-    return imagine
+    return begin
 
 
 LATENT_NUMBERS = 2**19  # of the latents of one frame that are differentiated at a time: 6 plans of 196 DINOv2 tokens
 
 
-def in_pieces(imagine: Imagine, numbers: int = LATENT_NUMBERS) -> Imagine:
-    """``imagine`` for gradients, of some plans of one episode at a time.
+def in_pieces(begin: BeginRollout, numbers: int = LATENT_NUMBERS) -> BeginRollout:
+    """``begin`` for gradients, of some plans of one episode at a time.
 
     A plan's score depends on no other plan, so a piece's gradient is computed with the piece and its activations are
     dropped: the memory is that of one piece, and nothing of an episode depends on those beside it.
     """
 
-    def begin(latents: Tensor, past_actions: Tensor) -> Imagination:
+    def begin_in_pieces(latents: Tensor, past_actions: Tensor) -> Rollout:
         size = max(1, numbers // latents[0, 0].numel())
-        searches = [imagine(z[None], a[None]) for z, a in zip(latents, past_actions, strict=True)]
+        searches = [begin(z[None], a[None]) for z, a in zip(latents, past_actions, strict=True)]
 
-        def imagination(plans: Tensor, score: Score) -> Tensor:
+        def rollout_in_pieces(plans: Tensor, score: Score) -> Tensor:
             rows = []
             for b, (search, own) in enumerate(zip(searches, plans.split(1), strict=True)):
 
-                def of_piece(piece: Tensor, search: Imagination = search, b: int = b) -> Tensor:
+                def of_piece(piece: Tensor, search: Rollout = search, b: int = b) -> Tensor:
                     return search(piece, lambda imagined, _: score(imagined, slice(b, b + 1)))
 
                 rows.append(torch.cat([_AtOnce.apply(piece, of_piece) for piece in own.split(size, 1)], 1))
             return torch.cat(rows)
 
-        return imagination
+        return rollout_in_pieces
 
-    return begin
+    return begin_in_pieces
 
 
 class _AtOnce(torch.autograd.Function):
@@ -108,7 +108,7 @@ class _AtOnce(torch.autograd.Function):
         return above[:, :, None, None] * gradient, None
 
 
-def latent_cost(imagination: Imagination, goal: Tensor, config: PlannerConfig) -> Cost:
+def latent_cost(rollout: Rollout, goal: Tensor, config: PlannerConfig) -> Cost:
     """The cost of plans in latent space (paper, section 3.3): distance of imagined latents to the goal's (B, *L)."""
 
     def score(imagined: Tensor, episodes: slice) -> Tensor:
@@ -116,4 +116,4 @@ def latent_cost(imagination: Imagination, goal: Tensor, config: PlannerConfig) -
             return goal_distance(imagined[:, :, -1], goal[episodes])
         return goal_distance(imagined, goal[episodes]).sum(-1)
 
-    return lambda plans: imagination(plans, score)
+    return lambda plans: rollout(plans, score)

@@ -103,8 +103,8 @@ class Case:
             return None
 
     @property
-    def imagination(self) -> dict[str, Any]:
-        """How the planner computes what it imagines, for the keys of what looks at that."""
+    def rollout(self) -> dict[str, Any]:
+        """How the planner computes rollouts, for the keys of what looks at them; under its first name, which caches hold."""
         return {"imagination": self.setting.planner.model_dump(mode="json", include={"arithmetic", "rollout"})}
 
     def stage(self, name: str, what: Mapping[str, Any], find: Callable[[Path], Any]) -> Path:
@@ -168,7 +168,7 @@ class Examination(NamedTuple):
     field: str  # of the record
     make: Callable[[Case, Any, Path], Any]  # from a case, the examination's settings and a folder for files
     schema: int = 1  # raise it when the code changes what is found
-    imagines: bool = False  # as the planner does, with its arithmetic
+    rolls_out: bool = False  # as the planner does, with its arithmetic
 
     @property
     def adapter(self) -> TypeAdapter:
@@ -181,12 +181,12 @@ EXAMINATIONS: Mapping[Name, Examination] = {
     "paths": Examination("straightness", lambda case, config, _: straightness(case.subject, case.untrained, config), 2),
     "probe": Examination("probes", lambda case, config, _: probed(case, config), PROBE_SCHEMA),
     "surprise": Examination("surprise", lambda case, config, _: examine_surprise(case.subject, config), 2),
-    "open_loop": Examination("open_loop", lambda case, config, _: open_loop(case.subject, config), imagines=True),
+    "open_loop": Examination("open_loop", lambda case, config, _: open_loop(case.subject, config), rolls_out=True),
     "maps": Examination("maps", lambda case, config, _: maps(case.subject, config), 2),
     "decoder": Examination(
         "decoded",
         lambda case, config, folder: decode(case.subject, folder, config, case.run.progress),
-        imagines=True,
+        rolls_out=True,
     ),
 }
 
@@ -208,7 +208,7 @@ def examine(case: Case, name: str) -> Found:
         return how.adapter.dump_python(how.make(case, config, work), mode="json")
 
     what = {"schema": how.schema, "config": config.model_dump(mode="json")}
-    folder = case.stage(name, what | (case.imagination if how.imagines else {}), find)
+    folder = case.stage(name, what | (case.rollout if how.rolls_out else {}), find)
     found = Found(**read(folder))
     value = how.adapter.validate_python(found.value)
     return found._replace(value=placed(case, folder, value) if isinstance(value, Decoded) else value)
@@ -238,7 +238,7 @@ def about(case: Case) -> Found:
     def find(_: Path) -> dict[str, Any]:
         return {name: getattr(case.loaded, name) for name in ("label", "note", "weights", "parameters")}
 
-    return Found(**read(case.stage("about", {"schema": 1} | case.imagination, find)))
+    return Found(**read(case.stage("about", {"schema": 1} | case.rollout, find)))
 
 
 def ignore(_: str) -> None:

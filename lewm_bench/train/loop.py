@@ -80,14 +80,20 @@ class Trainable(Protocol):
 
 
 class TrainableModule(nn.Module):
-    """A ``Trainable`` that changes by more than gradients, for example by a moving average of its weights.
+    """A ``Trainable`` that changes by more than gradients, or has parts that only its training needs.
 
     What ``after_step`` changes must be in the state dict (a parameter that does not train, or a buffer): then it is
-    restored when a training goes on, and ends where it would have ended.
+    restored when a training goes on, and ends where it would have ended. None of these does anything unless overridden.
     """
 
+    def begin_training(self) -> None:
+        """Make what the objective needs and acting does not; called where weights are drawn, before the first step."""
+
     def after_step(self, step: Step) -> None:
-        """Called without gradients once per optimiser step, right after it; does nothing unless overridden."""
+        """Called without gradients once per optimiser step, right after it."""
+
+    def end_training(self) -> None:
+        """Forget what ``begin_training`` made; called after the last step, before anything is saved or counted."""
 
 
 @dataclass

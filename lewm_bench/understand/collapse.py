@@ -115,7 +115,7 @@ def eigenvalues(latents: Tensor) -> Tensor:
 def predictability(subject: Subject, count: int) -> Predictability:
     """How much of the last latent of held-out clips the model, and the latent before, tell."""
     clips = subject.clips("test", subject.model.history + 1, count)
-    dataset, agent = subject.dataset, subject.imagines
+    dataset, agent = subject.dataset, subject.planning_agent
     before, predicted, after = [], [], []
     for rows in np.array_split(clips, -(-len(clips) // 16)):
         frames = torch.from_numpy(np.ascontiguousarray(np.moveaxis(dataset.frames[rows], -1, -3)))

@@ -24,7 +24,7 @@ from lewm_bench.system.checkpoint import load_strict, load_tensors, save_tensors
 from lewm_bench.system.files import write_bytes
 from lewm_bench.train.loop import Step, TrainConfig, train
 from lewm_bench.understand.bootstrap import episode_sums, interval, resampled
-from lewm_bench.understand.open_loop import imagine, possible_horizon
+from lewm_bench.understand.open_loop import possible_horizon, rolled_out
 from lewm_bench.understand.records import Decoded
 from lewm_bench.understand.subject import PIECE, Subject
 
@@ -247,7 +247,7 @@ def write_videos(decoder: Decoder, subject: Subject, folder: Path, clips: np.nda
     """
     seen = subject.model.history
     names = []
-    for number, (clip, future) in enumerate(zip(clips, imagine(subject, clips), strict=True)):
+    for number, (clip, future) in enumerate(zip(clips, rolled_out(subject, clips), strict=True)):
         shown = clip[seen - 1 :]
         real = subject.latents_at(shown)
         panels = {

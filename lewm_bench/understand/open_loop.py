@@ -1,4 +1,4 @@
-"""How far imagination strays from what then happened: errors of open-loop rollouts by horizon, on held-out episodes.
+"""How far rollouts stray from what then happened: errors of open-loop rollouts by horizon, on held-out episodes.
 
 Shapes: N clips, T real frames that a clip begins with, H blocks behind them, D numbers of a latent laid flat, E episodes.
 """
@@ -22,7 +22,7 @@ CONSTANT = 1e-10  # a variance below this share of the mean square is rounding
 
 
 class OpenLoopConfig(Config):
-    """How much is imagined."""
+    """How much is rolled out."""
 
     clips: int = Field(256, ge=2)
     horizon: int = Field(10, ge=1)  # blocks; fewer where half of the held-out episodes are shorter
@@ -79,18 +79,18 @@ def possible_horizon(subject: Subject, wanted: int) -> int:
 
 
 @torch.inference_mode()
-def imagine(subject: Subject, clips: np.ndarray) -> Tensor:
-    """The latents (N, H, D) that the planner imagines for clips (N, T + H), T the model's history, on the CPU.
+def rolled_out(subject: Subject, clips: np.ndarray) -> Tensor:
+    """The latents (N, H, D) that the planner predicts for clips (N, T + H), T the model's history, on the CPU.
 
     It sees the first T frames and is told the recorded actions. While planning only the last latent of a plan is sure
-    to be imagined (Fast-LeWM skips the others), so each horizon is a plan of its own.
+    to be computed (Fast-LeWM skips the others), so each horizon is a plan of its own.
     """
-    planner, dataset, T = subject.imagines, subject.dataset, subject.model.history
+    planner, dataset, T = subject.planning_agent, subject.dataset, subject.model.history
     seen = clips[:, :T]
     frames = torch.from_numpy(np.ascontiguousarray(np.moveaxis(dataset.frames[seen], -1, -3)))
     latents = planner.encode(frames, dataset.states[seen])
     blocks = subject.blocks(clips)
-    search = planner.imagine(latents, blocks[:, : T - 1])
+    search = planner.rollout(latents, blocks[:, : T - 1])
     plan, futures = blocks[:, None, T - 1 :], []
     for length in range(1, plan.shape[2] + 1):
         found: list[Tensor] = []
@@ -109,7 +109,7 @@ def _moments(subject: Subject, clips: np.ndarray) -> tuple[np.ndarray, np.ndarra
     T = subject.model.history
     seen = subject.latents_at(clips[:, T - 1 :].ravel()).unflatten(0, (len(clips), -1)).double()
     last, real = seen[:, :1], seen[:, 1:]
-    errors = torch.cat([(guess - real).square().sum(-1) for guess in (imagine(subject, clips).double(), last)], 1)
+    errors = torch.cat([(guess - real).square().sum(-1) for guess in (rolled_out(subject, clips).double(), last)], 1)
     return errors.numpy(), real.square().sum((1, 2)).numpy(), real.sum(1).numpy()
 
 

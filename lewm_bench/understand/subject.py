@@ -35,11 +35,11 @@ class Subject:
     device: torch.device
     agent: str
     seed: int
-    planner: PlanningAgent | None = None  # how it imagines while planning; None: by the plain loop
+    planner: PlanningAgent | None = None  # how it is rolled out while planning; None: by the plain loop
 
     @property
-    def imagines(self) -> PlanningAgent:
-        """The agent that plans with the model: its ``encode`` for contexts and its ``imagine`` for futures."""
+    def planning_agent(self) -> PlanningAgent:
+        """The agent that plans with the model: its ``encode`` for contexts and its ``rollout`` for futures."""
         return self.planner or PlanningAgent(self.model, PlannerConfig(), self.device)
 
     @torch.inference_mode()

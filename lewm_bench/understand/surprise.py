@@ -199,7 +199,7 @@ def surprise_of(subject: Subject, clips: Matched) -> dict[Condition, np.ndarray]
 def encode(subject: Subject, scene: Scene) -> Tensor:
     """Latents (N, T, *L) of a scene as the model predicts them; its states are read by agents that sense themselves."""
     frames = torch.from_numpy(np.ascontiguousarray(np.moveaxis(scene.frames, -1, 2)))
-    return subject.imagines.encode(frames, scene.states)
+    return subject.planning_agent.encode(frames, scene.states)
 
 
 def prediction_errors(model: WorldModel, latents: Tensor, blocks: Tensor) -> np.ndarray:

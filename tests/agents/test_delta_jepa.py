@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_imagination import shaken
+from shaken import shaken
 from test_lewm import SMALL, clip, step
 from toy_env import TOY_ID, make_toy
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_imagination import shaken
+from shaken import shaken
 from test_lewm import SMALL
 from toy_env import TOY_ID, make_toy
 
@@ -97,8 +97,8 @@ def test_the_fast_planner_plans_with_them(base: Setting, name: str) -> None:
     )
     costs = []
     for rollout in ("fast", "reference"):
-        imagine = family.imagine(model, PlannerConfig(rollout=rollout))(latents, past)
-        costs.append(imagine(plans, lambda z, episodes: goal_distance(z[:, :, -1], goal[episodes])))
+        search = family.rollout(model, PlannerConfig(rollout=rollout))(latents, past)
+        costs.append(search(plans, lambda z, episodes: goal_distance(z[:, :, -1], goal[episodes])))
     torch.testing.assert_close(*costs, rtol=1e-4, atol=1e-5)
     assert costs[0].std() > 0.01
 

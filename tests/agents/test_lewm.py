@@ -262,9 +262,9 @@ def test_gradients_flow_into_the_targets() -> None:
 
 def test_the_weight_of_sigreg_decays_geometrically() -> None:
     constant = small(sigreg_weight=0.1)
-    assert [constant.sigreg_weight(p) for p in (0, 0.5, 1)] == [0.1] * 3
+    assert [constant.config.weight_at(p) for p in (0, 0.5, 1)] == [0.1] * 3
     model = small(sigreg_weight=0.002, sigreg_initial_weight=0.1, sigreg_decay=0.4)
-    values = [model.sigreg_weight(p) for p in (0, 0.1, 0.2, 0.3, 0.4, 0.9)]
+    values = [model.config.weight_at(p) for p in (0, 0.1, 0.2, 0.3, 0.4, 0.9)]
     assert values[0] == pytest.approx(0.1) and values[4] == values[5] == 0.002
     ratios = np.divide(values[1:5], values[:4])
     np.testing.assert_allclose(ratios, (0.002 / 0.1) ** 0.25)

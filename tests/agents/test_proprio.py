@@ -15,7 +15,6 @@ from lewm_bench.agent import Loaded, PlanningAgent, Setting
 from lewm_bench.agents.dino_wm import DINO_WM, DinoWM, DinoWMConfig, ProprioAgent, Proprioception
 from lewm_bench.agents.oracle import LatentOracle, simulation_of
 from lewm_bench.agents.parts.encoders import LocalConfig, LocalEncoder
-from lewm_bench.agents.parts.imagination import PackedDinoWM
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.core.rng import stream
@@ -25,7 +24,8 @@ from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.evaluation.episodes import distance_rank_correlation, evaluate, latent_oracle
 from lewm_bench.evaluation.protocol import CLEAN_1, sample_pairs
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import latent_cost, plain, rollout
+from lewm_bench.planning.cost import latent_cost, plain_rollout, rollout
+from lewm_bench.planning.fast.dino_wm import PackedDinoWM
 from lewm_bench.run.registry import make_env
 from lewm_bench.system.checkpoint import load_tensors
 from lewm_bench.system.store import Store
@@ -164,13 +164,13 @@ def test_latents_are_the_tokens_and_one_embedding_beside_each() -> None:
 def test_the_cost_is_visual_plus_weighted_proprioceptive_distance(setting: Setting, weight: float) -> None:
     """DINO-WM's objective, by numpy, along a rollout of the model."""
     model = world_model(proprio_weight=weight)
-    agent = ProprioAgent(model, CEM, CPU, plain(model), setting.env)
+    agent = ProprioAgent(model, CEM, CPU, plain_rollout(model), setting.env)
     rng = np.random.default_rng(3)
     frames = torch.from_numpy(rng.integers(0, 256, (2, 4, 3, 32, 32), np.uint8))
     states, plans = rng.uniform(-1, 1, (2, 4, 2)), torch.randn(2, 5, 3, SKIP * 2)
     latents = agent.encode(frames[:, :3], states[:, :3])
     past_actions = torch.randn(2, 2, SKIP * 2)
-    cost = latent_cost(agent.imagine(latents, past_actions), agent.embed(frames[:, 3], states[:, 3]), CEM)(plans)
+    cost = latent_cost(agent.rollout(latents, past_actions), agent.embed(frames[:, 3], states[:, 3]), CEM)(plans)
     imagined = rollout(model, latents, past_actions, plans)[:, :, -1].numpy()  # (B, S, P, C)
     goal = model.encode(frames[:, 3:], torch.from_numpy(felt(states[:, 3:])).float())[:, 0].numpy()
     squares = (imagined - goal[:, None]) ** 2
@@ -185,8 +185,8 @@ def test_the_fast_rollout_is_the_plain_one(style: dict) -> None:
     latents = model.encode(torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8), torch.randn(2, 3, 2))
     actions, plans = torch.randn(2, 2, 4), torch.randn(2, 6, 4, 4)
     found = []
-    for imagine in (plain(model), PackedDinoWM(model)):
-        imagine(latents, actions)(plans, lambda z, _: found.append(z) or z.flatten(2).mean(-1))
+    for begin in (plain_rollout(model), PackedDinoWM(model.parts())):
+        begin(latents, actions)(plans, lambda z, _: found.append(z) or z.flatten(2).mean(-1))
     fast = found[1] if len(found) == 2 else torch.cat(found[1:])
     torch.testing.assert_close(fast, found[0], rtol=1e-3, atol=1e-4)
 

@@ -31,13 +31,13 @@ from stable_worldmodel.wm.lewm.module import MLP, Embedder, Predictor
 from torch import nn
 
 from lewm_bench.agents.lewm import LeWM, LeWMConfig
-from lewm_bench.agents.parts.imagination import PackedLeWM
 from lewm_bench.core.rng import stream
 from lewm_bench.core.statistics import spearman
 from lewm_bench.evaluation.speed import gemm_peak
 from lewm_bench.planning.cem import cem
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import latent_cost, plain
+from lewm_bench.planning.cost import latent_cost, plain_rollout
+from lewm_bench.planning.fast.lewm import PackedLeWM
 from lewm_bench.system.device import Stopwatch
 from lewm_bench.system.provenance import hardware
 
@@ -72,10 +72,10 @@ def main() -> None:
     config = PlannerConfig(num_iterations=arguments.iterations)
     latents, goal = torch.randn(1, 1, 192, generator=generator), torch.randn(1, 192, generator=generator)
     past = torch.zeros(1, 0, 10)
-    imagine = {
-        "plain loop": plain(ours),
-        "fast float32": PackedLeWM(ours),
-        "fast int8": PackedLeWM(ours, "int8"),
+    rollouts = {
+        "plain loop": plain_rollout(ours),
+        "fast float32": PackedLeWM(ours.parts()),
+        "fast int8": PackedLeWM(ours.parts(), "int8"),
     }
 
     solver = CEMSolver(theirs, n_steps=arguments.iterations, num_samples=config.num_samples, topk=config.num_elites)
@@ -89,16 +89,16 @@ def main() -> None:
             solver.solve(dict(info))
 
     def plan(name: str) -> None:
-        cost = latent_cost(imagine[name](latents, past), goal, config)
+        cost = latent_cost(rollouts[name](latents, past), goal, config)
         cem(cost, torch.zeros(1, config.horizon, 10), config, [stream(0, "peer")])
 
-    contestants = {"stable-worldmodel": peer, **{name: lambda name=name: plan(name) for name in imagine}}
+    contestants = {"stable-worldmodel": peer, **{name: lambda name=name: plan(name) for name in rollouts}}
     device = torch.device("cpu")
     with torch.inference_mode():
         plans = torch.randn(1, config.num_samples, config.horizon, 10, generator=generator)
         repeated = {k: v[:, None].expand(1, config.num_samples, *v.shape[1:]) for k, v in info.items()}
         truth = theirs.get_cost(repeated, plans) / 192  # theirs is the sum over the latent, ours the mean
-        for name, start in imagine.items():
+        for name, start in rollouts.items():
             cost = latent_cost(start(latents, past), goal, config)
             cost(plans)  # 8-bit ranges are watched in the first call
             found = cost(plans)

@@ -21,9 +21,9 @@ _keep_memory()
 
 import torch
 
-from lewm_bench.agents.parts import imagination
 from lewm_bench.evaluation.speed import agent_of, build, gemm_peak
 from lewm_bench.planning.cost import latent_cost
+from lewm_bench.planning.fast import dino_wm, lewm
 from lewm_bench.run import benchmarks as suites
 from lewm_bench.system.provenance import hardware
 
@@ -53,13 +53,13 @@ def main() -> None:
     resolved = suites.resolve(suites.load(Path("benchmarks.yaml")), "speedup", arguments.profile)
     cpu = torch.device("cpu")
     model = build(arguments.method, resolved.agent_settings, resolved.settings.image_size, cpu)
-    packed = agent_of(model, arguments.method, arguments.dtype, resolved.settings.planner, cpu).imagine
+    packed = agent_of(model, arguments.method, arguments.dtype, resolved.settings.planner, cpu).rollout
     for holder in (packed, *packed.blocks):
         for name, layer in vars(holder).items():
             if callable(layer) and name not in ("linears", "compiled"):
                 setattr(holder, name, timed(name, layer))
-    for name in ("_attend", "_attend_tokens"):
-        setattr(imagination, name, timed("attention", getattr(imagination, name)))
+    for module, name in ((lewm, "_attend"), (dino_wm, "_attend_tokens")):
+        setattr(module, name, timed("attention", getattr(module, name)))
     with torch.inference_mode():
         frames = torch.zeros(1, 2, 3, *[resolved.settings.image_size] * 2, dtype=torch.uint8)
         latents = model.encode(frames)

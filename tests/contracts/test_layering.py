@@ -101,12 +101,9 @@ def test_solvers_know_a_cost_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("module", below("lewm_bench.agents"))
 def test_agents_import_parts_but_not_each_other(module: str) -> None:
-    siblings = {"lewm_bench.agents.oracle"}
-    if module == "lewm_bench.agents.fast_lewm":  # LeWM with another predictor
-        siblings |= {"lewm_bench.agents.lewm"}
     used = imports(module)
     others = {m for m in used if m.startswith("lewm_bench.agents.") and not m.startswith("lewm_bench.agents.parts.")}
-    assert others <= siblings
+    assert others <= {"lewm_bench.agents.oracle"}
     assert not any(m.startswith("lewm_bench.envs") for m in used)
 
 

@@ -16,8 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lewm_bench import agent
 from lewm_bench.agents.dino_wm import ENCODED_TOGETHER, ReencodingAgent
-from lewm_bench.agents.parts import linears
-from lewm_bench.agents.parts.imagination import PackedDinoWM, PackedLeWM
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.rng import stream
@@ -25,6 +23,9 @@ from lewm_bench.evaluation import speed
 from lewm_bench.evaluation.speed import Case, Method, SpeedConfig, count_flops, method_of, plan_once, share
 from lewm_bench.planning import replan
 from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.fast import linears
+from lewm_bench.planning.fast.dino_wm import PackedDinoWM
+from lewm_bench.planning.fast.lewm import PackedLeWM
 from lewm_bench.run import benchmarks as suite
 from lewm_bench.run.registry import agent_family
 from lewm_bench.system.checkpoint import save_checkpoint
@@ -497,7 +498,7 @@ def test_encoding_again_costs_frames_and_changes_nothing(monkeypatch, mode, batc
 
     def act(kind):
         seen.clear()
-        it = kind(model, c.planner, CPU, c.agent.imagine)
+        it = kind(model, c.planner, CPU, c.agent.rollout)
         controller = it.start(goals, [stream(0, "test", i) for i in range(batch)])
         actions = controller.search(controller.encode(past))
         return actions, sum(f.shape[0] * f.shape[1] for f in seen)
@@ -516,10 +517,10 @@ def test_encoding_again_costs_frames_and_changes_nothing(monkeypatch, mode, batc
 @pytest.mark.parametrize("mode", [*MODES, "compile"])
 def test_the_mode_says_what_computes(mode):
     c = case("dino-wm" if mode == "compile" else "lewm", mode)
-    assert isinstance(c.agent.imagine, PackedLeWM | PackedDinoWM) == (mode != "reference")
+    assert isinstance(c.agent.rollout, PackedLeWM | PackedDinoWM) == (mode != "reference")
     assert c.arithmetic == (mode if mode in ("bfloat16", "int8") else "float32")
     if mode != "reference":
-        assert c.agent.imagine.arithmetic == c.arithmetic and (c.agent.imagine.compiled is None) == (mode != "compile")
+        assert c.agent.rollout.arithmetic == c.arithmetic and (c.agent.rollout.compiled is None) == (mode != "compile")
 
 
 @pytest.mark.parametrize("method, kind", [("lewm", "LeWM"), ("pldm", "PLDM"), ("fast-lewm", "FastLeWM"), ("dino-wm", "DinoWM"), ("dino-wm:reencode", "DinoWM")])  # fmt: skip

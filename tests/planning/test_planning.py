@@ -8,12 +8,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from lewm_bench.agent import PlanningAgent, imagine_plainly
+from lewm_bench.agent import PlanningAgent, default_rollout
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
 from lewm_bench.planning.cem import cem
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import goal_distance, latent_cost, plain, rollout
+from lewm_bench.planning.cost import goal_distance, latent_cost, plain_rollout, rollout
 from lewm_bench.planning.replan import Replanner
 
 FAST = PlannerConfig(num_samples=100, num_iterations=15, num_elites=10, horizon=2, receding=1)
@@ -268,7 +268,7 @@ def test_the_cost_is_the_distance_of_the_last_latent_or_of_all(objective: str) -
     imagined = rollout(model, z, past, plans).numpy()
     distances = ((imagined - goal.numpy()[:, None, None]) ** 2).mean(-1)
     expected = distances[:, :, -1] if objective == "final" else distances.sum(-1)
-    actual = latent_cost(plain(model)(z, past), goal, config)(plans)
+    actual = latent_cost(plain_rollout(model)(z, past), goal, config)(plans)
     np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-5)
 
 
@@ -280,11 +280,11 @@ def test_a_score_sees_all_latents_and_its_episodes() -> None:
         assert torch.equal(imagined, rollout(model, z, past, plans)) and episodes == slice(0, 3)
         return imagined.sum((-1, -2))
 
-    assert plain(model)(z, past)(plans, score).shape == (3, 6)
+    assert plain_rollout(model)(z, past)(plans, score).shape == (3, 6)
 
 
 def test_a_cost_takes_the_goals_of_its_episodes() -> None:
-    """An imagination that computes one episode at a time."""
+    """An search that computes one episode at a time."""
     model, g = Linear(1, [0.5], [1.0]), torch.Generator().manual_seed(0)
     z, plans, goal = (torch.randn(3, *shape, generator=g) for shape in ((1, 4), (6, 5, 2), (4,)))
     past = torch.zeros(3, 0, 2)
@@ -295,27 +295,27 @@ def test_a_cost_takes_the_goals_of_its_episodes() -> None:
 
     for objective in ("final", "sum"):
         config = PlannerConfig(objective=objective)
-        expected = latent_cost(plain(model)(z, past), goal, config)(plans)
+        expected = latent_cost(plain_rollout(model)(z, past), goal, config)(plans)
         torch.testing.assert_close(latent_cost(one_by_one, goal, config)(plans), expected)
 
 
 @pytest.mark.parametrize("change", [{"arithmetic": "int8"}, {"arithmetic": "bfloat16"}, {"compile": True}])
 def test_a_model_without_a_faster_way_refuses_other_arithmetic(change: dict) -> None:
     model, cpu = Linear(1, [1.0], [0.5]), torch.device("cpu")
-    for make in (imagine_plainly, lambda model, config: PlanningAgent(model, config, cpu)):
+    for make in (default_rollout, lambda model, config: PlanningAgent(model, config, cpu)):
         with pytest.raises(
             UserError, match=r"plain float32 only; leave planner\.arithmetic and planner\.compile alone"
         ):
             make(model, PlannerConfig(**change))
         make(model, PlannerConfig()), make(model, PlannerConfig(rollout="reference"))
-    own = plain(model)
-    assert PlanningAgent(model, PlannerConfig(**change), cpu, own).imagine is own
+    own = plain_rollout(model)
+    assert PlanningAgent(model, PlannerConfig(**change), cpu, own).rollout is own
 
 
 def test_planning_through_a_model_reaches_the_goal() -> None:
     """z' = z + 0.5 * mean block from 0 to 1 in two blocks: the means of the blocks add up to 2."""
     model, config = Linear(1, [1.0], [0.5]), FAST.model_copy(update={"num_iterations": 40})
-    imagination = plain(model)(torch.zeros(1, 1, 4), torch.zeros(1, 0, 3))
-    cost = latent_cost(imagination, torch.ones(1, 4), config)
+    search = plain_rollout(model)(torch.zeros(1, 1, 4), torch.zeros(1, 0, 3))
+    cost = latent_cost(search, torch.ones(1, 4), config)
     plan = cem(cost, zeros(1), config, rngs(0))
     assert plan.actions.mean(-1).sum().item() == pytest.approx(2, abs=0.02)

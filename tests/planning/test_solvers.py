@@ -16,14 +16,15 @@ from lewm_bench.agents.dino_wm import DinoWM, DinoWMConfig
 from lewm_bench.agents.lewm import LeWM, LeWMConfig
 from lewm_bench.agents.oracle import LatentOracle, Simulation, SimulatorAgent
 from lewm_bench.agents.parts.encoders import LocalConfig, LocalEncoder
-from lewm_bench.agents.parts.imagination import PackedDinoWM, PackedLeWM
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
 from lewm_bench.core.types import Goals, Past, Plan
 from lewm_bench.planning import solvers
 from lewm_bench.planning.adam import OPTIMIZERS, adam
 from lewm_bench.planning.config import GRADIENT_COST, PlannerConfig, SolverName
-from lewm_bench.planning.cost import in_pieces, latent_cost, plain, rollout
+from lewm_bench.planning.cost import in_pieces, latent_cost, plain_rollout, rollout
+from lewm_bench.planning.fast.dino_wm import PackedDinoWM
+from lewm_bench.planning.fast.lewm import PackedLeWM
 from lewm_bench.planning.icem import ElitePlan, coloured, icem
 from lewm_bench.planning.mppi import mppi, path_weights
 from lewm_bench.planning.replan import Replanner, shifted
@@ -553,7 +554,7 @@ DINO_TINY = DinoWMConfig(
 
 @cache
 def tiny(kind: str):
-    """An untrained model with every part awake, and its fast imagination."""
+    """An untrained model with every part awake, and its fast rollout."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = (
@@ -564,7 +565,7 @@ def tiny(kind: str):
         for p in model.parameters():
             p.data += 0.1 * torch.randn_like(p)
     model.eval().requires_grad_(False)
-    return model, (PackedLeWM if kind == "lewm" else PackedDinoWM)(model)
+    return model, (PackedLeWM if kind == "lewm" else PackedDinoWM)(model.parts())
 
 
 def situation(kind: str, frames: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -584,14 +585,14 @@ def test_gradients_in_pieces_are_gradients(kind: str, objective: str) -> None:
     config = but(SMALL, "adam", objective=objective)
     plans = normal(3, 5, 5, 4)
     whole, parts = plans.clone().requires_grad_(), plans.clone().requires_grad_()
-    costs = latent_cost(plain(model)(z, past), goal, config)(whole)
-    pieces = latent_cost(in_pieces(plain(model), 2 * goal[0].numel())(z, past), goal, config)(parts)
+    costs = latent_cost(plain_rollout(model)(z, past), goal, config)(whole)
+    pieces = latent_cost(in_pieces(plain_rollout(model), 2 * goal[0].numel())(z, past), goal, config)(parts)
     torch.testing.assert_close(pieces, costs, rtol=1e-4, atol=1e-6)
     (expected,), (actual,) = torch.autograd.grad(costs.sum(), whole), torch.autograd.grad((2 * pieces).sum(), parts)
     torch.testing.assert_close(actual, 2 * expected, rtol=1e-3, atol=1e-5)
     with torch.no_grad():
         step = 1e-2 * torch.nn.functional.one_hot(torch.tensor(7), 20).view(5, 4)
-        cost = latent_cost(plain(model)(z, past), goal, config)
+        cost = latent_cost(plain_rollout(model)(z, past), goal, config)
         difference = (cost(plans + step) - cost(plans - step)) / 2e-2
     torch.testing.assert_close(difference, expected[:, :, 1, 3], rtol=0.05, atol=2e-3)
 
@@ -601,18 +602,18 @@ def test_pieces_are_small_and_alone() -> None:
     (model, _), (z, past, goal) = tiny("lewm"), situation("lewm", 2)
     seen = []
 
-    def imagine(latents: Tensor, past_actions: Tensor):
-        def imagination(plans: Tensor, score):
+    def begin(latents: Tensor, past_actions: Tensor):
+        def rolled(plans: Tensor, score):
             seen.append(plans.shape[:2])
             return score(rollout(model, latents, past_actions, plans), slice(0, 1))
 
-        return imagination
+        return rolled
 
     plans = normal(3, 7, 5, 4).requires_grad_()
-    costs = latent_cost(in_pieces(imagine, 3 * 8)(z, past), goal, SMALL)(plans)
+    costs = latent_cost(in_pieces(begin, 3 * 8)(z, past), goal, SMALL)(plans)
     assert seen == [(1, 3), (1, 3), (1, 1)] * 3 and costs.grad_fn is not None
     with torch.no_grad():
-        again = latent_cost(in_pieces(imagine)(z, past), goal, SMALL)(plans)
+        again = latent_cost(in_pieces(begin)(z, past), goal, SMALL)(plans)
     assert seen[9:] == [(1, 7)] * 3
     torch.testing.assert_close(again, costs.detach(), rtol=1e-4, atol=1e-6)
 
@@ -640,9 +641,9 @@ def test_acting_with_every_solver(kind: str, name: str) -> None:
 
     def plan(*at: int):
         chosen = list(at)
-        imagine = in_pieces(plain(model)) if name == "adam" else packed
+        begin = in_pieces(plain_rollout(model)) if name == "adam" else packed
         with torch.inference_mode(name != "adam"):
-            cost = latent_cost(imagine(z[chosen], past[chosen]), goal[chosen], config)
+            cost = latent_cost(begin(z[chosen], past[chosen]), goal[chosen], config)
             found = solve(cost, torch.zeros(len(at), 5, 4), config, rngs(*at))
             return found.actions, cost(torch.zeros(len(at), 1, 5, 4))[:, 0], cost(found.actions[:, None])[:, 0]
 
@@ -652,7 +653,7 @@ def test_acting_with_every_solver(kind: str, name: str) -> None:
 
 
 def test_a_model_may_bring_its_own_gradients() -> None:
-    """For models that do not imagine step by step: z' = z + the sum of all actions, in one go."""
+    """For models that do not predict step by step: z' = z + the sum of all actions, in one go."""
     model, packed = tiny("lewm")
     called = []
 
@@ -666,7 +667,7 @@ def test_a_model_may_bring_its_own_gradients() -> None:
     past = Past(frames[:, :1], torch.zeros(2, 0, 4), np.zeros((2, 1)))
     assert np.isfinite(controller.search(controller.encode(past))).all()
     assert called == [(1, 1, 8)] * 2
-    assert PlanningAgent(model, SMALL, CPU, packed, at_once).imagine is packed
+    assert PlanningAgent(model, SMALL, CPU, packed, at_once).rollout is packed
 
 
 def test_the_true_simulator_has_no_gradients() -> None:

@@ -26,7 +26,7 @@ from lewm_bench.run.registry import agent_family, agent_path, load_plugins
 FILE = Path(__file__).with_name("stages.json")
 ENVS, AGENTS_FOLDER = "lewm_bench.envs.", "lewm_bench.agents."
 PLANNING = {
-    *(f"{AGENTS_FOLDER}parts.{name}" for name in ("imagination", "fast_imagination", "linears")),
+    *(f"lewm_bench.planning.fast.{name}" for name in ("engine", "linears", "lewm", "dino_wm", "fast_lewm")),
     *(f"lewm_bench.planning.{name}" for name in ("agent", "config", "cost", "replan", "sampling", "solvers", *SOLVERS)),
 }
 EVALUATION = {
@@ -155,9 +155,9 @@ def test_each_stage_is_made_of_what_one_would_think() -> None:
     assert {"agent.family", "train.loop"} <= found["training"]
     acting = {"evaluation.episodes", "planning.solvers", "planning.agent", "evaluation.protocol"}
     assert not found["training"] & acting
-    assert {*acting, "agents.parts.imagination"} <= found["evaluation"]
+    assert {*acting, "planning.fast.lewm"} <= found["evaluation"]
     assert {"agents.lewm", "agents.parts.jepa", "agents.parts.sigreg"} <= found["agent lewm"]
-    assert not found["agent lewm"] & {"agents.parts.imagination", "agents.gcbc"}
+    assert not found["agent lewm"] & {"planning.fast.lewm", "agents.gcbc"}
 
 
 def test_a_change_is_told_apart_from_a_raised_number() -> None:

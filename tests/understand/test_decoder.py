@@ -19,7 +19,7 @@ from lewm_bench.data.format import Dataset
 from lewm_bench.train.loop import TrainConfig
 from lewm_bench.understand import decoder as module
 from lewm_bench.understand.decoder import Decoder, DecoderConfig, as_bytes, decode, frame_statistics, trained
-from lewm_bench.understand.open_loop import imagine
+from lewm_bench.understand.open_loop import rolled_out
 
 LENGTHS = [30] * 12
 SHORT = DecoderConfig(
@@ -218,7 +218,7 @@ def test_imagined_panels_draw_the_imagined_latents(monkeypatch, tmp_path: Path):
     decode(subject, tmp_path, SHORT)
     decoder, _ = trained(subject, tmp_path / "again", SHORT)
     clips = subject.clips("test", 3 + 4, 2)
-    for panels, clip, future in zip(drawn, clips, imagine(subject, clips), strict=True):
+    for panels, clip, future in zip(drawn, clips, rolled_out(subject, clips), strict=True):
         assert (panels["real"] == subject.dataset.frames[clip[2:]]).all()
         assert (panels["decoded from real"] == as_bytes(decoder.draw(subject.latents_at(clip[2:])))).all()
         assert (panels["decoded from imagined"][1:] == as_bytes(decoder.draw(future))).all()

@@ -9,13 +9,13 @@ from toy_walks import CPU, SKIP, Constant, Tokens, Walk, Watchful, dataset, know
 
 from lewm_bench.agent import PlanningAgent
 from lewm_bench.agents.fast_lewm import FAST_LEWM, FastLeWM, FastLeWMConfig
-from lewm_bench.agents.parts import fast_imagination
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import torch_stream
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import plain
+from lewm_bench.planning.cost import plain_rollout
+from lewm_bench.planning.fast import fast_lewm
 from lewm_bench.understand import open_loop as module
-from lewm_bench.understand.open_loop import OpenLoopConfig, imagine, open_loop, possible_horizon
+from lewm_bench.understand.open_loop import OpenLoopConfig, open_loop, possible_horizon, rolled_out
 from lewm_bench.understand.subject import Subject
 
 RAGGED = [25, 31, 40, 18, 22, 27, 33, 40, 21, 50, 36, 29]
@@ -50,7 +50,7 @@ def test_predicting_the_mean_gives_one():
     assert values(found.model).mean() == pytest.approx(1, rel=1e-5)
 
 
-def test_imagination_feeds_on_itself():
+def test_a_rollout_feeds_on_itself():
     """A model that is off by a constant per block is off by k of them after k blocks: nothing real comes in between."""
     data, bias = walks(RAGGED, held_out=8), 1 / 32
     found = open_loop(knowing(data, Walk(bias)), CONFIG)
@@ -133,7 +133,7 @@ def test_what_cannot_be_measured_is_said():
 
 @pytest.mark.parametrize("consistency", [0.0, 1.0])
 @pytest.mark.parametrize("objective", ["final", "sum"])
-def test_fast_lewm_imagines_as_it_plans(objective: str, consistency: float):
+def test_fast_lewm_is_rolled_out_as_it_plans(objective: str, consistency: float):
     """All prefixes at once from the newest frame, chained behind its horizon, and not block by block."""
     config = FastLeWMConfig(
         encoder="cnn", latent=8, projector_hidden=16, width=16, depth=1, heads=2, head_size=8, mlp_hidden=16, horizon=3,
@@ -146,12 +146,14 @@ def test_fast_lewm_imagines_as_it_plans(objective: str, consistency: float):
             parameter.add_(0.1 * torch.randn_like(parameter))
     data = walks(RAGGED, held_out=8, draw=True)
     planner = PlannerConfig(objective=objective)
-    agent = PlanningAgent(model, planner, CPU, FAST_LEWM.imagine(model, planner))
+    agent = PlanningAgent(model, planner, CPU, FAST_LEWM.rollout(model, planner))
     subject = Subject(None, "tests/Walk-v0", data, model, agent.embed, CPU, "fast-lewm", 0, agent)
     clips = subject.clips("test", 1 + 5, 4)
     first, blocks = subject.latents_at(clips[:, 0]), subject.blocks(clips)
-    found = imagine(subject, clips)
-    torch.testing.assert_close(found, fast_imagination.rollout(model, first, blocks), rtol=1e-4, atol=1e-5)
+    found = rolled_out(subject, clips)
+    torch.testing.assert_close(found, fast_lewm.rollout(model, first, blocks), rtol=1e-4, atol=1e-5)
     kept = []
-    plain(model)(first[:, None], blocks[:, :0])(blocks[:, None], lambda z, _: kept.append(z[:, 0]) or z[:, :, 0, 0])
+    plain_rollout(model)(first[:, None], blocks[:, :0])(
+        blocks[:, None], lambda z, _: kept.append(z[:, 0]) or z[:, :, 0, 0]
+    )
     assert (found[:, 0] - kept[0][:, 0]).abs().max() < 1e-4 < (found[:, 1:] - kept[0][:, 1:]).abs().max()

@@ -1,6 +1,6 @@
 """Linear layers for inference: weights packed once for the arithmetic and the device that they run on.
 
-Nothing is trained with these; ``nets`` is for that. A layer is a function of float32 activations and of the
+Nothing is trained with these. A layer is a function of float32 activations and of the
 ``Ranges`` that 8-bit arithmetic needs; the others ignore them.
 """
 

@@ -11,22 +11,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shaken import shaken
 from torch import Tensor, nn
 
 from lewm_bench.agent import PlanningAgent
 from lewm_bench.agents.dino_wm import DinoWM, DinoWMConfig
 from lewm_bench.agents.lewm import LEWM, LeWM, LeWMConfig
-from lewm_bench.agents.parts import imagination, linears
 from lewm_bench.agents.parts.encoders import LocalConfig, LocalEncoder
-from lewm_bench.agents.parts.imagination import PackedDinoWM, PackedLeWM, PackedModel, entries
-from lewm_bench.agents.parts.linears import has_int8, has_onednn
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
 from lewm_bench.core.statistics import spearman
 from lewm_bench.core.types import Goals, Past, Plan
 from lewm_bench.planning.cem import cem
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import latent_cost, plain
+from lewm_bench.planning.cost import latent_cost, plain_rollout
+from lewm_bench.planning.fast import engine, linears
+from lewm_bench.planning.fast.dino_wm import PackedDinoWM
+from lewm_bench.planning.fast.engine import PackedModel, entries
+from lewm_bench.planning.fast.lewm import PackedLeWM
+from lewm_bench.planning.fast.linears import has_int8, has_onednn
 
 CPU = torch.device("cpu")
 BLOCK = 6  # numbers of an action block
@@ -66,21 +69,6 @@ QUICK = PlannerConfig(num_samples=300, num_iterations=3, num_elites=30)
 needs_int8 = pytest.mark.skipif(not has_int8(), reason="this torch has no 8-bit linear layers")
 
 
-def shaken(model: nn.Module) -> nn.Module:
-    """``model`` ready to act and without a silent part: freshly initialised blocks hide most mistakes."""
-    g = torch.Generator().manual_seed(1)
-    for name, p in model.named_parameters():
-        size = 0.5 if "modulation" in name else 0.2
-        if p.dim() > 1:
-            size *= min(1, 4 / p.shape[1] ** 0.5)
-        p.data += size * torch.randn(p.shape, generator=g)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d):
-            module.running_mean += 0.5 * torch.randn(module.running_mean.shape, generator=g)
-            module.running_var *= 0.5 + torch.rand(module.running_var.shape, generator=g)
-    return model.eval().requires_grad_(False)
-
-
 @cache
 def lewm(config: LeWMConfig) -> LeWM:
     torch.manual_seed(0)
@@ -99,9 +87,9 @@ def pair(style: str, **changes) -> tuple[nn.Module, PackedModel]:
     update = {**STYLES[style], **changes}
     if style.startswith("lewm"):
         model = lewm(LEWM_SMALL.model_copy(update=update))
-        return model, PackedLeWM(model)
+        return model, PackedLeWM(model.parts())
     model = dino(DINO_SMALL.model_copy(update=update))
-    return model, PackedDinoWM(model)
+    return model, PackedDinoWM(model.parts())
 
 
 class Problem:
@@ -114,14 +102,14 @@ class Problem:
         self.z, self.goal = torch.randn(B, T, *shape, generator=g), torch.randn(B, *shape, generator=g)
         self.past, self.plans = torch.randn(B, T - 1, BLOCK, generator=g), torch.randn(B, S, H, BLOCK, generator=g)
 
-    def costs(self, imagine, objective: str = "final") -> Tensor:
+    def costs(self, begin, objective: str = "final") -> Tensor:
         config = PlannerConfig(objective=objective)
-        return latent_cost(imagine(self.z, self.past), self.goal, config)(self.plans)
+        return latent_cost(begin(self.z, self.past), self.goal, config)(self.plans)
 
-    def plan(self, imagine, config: PlannerConfig, *episodes: int) -> Plan:
+    def plan(self, begin, config: PlannerConfig, *episodes: int) -> Plan:
         """The plans of some of the episodes, planned together."""
         at = list(episodes)
-        cost = latent_cost(imagine(self.z[at], self.past[at]), self.goal[at], config)
+        cost = latent_cost(begin(self.z[at], self.past[at]), self.goal[at], config)
         start = torch.zeros(len(at), config.horizon, BLOCK)
         return cem(cost, start, config, [stream(0, "plan", e) for e in at])
 
@@ -159,7 +147,7 @@ def test_costs_are_those_of_the_plain_loop(style: str, T: int, history: int) -> 
     for H in (1, 2, 5, 7):
         for B, objective in ((3, "final"), (3, "sum"), (1, "sum"))[: 3 if H == 2 else 2]:
             problem = Problem(model, B, T, H=H)
-            expected = problem.costs(plain(model), objective)
+            expected = problem.costs(plain_rollout(model), objective)
             assert (expected.std(1) > 1e-3 * expected.mean(1)).all()
             close(problem.costs(packed, objective), expected)
 
@@ -170,7 +158,7 @@ def test_costs_without_onednn(style: str, monkeypatch: pytest.MonkeyPatch) -> No
     model, packed = pair(style)
     assert not packed.together
     problem = Problem(model, 2, 3)
-    close(problem.costs(packed), problem.costs(plain(model)))
+    close(problem.costs(packed), problem.costs(plain_rollout(model)))
 
 
 @pytest.mark.parametrize(("T", "history"), [(3, 3), (3, 2), (2, 3), (3, 4), (1, 1)])
@@ -206,8 +194,8 @@ def test_pieces_change_nothing(style: str, onednn: bool, monkeypatch: pytest.Mon
         onednn_absent(monkeypatch)
     model, packed = pair(style)
     sizes = []
-    imagine = packed.imagine
-    monkeypatch.setattr(packed, "imagine", lambda *a: sizes.append(a[2].shape[:2]) or imagine(*a))
+    roll_out = packed.roll_out
+    monkeypatch.setattr(packed, "roll_out", lambda *a: sizes.append(a[2].shape[:2]) or roll_out(*a))
     for S, T, limits in ((96, 1, (32, 100)), (23, 3, (1, 7, 50))):
         problem = Problem(model, 3, T, S=S, H=3)
         monkeypatch.setattr(packed, "candidates", 1000)
@@ -225,19 +213,19 @@ def test_pieces_change_nothing(style: str, onednn: bool, monkeypatch: pytest.Mon
 
 def test_the_widest_layer_of_a_piece_stays_within_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     for packed, numbers in (
-        (PackedLeWM(lewm(LEWM_QUICK)), 3 * 256),
-        (PackedLeWM(lewm(LEWM_SMALL.model_copy(update={"heads": 8}))), 3 * 3 * 8 * 4),
-        (PackedDinoWM(dino(DINO_SMALL)), 3 * 4 * 24),
+        (PackedLeWM(lewm(LEWM_QUICK).parts()), 3 * 256),
+        (PackedLeWM(lewm(LEWM_SMALL.model_copy(update={"heads": 8})).parts()), 3 * 3 * 8 * 4),
+        (PackedDinoWM(dino(DINO_SMALL).parts()), 3 * 4 * 24),
     ):
         assert packed.candidates == 2**22 // numbers
-    monkeypatch.setitem(imagination.CHUNK_NUMBERS, "cpu", 100)
-    assert PackedDinoWM(dino(DINO_SMALL)).candidates == 1
+    monkeypatch.setitem(engine.CHUNK_NUMBERS, "cpu", 100)
+    assert PackedDinoWM(dino(DINO_SMALL).parts()).candidates == 1
 
 
 def searches(style: str) -> tuple[nn.Module, PackedModel, PlannerConfig]:
     if style == "lewm quick":
         model = lewm(LEWM_QUICK)
-        return model, PackedLeWM(model), QUICK
+        return model, PackedLeWM(model.parts()), QUICK
     wide = {"width": 32} if style == "dino adaln projected" else {}
     return *pair(style, **wide), QUICK.model_copy(
         update={"num_samples": 100, "num_elites": 10, "horizon": 3, "receding": 3}
@@ -249,7 +237,7 @@ def searches(style: str) -> tuple[nn.Module, PackedModel, PlannerConfig]:
 def test_equal_noise_gives_equal_plans(style: str, T: int) -> None:
     model, packed, config = searches(style)
     problem = Problem(model, 3, T)
-    fast, slow = (problem.plan(imagine, config, 0, 1, 2) for imagine in (packed, plain(model)))
+    fast, slow = (problem.plan(begin, config, 0, 1, 2) for begin in (packed, plain_rollout(model)))
     torch.testing.assert_close(fast.actions, slow.actions, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(fast.cost, slow.cost, rtol=1e-3, atol=1e-5)
     assert (slow.actions[0] - slow.actions[1]).abs().max() > 0.1
@@ -277,7 +265,7 @@ def test_a_plan_does_not_depend_on_the_episodes_beside_it(
 @pytest.mark.parametrize(("S", "T"), [(300, 1), (300, 2), (300, 3), (33, 2)])
 def test_costs_do_not_depend_on_the_episodes_beside_them(S: int, T: int) -> None:
     model, config = lewm(LEWM_QUICK), PlannerConfig()
-    packed, problem = PackedLeWM(model), Problem(model, 5, T, S=S)
+    packed, problem = PackedLeWM(model.parts()), Problem(model, 5, T, S=S)
     together = problem.costs(packed)
     for e in range(5):
         at = slice(e, e + 1)
@@ -293,7 +281,7 @@ def test_a_search_takes_plans_of_any_number_and_length(first: tuple[int, int], s
     cost = latent_cost(packed(problem.z, problem.past), problem.goal, PlannerConfig())
     for S, H in (first, second):
         problem.plans = Problem(model, 3, 3, S=S, H=H).plans
-        close(cost(problem.plans), problem.costs(plain(model)))
+        close(cost(problem.plans), problem.costs(plain_rollout(model)))
 
 
 @pytest.mark.parametrize("style", ["lewm projected", "dino adaln"])
@@ -321,7 +309,7 @@ def low_precision(arithmetic: str, model: nn.Module, T: int = 3) -> tuple[Proble
     ]
     found = []
     for name in (arithmetic, "float32"):
-        cost = latent_cost(kind(model, name)(problem.z, problem.past), problem.goal, PlannerConfig())
+        cost = latent_cost(kind(model.parts(), name)(problem.z, problem.past), problem.goal, PlannerConfig())
         found.append([cost(plans) for plans in others])
     return problem, *found
 
@@ -358,7 +346,7 @@ def test_bfloat16_ranks_candidates_as_float32_does(model: str) -> None:
 @pytest.mark.parametrize("candidates", [128, 5000])
 def test_low_precision_plans_do_not_depend_on_the_episodes_beside_them(arithmetic: str, candidates: int) -> None:
     model = lewm(LEWM_QUICK)
-    packed = PackedLeWM(model, arithmetic)
+    packed = PackedLeWM(model.parts(), arithmetic)
     packed.candidates = candidates  # several pieces, each with ranges of its own, or room for all episodes
     problem = Problem(model, 3, 2)
     problem.z[0] *= 5  # an episode with other ranges
@@ -370,23 +358,23 @@ def test_low_precision_plans_do_not_depend_on_the_episodes_beside_them(arithmeti
 def test_what_cannot_be_computed_is_refused() -> None:
     model = lewm(LEWM_SMALL)
     with pytest.raises(UserError, match="tf32 is for CUDA, this is cpu"):
-        PackedLeWM(model, "tf32")
+        PackedLeWM(model.parts(), "tf32")
     if has_int8():
         with pytest.raises(UserError, match="compile does not go with"):
-            PackedLeWM(model, "int8", True)
+            PackedLeWM(model.parts(), "int8", True)
 
 
 def test_lewm_plans_on_the_fast_path_unless_told_otherwise() -> None:
     model = lewm(LEWM_SMALL)
-    packed = LEWM.imagine(model, PlannerConfig())
+    packed = LEWM.rollout(model, PlannerConfig())
     assert isinstance(packed, PackedLeWM) and packed.arithmetic == "float32" and packed.compiled is None
-    assert LEWM.imagine(model, PlannerConfig(arithmetic="bfloat16")).arithmetic == "bfloat16"
-    assert not isinstance(LEWM.imagine(model, PlannerConfig(rollout="reference")), PackedModel)
+    assert LEWM.rollout(model, PlannerConfig(arithmetic="bfloat16")).arithmetic == "bfloat16"
+    assert not isinstance(LEWM.rollout(model, PlannerConfig(rollout="reference")), PackedModel)
 
 
 @pytest.mark.parametrize("style", ["lewm projected", "dino adaln"])
 def test_an_agent_plans_by_what_it_is_given(style: str) -> None:
-    """The same actions from frames, whichever way its model imagines."""
+    """The same actions from frames, whichever way its model is rolled out."""
     model, packed = pair(style)
     g = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8, generator=g)
@@ -400,8 +388,8 @@ def test_an_agent_plans_by_what_it_is_given(style: str) -> None:
         return packed(*context)
 
     found = []
-    for imagine in (None, counted):
-        agent = PlanningAgent(model, config, CPU, imagine)
+    for begin in (None, counted):
+        agent = PlanningAgent(model, config, CPU, begin)
         controller = agent.start(goals, [stream(0, "plan", e) for e in range(2)])
         found.append(controller.search(controller.encode(past)))
     assert len(calls) == 1 and calls[0][1].shape == (2, 2, BLOCK)
@@ -414,7 +402,7 @@ def test_an_agent_plans_by_what_it_is_given(style: str) -> None:
 @pytest.mark.parametrize("style", ["lewm projected", "dino adaln"])
 def test_compiled_costs_are_those_of_the_plain_loop(style: str) -> None:
     model, _ = pair(style, depth=2)
-    packed = (PackedLeWM if style.startswith("lewm") else PackedDinoWM)(model, "float32", True)
+    packed = (PackedLeWM if style.startswith("lewm") else PackedDinoWM)(model.parts(), "float32", True)
     problem = Problem(model, 2, 2, H=2)
     with torch.inference_mode():
-        close(problem.costs(packed), problem.costs(plain(model)))
+        close(problem.costs(packed), problem.costs(plain_rollout(model)))

@@ -1,11 +1,11 @@
-"""Imagined futures of candidate plans by Fast-LeWM, whose one pass knows the latent after every prefix of a plan.
+"""Rollouts of candidate plans by Fast-LeWM, whose one pass knows the latent after every prefix of a plan.
 
 Plans longer than the model's horizon are chained: the next piece starts from the last predicted latent. ``reference``
 is the plain way; ``PackedFastLeWM`` gives the same numbers up to rounding, from less work:
 
 - where only the end of a plan counts, only the last prefix has queries in the last block, and a predictor pass;
 - the state token sees only itself, so it is computed once per episode and shared by all candidates; the blocks attend
-  relative to it (see ``imagination``), so that it needs no query, and its share of the output is one matrix;
+  relative to it (see ``lewm``), so that it needs no query, and its share of the output is one matrix;
 - the value projection of a predictor block is one matrix, the modulations of all of its blocks are one layer, and
   affine norms are folded into the layers behind them.
 
@@ -16,21 +16,41 @@ them in a piece, A numbers of a block, D latent size, W width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lewm_bench.agents.parts.imagination import Packed, fold_norm, fold_projector, silu
-from lewm_bench.agents.parts.linears import Linears, Ranges
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import Imagination, Imagine, Score
+from lewm_bench.planning.cost import BeginRollout, Rollout, Score
+from lewm_bench.planning.fast.engine import (
+    ActionEncoderParts,
+    NormedMLP,
+    Packed,
+    fold_norm,
+    fold_projector,
+    pack_input,
+    pack_modulation,
+    silu,
+)
+from lewm_bench.planning.fast.linears import Linears, Ranges
 
 INTERMEDIATE = 2  # blocks to the latent that a plan's end is predicted from once more (paper: 10 environment steps)
 
 
-def rollout(model: nn.Module, latent: Tensor, plans: Tensor) -> Tensor:
+class PrefixModel(Protocol):
+    """What of a Fast-LeWM the plain way calls."""
+
+    horizon: int  # blocks of the longest prefix
+    self_consistency: float  # weight of the disagreement of a plan's end with itself
+
+    def predict_prefixes(self, latent: Tensor, actions: Tensor) -> Tensor:
+        """(N, D) and z-scored blocks (N, H, A), H <= horizon, to the latents after 1 to H of them, (N, H, D)."""
+
+
+def rollout(model: PrefixModel, latent: Tensor, plans: Tensor) -> Tensor:
     """(N, D) latents and z-scored plans (N, H, A) to the latents after each block, (N, H, D)."""
     found = []
     for piece in plans.split(model.horizon, 1):
@@ -39,51 +59,100 @@ def rollout(model: nn.Module, latent: Tensor, plans: Tensor) -> Tensor:
     return torch.cat(found, 1)
 
 
-def reference(model: nn.Module) -> Imagine:
+def reference(model: PrefixModel) -> BeginRollout:
     """The plain way, through which gradients flow. With self-consistency the plan's end comes once more at the end."""
 
-    def imagine(latents: Tensor, past_actions: Tensor) -> Imagination:
+    def begin(latents: Tensor, past_actions: Tensor) -> Rollout:
         del past_actions  # the newest frame is all that it knows
 
-        def imagination(plans: Tensor, score: Score) -> Tensor:
+        def rollouts(plans: Tensor, score: Score) -> Tensor:
             B, S, H, _ = plans.shape
             flat, latent = plans.flatten(0, 1), latents[:, -1].repeat_interleave(S, 0)
             imagined = rollout(model, latent, flat)
-            if model.config.self_consistency and H > 1:
+            if model.self_consistency and H > 1:
                 middle = min(INTERMEDIATE, H - 1)
                 again = rollout(model, imagined[:, middle - 1], flat[:, middle:])
                 imagined = torch.cat([imagined, again[:, -1:]], 1)
             return score(imagined.unflatten(0, (B, S)), slice(0, B))
 
-        return imagination
+        return rollouts
 
-    return consistent(imagine, model.config.self_consistency)
+    return consistent(begin, model.self_consistency)
 
 
-def consistent(imagine: Imagine, weight: float) -> Imagine:
+def consistent(begin: BeginRollout, weight: float) -> BeginRollout:
     """Adds to scores how far a plan's end is from itself, predicted through an intermediate latent (paper's beta).
 
-    ``imagine`` gives latents (b, S, H + 1, D) with the second prediction last, for plans of more than one block.
+    ``begin`` gives latents (b, S, H + 1, D) with the second prediction last, for plans of more than one block.
     """
     if not weight:
-        return imagine
+        return begin
 
-    def scored(latents: Tensor, past_actions: Tensor) -> Imagination:
-        imagination = imagine(latents, past_actions)
+    def scored(latents: Tensor, past_actions: Tensor) -> Rollout:
+        rollouts = begin(latents, past_actions)
 
         def costs(plans: Tensor, score: Score) -> Tensor:
             if plans.shape[2] == 1:
-                return imagination(plans, score)
+                return rollouts(plans, score)
 
             def both(imagined: Tensor, episodes: slice) -> Tensor:
                 *_, direct, again = imagined.unbind(2)
                 return score(imagined[:, :, :-1], episodes) + weight * (direct - again).square().mean(-1)
 
-            return imagination(plans, both)
+            return rollouts(plans, both)
 
         return costs
 
     return scored
+
+
+@dataclass(frozen=True)
+class PrefixBlockParts:
+    """A block of the prefix encoder: causal attention and MLP, each behind an affine LayerNorm."""
+
+    heads: int
+    norm: nn.LayerNorm
+    qkv: nn.Linear  # without bias
+    out: nn.Linear
+    mlp: NormedMLP
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Outputs of the widest layers."""
+        return self.mlp.first.out_features, self.qkv.out_features
+
+
+@dataclass(frozen=True)
+class PointwiseBlockParts:
+    """A block of the predictor: value projection and MLP, each behind a modulated and an affine LayerNorm."""
+
+    norm1: nn.LayerNorm  # not affine, as norm2: what the prefix modulates
+    value: tuple[nn.LayerNorm, nn.Linear, nn.Linear]  # the first linear layer without bias
+    norm2: nn.LayerNorm
+    mlp: NormedMLP
+    modulation: nn.Linear  # shift, scale and gate of both, from silu of the prefix
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Outputs of the widest layers."""
+        return self.mlp.first.out_features, self.modulation.out_features
+
+
+@dataclass(frozen=True)
+class FastLeWMParts:
+    """What of a Fast-LeWM plans: the prefix encoder up to ``prefix_norms``, then the predictor."""
+
+    positions: Tensor  # (1 + horizon, W), of the state and the blocks behind it
+    action_encoder: ActionEncoderParts
+    state: tuple[nn.Linear, nn.Linear]  # GELU between
+    prefix_blocks: tuple[PrefixBlockParts, ...]
+    prefix_norms: tuple[nn.LayerNorm, nn.LayerNorm]  # one after the other
+    input: nn.Linear | nn.Identity
+    fusion: NormedMLP
+    blocks: tuple[PointwiseBlockParts, ...]
+    norm: nn.LayerNorm
+    projector: nn.Sequential  # linear, BatchNorm, GELU, linear
+    self_consistency: float
 
 
 class Anchor(NamedTuple):
@@ -96,8 +165,8 @@ class Anchor(NamedTuple):
 class _PrefixBlock:
     """One block of the prefix encoder, packed."""
 
-    def __init__(self, block: nn.Module, linears: Linears) -> None:
-        self.heads, self.eps, self.mlp_eps = block.heads, block.norm.eps, block.mlp[0].eps
+    def __init__(self, block: PrefixBlockParts, linears: Linears) -> None:
+        self.heads, self.eps, self.mlp_eps = block.heads, block.norm.eps, block.mlp.norm.eps
         weight, bias = fold_norm(block.norm, block.qkv.weight, None)
         inner = len(weight) // 3
         scale = (inner // block.heads) ** -0.5
@@ -106,8 +175,7 @@ class _PrefixBlock:
         value, value_bias, out = weight[2 * inner :], bias[2 * inner :], block.out
         self.out = linears.linear(out.weight, None)
         self.alone = linears.linear(out.weight @ value, out.weight @ value_bias + out.bias)
-        first, second = block.mlp[1], block.mlp[4]
-        self.mlp = linears.mlp(*fold_norm(block.mlp[0], first.weight, first.bias), second.weight, second.bias)
+        self.mlp = block.mlp.pack(linears)
 
     def norm(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], eps=self.eps)
@@ -144,16 +212,13 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 class _PointwiseBlock:
     """One block of the predictor, packed."""
 
-    def __init__(self, block: nn.Module, linears: Linears) -> None:
-        norm, into, out, _ = block.value
+    def __init__(self, block: PointwiseBlockParts, linears: Linears) -> None:
+        norm, into, out = block.value
         weight, bias = fold_norm(norm, out.weight @ into.weight, out.bias)
         self.value = linears.linear(weight, bias)
-        first, second = block.mlp[1], block.mlp[4]
-        self.mlp = linears.mlp(*fold_norm(block.mlp[0], first.weight, first.bias), second.weight, second.bias)
-        bias = block.modulation.bias.unflatten(0, (6, -1)).clone()
-        bias[[1, 4]] += 1  # x * (1 + scale) + shift
-        self.modulation = linears.linear(block.modulation.weight, bias.flatten())
-        self.eps = (block.norm1.eps, norm.eps), (block.norm2.eps, block.mlp[0].eps)
+        self.mlp = block.mlp.pack(linears)
+        self.modulation = pack_modulation(block.modulation, linears)
+        self.eps = (block.norm1.eps, norm.eps), (block.norm2.eps, block.mlp.norm.eps)
 
     def __call__(self, x: Tensor, condition: Tensor, ranges: Ranges) -> Tensor:
         """States (w, b, S, W), overwritten, to the same; ``condition`` (w, b, S, W) is silu of the prefixes."""
@@ -171,37 +236,30 @@ def _modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: tuple[float, float]
 class PackedFastLeWM(Packed):
     """Fast-LeWM's prefix encoder and predictor, with the projector behind them."""
 
-    def __init__(self, model: nn.Module, config: PlannerConfig) -> None:
-        size, encoder, predictor = model.config, model.prefix_encoder, model.predictor
-        self.horizon, self.final = model.horizon, config.objective == "final"
-        self.consistent = size.self_consistency > 0
+    def __init__(self, parts: FastLeWMParts, config: PlannerConfig) -> None:
+        self.horizon, self.final = len(parts.positions) - 1, config.objective == "final"
+        self.consistent = parts.self_consistency > 0
         latents = 1 + self.consistent if self.final else self.horizon
-        prefix = max(size.prefix_mlp_hidden, 3 * size.prefix_heads * size.prefix_head_size)
-        numbers = max(self.horizon * prefix, latents * max(size.mlp_hidden, 6 * size.width))
-        super().__init__(config.arithmetic, config.compile, encoder.positions.device, numbers)
-        exact = self.linears.exact
-        self.positions = encoder.positions[:, None, None]  # (1 + horizon, 1, 1, W)
-        actions, state = encoder.action_encoder, encoder.state
-        self.bottleneck = exact(actions.patch_embed.weight[:, :, 0], actions.patch_embed.bias)
-        self.embed1 = exact(actions.embed[0].weight, actions.embed[0].bias)
-        self.embed2 = exact(actions.embed[2].weight, actions.embed[2].bias)
-        self.state = self.linears.mlp(state[0].weight, state[0].bias, state[2].weight, state[2].bias)
-        self.prefix_blocks = [_PrefixBlock(block, self.linears) for block in encoder.blocks]
-        self.norms = [(n.normalized_shape, n.weight, n.bias, n.eps) for n in (encoder.norm, encoder.out_norm)]
-        self.enter = lambda x, _: x
-        if size.latent != size.width:
-            self.enter = exact(predictor.input_proj.weight, predictor.input_proj.bias)
-        norm, first, _, second = predictor.fusion
-        self.fusion_eps, self.leave_eps = norm.eps, predictor.norm.eps
-        self.fusion = self.linears.mlp(*fold_norm(norm, first.weight, first.bias), second.weight, second.bias)
-        self.blocks = [_PointwiseBlock(block, self.linears) for block in predictor.blocks]
-        projection = fold_projector(model.pred_proj)
-        self.leave = self.linears.mlp(*fold_norm(predictor.norm, *projection[:2]), *projection[2:])
+        prefix, widest = max(parts.prefix_blocks[0].widths), max(parts.blocks[0].widths)
+        numbers = max(self.horizon * prefix, latents * widest)
+        super().__init__(config.arithmetic, config.compile, parts.positions.device, numbers)
+        self.positions = parts.positions[:, None, None]  # (1 + horizon, 1, 1, W)
+        self.embed = parts.action_encoder.pack(self.linears)
+        first, second = parts.state
+        self.state = self.linears.mlp(first.weight, first.bias, second.weight, second.bias)
+        self.prefix_blocks = [_PrefixBlock(block, self.linears) for block in parts.prefix_blocks]
+        self.norms = [(n.normalized_shape, n.weight, n.bias, n.eps) for n in parts.prefix_norms]
+        self.enter = pack_input(parts.input, self.linears)
+        self.fusion, self.fusion_eps = parts.fusion.pack(self.linears), parts.fusion.norm.eps
+        self.blocks = [_PointwiseBlock(block, self.linears) for block in parts.blocks]
+        projection = fold_projector(parts.projector)
+        self.leave = self.linears.mlp(*fold_norm(parts.norm, *projection[:2]), *projection[2:])
+        self.leave_eps = parts.norm.eps
 
     def remember(self, latents: Tensor, past_actions: Tensor, horizon: int, ranges: Ranges) -> Anchor:
         return self.anchor(latents[:, -1:], ranges)
 
-    def imagine(self, latents: Tensor, known: Anchor, plans: Tensor, ranges: Ranges) -> Tensor:
+    def roll_out(self, latents: Tensor, known: Anchor, plans: Tensor, ranges: Ranges) -> Tensor:
         """Plans (b, S, H, A) to latents (b, S, H, D), or only the last of them; and once more if ``consistent``."""
         H = plans.shape[2]
         embedded = self.embed(plans.movedim(2, 0).contiguous(), ranges)
@@ -213,10 +271,6 @@ class PackedFastLeWM(Packed):
         found = self.chain(known, embedded, [middle - 1, *asked], ranges)
         again = self.chain(self.anchor(found[middle - 1], ranges), embedded[middle:], [H - middle - 1], ranges)
         return torch.stack([*(found[k] for k in asked), again[H - middle - 1]], 2)
-
-    def embed(self, actions: Tensor, ranges: Ranges) -> Tensor:
-        """Z-scored blocks (..., A) to (..., W)."""
-        return self.embed2(silu(self.embed1(self.bottleneck(actions, ranges), ranges)), ranges)
 
     def anchor(self, latent: Tensor, ranges: Ranges) -> Anchor:
         """Of latents (b, s, D)."""

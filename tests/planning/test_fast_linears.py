@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lewm_bench.agents.parts import linears
-from lewm_bench.agents.parts.linears import Linears, Ranges, has_int8, has_onednn, require, to_bytes
 from lewm_bench.core.errors import UserError
+from lewm_bench.planning.fast import linears
+from lewm_bench.planning.fast.linears import Linears, Ranges, has_int8, has_onednn, require, to_bytes
 
 CPU = torch.device("cpu")
 needs_int8 = pytest.mark.skipif(not has_int8(), reason="this torch has no 8-bit linear layers")
