@@ -128,9 +128,9 @@ class GoalPolicyFamily(Family):
     label: ClassVar[str]  # its name for people
     model: ClassVar[type[GoalPolicy]]
 
-    def build(self, setting: Setting) -> GoalPolicy:
-        """The untrained module."""
-        return self.model(setting.config, setting.image_size, setting.action_dim)
+    def build(self, config: GoalPolicyConfig, image_size: int, action_dim: int) -> GoalPolicy:
+        """The untrained module, from sizes alone."""
+        return self.model(config, image_size, action_dim)
 
     @abstractmethod
     def batches(self, setting: Setting) -> Batches:
@@ -138,7 +138,7 @@ class GoalPolicyFamily(Family):
 
     def train(self, setting: Setting, folder: Path) -> TrainingLog:
         def build() -> GoalPolicy:
-            model = self.build(setting)
+            model = self.build(setting.config, setting.image_size, setting.action_dim)
             model.action_scale.fit(*setting.dataset.action_statistics("train"))
             return model
 
@@ -146,7 +146,7 @@ class GoalPolicyFamily(Family):
 
     def load(self, setting: Setting, checkpoint: Path | None) -> Loaded:
         with torch_stream(setting.seed, "init", "load"):
-            model = self.build(setting)
+            model = self.build(setting.config, setting.image_size, setting.action_dim)
         ready_to_act(model, setting, checkpoint)
         return Loaded(
             GoalPolicyAgent(model, setting.config, setting.device),

@@ -57,7 +57,7 @@ def test_the_networks_are_lewms(name: str) -> None:
 @everyone
 def test_what_training_alone_needs_comes_and_goes(base: Setting, name: str) -> None:
     family, setting = prepared(base, name)
-    model, lewm = family.build(setting), LeWM(SMALL, 32, 2)
+    model, lewm = family.build(setting.config, 32, 2), LeWM(SMALL, 32, 2)
     shapes = {key: t.shape for key, t in lewm.state_dict().items()}
     for _ in range(2):
         assert {key: t.shape for key, t in model.state_dict().items()} == shapes
@@ -81,14 +81,14 @@ def test_a_checkpoint_is_that_of_a_lewm(base: Setting, tmp_path: Path, name: str
         assert torch.equal(tensor, tensors[key]), key
     untrained = family.load(setting, None).model.state_dict()
     assert not torch.equal(untrained["projector.net.3.weight"], tensors["projector.net.3.weight"])
-    assert loaded.label.startswith(family.name) and loaded.weights == "trained"
+    assert loaded.label.startswith(family.card.name) and loaded.weights == "trained"
 
 
 @torch.no_grad()
 @everyone
 def test_the_fast_planner_plans_with_them(base: Setting, name: str) -> None:
     family, setting = prepared(base, name)
-    model = shaken(family.build(setting))
+    model = shaken(family.build(setting.config, 32, 2))
     latents, past, plans, goal = (
         torch.randn(2, 3, 12),
         torch.randn(2, 2, 4),

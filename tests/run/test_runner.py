@@ -319,8 +319,8 @@ class NaN(GCBC):
 
 
 class Diverging(GCBCFamily):
-    def build(self, setting):
-        return NaN(setting.config, setting.image_size, setting.action_dim)
+    def build(self, config, image_size, action_dim):
+        return NaN(config, image_size, action_dim)
 
 
 class Nowhere:
