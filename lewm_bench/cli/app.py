@@ -171,6 +171,7 @@ def _prepare(
     """The run that the common options describe."""
     from lewm_bench.run import benchmarks as suites
     from lewm_bench.run.keys import fresh_kinds
+    from lewm_bench.run.resolve import resolve
     from lewm_bench.run.runner import Run
     from lewm_bench.run.unread import check_read
     from lewm_bench.system.device import resolve_device, share_cores
@@ -179,7 +180,7 @@ def _prepare(
 
     share_cores()
     path = suites.find_file(config)
-    resolved = suites.resolve(
+    resolved = resolve(
         suites.load(path),
         suite,
         profile,
@@ -188,7 +189,7 @@ def _prepare(
         envs=_names(envs),
         overrides=overrides or (),
     )
-    if resolved.speed:
+    if resolved.kind == "speed":
         raise UserError(f"the suite {suite} times planning and has no environments; `lewm-bench run --suite {suite}`")
     if not resolved.jobs:
         raise UserError("the suite's limits leave nothing to run; name --seeds or --set evaluate.goal_offset=[25]")
@@ -243,7 +244,7 @@ def run(
         config=config, out=out, quiet=quiet, fresh=fresh,
     )  # fmt: skip
     with claimed(it.out):  # before hours of training, not after
-        if it.suite.understand:
+        if it.suite.kind == "understand":
             from lewm_bench.run.understanding import examine_suite
 
             return _understood(examine_suite(it), it)
@@ -306,7 +307,7 @@ def _protocol_line(rules) -> str:
 
 
 def _contents(suite) -> str:
-    if suite.speed:
+    if suite.kind == "speed":
         return ""
     arms = Counter(parse_agent(agent).trained for agent in suite.agents)
     agents = ", ".join(name if count == 1 else f"{name} ({count} arms)" for name, count in arms.items())
@@ -549,7 +550,7 @@ def _is_speed(suite: str, config: Path | None) -> bool:
     from lewm_bench.run import benchmarks as suites
 
     spec = suites.load(suites.find_file(config)).suites.get(suite)
-    return spec is not None and spec.speed
+    return spec is not None and spec.kind == "speed"
 
 
 def _speed(
@@ -562,11 +563,12 @@ def _speed(
     from lewm_bench.report.speed import terminal, write_speed_report
     from lewm_bench.run import benchmarks as suites
     from lewm_bench.run.folder import claimed, line_about, set_aside
+    from lewm_bench.run.resolve import resolve
     from lewm_bench.system.device import resolve_device, share_cores
 
     share_cores()
     path = suites.find_file(config)
-    resolved = suites.resolve(suites.load(path), suite, profile, overrides=overrides)
+    resolved = resolve(suites.load(path), suite, profile, overrides=overrides)
     where, folder = resolve_device(device), out or Path("results") / suite
     progress = not quiet and sys.stderr.isatty()
     with claimed(folder):
@@ -789,8 +791,9 @@ def _spec_of(env: str, config: Path | None):
     import gymnasium as gym
 
     from lewm_bench.evaluation.episodes import EvalConfig
-    from lewm_bench.run.benchmarks import EnvSpec, find_file, load, resolve
+    from lewm_bench.run.benchmarks import EnvSpec, find_file, load
     from lewm_bench.run.registry import agent_names, environment_ids
+    from lewm_bench.run.resolve import resolve
     from lewm_bench.system.elsewhere import elsewhere
 
     bench = load(find_file(config))

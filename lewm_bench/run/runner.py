@@ -39,7 +39,7 @@ from lewm_bench.evaluation.episodes import PairResult, distance_rank_correlation
 from lewm_bench.evaluation.protocol import PROTOCOLS, Pairs, sample_pairs
 from lewm_bench.evaluation.trails import trails
 from lewm_bench.run.agreement import disagreement
-from lewm_bench.run.benchmarks import EnvSpec, Job, Suite, checked, shares_budget
+from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.budget import within_seconds
 from lewm_bench.run.folder import CELLS, incoming
 from lewm_bench.run.keys import (
@@ -53,6 +53,8 @@ from lewm_bench.run.keys import (
 )
 from lewm_bench.run.records import CellRecord, EpisodeRow, OffsetRecord
 from lewm_bench.run.registry import agent_family, make_env
+from lewm_bench.run.resolve import Job, Suite, shares_budget
+from lewm_bench.run.validation import checked
 from lewm_bench.system.checkpoint import MEND, WEIGHTS, load_card
 from lewm_bench.system.faults import attempted, keep_traceback, machine_line, told
 from lewm_bench.system.files import checksum, write_bytes, write_text

@@ -28,10 +28,10 @@ from lewm_bench.core.names import parse_agent
 from lewm_bench.core.reading import read_bytes
 from lewm_bench.core.words import seconds as in_words
 from lewm_bench.core.words import short
-from lewm_bench.run.benchmarks import Job
 from lewm_bench.run.folder import CELLS
 from lewm_bench.run.keys import model_spec
 from lewm_bench.run.registry import agent_names
+from lewm_bench.run.resolve import Job
 from lewm_bench.run.runner import (
     Data,
     Run,

@@ -27,8 +27,9 @@ from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.planning.cem import cem
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import Imagine, goal_distance, latent_cost, plain
-from lewm_bench.run.benchmarks import find_file, load, resolve
+from lewm_bench.run.benchmarks import find_file, load
 from lewm_bench.run.keys import evaluation_spec, model_spec
+from lewm_bench.run.resolve import resolve
 from lewm_bench.system.store import Store
 from lewm_bench.train.loop import Step, TrainConfig, make_optimizer
 

@@ -23,6 +23,7 @@ from lewm_bench.evaluation.speed import METHODS, Case, SpeedConfig, agent_of, bu
 from lewm_bench.planning import replan
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.run import benchmarks as suite
+from lewm_bench.run.resolve import Suite, resolve
 from lewm_bench.system.checkpoint import save_checkpoint
 
 CPU = torch.device("cpu")
@@ -282,8 +283,8 @@ OVERRIDES = [
 ]  # fmt: skip
 
 
-def resolved(*more: str) -> suite.Suite:
-    return suite.resolve(suite.load(suite.find_file(None)), "speedup", "quick", overrides=[*OVERRIDES, *more])
+def resolved(*more: str) -> Suite:
+    return resolve(suite.load(suite.find_file(None)), "speedup", "quick", overrides=[*OVERRIDES, *more])
 
 
 def measured(*more: str, checkpoint=None):

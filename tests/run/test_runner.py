@@ -31,8 +31,9 @@ from lewm_bench.envs.pointmaze import PointMaze
 from lewm_bench.report.summarise import COLUMNS
 from lewm_bench.report.write import write_report
 from lewm_bench.run import keys, runner
-from lewm_bench.run.benchmarks import EnvSpec, load, resolve
+from lewm_bench.run.benchmarks import EnvSpec, load
 from lewm_bench.run.records import EpisodeRow, load_cells
+from lewm_bench.run.resolve import resolve
 from lewm_bench.run.runner import Run, run_suite
 from lewm_bench.system import files
 from lewm_bench.system.device import resolve_device

@@ -30,8 +30,9 @@ from lewm_bench.core.search_space import Dimension, Tried, bisect, distance, ran
 from lewm_bench.report import tuning as tune_report
 from lewm_bench.report import tuning_plots as tune_plots
 from lewm_bench.run import runner
-from lewm_bench.run.benchmarks import load, parse_overrides, resolve
+from lewm_bench.run.benchmarks import load
 from lewm_bench.run.registry import agent_family
+from lewm_bench.run.resolve import parse_overrides, resolve
 from lewm_bench.run.tuning import tune
 from lewm_bench.run.tuning.trials import Fresh, Trial, Tuning, named
 from lewm_bench.train.loop import TrainingLog
@@ -663,7 +664,7 @@ def test_a_suite_that_evaluates_test_episodes_is_tuned_on_validation_episodes(le
 
 
 def test_agents_with_other_pairs_are_not_compared(lewm_bench):
-    limited = SUITE + "    profiles: {quick: {limits: [{agents: [twofold], goal_offset: [15]}]}}\n"
+    limited = SUITE + "    profiles: {quick: {agents: {twofold: {goal_offset: [15]}}}}\n"
     Path("toys.yaml").write_text(limited, encoding="utf-8")
     status, _, err = lewm_bench("tune", "steering,twofold")
     assert status == 2 and "different pairs" in err

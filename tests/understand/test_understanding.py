@@ -17,7 +17,8 @@ from commands import outcome
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.report.understanding.report import write_understanding
 from lewm_bench.run import runner, understanding
-from lewm_bench.run.benchmarks import is_world_model, load, resolve
+from lewm_bench.run.benchmarks import load
+from lewm_bench.run.resolve import is_world_model, resolve
 from lewm_bench.run.runner import Run
 from lewm_bench.run.understanding import EXAMINATIONS, examine_suite
 from lewm_bench.system.device import resolve_device
@@ -33,7 +34,7 @@ profiles:
 suites:
   look: &look
     title: A look inside
-    understand: true
+    kind: understand
     envs: [{UMAZE}]
     agents: [lewm, "{COLLAPSING}"]
     seeds: [0]
@@ -331,10 +332,14 @@ def test_only_world_models_are_looked_into(config):
     assert {"pldm", "dino-wm", "fast-lewm"} <= agents and all(map(is_world_model, agents))
 
 
-def test_a_suite_does_not_time_and_look(tmp_path):
-    path = tmp_path / "both.yaml"
-    path.write_text(TINY.replace("understand: true", "understand: true\n    speed: true"))
-    with pytest.raises(UserError, match="speed or understand, not both"):
+@pytest.mark.parametrize("old", ["speed", "understand"])
+def test_what_a_suite_does_is_one_kind(tmp_path, old):
+    path = tmp_path / "old.yaml"
+    path.write_text(TINY.replace("kind: understand", f"kind: understand\n    {old}: true"))
+    with pytest.raises(UserError, match=f"suites.look: {old}: .*write kind: {old}"):
+        load(path)
+    path.write_text(TINY.replace("kind: understand", "kind: understnd"))
+    with pytest.raises(UserError, match=r"suites.look.kind: must be .* did you mean 'understand'"):
         load(path)
 
 

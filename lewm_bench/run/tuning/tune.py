@@ -20,10 +20,10 @@ from lewm_bench.core.names import parse_agent
 from lewm_bench.core.rng import stream
 from lewm_bench.core.search_space import Dimension, bisect, random_point
 from lewm_bench.evaluation.protocol import CLEAN_1, PROTOCOLS, sample_pairs
-from lewm_bench.run.benchmarks import Job, parse_overrides
 from lewm_bench.run.folder import claimed
 from lewm_bench.run.keys import failure_spec, model_spec
 from lewm_bench.run.registry import agent_family
+from lewm_bench.run.resolve import Job, parse_overrides
 from lewm_bench.run.runner import Data, Run, dataset_of, measured_job, setting_of, training_of
 from lewm_bench.run.tuning.trials import SPLIT, Fresh, Trial, Tuning, named, tried
 from lewm_bench.system.filenames import agents_stem
