@@ -344,8 +344,6 @@ class DinoWMFamily(Family):
     Config = DinoWMConfig
     summary = f"frozen patch tokens (Zhou et al., 2024); variants dino-wm:{{{','.join((*ENCODERS, 'proprio'))}}}"
     search_space = (Dimension("train.learning_rate", 5e-5, 5e-3),)
-    step_cost = 0.15
-    decision_cost = 2.0
     kind = "world model"
     trainable = True
     plans = True

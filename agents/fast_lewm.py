@@ -205,7 +205,6 @@ class FastLeWMFamily(JEPAFamily):
     name = "Fast-LeWM"
     summary = "LeWM that predicts all prefixes of a plan at once (Gao and Xu, 2026); variant fast-lewm:consistent"
     search_space = (Dimension("sigreg_weight", 0.001, 0.3),)
-    decision_cost = 0.1
     planning_only = ("self_consistency",)
 
     def configure(self, overrides: dict, variant: str | None) -> FastLeWMConfig:

@@ -145,7 +145,6 @@ class OracleFamily(Family):
     planning_only = ("cost",)
 
     summary = "the same CEM on the true simulator along shortest ways: the planner's ceiling"
-    decision_cost = 1.0
     kind = "privileged"
     plans = True
 

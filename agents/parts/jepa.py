@@ -193,7 +193,6 @@ class JEPAFamily(TrainedWorldModel):
     Config = JEPAConfig
     model: ClassVar[type[JEPA]]
     name: ClassVar[str]  # for people
-    decision_cost = 0.2
 
     def build(self, setting: Setting[JEPAConfig]) -> JEPA:
         return self.model(setting.config, setting.image_size, setting.action_dim)

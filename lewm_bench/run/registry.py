@@ -116,8 +116,6 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "schema": (int,),
     "planning_only": (list, tuple),
     "search_space": (list, tuple),
-    "step_cost": (int, float),
-    "decision_cost": (int, float),
 }
 """What a family's attributes are, but for ``kind`` and ``Config``."""
 

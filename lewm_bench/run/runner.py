@@ -576,21 +576,15 @@ def draw_scene(run: Run, job: Job, setting: Setting) -> None:
 
 def run_suite(run: Run) -> list[CellRecord]:
     """Run every job, save every record under ``out/cells`` as it is made, and return them all."""
-    shares = work_shares(run.suite)
-    bar = tqdm(
-        total=1.0,
-        desc=f"suite {run.suite.name}",
-        bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left",
-        disable=not run.progress,
-    )
+    bar = tqdm(total=len(run.suite.jobs), desc=f"suite {run.suite.name}", unit="cell", disable=not run.progress)
 
-    def shown(run: Run, job: Job, data: Data | Exception) -> CellRecord:
+    def counted(run: Run, job: Job, data: Data | Exception) -> CellRecord:
         cell = attempt(run, job, data)
-        bar.update(shares[run.suite.jobs.index(job)])
+        bar.update()
         return cell
 
     with bar:
-        return each_job(run, shown, outcome)
+        return each_job(run, counted, outcome)
 
 
 class Saved(Protocol):
@@ -680,21 +674,6 @@ def agent_kind(agent: str) -> str:
         return agent_family(agent).kind
     except (NotRun, PluginError, UserError):
         return "world model"
-
-
-def work_shares(suite: Suite) -> list[float]:
-    """A rough share of the whole work for each job, for the time left; nothing else depends on it."""
-    costs = []
-    for job in suite.jobs:
-        try:
-            family, config = agent_family(job.agent), suite.of(job.env).agent_config(job.agent)
-        except (NotRun, PluginError):
-            costs.append(0.01)
-            continue
-        plans = sum(job.num_pairs * o / 25 for o in job.goal_offset)
-        training = config.train.steps * family.step_cost if family.trainable else 0.0
-        costs.append(0.5 + training + plans * family.decision_cost)
-    return [c / sum(costs) for c in costs]
 
 
 def outcome(cell: CellRecord) -> str:
