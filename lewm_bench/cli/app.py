@@ -172,7 +172,7 @@ def _prepare(
     from lewm_bench.run import benchmarks as suites
     from lewm_bench.run.keys import fresh_kinds
     from lewm_bench.run.resolve import resolve
-    from lewm_bench.run.runner import Run
+    from lewm_bench.run.stages import Run
     from lewm_bench.run.unread import check_read
     from lewm_bench.system.device import resolve_device, share_cores
     from lewm_bench.system.granted import cores
@@ -356,7 +356,7 @@ def collect(
 
     Example: lewm-bench collect lewm_bench/PointMaze-UMaze-v0 --set collect.episodes=100
     """
-    from lewm_bench.run.runner import dataset_of
+    from lewm_bench.run.stages import dataset_of
 
     it = _prepare(
         suite,
@@ -397,7 +397,7 @@ def train(
     from lewm_bench.agent import Setting
     from lewm_bench.run.folder import claimed
     from lewm_bench.run.registry import agent_family
-    from lewm_bench.run.runner import checkpoint_of, dataset_of, setting_of
+    from lewm_bench.run.stages import checkpoint_of, dataset_of, setting_of
     from lewm_bench.system.files import copy_folder
 
     agent = _one_agent(agent)
@@ -446,7 +446,8 @@ def evaluate(
     from lewm_bench.report.tables import terminal
     from lewm_bench.report.write import write_report
     from lewm_bench.run.folder import claimed
-    from lewm_bench.run.runner import alone, dataset_of, run_job
+    from lewm_bench.run.runner import publish_together, run_job
+    from lewm_bench.run.stages import dataset_of
     from lewm_bench.system.checkpoint import load_card
     from lewm_bench.system.scratch import scratch_folder
 
@@ -461,7 +462,9 @@ def evaluate(
     jobs = it.suite.jobs  # one, or one for each stratum of its protocol
     with scratch_folder() as scratch, claimed(*([] if out is None else [out])):
         it = dataclasses.replace(it, out=out or scratch)
-        cells = alone(it, lambda run: [run_job(run, j, *dataset_of(run, j.env), checkpoint=checkpoint) for j in jobs])
+        cells = publish_together(
+            it, lambda run: [run_job(run, j, *dataset_of(run, j.env), checkpoint=checkpoint) for j in jobs]
+        )
         summary = write_report(cells, it.out, f"{agent} on {jobs[0].env.label}")
         typer.echo(terminal(summary))
     if out is not None:

@@ -558,7 +558,7 @@ def test_a_run_refuses_before_it_collects(kind: type, message: str, tmp_path: Pa
         assert len(err.splitlines()) == 2 and "tests/Faulty-v0 cannot be used" in err and message in err, err
     else:
         assert not status and len(collected) == 1, err
-        monkeypatch.setattr("lewm_bench.run.runner.require_sound", None)  # it is not asked again
+        monkeypatch.setattr("lewm_bench.run.stages.require_sound", None)  # it is not asked again
         assert not command("collect", *arguments, monkeypatch=monkeypatch)
     gym.registry.pop("tests/Faulty-v0")
 

@@ -387,11 +387,33 @@ def test_a_more_specific_name_wins(tmp_path):
     }
 
 
-def test_all_names_nobody(tmp_path):
-    bench = benchmarks(tmp_path, suite_yaml(ADDING))
-    found = resolve(bench, "s", "quick", agents=["all", "+gcbc", "+lewm_bench.agents.scripted:RANDOM"])
-    assert {job.agent for job in found.jobs} == {"lewm", "lewm_bench.agents.scripted:RANDOM"}
-    assert "gcbc" in {job.agent for job in resolve(bench, "s", "quick", agents=["all"], seeds=[1]).jobs}
+ONLY = f"""
+envs: [{UMAZE}, {MEDIUM}]
+agents: [noop, lewm, gcbc]
+seeds: [0]
+profiles:
+  quick: {{envs: {{{MEDIUM}: {{only: [lewm]}}}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "medium"),
+    [
+        ({}, {"lewm"}),
+        ({"agents": ["lewm:dropout=0", "gcbc"]}, {"lewm:dropout=0", "gcbc"}),
+        ({"agents": ["+pldm"]}, {"lewm", "pldm"}),
+        ({"agents": ["all"]}, {"lewm"}),
+        (
+            {"agents": ["all", "+gcbc", "+lewm_bench.agents.scripted:RANDOM"]},
+            {"lewm", "lewm_bench.agents.scripted:RANDOM"},
+        ),
+        ({"seeds": [1]}, {"noop", "lewm", "gcbc"}),
+    ],
+)
+def test_only_leaves_out_whom_the_command_line_does_not_name(asked, medium, tmp_path):
+    jobs = resolve(benchmarks(tmp_path, suite_yaml(ONLY)), "s", "quick", **asked).jobs
+    assert {job.agent for job in jobs if job.env.id == MEDIUM} == medium
+    assert {job.agent for job in jobs if job.env.id == UMAZE} >= medium
 
 
 LIGHT = """
@@ -963,7 +985,7 @@ envs: [{UMAZE}]
 agents: [noop, lewm, gcbc]
 seeds: [0, 1]
 profiles:
-  quick: {{envs: {{{UMAZE}: {{only: [lewm]}}}}}}
+  quick: {{agents: {{noop: {{seeds: []}}, gcbc: {{seeds: []}}}}}}
 """
 
 
