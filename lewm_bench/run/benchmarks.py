@@ -63,11 +63,12 @@ AgentParts = dict[AskedAgent, AgentPart]
 
 
 class EnvPart(Config):
-    """What runs in one environment, of what the suite runs in all of them."""
+    """What runs in one environment, of what the suite runs in all of them.
 
-    only: tuple[AskedAgent, ...] | None = (
-        None  # a base stands for its variants and arms too; everybody else has no seeds
-    )
+    ``only`` leaves out everybody else: to have no seeds. A base stands for its variants and arms too.
+    """
+
+    only: tuple[AskedAgent, ...] | None = None
     seeds: Seeds | None = None
     agents: AgentParts = Field(default_factory=dict)
 
