@@ -865,9 +865,9 @@ def test_each_environment_runs_with_its_own_settings(tmp_path, finished):
 
 
 def test_a_limit_on_pairs_reaches_the_pairs_the_key_and_the_record(tmp_path, finished):
-    limits = {"limits": [{"agents": ["random"], "num_pairs": 2}, {"agents": ["gcbc"], "num_pairs": 1}]}
+    listed = {"agents": {"random": {"num_pairs": 2}, "gcbc": {"num_pairs": 1}}}
     cache = finished.run.store.root
-    run = varied(tmp_path / "a", [UMAZE], cache, limits, agents=["noop", "random", "gcbc"])
+    run = varied(tmp_path / "a", [UMAZE], cache, listed, agents=["noop", "random", "gcbc"])
     cells = {c.agent: c for c in execute(run)}
     assert {a: len(c.episodes) for a, c in cells.items()} == {"noop": 3, "random": 2, "gcbc": 1}
     assert {a: c.config["evaluate"]["num_pairs"] for a, c in cells.items()} == {"noop": 3, "random": 2, "gcbc": 1}
@@ -885,7 +885,7 @@ def test_a_limit_on_pairs_reaches_the_pairs_the_key_and_the_record(tmp_path, fin
     (again,) = execute(said)
     assert {e.key for e in again.episodes} == {e.key for e in cells["random"].episodes}
     # And asking for pairs lifts the limit.
-    lifted = varied(tmp_path / "c", [UMAZE], cache, limits, agents=["random"], overrides=["evaluate.num_pairs=3"])
+    lifted = varied(tmp_path / "c", [UMAZE], cache, listed, agents=["random"], overrides=["evaluate.num_pairs=3"])
     assert len(execute(lifted)[0].episodes) == 3
 
 
