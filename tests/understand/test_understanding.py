@@ -65,7 +65,7 @@ suites:
   act:
     <<: *look
     title: The same models, acting
-    understand: false
+    kind: evaluate
     agents: [random, lewm]
 """
 FIELDS = {"collapse", "straightness", "probes", "surprise", "open_loop", "maps", "decoded"}
