@@ -428,8 +428,6 @@ class DinoWMFamily(TrainedWorldModel):
         rank=50,
     )
     search_space = (Dimension("train.learning_rate", 5e-5, 5e-3),)
-    step_cost = 0.15
-    decision_cost = 2.0
     schema = 3
     planning_only = ("reencode",)
     rehearsal: ClassVar = {**Family.rehearsal, "local": Family.rehearsal}

@@ -257,7 +257,6 @@ class FastLeWMFamily(JointEmbeddingFamily):
         rank=10,
     )
     search_space = (Dimension("sigreg_weight", 0.001, 0.3),)
-    decision_cost = 0.1
     planning_only = ("self_consistency",)
 
     def configure(self, overrides: dict, variant: str | None) -> FastLeWMConfig:

@@ -41,7 +41,6 @@ class GCBCFamily(GoalPolicyFamily):
         rank=0,
     )
     label = "GCBC (behavioural cloning from pixels)"
-    step_cost = 0.03
     search_space = (Dimension("train.learning_rate", 3e-5, 3e-3),)
     schema = 4
     model = GCBC

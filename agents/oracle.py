@@ -152,7 +152,6 @@ class OracleFamily(Family):
         marker="d",
         rank=10,
     )
-    decision_cost = 1.0
     kind = "privileged"
     plans = True
 

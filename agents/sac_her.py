@@ -176,8 +176,6 @@ class SACHERFamily(Family):
     trainable = True
     schema = 3
     rehearsal: ClassVar = {"episode_steps": 4, "train": {"steps": 60, "batch_size": 8}}
-    step_cost = 0.01
-    decision_cost = 0.05
 
     def build(self, setting: Setting[SACHERConfig]):
         """The untrained learner."""

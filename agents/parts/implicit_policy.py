@@ -183,7 +183,6 @@ class OfflineFamily(GoalPolicyFamily):
     """A family that learns from relabelled transitions."""
 
     schema = 2
-    step_cost = 0.12
 
     def batches(self, setting: Setting[OfflineConfig]) -> Batches:
         return relabelled_batches(setting)

@@ -240,7 +240,6 @@ class JointEmbeddingFamily(TrainedWorldModel):
 
     Config = JEPAConfig
     model: ClassVar[type[JointEmbedding]]
-    decision_cost = 0.2
 
     def build(self, config: JEPAConfig, image_size: int, action_dim: int) -> JointEmbedding:
         return self.model(config, image_size, action_dim)

@@ -97,8 +97,6 @@ class Family(ABC):
     rehearsal: ClassVar[Mapping[str, Any]] = {"train": {"steps": 4, "batch_size": 8, "on_collapse": "continue"}}
     """Settings with which a training takes a moment, for `lewm-bench check`."""
     search_space: ClassVar[tuple[Dimension, ...]] = ()  # what `lewm-bench tune` looks for
-    step_cost: ClassVar[float] = 0.08  # rough seconds per training step and per plan of `quick`, for the time left
-    decision_cost: ClassVar[float] = 0.001
 
     def configure(self, overrides: dict, variant: str | None) -> AgentConfig:
         """The config of ``name`` or ``name:variant``.

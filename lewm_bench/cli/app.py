@@ -171,7 +171,8 @@ def _prepare(
     """The run that the common options describe."""
     from lewm_bench.run import benchmarks as suites
     from lewm_bench.run.keys import fresh_kinds
-    from lewm_bench.run.runner import Run
+    from lewm_bench.run.resolve import resolve
+    from lewm_bench.run.stages import Run
     from lewm_bench.run.unread import check_read
     from lewm_bench.system.device import resolve_device, share_cores
     from lewm_bench.system.granted import cores
@@ -179,7 +180,7 @@ def _prepare(
 
     share_cores()
     path = suites.find_file(config)
-    resolved = suites.resolve(
+    resolved = resolve(
         suites.load(path),
         suite,
         profile,
@@ -188,7 +189,7 @@ def _prepare(
         envs=_names(envs),
         overrides=overrides or (),
     )
-    if resolved.speed:
+    if resolved.kind == "speed":
         raise UserError(f"the suite {suite} times planning and has no environments; `lewm-bench run --suite {suite}`")
     if not resolved.jobs:
         raise UserError("the suite's limits leave nothing to run; name --seeds or --set evaluate.goal_offset=[25]")
@@ -243,7 +244,7 @@ def run(
         config=config, out=out, quiet=quiet, fresh=fresh,
     )  # fmt: skip
     with claimed(it.out):  # before hours of training, not after
-        if it.suite.understand:
+        if it.suite.kind == "understand":
             from lewm_bench.run.understanding import examine_suite
 
             return _understood(examine_suite(it), it)
@@ -306,7 +307,7 @@ def _protocol_line(rules) -> str:
 
 
 def _contents(suite) -> str:
-    if suite.speed:
+    if suite.kind == "speed":
         return ""
     arms = Counter(parse_agent(agent).trained for agent in suite.agents)
     agents = ", ".join(name if count == 1 else f"{name} ({count} arms)" for name, count in arms.items())
@@ -356,7 +357,7 @@ def collect(
 
     Example: lewm-bench collect lewm_bench/PointMaze-UMaze-v0 --set collect.episodes=100
     """
-    from lewm_bench.run.runner import dataset_of
+    from lewm_bench.run.stages import dataset_of
 
     it = _prepare(
         suite,
@@ -397,7 +398,7 @@ def train(
     from lewm_bench.agent import Setting
     from lewm_bench.run.folder import claimed
     from lewm_bench.run.registry import agent_family
-    from lewm_bench.run.runner import checkpoint_of, dataset_of, setting_of
+    from lewm_bench.run.stages import checkpoint_of, dataset_of, setting_of
     from lewm_bench.system.files import copy_folder
 
     agent = _one_agent(agent)
@@ -446,7 +447,8 @@ def evaluate(
     from lewm_bench.report.tables import terminal
     from lewm_bench.report.write import write_report
     from lewm_bench.run.folder import claimed
-    from lewm_bench.run.runner import alone, dataset_of, run_job
+    from lewm_bench.run.runner import publish_together, run_job
+    from lewm_bench.run.stages import dataset_of
     from lewm_bench.system.checkpoint import load_card
     from lewm_bench.system.scratch import scratch_folder
 
@@ -461,7 +463,9 @@ def evaluate(
     jobs = it.suite.jobs  # one, or one for each stratum of its protocol
     with scratch_folder() as scratch, claimed(*([] if out is None else [out])):
         it = dataclasses.replace(it, out=out or scratch)
-        cells = alone(it, lambda run: [run_job(run, j, *dataset_of(run, j.env), checkpoint=checkpoint) for j in jobs])
+        cells = publish_together(
+            it, lambda run: [run_job(run, j, *dataset_of(run, j.env), checkpoint=checkpoint) for j in jobs]
+        )
         summary = write_report(cells, it.out, f"{agent} on {jobs[0].env.label}")
         typer.echo(terminal(summary))
     if out is not None:
@@ -550,7 +554,7 @@ def _is_speed(suite: str, config: Path | None) -> bool:
     from lewm_bench.run import benchmarks as suites
 
     spec = suites.load(suites.find_file(config)).suites.get(suite)
-    return spec is not None and spec.speed
+    return spec is not None and spec.kind == "speed"
 
 
 def _speed(
@@ -564,11 +568,12 @@ def _speed(
     from lewm_bench.run import benchmarks as suites
     from lewm_bench.run.folder import claimed, line_about, set_aside
     from lewm_bench.run.registry import agent_family
+    from lewm_bench.run.resolve import resolve
     from lewm_bench.system.device import resolve_device, share_cores
 
     share_cores()
     path = suites.find_file(config)
-    resolved = suites.resolve(suites.load(path), suite, profile, overrides=overrides)
+    resolved = resolve(suites.load(path), suite, profile, overrides=overrides)
     asked = resolved.settings.speed.methods
     methods = [method_of(name, agent_family(name), resolved.agent_config(name)) for name in asked]
     where, folder = resolve_device(device), out or Path("results") / suite
@@ -793,8 +798,9 @@ def _spec_of(env: str, config: Path | None):
     import gymnasium as gym
 
     from lewm_bench.evaluation.episodes import EvalConfig
-    from lewm_bench.run.benchmarks import EnvSpec, find_file, load, resolve
+    from lewm_bench.run.benchmarks import EnvSpec, find_file, load
     from lewm_bench.run.registry import agent_names, environment_ids
+    from lewm_bench.run.resolve import resolve
     from lewm_bench.system.elsewhere import elsewhere
 
     bench = load(find_file(config))

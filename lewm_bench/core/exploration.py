@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import gymnasium as gym
 import numpy as np
+
+if TYPE_CHECKING:
+    import gymnasium as gym
 
 BatchPolicy = Callable[[np.ndarray], np.ndarray]
 """(N, X) states of N parallel episodes to (N, action_dim) actions. Holds whatever evolves between steps."""

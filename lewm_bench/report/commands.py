@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def run_command(cells: Sequence[CellRecord], protocol: str, profile: str, env: str, agent: str) -> str:
     """The command that runs an agent in an environment, as the other cells there were run.
 
-    Everything is chosen by name, since that lifts whatever limit of the suite withholds it (``suite.Limit``), and all
+    Everything is chosen by name, which wins over what the suite lists (``run.resolve``), and all
     goal offsets at once, since a cell holds all of its own. The results get a folder of their own: a run sets aside
     what another one left in its folder (``run.folder``).
     """

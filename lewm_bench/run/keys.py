@@ -23,8 +23,9 @@ from lewm_bench.data import sac_exploration as sac_policy
 from lewm_bench.data.collect import LEARNED, CollectConfig
 from lewm_bench.evaluation import strata
 from lewm_bench.evaluation.protocol import PROTOCOLS
-from lewm_bench.run.benchmarks import EnvSpec, Job, Suite
+from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.registry import agent_path
+from lewm_bench.run.resolve import Job, Suite
 from lewm_bench.train.loop import FREE
 
 DATA_SCHEMA, MODEL_SCHEMA, PAIRS_SCHEMA, EVALUATION_SCHEMA = 2, 2, 2, 3

@@ -1,4 +1,7 @@
-"""Names to objects: registered environments and agents, those of other packages, and what to say on a miss."""
+"""Names to objects: registered environments and agents, those of other packages, and what to say on a miss.
+
+Names alone are in ``lewm_bench.run.names``, which is light.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,18 @@ from typing import Any, get_args, get_type_hints
 import gymnasium as gym
 
 from lewm_bench.agent import AgentConfig, Family
-from lewm_bench.agents import AGENTS
 from lewm_bench.core.card import Card
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import NotRun, PluginError, UserError, unknown
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.search_space import Dimension
-from lewm_bench.data.adapt import Adapt, is_adapted, register_env
+from lewm_bench.data.adapt import is_adapted, register_env
+from lewm_bench.data.adapt_config import Adapt
+from lewm_bench.run.names import ENV_GROUP, agent_names, agent_path, announced
 from lewm_bench.system.elsewhere import elsewhere
 from lewm_bench.system.faults import attempted, told
 
 logger = logging.getLogger(__name__)
-
-AGENT_GROUP, ENV_GROUP = "lewm_bench.agents", "lewm_bench.envs"
 
 
 def load_plugins() -> None:
@@ -45,37 +47,12 @@ def environment_ids() -> list[str]:
     return sorted(i for i, spec in gym.registry.items() if spec.namespace in ours or is_adapted(spec))
 
 
-def announced() -> dict[str, str]:
-    """Namespaces of ids that are goal environments, and the package that each comes from."""
-    names = {entry.value.split(":")[0].split(".")[0]: entry for entry in entry_points(group=ENV_GROUP)}
-    return {"lewm_bench": "lewm-bench", **{n: e.dist.name if e.dist else n for n, e in names.items()}}
-
-
 def origin(env_id: str) -> str:
     """Where a registered environment comes from, for a list."""
     spec = gym.registry[env_id]
     if is_adapted(spec):
         return f"adapted from {spec.kwargs['source']}"
     return f"from {announced().get(spec.namespace or '', spec.namespace)}"
-
-
-def agent_names() -> list[str]:
-    """The names of all agents that are registered here."""
-    return sorted({*AGENTS, *(entry.name for entry in entry_points(group=AGENT_GROUP))})
-
-
-def agent_path(name: str) -> str:
-    """``module:attribute`` of an agent's family.
-
-    Raises:
-        UserError: nothing is registered under the name.
-    """
-    base = parse_agent(name).base
-    announced = {entry.name: entry.value for entry in entry_points(group=AGENT_GROUP)}
-    path = AGENTS.get(base) or announced.get(base) or (base if "." in base and ":" in base else None)
-    if path is None:
-        raise unknown("agent", base, agent_names())
-    return path
 
 
 def agent_family(name: str) -> Family:
@@ -140,8 +117,6 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "schema": (int,),
     "planning_only": (list, tuple),
     "search_space": (list, tuple),
-    "step_cost": (int, float),
-    "decision_cost": (int, float),
 }
 """What a family's attributes are, but for ``kind`` and ``Config``."""
 

@@ -28,24 +28,15 @@ from lewm_bench.core.names import parse_agent
 from lewm_bench.core.reading import read_bytes
 from lewm_bench.core.words import seconds as in_words
 from lewm_bench.core.words import short
-from lewm_bench.run.benchmarks import Job
+from lewm_bench.run.cells import base as common
+from lewm_bench.run.cells import config_of, failure, reason_with_details
+from lewm_bench.run.checkpoints import training_of
 from lewm_bench.run.folder import CELLS
 from lewm_bench.run.keys import model_spec
 from lewm_bench.run.registry import agent_names
-from lewm_bench.run.runner import (
-    Data,
-    Run,
-    alone,
-    config_of,
-    dataset_of,
-    each_job,
-    failure,
-    made,
-    ready,
-    reason_with_details,
-    training_of,
-)
-from lewm_bench.run.runner import base as common
+from lewm_bench.run.resolve import Job
+from lewm_bench.run.runner import each_job, publish_together
+from lewm_bench.run.stages import Data, Run, dataset_of, prepare_agent, provenance_of
 from lewm_bench.system.checkpoint import load_card
 from lewm_bench.system.faults import attempted
 from lewm_bench.system.files import write_bytes, write_text
@@ -122,7 +113,7 @@ class Case:
             _ = self.subject  # loading is not what is timed
             begin = time.perf_counter()
             found = find(work)
-            outcome = {"value": strict(found), "seconds": time.perf_counter() - begin, "made": made(self.run)}
+            outcome = {"value": strict(found), "seconds": time.perf_counter() - begin, "made": provenance_of(self.run)}
             write_text(work / RESULT, json.dumps(outcome, allow_nan=False))
 
         return self.run.store.stage("understanding", spec, build)
@@ -256,7 +247,7 @@ def examine_job(
         UserError: it is not a world model, or the checkpoint is another agent's.
     """
     step("train")
-    family, setting, folder = ready(run, job, data, checkpoint)
+    family, setting, folder = prepare_agent(run, job, data, checkpoint)
     notes = [] if checkpoint is None else foreign_data(load_card(checkpoint), setting)
     case = Case(run, job, setting, family, folder)
     facts = about(case)
@@ -324,7 +315,7 @@ def examine_one(run: Run, checkpoint: Path) -> UnderstandingRecord:
         if path.name != own or not holds_understanding(run.out):
             raise UserError(f"{run.out} has records of other cells ({path.name}); name another folder with --out")
     with progress(run) as step:
-        return alone(run, lambda run: [examine_job(run, job, dataset_of(run, job.env), checkpoint, step)])[0]
+        return publish_together(run, lambda run: [examine_job(run, job, dataset_of(run, job.env), checkpoint, step)])[0]
 
 
 def foreign_data(card: Mapping[str, Any], setting: Setting) -> list[str]:
@@ -367,7 +358,7 @@ def stem(run: Run, job: Job) -> str:
     return Path(UnderstandingRecord(**base(run, job, "not run")).file_name).stem
 
 
-def attempt(run: Run, job: Job, data: Data | Exception, step: Step = ignore) -> UnderstandingRecord:
+def record_or_failure(run: Run, job: Job, data: Data | Exception, step: Step = ignore) -> UnderstandingRecord:
     """The record of a job, whatever happens to it."""
     found = data if isinstance(data, Exception) else attempted(lambda: examine_job(run, job, data, step=step))
     if not isinstance(found, Exception):
@@ -379,7 +370,7 @@ def attempt(run: Run, job: Job, data: Data | Exception, step: Step = ignore) -> 
 def examine_suite(run: Run) -> list[UnderstandingRecord]:
     """Examine every cell, save every record under ``out/cells`` as it is made, and return them all."""
     with progress(run) as step:
-        return each_job(run, lambda run, job, data: attempt(run, job, data, step), outcome)
+        return each_job(run, lambda run, job, data: record_or_failure(run, job, data, step), outcome)
 
 
 @contextmanager

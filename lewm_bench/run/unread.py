@@ -8,8 +8,9 @@ from typing import Any
 from lewm_bench.core.config import Config
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.core.names import parse_agent
-from lewm_bench.run.benchmarks import PLANNER, Job, Settings, Suite, named_settings, parse_overrides, shares_budget
 from lewm_bench.run.registry import agent_family
+from lewm_bench.run.resolve import PLANNER, Job, Suite, named_settings, parse_overrides, shares_budget
+from lewm_bench.run.settings import Settings
 
 Path = tuple[str, ...]
 

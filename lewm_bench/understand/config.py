@@ -20,7 +20,7 @@ Name = Literal["collapse", "paths", "probe", "surprise", "open_loop", "maps", "d
 
 
 class UnderstandingConfig(Config):
-    """Settings of a suite with ``understand: true``."""
+    """Settings of a suite with ``kind: understand``."""
 
     examinations: tuple[Name, ...] = Field(get_args(Name), min_length=1)
     collapse: CollapseConfig = CollapseConfig()

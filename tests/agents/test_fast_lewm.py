@@ -21,8 +21,9 @@ from lewm_bench.core.types import Clip, Goals, Past
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.fast.fast_lewm import reference
-from lewm_bench.run.benchmarks import find_file, load, resolve
+from lewm_bench.run.benchmarks import find_file, load
 from lewm_bench.run.keys import evaluation_spec, model_spec
+from lewm_bench.run.resolve import resolve
 from lewm_bench.system.store import Store
 from lewm_bench.train.loop import Step, TrainConfig, make_optimizer
 

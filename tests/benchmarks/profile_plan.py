@@ -25,6 +25,7 @@ from lewm_bench.evaluation.speed import agent_of, build, gemm_peak
 from lewm_bench.planning.cost import latent_cost
 from lewm_bench.planning.fast import dino_wm, lewm
 from lewm_bench.run import benchmarks as suites
+from lewm_bench.run.resolve import resolve
 from lewm_bench.system.provenance import hardware
 
 SECONDS: dict[str, float] = defaultdict(float)
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--iterations", type=int, default=10)
     arguments = parser.parse_args()
-    resolved = suites.resolve(suites.load(Path("benchmarks.yaml")), "speedup", arguments.profile)
+    resolved = resolve(suites.load(Path("benchmarks.yaml")), "speedup", arguments.profile)
     cpu = torch.device("cpu")
     model = build(arguments.method, resolved.agent_settings, resolved.settings.image_size, cpu)
     packed = agent_of(model, arguments.method, arguments.dtype, resolved.settings.planner, cpu).rollout

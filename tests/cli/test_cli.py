@@ -184,7 +184,8 @@ def test_a_mistake_is_one_line_and_status_2(lewm_bench, tmp_path, fast_speed, ar
 
 
 def gcbc_config() -> dict:
-    from lewm_bench.run.benchmarks import load, resolve
+    from lewm_bench.run.benchmarks import load
+    from lewm_bench.run.resolve import resolve
 
     return resolve(load(Path("tiny.yaml")), "tiny", "quick").agent_config("gcbc").model_dump(mode="json")
 

@@ -22,8 +22,9 @@ from lewm_bench.data.adapt import Adapt, MujocoStateEnv, ReplayEnv, register_env
 from lewm_bench.data.check import check_goal_env, require_sound
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.data.format import Dataset
-from lewm_bench.run.benchmarks import load, resolve
+from lewm_bench.run.benchmarks import load
 from lewm_bench.run.registry import environment_ids, make_env, origin
+from lewm_bench.run.resolve import resolve
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 
@@ -557,7 +558,7 @@ def test_a_run_refuses_before_it_collects(kind: type, message: str, tmp_path: Pa
         assert len(err.splitlines()) == 2 and "tests/Faulty-v0 cannot be used" in err and message in err, err
     else:
         assert not status and len(collected) == 1, err
-        monkeypatch.setattr("lewm_bench.run.runner.require_sound", None)  # it is not asked again
+        monkeypatch.setattr("lewm_bench.run.stages.require_sound", None)  # it is not asked again
         assert not command("collect", *arguments, monkeypatch=monkeypatch)
     gym.registry.pop("tests/Faulty-v0")
 

@@ -28,6 +28,7 @@ from lewm_bench.planning.fast.dino_wm import PackedDinoWM
 from lewm_bench.planning.fast.lewm import PackedLeWM
 from lewm_bench.run import benchmarks as suite
 from lewm_bench.run.registry import agent_family
+from lewm_bench.run.resolve import Suite, resolve
 from lewm_bench.system.checkpoint import save_checkpoint
 
 CPU = torch.device("cpu")
@@ -295,8 +296,8 @@ OVERRIDES = [
 ]  # fmt: skip
 
 
-def resolved(*more: str) -> suite.Suite:
-    return suite.resolve(suite.load(suite.find_file(None)), "speedup", "quick", overrides=[*OVERRIDES, *more])
+def resolved(*more: str) -> Suite:
+    return resolve(suite.load(suite.find_file(None)), "speedup", "quick", overrides=[*OVERRIDES, *more])
 
 
 def measured(*more: str, checkpoint=None):

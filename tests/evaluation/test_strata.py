@@ -23,10 +23,12 @@ from lewm_bench.evaluation.protocol import CHOICES, CLEAN_1, CLEAN_2_PLAIN, CLEA
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.report.summarise import build_tables
 from lewm_bench.report.write import write_report
-from lewm_bench.run.benchmarks import load, resolve
+from lewm_bench.run.benchmarks import load
 from lewm_bench.run.records import load_cells
 from lewm_bench.run.registry import make_env
-from lewm_bench.run.runner import Run, run_suite
+from lewm_bench.run.resolve import resolve
+from lewm_bench.run.runner import run_suite
+from lewm_bench.run.stages import Run
 from lewm_bench.system.device import resolve_device
 from lewm_bench.system.store import Store
 

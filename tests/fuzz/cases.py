@@ -40,7 +40,7 @@ suites:
     envs: [{{id: "{ENV}", name: Toy}}]
     agents: [noop, random, lewm, "lewm:dropout=0"]
     seeds: [0]
-    profiles: {{quick: {{limits: [{{agents: [lewm], seeds: [0]}}]}}}}
+    profiles: {{quick: {{agents: {{lewm: {{seeds: [0]}}}}}}}}
     settings: &tiny
       training: {{steps: 2}}
       understanding: {{examinations: [collapse]}}
@@ -60,7 +60,7 @@ suites:
         num_directions: 8
         train: {{steps: 2, batch_size: 4, learning_rate: 1.0e-3}}
   other: {{title: Other, envs: ["{ENV}"], agents: [noop], settings: {{<<: *tiny, image_size: 32}}}}
-  timing: {{title: Timing, speed: true, settings: {{image_size: 16}}}}
+  timing: {{title: Timing, kind: speed, settings: {{image_size: 16}}}}
 """
 TEMPLATE = "template"
 
@@ -207,7 +207,8 @@ def yaml_case(root: Path, rng: Random) -> Callable[[Path], Callable[[], object]]
 
 def every_suite(path: Path) -> None:
     """Resolve every suite of a configuration, which reads all of it."""
-    from lewm_bench.run.benchmarks import load, resolve
+    from lewm_bench.run.benchmarks import load
+    from lewm_bench.run.resolve import resolve
 
     bench = load(path)
     for suite in bench.suites:
@@ -443,7 +444,7 @@ def named(name: str) -> None:
     """Resolve the tiny suite with an agent of that name, and use what its name is used for."""
     from lewm_bench.cli.app import _prepare
     from lewm_bench.report.agents import settings_text
-    from lewm_bench.run.benchmarks import Suite
+    from lewm_bench.run.resolve import Suite
 
     run = _prepare("tiny", "quick", agents=name, config=Path("tiny.yaml"), cache=Path("cache"), device="cpu")
     suite: Suite = run.suite

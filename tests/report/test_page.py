@@ -26,8 +26,9 @@ from lewm_bench.data.videos import rollout_video, still, video_name
 from lewm_bench.report import page, write
 from lewm_bench.report import summarise as report
 from lewm_bench.report.commands import join_command, run_command
-from lewm_bench.run.benchmarks import find_file, load, resolve
+from lewm_bench.run.benchmarks import find_file, load
 from lewm_bench.run.registry import agent_family
+from lewm_bench.run.resolve import resolve
 
 MEDIUM = "lewm_bench/PointMaze-Medium-v0"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

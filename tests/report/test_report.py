@@ -21,9 +21,9 @@ from lewm_bench.data.videos import video_name
 from lewm_bench.report import page, tables, write
 from lewm_bench.report import summarise as report
 from lewm_bench.report.agents import SPARE_COLOURS, Agents
+from lewm_bench.run.cells import card_of_agent
 from lewm_bench.run.records import CellRecord, EpisodeRow, OffsetRecord
 from lewm_bench.run.registry import agent_family
-from lewm_bench.run.runner import card_of_agent
 
 ENV = "lewm_bench/PointMaze-UMaze-v0"
 OTHER = "lewm_bench/Wall-v0"

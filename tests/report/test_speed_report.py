@@ -29,8 +29,8 @@ from lewm_bench.report.speed import (
     terminal,
     write_speed_report,
 )
+from lewm_bench.run.cells import card_of_agent
 from lewm_bench.run.records import SCHEMA
-from lewm_bench.run.runner import card_of_agent
 
 XEON = {"device": "cpu", "cpu": "Xeon", "cores": "2", "threads": "1", "memory": "8 GiB", "os": "Linux"}
 FILES = {"speed.json", "table.csv", "table.md", "speedup.png", "scaling.png", "report.html"}

@@ -19,7 +19,7 @@ from lewm_bench.report.drawing import png
 from lewm_bench.report.understanding import event_figures, figures, map_figures, sentences
 from lewm_bench.report.understanding.report import CAPTIONS, reproduce, terminal, write_understanding
 from lewm_bench.report.understanding.tables import ordered, reader_table, spread
-from lewm_bench.run.runner import card_of_agent
+from lewm_bench.run.cells import card_of_agent
 from lewm_bench.understand.records import (
     Collapse,
     Decoded,

@@ -16,8 +16,8 @@ from lewm_bench.report import summarise as report
 from lewm_bench.report.agents import colour
 from lewm_bench.report.figures import paths
 from lewm_bench.report.figures.distance import DETOURS, by_distance, episodes
+from lewm_bench.run.cells import card_of_agent
 from lewm_bench.run.records import OffsetRecord
-from lewm_bench.run.runner import card_of_agent
 
 PLANNING = "clean-2/planning"
 

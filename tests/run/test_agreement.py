@@ -10,12 +10,13 @@ import pytest
 
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.data.collect import CollectConfig, collect
-from lewm_bench.run import runner
+from lewm_bench.run import stages
 from lewm_bench.run.agreement import disagreement, transitions
-from lewm_bench.run.benchmarks import load, resolve
+from lewm_bench.run.benchmarks import load
 from lewm_bench.run.keys import fresh_kinds
 from lewm_bench.run.registry import load_plugins
-from lewm_bench.run.runner import Run
+from lewm_bench.run.resolve import resolve
+from lewm_bench.run.stages import Run
 from lewm_bench.system.device import resolve_device
 from lewm_bench.system.store import Store
 
@@ -70,7 +71,7 @@ def test_a_run_refuses_the_data_of_another_simulator_until_they_are_collected_ag
 
     def opened(*fresh: str):
         store = Store(tmp_path / "cache", fresh_kinds(fresh))
-        return runner.dataset_of(Run(suite, store, tmp_path, resolve_device("cpu"), progress=False), suite.envs[0])[1]
+        return stages.dataset_of(Run(suite, store, tmp_path, resolve_device("cpu"), progress=False), suite.envs[0])[1]
 
     before = opened()
     simulate = type(env).simulate

@@ -14,10 +14,12 @@ import pytest
 from lewm_bench.core import source
 from lewm_bench.data.collect import CollectConfig
 from lewm_bench.run import keys
-from lewm_bench.run.benchmarks import EnvSpec, load, resolve
+from lewm_bench.run.benchmarks import EnvSpec, load
 from lewm_bench.run.records import load_cells
 from lewm_bench.run.registry import agent_family, make_env
-from lewm_bench.run.runner import Run, run_suite
+from lewm_bench.run.resolve import resolve
+from lewm_bench.run.runner import run_suite
+from lewm_bench.run.stages import Run
 from lewm_bench.system.device import resolve_device
 from lewm_bench.system.store import Store
 

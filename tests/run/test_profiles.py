@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from lewm_bench.core.errors import UserError
-from lewm_bench.run.benchmarks import load, resolve
+from lewm_bench.run.benchmarks import load
+from lewm_bench.run.resolve import resolve
 
 SHIPPED = yaml.safe_load((Path(__file__).parents[2] / "benchmarks.yaml").read_text(encoding="utf-8"))["profiles"]
 SUITE = "\nsuites: {s: {title: S, envs: [lewm_bench/PointMaze-UMaze-v0], agents: [lewm, gcbc], seeds: [0]}}\n"

@@ -30,10 +30,12 @@ from lewm_bench.data.format import Dataset
 from lewm_bench.envs.pointmaze import PointMaze
 from lewm_bench.report.summarise import COLUMNS
 from lewm_bench.report.write import write_report
-from lewm_bench.run import keys, runner
-from lewm_bench.run.benchmarks import EnvSpec, load, resolve
+from lewm_bench.run import checkpoints, keys, runner, stages
+from lewm_bench.run.benchmarks import EnvSpec, load
 from lewm_bench.run.records import EpisodeRow, load_cells
-from lewm_bench.run.runner import Run, run_suite
+from lewm_bench.run.resolve import resolve
+from lewm_bench.run.runner import run_suite
+from lewm_bench.run.stages import Run
 from lewm_bench.system import files
 from lewm_bench.system.device import resolve_device
 from lewm_bench.system.files import StorageError, checksum
@@ -242,7 +244,7 @@ def test_the_second_run_takes_everything_from_the_cache(finished, config, tmp_pa
         raise AssertionError("built although it is in the cache")
 
     for name in ("collect", "evaluate", "latent_oracle", "distance_rank_correlation"):
-        monkeypatch.setattr(runner, name, refuse)
+        monkeypatch.setattr(stages, name, refuse)
     monkeypatch.setattr(GCBCFamily, "train", refuse)
     monkeypatch.setattr("lewm_bench.agent.train_module", refuse)
     run = make_run(config, tmp_path, finished.run.store.root, agents=["noop", "random", "gcbc", "lewm"])
@@ -489,8 +491,8 @@ def test_a_finished_training_that_cannot_be_saved_is_not_trained_again(config, t
 
     def folder(where: str) -> Path:
         run = make_run(config, tmp_path / where, tmp_path / where, agents=[agent], overrides=settings)
-        setting = runner.setting_of(run, run.suite.jobs[0], *runner.dataset_of(run, run.suite.jobs[0].env))
-        return runner.checkpoint_of(setting, runner.agent_family(agent))
+        setting = stages.setting_of(run, run.suite.jobs[0], *stages.dataset_of(run, run.suite.jobs[0].env))
+        return stages.checkpoint_of(setting, stages.agent_family(agent))
 
     whole = folder("whole")
     full_once(monkeypatch, "model", name)
@@ -523,8 +525,8 @@ def test_room_for_the_weights_of_sac_is_held_while_it_trains(config, tmp_path, m
     settings = ["sac-her={train: {steps: 600, batch_size: 8}, hidden: [8]}", "collect.policies={sac: 1.0}"]
     settings += ["collect.sac={steps: 100, warmup: 50, hidden: [8], batch_size: 8}"]
     run = make_run(config, tmp_path, agents=["sac-her"], overrides=settings)
-    setting = runner.setting_of(run, run.suite.jobs[0], *runner.dataset_of(run, run.suite.jobs[0].env))
-    folder = runner.checkpoint_of(setting, runner.agent_family("sac-her"))
+    setting = stages.setting_of(run, run.suite.jobs[0], *stages.dataset_of(run, run.suite.jobs[0].env))
+    folder = stages.checkpoint_of(setting, stages.agent_family("sac-her"))
     assert len(held) == 2 and held[1] >= 0.95 * (folder / "model.safetensors").stat().st_size
     assert held[0] > 1000 and not list((tmp_path / "cache").rglob(".room"))
 
@@ -555,8 +557,8 @@ def test_weights_of_a_collapse_are_not_taken_for_a_training_that_must_not(config
     def folder(on_collapse):
         run = make_run(config, tmp_path, agents=["gcbc"], overrides=[f"gcbc.train.on_collapse={on_collapse}"])
         job = run.suite.jobs[0]
-        setting = runner.setting_of(run, job, *runner.dataset_of(run, job.env))
-        return runner.checkpoint_of(setting, runner.agent_family("gcbc"))
+        setting = stages.setting_of(run, job, *stages.dataset_of(run, job.env))
+        return stages.checkpoint_of(setting, stages.agent_family("gcbc"))
 
     first = folder("continue")
     with pytest.raises(TrainingFailed, match=r"the latents collapsed .*0\.0100 < 0.02 at step 140"):
@@ -570,8 +572,8 @@ def test_weights_of_a_collapse_are_not_taken_for_a_training_that_must_not(config
 def test_a_checkpoint_is_evaluated_only_with_the_settings_it_was_made_with(finished, config, tmp_path):
     run = make_run(config, tmp_path, finished.run.store.root, agents=["gcbc"])
     job = run.suite.jobs[0]
-    data = runner.dataset_of(run, job.env)
-    folder = runner.checkpoint_of(runner.setting_of(run, job, *data), runner.agent_family("gcbc"))
+    data = stages.dataset_of(run, job.env)
+    folder = stages.checkpoint_of(stages.setting_of(run, job, *data), stages.agent_family("gcbc"))
     mine = {r.pair: r.distance_end for r in runner.run_job(run, job, *data, checkpoint=folder).episodes}
     cached = {int(r["pair"]): float(r["distance_end"]) for r in rows(finished.run.out) if r["agent"] == "gcbc"}
     assert mine == pytest.approx(cached)
@@ -579,8 +581,8 @@ def test_a_checkpoint_is_evaluated_only_with_the_settings_it_was_made_with(finis
     def refused(reason, **asked):
         other = make_run(config, tmp_path, finished.run.store.root, **asked)
         job = other.suite.jobs[0]
-        with pytest.raises(runner.UserError, match=reason):
-            runner.run_job(other, job, *runner.dataset_of(other, job.env), checkpoint=folder)
+        with pytest.raises(UserError, match=reason):
+            runner.run_job(other, job, *stages.dataset_of(other, job.env), checkpoint=folder)
 
     refused(r"gcbc.hidden 16, but here it is 17", agents=["gcbc"], overrides=["gcbc.hidden=17"])
     refused(r"agent 'gcbc', but here it is 'lewm'", agents=["lewm"])
@@ -598,9 +600,9 @@ def test_a_checkpoint_is_evaluated_only_with_the_settings_it_was_made_with(finis
 
 def test_a_checkpoint_of_another_environment_is_refused(finished, config, tmp_path, monkeypatch):
     run = make_run(config, tmp_path, finished.run.store.root, agents=["gcbc"])
-    job, data = run.suite.jobs[0], runner.dataset_of(run, run.suite.jobs[0].env)
-    setting = runner.setting_of(run, job, *data)
-    made = runner.checkpoint_of(setting, runner.agent_family("gcbc"))
+    job, data = run.suite.jobs[0], stages.dataset_of(run, run.suite.jobs[0].env)
+    setting = stages.setting_of(run, job, *data)
+    made = stages.checkpoint_of(setting, stages.agent_family("gcbc"))
     card = json.loads((made / "card.json").read_text())
     assert card["env"] == UMAZE and card["environment"] == data[0].identity()
 
@@ -630,17 +632,17 @@ def test_a_checkpoint_of_another_environment_is_refused(finished, config, tmp_pa
 
 def test_what_is_not_a_checkpoint_is_said_so(finished, config, tmp_path):
     run = make_run(config, tmp_path, finished.run.store.root, agents=["gcbc"])
-    job, data = run.suite.jobs[0], runner.dataset_of(run, run.suite.jobs[0].env)
-    setting = runner.setting_of(run, job, *data)
+    job, data = run.suite.jobs[0], stages.dataset_of(run, run.suite.jobs[0].env)
+    setting = stages.setting_of(run, job, *data)
 
     def refused(reason):
-        with pytest.raises(runner.UserError, match=reason):
+        with pytest.raises(UserError, match=reason):
             runner.run_job(run, job, *data, checkpoint=tmp_path)
 
     refused("has no card.json")
     (tmp_path / "card.json").write_text("[]")
     refused("is damaged")
-    (tmp_path / "card.json").write_text(json.dumps(runner.card_of(setting)))
+    (tmp_path / "card.json").write_text(json.dumps(checkpoints.card_of(setting)))
     refused("has no model.safetensors")
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")
     refused("is damaged")
@@ -709,7 +711,7 @@ def test_kills_at_any_moment_leave_the_same_episodes(config, tmp_path, seed):
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_an_evaluation_goes_on_after_a_torn_line(config, tmp_path, finished, monkeypatch, after):
-    real = runner.evaluate
+    real = stages.evaluate
 
     def dying(*args, **kwargs):
         for number, result in enumerate(real(*args, **kwargs)):
@@ -717,7 +719,7 @@ def test_an_evaluation_goes_on_after_a_torn_line(config, tmp_path, finished, mon
                 raise KeyboardInterrupt
             yield result
 
-    monkeypatch.setattr(runner, "evaluate", dying)
+    monkeypatch.setattr(stages, "evaluate", dying)
     with pytest.raises(KeyboardInterrupt):
         run_suite(make_run(config, tmp_path, agents=["random"]))
     (partial,) = (tmp_path / "cache").glob("evaluation/*.partial/episodes.jsonl")
@@ -731,7 +733,7 @@ def test_an_evaluation_goes_on_after_a_torn_line(config, tmp_path, finished, mon
         asked.append(list(kwargs["skip"]))
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(runner, "evaluate", watched)
+    monkeypatch.setattr(stages, "evaluate", watched)
     execute(make_run(config, tmp_path, agents=["random"]))
     assert asked == [list(range(after))]
     expected = [r for r in without_times(finished.run.out) if r["agent"] == "random"]
@@ -850,7 +852,7 @@ def test_each_environment_runs_with_its_own_settings(tmp_path, finished):
     for spec, cell, episodes, offset, pairs in zip(
         run.suite.envs, cells, (20, 24, 20), (5, 8, 5), (3, 2, 3), strict=True
     ):
-        env, dataset, _ = runner.dataset_of(run, spec)
+        env, dataset, _ = stages.dataset_of(run, spec)
         assert len(dataset) == episodes and env.threshold == (0.6 if spec.name == "Wide" else 0.45)
         assert cell.config["collect"]["episodes"] == episodes and cell.config["evaluate"]["goal_offset"] == [offset]
         assert [(e.goal_offset, e.pair) for e in cell.episodes] == [(offset, pair) for pair in range(pairs)]
@@ -863,9 +865,9 @@ def test_each_environment_runs_with_its_own_settings(tmp_path, finished):
 
 
 def test_a_limit_on_pairs_reaches_the_pairs_the_key_and_the_record(tmp_path, finished):
-    limits = {"limits": [{"agents": ["random"], "num_pairs": 2}, {"agents": ["gcbc"], "num_pairs": 1}]}
+    listed = {"agents": {"random": {"num_pairs": 2}, "gcbc": {"num_pairs": 1}}}
     cache = finished.run.store.root
-    run = varied(tmp_path / "a", [UMAZE], cache, limits, agents=["noop", "random", "gcbc"])
+    run = varied(tmp_path / "a", [UMAZE], cache, listed, agents=["noop", "random", "gcbc"])
     cells = {c.agent: c for c in execute(run)}
     assert {a: len(c.episodes) for a, c in cells.items()} == {"noop": 3, "random": 2, "gcbc": 1}
     assert {a: c.config["evaluate"]["num_pairs"] for a, c in cells.items()} == {"noop": 3, "random": 2, "gcbc": 1}
@@ -883,7 +885,7 @@ def test_a_limit_on_pairs_reaches_the_pairs_the_key_and_the_record(tmp_path, fin
     (again,) = execute(said)
     assert {e.key for e in again.episodes} == {e.key for e in cells["random"].episodes}
     # And asking for pairs lifts the limit.
-    lifted = varied(tmp_path / "c", [UMAZE], cache, limits, agents=["random"], overrides=["evaluate.num_pairs=3"])
+    lifted = varied(tmp_path / "c", [UMAZE], cache, listed, agents=["random"], overrides=["evaluate.num_pairs=3"])
     assert len(execute(lifted)[0].episodes) == 3
 
 
@@ -896,7 +898,7 @@ SAC = [
 ]
 
 
-def stages(cache: Path) -> dict[str, set[str]]:
+def stages_in(cache: Path) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {"policy": set(), "dataset": set()}
     for path in cache.glob("*/*/done.json"):
         found.setdefault(path.parent.parent.name, set()).add(path.parent.name)
@@ -906,31 +908,31 @@ def stages(cache: Path) -> dict[str, set[str]]:
 @pytest.mark.slow
 def test_the_learned_policy_is_trained_once_kept_and_collects(config, tmp_path, monkeypatch):
     trained = []
-    real = runner.train_sac_policy
+    real = stages.train_sac_policy
 
     def watched(*arguments):
         trained.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(runner, "train_sac_policy", watched)
+    monkeypatch.setattr(stages, "train_sac_policy", watched)
 
     def data(*changes: str) -> Dataset:
         run = make_run(config, tmp_path, agents=["noop"], overrides=[*SAC, *changes])
-        return runner.dataset_of(run, run.suite.envs[0])[1]
+        return stages.dataset_of(run, run.suite.envs[0])[1]
 
     cache = tmp_path / "cache"
     first = data()
     assert len(trained) == 1 and set(first.meta.policies) == {"sac"}
-    assert {kind: len(names) for kind, names in stages(cache).items()} == {"policy": 1, "dataset": 1}
+    assert {kind: len(names) for kind, names in stages_in(cache).items()} == {"policy": 1, "dataset": 1}
 
     # The data are those that this policy collects, and no other's.
     (policy,) = (cache / "policy").glob("*/done.json")
-    env = runner.make_env(UMAZE, 32)
+    env = stages.make_env(UMAZE, 32)
     settings = make_run(config, tmp_path, overrides=SAC).suite.settings.collect
     by_hand = collect(env, settings, keys.DATA_SEED, tmp_path / "by hand", False, learned=policy.parent)
     assert by_hand.fingerprint == first.fingerprint
     other = settings.model_copy(update={"sac": settings.sac.model_copy(update={"noise": 0.0})})
-    runner.train_sac_policy(env, other.sac, keys.DATA_SEED, tmp_path / "other", False)
+    stages.train_sac_policy(env, other.sac, keys.DATA_SEED, tmp_path / "other", False)
     trained.clear()
     elsewhere = collect(env, other, keys.DATA_SEED, tmp_path / "otherwise", False, learned=tmp_path / "other")
     assert (elsewhere.actions[:-1] != first.actions[:-1]).any()
@@ -939,9 +941,9 @@ def test_the_learned_policy_is_trained_once_kept_and_collects(config, tmp_path, 
     assert data().fingerprint == first.fingerprint and data("collect.chunk=3").fingerprint == first.fingerprint
     for change in ("collect.episodes=13", "image_size=16", "collect.steps=21"):
         assert data(change).fingerprint != first.fingerprint, change
-    assert not trained and {k: len(v) for k, v in stages(cache).items()} == {"policy": 1, "dataset": 4}
+    assert not trained and {k: len(v) for k, v in stages_in(cache).items()} == {"policy": 1, "dataset": 4}
     data("collect.sac.noise=0.5")
-    assert len(trained) == 1 and {k: len(v) for k, v in stages(cache).items()} == {"policy": 2, "dataset": 5}
+    assert len(trained) == 1 and {k: len(v) for k, v in stages_in(cache).items()} == {"policy": 2, "dataset": 5}
 
 
 def test_settings_of_a_policy_that_is_not_used_change_no_data_and_train_nothing(
@@ -950,8 +952,8 @@ def test_settings_of_a_policy_that_is_not_used_change_no_data_and_train_nothing(
     def refuse(*_):
         raise AssertionError("trained or collected for nothing")
 
-    monkeypatch.setattr(runner, "train_sac_policy", refuse)
-    monkeypatch.setattr(runner, "collect", refuse)
+    monkeypatch.setattr(stages, "train_sac_policy", refuse)
+    monkeypatch.setattr(stages, "collect", refuse)
     run = make_run(config, tmp_path, finished.run.store.root, agents=["noop"], overrides=["collect.sac.noise=0.5"])
     (cell,) = run_suite(run)
     assert cell.dataset == finished.cells[0].dataset and not list(run.store.root.glob("policy/*"))
@@ -963,7 +965,7 @@ def test_a_learned_policy_is_one_of_several(config, tmp_path):
     (cell,) = run_suite(run)
     assert cell.status == "done", cell.reason
     assert cell.config["collect"]["sac"]["steps"] == 200
-    _, dataset, _ = runner.dataset_of(run, run.suite.envs[0])
+    _, dataset, _ = stages.dataset_of(run, run.suite.envs[0])
     assert sorted(dataset.meta.policies) == ["ornstein_uhlenbeck"] * 16 + ["sac"] * 4
 
 
@@ -1012,9 +1014,9 @@ def test_a_card_may_differ_in_training_and_in_what_only_planning_reads():
     card["config"] = {"width": 8, "self_consistency": 1.0, "train": {"steps": 3}}
     plain = {**card, "agent": "fast-lewm", "config": {"width": 8, "self_consistency": 0.0, "train": {"steps": 4}}}
     free = ("train", "self_consistency")
-    assert runner.flat_card(card, free) == runner.flat_card(plain, free) and "fast-lewm.width" in runner.flat_card(
-        card, ()
-    )
-    assert runner.flat_card(card, ("train",)) != runner.flat_card(plain, ("train",))
+    assert checkpoints.flat_card(card, free) == checkpoints.flat_card(
+        plain, free
+    ) and "fast-lewm.width" in checkpoints.flat_card(card, ())
+    assert checkpoints.flat_card(card, ("train",)) != checkpoints.flat_card(plain, ("train",))
     plain["config"]["width"] = 16
-    assert runner.flat_card(card, free) != runner.flat_card(plain, free)
+    assert checkpoints.flat_card(card, free) != checkpoints.flat_card(plain, free)

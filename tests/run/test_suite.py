@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from types import MappingProxyType
@@ -28,8 +30,10 @@ from lewm_bench.evaluation.episodes import EvalConfig
 from lewm_bench.evaluation.speed import SpeedConfig
 from lewm_bench.planning.config import AdamConfig, ICEMConfig, MPPIConfig, PlannerConfig
 from lewm_bench.run import benchmarks as suites
-from lewm_bench.run.benchmarks import Settings, load, parse_overrides, resolve
+from lewm_bench.run.benchmarks import load
 from lewm_bench.run.registry import agent_family, agent_names, environment_ids
+from lewm_bench.run.resolve import parse_overrides, resolve
+from lewm_bench.run.settings import Settings
 from lewm_bench.train.loop import TrainConfig
 from lewm_bench.understand.config import UnderstandingConfig
 
@@ -231,8 +235,9 @@ def test_every_shipped_suite_resolves_in_every_profile_and_names_what_exists():
     for name, spec in bench.suites.items():
         for profile in bench.profiles:
             found = resolve(bench, name, profile)
-            assert bool(found.jobs) != spec.speed == found.speed, (name, profile)
-            if spec.speed:
+            timed = spec.kind == "speed"
+            assert bool(found.jobs) != timed and found.kind == spec.kind, (name, profile)
+            if timed:
                 continue
             assert {job.env.id for job in found.jobs} <= set(environment_ids())
             assert set(found.by_env) == {env.label for env in found.envs} == {env.label for env in spec.envs}
@@ -241,7 +246,7 @@ def test_every_shipped_suite_resolves_in_every_profile_and_names_what_exists():
                 assert 1 <= job.num_pairs <= settings.evaluate.num_pairs
                 assert set(job.goal_offset) <= set(settings.evaluate.goal_offset)
                 assert found.of(job.env).agent_config(job.agent)
-            if spec.understand:
+            if spec.kind == "understand":
                 assert all(agent_family(agent).kind == "world model" for agent in spec.agents), name
             else:
                 assert {"random", "oracle"} <= set(spec.agents), f"{name} lacks its floor or its ceiling"
@@ -255,11 +260,8 @@ agents: [noop, lewm, dino-wm]
 seeds: [0, 1]
 profiles:
   quick:
-    limits:
-      - {{agents: [noop], seeds: [0]}}
-      - {{envs: [{MEDIUM}], seeds: [1]}}
-      - {{agents: [dino-wm], goal_offset: [25]}}
-      - {{agents: [dino-wm], envs: [{MEDIUM}], seeds: []}}
+    agents: {{noop: {{seeds: [0]}}, dino-wm: {{goal_offset: [25]}}}}
+    envs: {{{MEDIUM}: {{only: [noop, lewm], seeds: [1]}}}}
 """
 
 
@@ -328,7 +330,9 @@ def test_limits_are_those_of_the_profile_alone(tmp_path):
 
 
 def test_offsets_that_a_limit_names_but_the_settings_do_not_are_not_run(tmp_path):
-    block = f"envs: [{UMAZE}]\nagents: [noop]\nseeds: [0]\nprofiles: {{quick: {{limits: [{{goal_offset: [75]}}]}}}}"
+    block = (
+        f"envs: [{UMAZE}]\nagents: [noop]\nseeds: [0]\nprofiles: {{quick: {{agents: {{noop: {{goal_offset: [75]}}}}}}}}"
+    )
     assert resolve(benchmarks(tmp_path, suite_yaml(block)), "s", "quick").jobs == ()
 
 
@@ -339,10 +343,8 @@ seeds: [0]
 settings: {{evaluate: {{num_pairs: 40}}}}
 profiles:
   quick:
-    limits:
-      - {{agents: [oracle], num_pairs: 20}}
-      - {{agents: [oracle], envs: [{UMAZE}], num_pairs: 10, goal_offset: [25]}}
-      - {{agents: [dino-wm], num_pairs: 90}}
+    agents: {{oracle: {{num_pairs: 20}}, dino-wm: {{num_pairs: 90}}}}
+    envs: {{{UMAZE}: {{agents: {{oracle: {{num_pairs: 10, goal_offset: [25]}}}}}}}}
 """
 
 
@@ -368,6 +370,65 @@ def test_a_limit_on_pairs_leaves_the_first_of_them_unless_pairs_are_asked_for(tm
     assert found == expected
 
 
+MORE_SPECIFIC = f"""
+envs: [{UMAZE}]
+agents: [dino-wm, "dino-wm:mae", "dino-wm:mae:proprio_weight=0"]
+seeds: [0, 1]
+profiles:
+  quick: {{agents: {{dino-wm: {{seeds: [0]}}, "dino-wm:mae": {{goal_offset: [25]}}}}}}
+"""
+
+
+def test_a_more_specific_name_wins(tmp_path):
+    assert cells(resolve(benchmarks(tmp_path, suite_yaml(MORE_SPECIFIC)), "s", "quick")) == {
+        ("UMaze", "dino-wm"): {0: BOTH},
+        ("UMaze", "dino-wm:mae"): {0: NEAR, 1: NEAR},
+        ("UMaze", "dino-wm:mae:proprio_weight=0"): {0: BOTH},
+    }
+
+
+ONLY = f"""
+envs: [{UMAZE}, {MEDIUM}]
+agents: [noop, lewm, gcbc]
+seeds: [0]
+profiles:
+  quick: {{envs: {{{MEDIUM}: {{only: [lewm]}}}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "medium"),
+    [
+        ({}, {"lewm"}),
+        ({"agents": ["lewm:dropout=0", "gcbc"]}, {"lewm:dropout=0", "gcbc"}),
+        ({"agents": ["+pldm"]}, {"lewm", "pldm"}),
+        ({"agents": ["all"]}, {"lewm"}),
+        (
+            {"agents": ["all", "+gcbc", "+lewm_bench.agents.scripted:RANDOM"]},
+            {"lewm", "lewm_bench.agents.scripted:RANDOM"},
+        ),
+        ({"seeds": [1]}, {"noop", "lewm", "gcbc"}),
+    ],
+)
+def test_only_leaves_out_whom_the_command_line_does_not_name(asked, medium, tmp_path):
+    jobs = resolve(benchmarks(tmp_path, suite_yaml(ONLY)), "s", "quick", **asked).jobs
+    assert {job.agent for job in jobs if job.env.id == MEDIUM} == medium
+    assert {job.agent for job in jobs if job.env.id == UMAZE} >= medium
+
+
+LIGHT = """
+import sys
+from lewm_bench.run.benchmarks import find_file, load
+load(find_file(None))
+heavy = {"torch", "gymnasium", "mujoco", "pandas", "transformers"} & {*sys.modules}
+assert not heavy, heavy
+"""
+
+
+def test_the_file_is_read_without_what_is_heavy(tmp_path):
+    subprocess.run([sys.executable, "-c", LIGHT], cwd=tmp_path, check=True)
+
+
 def test_asking_for_pairs_lifts_no_other_limit(tmp_path):
     found = resolve(benchmarks(tmp_path, suite_yaml(PAIRS)), "s", "quick", overrides=["evaluate.num_pairs=70"])
     assert {(j.env.id, j.agent): j.goal_offset for j in found.jobs}[UMAZE, "oracle"] == (25,)
@@ -390,7 +451,7 @@ suites:
       - {MEDIUM}
     agents: [noop, lewm]
     seeds: [0]
-    profiles: {{quick: {{limits: [{{agents: [noop], goal_offset: [10, 25, 30]}}]}}}}
+    profiles: {{quick: {{agents: {{noop: {{goal_offset: [10, 25, 30]}}}}}}}}
 """
 
 
@@ -637,16 +698,30 @@ def test_a_mistake_is_one_line_with_the_nearest_name(tmp_path, arguments, says):
         (suite_yaml(f"envs: [{UMAZE}]\nagents: [noop]\nseeds: []"), ["suites.s.seeds", "at least 1"]),
         (suite_yaml(f"envs: [{UMAZE}]\nagents: [noop]\nprofiles: {{quik: {{}}}}"), ["'quik'", "did you mean 'quick'?"]),
         (
-            suite_yaml(f"envs: [{UMAZE}]\nagents: [noop]\nprofiles: {{quick: {{limit: []}}}}"),
-            ["'suites.s.profiles.quick.limit'", "did you mean 'suites.s.profiles.quick.limits'?"],
+            suite_yaml(f"envs: [{UMAZE}]\nagents: [noop]\nprofiles: {{quick: {{agent: {{}}}}}}"),
+            ["'suites.s.profiles.quick.agent'", "did you mean 'suites.s.profiles.quick.agents'?"],
         ),
         (
-            suite_yaml(f"envs: [{UMAZE}]\nagents: [lewm]\nprofiles: {{quick: {{limits: [{{agents: [lewn]}}]}}}}"),
+            suite_yaml(f"envs: [{UMAZE}]\nagents: [lewm]\nprofiles: {{quick: {{agents: {{lewn: {{seeds: [0]}}}}}}}}"),
             ["'lewn'", "did you mean 'lewm'?"],
         ),
         (
-            suite_yaml(f"envs: [{UMAZE}]\nagents: [lewm]\nprofiles: {{quick: {{limits: [{{envs: [{MEDIUM}]}}]}}}}"),
+            suite_yaml(f"envs: [{UMAZE}]\nagents: [lewm]\nprofiles: {{quick: {{envs: {{{MEDIUM}: {{seeds: [0]}}}}}}}}"),
             [f"'{MEDIUM}'", f"did you mean '{UMAZE}'?"],
+        ),
+        (
+            suite_yaml(
+                f"envs: [{UMAZE}]\nagents: [lewm]\nprofiles: {{quick: {{envs: {{{UMAZE}: {{only: [lewn]}}}}}}}}"
+            ),
+            ["'lewn'", "did you mean 'lewm'?"],
+        ),
+        (
+            suite_yaml(f"envs: [{UMAZE}]\nagents: [lewm]\nprofiles: {{quick: {{limits: [{{seeds: [0]}}]}}}}"),
+            ["suites.s.profiles.quick: limits: a suite lists what runs instead: agents: {NAME:", "envs: {NAME: {only:"],
+        ),
+        (
+            suite_yaml(f"envs: [{UMAZE}]\nagents: [lewm]\nprofiles: {{quick: {{agents: {{lewm: {{seed: [0]}}}}}}}}"),
+            ["'suites.s.profiles.quick.agents.lewm.seed'", "did you mean 'suites.s.profiles.quick.agents.lewm.seeds'?"],
         ),
         (suite_yaml(f"envs: [{UMAZE}, {UMAZE}]\nagents: [noop]"), ["share their result files", "name"]),
         (suite_yaml("envs: [a/Maze-v0, b/Maze-v0]\nagents: [noop]"), ["share their result files"]),
@@ -897,7 +972,7 @@ def test_all_agents_are_the_suites_own_and_then_the_others_within_the_limits(tmp
     agents: ["dino-wm:mae", lewm, noop]
     seeds: [0, 1]
     profiles:
-      quick: {{limits: [{{agents: [noop], seeds: []}}, {{agents: [gcbc], seeds: [1]}}]}}
+      quick: {{agents: {{noop: {{seeds: []}}, gcbc: {{seeds: [1]}}}}}}
     """
     found = resolve(benchmarks(tmp_path, suite_yaml(textwrap.dedent(block))), "s", "quick", agents=["all"])
     names = list(dict.fromkeys(job.agent for job in found.jobs))
@@ -910,7 +985,7 @@ envs: [{UMAZE}]
 agents: [noop, lewm, gcbc]
 seeds: [0, 1]
 profiles:
-  quick: {{limits: [{{agents: [noop, gcbc], seeds: []}}]}}
+  quick: {{agents: {{noop: {{seeds: []}}, gcbc: {{seeds: []}}}}}}
 """
 
 

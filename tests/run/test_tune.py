@@ -29,9 +29,10 @@ from lewm_bench.core.rng import stream
 from lewm_bench.core.search_space import Dimension, Tried, bisect, distance, random_point
 from lewm_bench.report import tuning as tune_report
 from lewm_bench.report import tuning_plots as tune_plots
-from lewm_bench.run import runner
-from lewm_bench.run.benchmarks import load, parse_overrides, resolve
+from lewm_bench.run import stages
+from lewm_bench.run.benchmarks import load
 from lewm_bench.run.registry import agent_family
+from lewm_bench.run.resolve import parse_overrides, resolve
 from lewm_bench.run.tuning import tune
 from lewm_bench.run.tuning.trials import Fresh, Trial, Tuning, named
 from lewm_bench.train.loop import TrainingLog
@@ -366,7 +367,8 @@ def test_tables_and_figures_are_made_from_trials_alone():
         used = reachable(f"lewm_bench.{module}")
         assert not {"torch", "gymnasium", "mujoco"} & top(used)
         assert not any(
-            name.startswith(("lewm_bench.agents", "lewm_bench.envs", "lewm_bench.run.runner")) for name in used
+            name.startswith(("lewm_bench.agents", "lewm_bench.envs", "lewm_bench.run.runner", "lewm_bench.run.stages"))
+            for name in used
         )
 
 
@@ -467,7 +469,7 @@ def toys(monkeypatch) -> dict[str, SteeringFamily]:
     for name, family in made.items():
         monkeypatch.setattr(sys.modules[__name__], f"family_{name}", family, raising=False)
         monkeypatch.setitem(AGENTS, name, f"{__name__}:family_{name}")
-    for module in (runner, tune):  # asking git takes longer than a trial
+    for module in (stages, tune):  # asking git takes longer than a trial
         monkeypatch.setattr(module, "commit", lambda: "c0ffee")
     monkeypatch.setattr(tune_report, "png", lambda figure: b"\x89PNG")  # drawn below, from trials made by hand
     return made
@@ -496,14 +498,14 @@ def table(folder: Path = RESULTS) -> list[dict[str, str]]:
 
 def test_tuning_finds_the_gain_and_says_how_to_use_it(lewm_bench, toys, monkeypatch):
     seen = []
-    real = runner.sample_pairs
+    real = stages.sample_pairs
 
     def watched(dataset, env, protocol, num_pairs, goal_offset, split="test"):
         pairs = real(dataset, env, protocol, num_pairs, goal_offset, split)
         seen.append((split, set(pairs.episode.tolist()), dataset))
         return pairs
 
-    monkeypatch.setattr(runner, "sample_pairs", watched)
+    monkeypatch.setattr(stages, "sample_pairs", watched)
     status, out, err = lewm_bench("tune", "steering", "--trials", "7")
     assert status == 0, err
 
@@ -663,7 +665,7 @@ def test_a_suite_that_evaluates_test_episodes_is_tuned_on_validation_episodes(le
 
 
 def test_agents_with_other_pairs_are_not_compared(lewm_bench):
-    limited = SUITE + "    profiles: {quick: {limits: [{agents: [twofold], goal_offset: [15]}]}}\n"
+    limited = SUITE + "    profiles: {quick: {agents: {twofold: {goal_offset: [15]}}}}\n"
     Path("toys.yaml").write_text(limited, encoding="utf-8")
     status, _, err = lewm_bench("tune", "steering,twofold")
     assert status == 2 and "different pairs" in err

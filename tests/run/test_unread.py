@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lewm_bench.core.errors import UserError
-from lewm_bench.run.benchmarks import load, resolve
+from lewm_bench.run.benchmarks import load
+from lewm_bench.run.resolve import resolve
 from lewm_bench.run.unread import check_read
 
 SUITE = """

@@ -227,7 +227,7 @@ def test_every_stage_of_a_run_stops_and_goes_on(tmp_path: Path, stage: str) -> N
     moments = {
         "collecting": "from lewm_bench.data import format as data; place, name = data.DatasetWriter, 'add'",
         "training": "from lewm_bench.train import loop as train; place, name = train, '_to_device'",
-        "evaluating": "from lewm_bench.run import runner; place, name = runner, 'extras'",
+        "evaluating": "from lewm_bench.run import stages; place, name = stages, 'measures_of'",
         "reporting": "from lewm_bench.report import plots; place, name = plots, 'draw_all'",
     }
     settings = [

@@ -16,9 +16,10 @@ from commands import outcome
 
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.report.understanding.report import write_understanding
-from lewm_bench.run import runner, understanding
-from lewm_bench.run.benchmarks import is_world_model, load, resolve
-from lewm_bench.run.runner import Run
+from lewm_bench.run import runner, stages, understanding
+from lewm_bench.run.benchmarks import load
+from lewm_bench.run.resolve import is_world_model, resolve
+from lewm_bench.run.stages import Run
 from lewm_bench.run.understanding import EXAMINATIONS, examine_suite
 from lewm_bench.system.device import resolve_device
 from lewm_bench.system.store import Store
@@ -33,7 +34,7 @@ profiles:
 suites:
   look: &look
     title: A look inside
-    understand: true
+    kind: understand
     envs: [{UMAZE}]
     agents: [lewm, "{COLLAPSING}"]
     seeds: [0]
@@ -64,7 +65,7 @@ suites:
   act:
     <<: *look
     title: The same models, acting
-    understand: false
+    kind: evaluate
     agents: [random, lewm]
 """
 FIELDS = {"collapse", "straightness", "probes", "surprise", "open_loop", "maps", "decoded"}
@@ -193,7 +194,7 @@ def test_the_second_run_examines_nothing_and_finds_the_same(finished, config, tm
     for name in ("probe", "straightness", "examine_collapse", "examine_surprise", "open_loop", "maps", "decode"):
         monkeypatch.setattr(understanding, name, refuse)
     monkeypatch.setattr("lewm_bench.agent.train_module", refuse)
-    monkeypatch.setattr(runner, "collect", refuse)
+    monkeypatch.setattr(stages, "collect", refuse)
     monkeypatch.setattr("lewm_bench.agents.lewm.LeWMFamily.load", refuse)
     again = make_run(config, tmp_path, run.store.root)
     found = examine_suite(again)
@@ -230,7 +231,7 @@ def test_a_setting_repeats_what_depends_on_it_and_nothing_else(
 
     for name in ("probe", "straightness", "examine_collapse", "examine_surprise", "open_loop", "maps", "decode"):
         monkeypatch.setattr(understanding, name, spied(name, getattr(understanding, name)))
-    monkeypatch.setattr(runner, "commit", lambda: "c0ffee")
+    monkeypatch.setattr(stages, "commit", lambda: "c0ffee")
     cache = tmp_path / "cache"
     shutil.copytree(finished[0].store.root, cache)
     run = make_run(config, tmp_path, cache, agents=["lewm"], overrides=[override])
@@ -287,14 +288,14 @@ def test_a_failed_examination_is_left_out_with_its_reason(finished, config, tmp_
 def test_a_model_that_cannot_be_trained_is_a_failed_cell_and_the_next_is_examined(
     finished, config, tmp_path, monkeypatch
 ):
-    real = runner.checkpoint_of
+    real = stages.checkpoint_of
 
     def broken(setting, family):
         if setting.agent == "lewm":
             raise RuntimeError("no training today")
         return real(setting, family)
 
-    monkeypatch.setattr(runner, "checkpoint_of", broken)
+    monkeypatch.setattr(stages, "checkpoint_of", broken)
     cells = examine_suite(make_run(config, tmp_path, finished[0].store.root))
     assert [cell.status for cell in cells] == ["failed", "done"] and "no training today" in cells[0].reason
     assert cells[0].failures == [cells[0].reason]
@@ -331,10 +332,14 @@ def test_only_world_models_are_looked_into(config):
     assert {"pldm", "dino-wm", "fast-lewm"} <= agents and all(map(is_world_model, agents))
 
 
-def test_a_suite_does_not_time_and_look(tmp_path):
-    path = tmp_path / "both.yaml"
-    path.write_text(TINY.replace("understand: true", "understand: true\n    speed: true"))
-    with pytest.raises(UserError, match="speed or understand, not both"):
+@pytest.mark.parametrize("old", ["speed", "understand"])
+def test_what_a_suite_does_is_one_kind(tmp_path, old):
+    path = tmp_path / "old.yaml"
+    path.write_text(TINY.replace("kind: understand", f"kind: understand\n    {old}: true"))
+    with pytest.raises(UserError, match=f"suites.look: {old}: .*write kind: {old}"):
+        load(path)
+    path.write_text(TINY.replace("kind: understand", "kind: understnd"))
+    with pytest.raises(UserError, match=r"suites.look.kind: must be .* did you mean 'understand'"):
         load(path)
 
 

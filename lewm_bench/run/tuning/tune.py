@@ -20,11 +20,13 @@ from lewm_bench.core.names import parse_agent
 from lewm_bench.core.rng import stream
 from lewm_bench.core.search_space import Dimension, bisect, random_point
 from lewm_bench.evaluation.protocol import CLEAN_1, PROTOCOLS, sample_pairs
-from lewm_bench.run.benchmarks import Job, parse_overrides
+from lewm_bench.run.cells import card_of_agent
+from lewm_bench.run.checkpoints import training_of
 from lewm_bench.run.folder import claimed
 from lewm_bench.run.keys import failure_spec, model_spec
 from lewm_bench.run.registry import agent_family
-from lewm_bench.run.runner import Data, Run, card_of_agent, dataset_of, measured_job, setting_of, training_of
+from lewm_bench.run.resolve import Job, parse_overrides
+from lewm_bench.run.stages import Data, Run, dataset_of, measure_job, setting_of
 from lewm_bench.run.tuning.trials import SPLIT, Fresh, Trial, Tuning, named, tried
 from lewm_bench.system.filenames import agents_stem
 from lewm_bench.system.files import write_text
@@ -208,7 +210,7 @@ def on_fresh_pairs(run: Run, job: Job, data: Data, tuning: Tuning) -> Fresh | No
     found = {}
     for name, trial in (("best", best), ("default", default)):
         more = job.model_copy(update={"agent": trial.agent, "num_pairs": 2 * job.num_pairs})
-        offsets = measured_job(run, more, data)[1].values()
+        offsets = measure_job(run, more, data)[1].values()
         found[name] = tuple(tuple(r.held for r in offset.results[job.num_pairs :]) for offset in offsets)
     return Fresh(**found)
 
@@ -268,7 +270,7 @@ def measured(run: Run, job: Job, data: Data) -> dict[str, Any]:
         TrainingFailed: it did not learn anything usable.
         NotRun: it cannot run here.
     """
-    (family, setting, folder), found = measured_job(run, job, data)
+    (family, setting, folder), found = measure_job(run, job, data)
     offsets = list(found.values())
     return {
         "hit": tuple(tuple(r.hit for r in offset.results) for offset in offsets),
@@ -276,7 +278,7 @@ def measured(run: Run, job: Job, data: Data) -> dict[str, Any]:
         "distances": tuple(tuple(r.distance_end for r in offset.results) for offset in offsets),
         "train_seconds": training_of(folder).get("seconds"),
         "key": stage_key("model", model_spec(setting, family)),
-        "commit": offsets[0].extras["commit"],
+        "commit": offsets[0].measures["commit"],
     }
 
 

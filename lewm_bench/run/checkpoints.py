@@ -1,0 +1,87 @@
+"""Checkpoints from elsewhere: whether one is what a job would have trained, and what its training was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lewm_bench.agent import Setting, card_of
+from lewm_bench.core.errors import UserError
+from lewm_bench.core.names import parse_agent
+from lewm_bench.core.reading import is_file, read_model, require_tensors
+from lewm_bench.run.registry import agent_family
+from lewm_bench.run.validation import checked
+from lewm_bench.system.checkpoint import MEND, WEIGHTS, load_card
+from lewm_bench.system.files import checksum
+from lewm_bench.train.record import TrainingRecord
+
+TRAINING = "training.json"  # of a checkpoint folder
+
+
+def as_trained(checkpoint: Path, setting: Setting) -> Setting:
+    """``setting`` with the training that the weights of a checkpoint have had, and their checksum.
+
+    Raises:
+        UserError: its card has settings of training that there are not.
+    """
+    require_tensors(checkpoint / WEIGHTS, MEND)  # before its checksum, which reads a file of any size
+    card, own = load_card(checkpoint).get("config", {}), type(setting.config)
+    had = {name: card[name] for name in ("train",) if name in card}
+    config = checked(lambda: own(**setting.config.model_dump() | had), setting.agent, own)
+    return replace(setting, config=config, outside=checksum(checkpoint / WEIGHTS))
+
+
+def training_of(folder: Path | None) -> dict[str, Any]:
+    """The seconds and the columns of the training that a checkpoint folder tells of, if it does."""
+    if folder is None or not os.path.lexists(folder / TRAINING):
+        return {}
+    mend = "delete this file, which the weights do not need, or train again"
+    return read_model(folder / TRAINING, TrainingRecord, mend).model_dump()
+
+
+def check_card(folder: Path, setting: Setting) -> None:
+    """Refuse a checkpoint that was made with another configuration than the one it would be evaluated with.
+
+    Raises:
+        UserError: the first field that differs, and both values.
+    """
+    free = ("train", *agent_family(setting.agent).planning_only)
+    found = load_card(folder)
+    card, own = flat_card(found, free), flat_card(card_of(setting), free)
+    for name in sorted({*card, *own}, key=lambda name: (name != "agent", name)):
+        if (theirs := card.get(name)) != (ours := own.get(name)):
+            raise UserError(
+                f"checkpoint {folder} was made with {name} {theirs!r}, but here it is {ours!r}; set it alike"
+            )
+    check_environment(folder, found, setting)
+    if isinstance(seed := found.get("seed"), int) and seed != setting.seed:
+        raise UserError(f"checkpoint {folder} was trained with seed {seed}, not {setting.seed}; add --seed {seed}")
+    if not is_file(folder / WEIGHTS):
+        raise UserError(f"{folder} is not a checkpoint: it has no {WEIGHTS}")
+
+
+def check_environment(folder: Path, card: dict[str, Any], setting: Setting) -> None:
+    """Refuse a checkpoint that was made in another environment, or in another version of this one.
+
+    Raises:
+        UserError: it was; a card of before there were identities is believed for its environment's name.
+    """
+    was, here, identity = card.get("env"), setting.env_id, setting.env.identity()
+    known = "environment" in card
+    same = card["environment"] == identity if known else was in (here, None)
+    if not same and was == here:
+        raise UserError(f"checkpoint {folder} was made in {here} before its code or arguments changed; train again")
+    if not same:
+        raise UserError(f"checkpoint {folder} was made in {was}, not in {here}; name its environment with --env")
+
+
+def flat_card(card: Any, free: Collection[str]) -> dict[str, Any]:
+    """What must agree between a checkpoint and its use; settings in ``free`` may differ, and with them the variant."""
+    flat = {name: card.get(name) for name in ("agent", "image_size", "action_dim")} if isinstance(card, dict) else {}
+    flat["agent"] = parse_agent(str(flat.get("agent"))).base
+    config = card.get("config") if isinstance(card, dict) else None
+    settings = config.items() if isinstance(config, dict) else ()
+    return flat | {f"{flat['agent']}.{key}": value for key, value in settings if key not in free}

@@ -1,0 +1,36 @@
+"""Names of environments and agents, and where those of other packages come from; nothing is imported for them."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from lewm_bench.agents import AGENTS
+from lewm_bench.core.errors import unknown
+from lewm_bench.core.names import parse_agent
+
+AGENT_GROUP, ENV_GROUP = "lewm_bench.agents", "lewm_bench.envs"  # of entry points
+
+
+def announced() -> dict[str, str]:
+    """Namespaces of ids that are goal environments, and the package that each comes from."""
+    names = {entry.value.split(":")[0].split(".")[0]: entry for entry in entry_points(group=ENV_GROUP)}
+    return {"lewm_bench": "lewm-bench", **{n: e.dist.name if e.dist else n for n, e in names.items()}}
+
+
+def agent_names() -> list[str]:
+    """The names of all agents that are registered here."""
+    return sorted({*AGENTS, *(entry.name for entry in entry_points(group=AGENT_GROUP))})
+
+
+def agent_path(name: str) -> str:
+    """``module:attribute`` of an agent's family.
+
+    Raises:
+        UserError: nothing is registered under the name.
+    """
+    base = parse_agent(name).base
+    announced = {entry.name: entry.value for entry in entry_points(group=AGENT_GROUP)}
+    path = AGENTS.get(base) or announced.get(base) or (base if "." in base and ":" in base else None)
+    if path is None:
+        raise unknown("agent", base, agent_names())
+    return path

@@ -1,0 +1,345 @@
+"""The stages of a job (data, policy, agent, pairs, episodes), each cached by what determines it (``run.keys``)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from lewm_bench.agent import Family, Loaded, Setting, load_agent
+from lewm_bench.core.env import GoalEnv, require_spaces
+from lewm_bench.core.errors import NotRun, UserError
+from lewm_bench.core.names import stratum_of
+from lewm_bench.core.reading import parse_json
+from lewm_bench.data.check import require_sound
+from lewm_bench.data.collect import LEARNED, CollectConfig, collect
+from lewm_bench.data.format import Dataset
+from lewm_bench.data.sac_exploration import CARD, train_sac_policy
+from lewm_bench.evaluation import strata
+from lewm_bench.evaluation.episodes import PairResult, distance_rank_correlation, evaluate, latent_oracle
+from lewm_bench.evaluation.protocol import PROTOCOLS, Pairs, sample_pairs
+from lewm_bench.run.agreement import disagreement
+from lewm_bench.run.benchmarks import EnvSpec
+from lewm_bench.run.budget import within_seconds
+from lewm_bench.run.checkpoints import TRAINING, as_trained, check_card, training_of
+from lewm_bench.run.keys import (
+    DATA_SEED,
+    dataset_spec,
+    evaluation_spec,
+    latent_oracle_pairs,
+    model_spec,
+    pairs_spec,
+    policy_spec,
+)
+from lewm_bench.run.registry import agent_family, make_env
+from lewm_bench.run.resolve import Job, Suite, shares_budget
+from lewm_bench.system.files import write_text
+from lewm_bench.system.provenance import commit, hardware, versions
+from lewm_bench.system.store import Store, stage_key
+from lewm_bench.train.loop import raise_if_collapsed, raise_if_mean_action
+
+logger = logging.getLogger(__name__)
+
+EPISODES, MEASURES = "episodes.jsonl", "extras.json"  # of an evaluation's folder
+SORTED = "sorted.json"  # of a folder of pairs
+
+
+Data = tuple[GoalEnv, Dataset, str]
+"""An environment, its dataset and the dataset's key."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a suite runs and where its results go."""
+
+    suite: Suite
+    store: Store
+    out: Path
+    device: torch.device
+    progress: bool = True
+    say: Callable[[str], None] = logger.info  # one line per finished cell
+    workers: int = 1  # processes that collect; more than 1 needs a main module that can be imported again
+
+
+def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
+    """The environment, its dataset (collected if it is not in the cache) and the dataset's key."""
+    settings = run.suite.of(spec).settings
+    env = make_env(spec.id, settings.image_size, spec.kwargs, spec.adapt)
+    require_spaces(env, spec.label)
+    config = settings.collect.of(env)
+    key = dataset_spec(spec, env, config)
+
+    def build(work: Path) -> None:
+        if env.spec is None or env.spec.namespace != "lewm_bench":  # ours are held to their promises by tests
+            require_sound(env, spec.label)
+        learned = policy_of(run, env, config, key) if LEARNED in config.policies else None
+        begin, resumed = time.perf_counter(), any(work.iterdir())
+        frames = len(collect(env, config, DATA_SEED, work, run.progress, run.workers, learned).frames)
+        seconds = time.perf_counter() - begin
+        rate = "" if resumed else f" in {seconds:.1f} s, {frames / seconds:.0f} per second"
+        run.say(f"{spec.label}: {frames} frames collected{rate}")
+        built.append(work)
+
+    built: list[Path] = []
+    dataset = Dataset.open(run.store.stage("dataset", key, build))
+    if problem := disagreement(env, dataset):
+        again = f"`lewm-bench check {spec.id}` says why" if built else "collect again with --fresh collect"
+        raise UserError(f"{spec.label} does not do again what its data in {dataset.folder} hold: {problem}; {again}")
+    return env, dataset, stage_key("dataset", key)
+
+
+def policy_of(run: Run, env: GoalEnv, config: CollectConfig, dataset: dict[str, Any]) -> Path:
+    """The folder of the policy that is trained before it collects, from the cache if it is there."""
+
+    def build(work: Path) -> None:
+        if not (work / CARD).is_file():  # else it was trained, and its stage could not be completed
+            train_sac_policy(env, config.sac, DATA_SEED, work, run.progress)
+
+    return run.store.stage("policy", policy_spec(config, dataset), build)
+
+
+def setting_of(run: Run, job: Job, env: GoalEnv, dataset: Dataset, dataset_key: str) -> Setting:
+    """Everything that determines the job's agent; under a budget in seconds with the steps that fit into them."""
+    setting = Setting(
+        env=env,
+        env_id=job.env.label,
+        agent=job.agent,
+        dataset=dataset,
+        dataset_key=dataset_key,
+        config=run.suite.of(job.env).agent_config(job.agent),
+        planner=run.suite.of(job.env).planner(job.agent),
+        seed=job.seed,
+        device=run.device,
+        store=run.store,
+        progress=run.progress,
+    )
+    seconds = run.suite.of(job.env).settings.training.seconds
+    if seconds is None or not shares_budget(job.agent):
+        return setting
+    family = agent_family(job.agent)
+    family.requirements(setting)
+    return within_seconds(setting, family, seconds, model_spec(setting, family))
+
+
+def checkpoint_of(setting: Setting, family: Family) -> Path | None:
+    """The checkpoint folder of a job, trained if it is not in the cache; None for agents that do not train.
+
+    Raises:
+        TrainingFailed: it did not learn anything usable.
+    """
+    if not family.trainable:
+        return None
+
+    def build(work: Path) -> None:
+        log, where = family.train(setting, work), hardware(setting.device)
+        write_text(work / TRAINING, json.dumps({"columns": log.columns, "seconds": log.seconds, "hardware": where}))
+
+    folder = setting.store.stage("model", model_spec(setting, family), build)
+    if setting.config.train.on_collapse == "fail":
+        # The weights may be those of a training that was told to go on.
+        columns = training_of(folder)["columns"]
+        raise_if_collapsed(columns)
+        raise_if_mean_action(columns)
+    return folder
+
+
+def pairs_of(run: Run, job: Job, setting: Setting, offset: int) -> Pairs:
+    """The pairs of a job at one goal offset; those of a stratum from the cache, if they have been sorted before.
+
+    Raises:
+        UserError: the data cannot give so many; of a stratum there may be fewer, or none.
+    """
+    config, rules = run.suite.of(job.env).settings.evaluate, PROTOCOLS[job.protocol]
+    if rules.stratum is None:
+        return sample_pairs(setting.dataset, setting.env, rules, job.num_pairs, offset, config.split)
+    budget = config.budget or rules.budget(offset)
+    spec = pairs_spec(run.suite, job, setting, offset)
+
+    def build(work: Path) -> None:
+        found = strata.sort_pairs(
+            setting, rules, config.num_pairs, config.candidates, offset, config.split, budget, run.progress
+        )
+        write_text(work / SORTED, found.model_dump_json())
+
+    folder = setting.store.stage("pairs", spec, build, read_sorted)
+    return strata.choose(read_sorted(folder), rules.stratum, job.num_pairs, offset)
+
+
+def read_sorted(folder: Path) -> strata.Sorted:
+    """The candidates of a finished sorting.
+
+    Raises:
+        ValueError: they cannot be read.
+    """
+    return strata.Sorted.model_validate_json((folder / SORTED).read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One evaluated goal offset."""
+
+    pairs: Pairs
+    results: tuple[PairResult, ...]
+    measures: dict[str, Any]
+    key: str
+
+
+def measure(
+    run: Run, job: Job, setting: Setting, family: Family, loaded: Callable[[], Loaded], offset: int, pairs: Pairs
+) -> Measured:
+    """The episodes of one goal offset, from the cache as far as they are there."""
+    config = run.suite.of(job.env).settings.evaluate
+    rules = PROTOCOLS[job.protocol]
+    budget = config.budget or rules.budget(offset)
+    spec = evaluation_spec(run.suite, job, setting, family, offset)
+
+    def build(work: Path) -> None:
+        agent = loaded()
+        rows = work / EPISODES
+        done = finished_rows(rows, len(pairs))
+        # Rewritten, so that a line torn by a kill is gone before the next one is appended.
+        write_text(rows, "".join(r.model_dump_json() + "\n" for r in done))
+        todo = evaluate(
+            agent.agent,
+            setting,
+            pairs,
+            budget,
+            goal_offset=offset,
+            real_history=rules.real_history,
+            batch=config.batch,
+            skip=[r.pair for r in done],
+        )
+        name = f"evaluate {setting.agent} offset {offset}"
+        with rows.open("a", encoding="utf-8") as file:
+            for result in tqdm(todo, name, len(pairs), initial=len(done), disable=not run.progress, leave=False):
+                file.write(result.model_dump_json() + "\n")
+                file.flush()
+        found = measures_of(run, job, setting, agent, pairs, budget, offset)
+        write_text(work / MEASURES, json.dumps(found, allow_nan=False))
+
+    folder = run.store.stage("evaluation", spec, build, lambda folder: read_evaluation(folder, len(pairs)))
+    return Measured(pairs, *read_evaluation(folder, len(pairs)), stage_key("evaluation", spec))
+
+
+def read_evaluation(folder: Path, count: int) -> tuple[tuple[PairResult, ...], dict[str, Any]]:
+    """The results of ``count`` pairs, in order, and the other measures of a finished evaluation.
+
+    Raises:
+        ValueError: they are not all there, or a number is not finite.
+    """
+    lines = (folder / EPISODES).read_text(encoding="utf-8").splitlines()
+    results = sorted((PairResult.model_validate_json(line) for line in lines), key=lambda r: r.pair)
+    if [r.pair for r in results] != list(range(count)):
+        raise ValueError(f"{EPISODES} has {len(results)} results of {count} pairs")
+    return tuple(results), parse_json((folder / MEASURES).read_text(encoding="utf-8"))
+
+
+def finished_rows(path: Path, count: int) -> list[PairResult]:
+    """The results of an unfinished evaluation that can be used, each pair once.
+
+    A line torn by a kill is left out, and so is one that an earlier version wrote though a number was not finite.
+    """
+    if not path.is_file():
+        return []
+    found: dict[int, PairResult] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        try:
+            result = PairResult.model_validate_json(line)
+        except ValueError:
+            logger.warning("a result in %s cannot be read; its pair is evaluated again", path)
+            continue
+        if 0 <= result.pair < count:
+            found.setdefault(result.pair, result)
+    return list(found.values())
+
+
+def measures_of(
+    run: Run, job: Job, setting: Setting, loaded: Loaded, pairs: Pairs, budget: int, offset: int
+) -> dict[str, Any]:
+    """What is measured once per cell and offset beside the episodes, and where."""
+    config = run.suite.of(job.env).settings.evaluate
+    count = latent_oracle_pairs(run.suite, job, offset)
+    values: dict[str, Any] = {"latent_oracle_pairs": 0, "latent_oracle_hit": None, "rank_correlation": None}
+    if loaded.model is not None:
+        values["rank_correlation"] = distance_rank_correlation(loaded, setting, config.split, config.correlation_frames)
+        if count:
+            values["latent_oracle_pairs"] = count
+            values["latent_oracle_hit"] = latent_oracle(loaded, setting, pairs, budget, offset, count)
+    return values | {
+        "label": loaded.label,
+        "weights": loaded.weights,
+        "parameters": loaded.parameters,
+        "tokens_per_frame": loaded.tokens_per_frame,
+        "note": loaded.note,
+        **provenance_of(run),
+    }
+
+
+def provenance_of(run: Run) -> dict[str, Any]:
+    """Where and when something is measured."""
+    return {
+        "versions": versions(),
+        "hardware": hardware(run.device),
+        "commit": commit(),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+class PreparedAgent(NamedTuple):
+    """The agent of a cell before it is loaded."""
+
+    family: Family
+    setting: Setting
+    folder: Path | None  # its checkpoint; None for agents that do not train
+
+
+def prepare_agent(run: Run, job: Job, data: Data, checkpoint: Path | None = None) -> PreparedAgent:
+    """The agent of a cell, trained if it is not in the cache, or that of a ``checkpoint`` folder from elsewhere.
+
+    Raises:
+        NotRun: it cannot run here.
+        TrainingFailed: it did not learn anything usable.
+        UserError: the checkpoint is of another agent, configuration or seed.
+    """
+    family = agent_family(job.agent)
+    setting = setting_of(run, job, *data)
+    family.requirements(setting)
+    if checkpoint is None:
+        return PreparedAgent(family, setting, checkpoint_of(setting, family))
+    check_card(checkpoint, setting)
+    training_of(checkpoint)  # a damaged one is found out before anything is evaluated
+    return PreparedAgent(family, as_trained(checkpoint, setting), checkpoint)
+
+
+def measure_job(
+    run: Run, job: Job, data: Data, checkpoint: Path | None = None
+) -> tuple[PreparedAgent, dict[int, Measured]]:
+    """A cell's agent, trained if it is not in the cache, and its episodes by goal offset; raises what ``run_job`` does."""
+    agent = prepare_agent(run, job, data, checkpoint)
+    loaded = cache(lambda: load_agent(*agent))
+    found = {offset: pairs_of(run, job, agent.setting, offset) for offset in job.goal_offset}
+    nonempty = {offset: pairs for offset, pairs in found.items() if len(pairs)}
+    if not nonempty:
+        raise NotRun(f"{no_pairs(run, job)}; ask for a larger evaluate.goal_offset or more evaluate.candidates")
+    return agent, {
+        offset: measure(run, job, agent.setting, agent.family, loaded, offset, pairs)
+        for offset, pairs in nonempty.items()
+    }
+
+
+def no_pairs(run: Run, job: Job) -> str:
+    """That a job has no pairs, in words."""
+    config = run.suite.of(job.env).settings.evaluate
+    offsets = " or ".join(map(str, job.goal_offset))
+    return (
+        f"none of {config.candidates} candidates {offsets} steps ahead in {job.env.label} is {stratum_of(job.protocol)}"
+    )
