@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from lewm_bench.core.config import Config
 from lewm_bench.core.errors import UserError, unknown
@@ -66,6 +67,8 @@ def settings_at(path: str, bench: Benchmarks, profile: str = "") -> list[Part]:
     if parse_agent(head).base not in (known := agent_names()) and "." not in head:
         raise unknown("setting or agent", head, [*Settings.model_fields, ADAPT, *known])
     family = agent_family(head)
+    if any(field.is_required() for field in family.Config.model_fields.values()):  # as somebody's agent may have it
+        return _within(head, keys, family.summary, family.Config, None, None)
     return _within(head, keys, family.summary, family.Config, family.Config(), configure(head, agents))
 
 
@@ -136,11 +139,7 @@ def described(path: str, field: FieldInfo, default: Any, value: Any = ...) -> De
 
 def _text(value: Any) -> str:
     """A value as it is written behind ``--set PATH=``."""
-    return written([*map(_jsonable, value)] if isinstance(value, tuple) else value)
-
-
-def _jsonable(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, Config) else value
+    return written(to_jsonable_python(value))
 
 
 def values_of(annotation: Any, metadata: Sequence[Any] = ()) -> str:
@@ -152,17 +151,18 @@ def values_of(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return values_of(base, [*metadata, *found])
     if origin is Literal:
         return _either(map(str, inner))
-    if origin is tuple:
+    if origin in (tuple, list) and inner[1:] in ((), (...,)):
         least = next((one.min_length for one in metadata if isinstance(one, MinLen)), 0)
         return f"list of {_many(values_of(inner[0]))}{', at least one' if least else ''}"
     if origin is dict:
         return f"names with {_many(values_of(inner[1]))}"
-    if NoneType in inner:
+    if NoneType in inner and len(inner) == 2:
         (base,) = (one for one in inner if one is not NoneType)
         return f"{values_of(base, metadata)} or null"
     if is_model(annotation):
         return "settings"
-    return f"{PLAIN[annotation]}{_range(metadata)}"
+    known = annotation.__name__ if isinstance(annotation, type) else str(annotation)  # of somebody's agent
+    return f"{PLAIN.get(annotation, known)}{_range(metadata)}"
 
 
 def _either(words: Iterable[str]) -> str:

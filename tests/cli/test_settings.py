@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import pytest
 from commands import outcome
 from pydantic import Field
 
+from lewm_bench.agent import AgentConfig
 from lewm_bench.agents import AGENTS
+from lewm_bench.cli import settings
 from lewm_bench.cli.settings import REQUIRED, Part, common_settings, laid_out, settings_at, values_of
 from lewm_bench.core.config import Config, deep_merge
 from lewm_bench.core.errors import NotRun, UserError
@@ -92,10 +95,32 @@ def test_a_variant_stands_before_the_default() -> None:
         (tuple[Annotated[int, Field(ge=2)], ...], {}, "list of integers from 2"),
         (tuple[float, ...], {"min_length": 1}, "list of numbers, at least one"),
         (dict[str, float], {}, "names with numbers"),
+        (list[str], {}, "list of text"),
+        (Path, {}, "Path"),
+        (int | str | None, {}, "int | str | None"),
+        (tuple[int, str], {}, "tuple[int, str]"),
     ],
 )
 def test_what_a_setting_can_be_in_words(annotation: Any, metadata: dict[str, int], words: str) -> None:
     assert values_of(annotation, Field(**metadata).metadata) == words
+
+
+class TheirConfig(AgentConfig):
+    """Of an agent that is not ours: without descriptions, with a setting that has no default."""
+
+    size: int
+    folder: Path = Path("there")
+    parts: list[str] = Field(["a"], max_length=3)
+
+
+def test_somebodys_agent_need_not_describe_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = SimpleNamespace(Config=TheirConfig, summary="theirs")
+    monkeypatch.setattr(settings, "agent_family", lambda name: family)
+    first, train = settings_at("their_pkg.agents:MINE", BENCH)
+    rows = {row.path.removeprefix("their_pkg.agents:MINE."): row[1:] for row in first.settings}
+    assert rows["size"] == ("integer", REQUIRED, "") and rows["parts"] == ("list of text", "[a]", "")
+    assert rows["folder"] == ("Path", "there", "") and train.path == "their_pkg.agents:MINE.train"
+    assert "theirs" in laid_out([first, train], 80)
 
 
 @pytest.mark.parametrize("width", [72, 80, 120, 160])
