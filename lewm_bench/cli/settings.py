@@ -124,9 +124,9 @@ def default_of(field: FieldInfo, parent: Config | None, name: str) -> Any:
     return ... if field.is_required() else field.get_default(call_default_factory=True)
 
 
-def _get(parent: Config | None, name: str) -> Any:
-    """The value in force, if one is known."""
-    return ... if parent is None else getattr(parent, name)
+def _get(parent: Any, name: str) -> Any:
+    """The value in force in a class of settings; ``...`` where none is known."""
+    return getattr(parent, name) if isinstance(parent, Config) else ...
 
 
 def described(path: str, field: FieldInfo, default: Any, value: Any = ...) -> Described:
