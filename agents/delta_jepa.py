@@ -22,11 +22,13 @@ from lewm_bench.train.loop import Step
 class DeltaJEPAConfig(JEPAConfig):
     """The weight of the action error, and the decoder's sizes; it is as wide as the latent and has no dropout."""
 
-    action_weight: float = Field(10, ge=0)
-    decoder_depth: int = Field(3, ge=1)
-    decoder_heads: int = Field(8, ge=1)
-    decoder_head_size: int = Field(64, ge=1)
-    decoder_hidden: int = Field(512, ge=1)
+    action_weight: float = Field(
+        10, ge=0, description="weight of the error of actions decoded from the displacement of latents"
+    )
+    decoder_depth: int = Field(3, ge=1, description="blocks of the decoder of actions, which is as wide as the latent")
+    decoder_heads: int = Field(8, ge=1, description="attention heads of the decoder")
+    decoder_head_size: int = Field(64, ge=1, description="channels of a head of the decoder")
+    decoder_hidden: int = Field(512, ge=1, description="width of the decoder's MLPs")
 
 
 class ActionDecoder(nn.Module):

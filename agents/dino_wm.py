@@ -68,25 +68,36 @@ CHUNK_NUMBERS = 2**26  # activations per layer while planning: candidates are sp
 class DinoWMConfig(AgentConfig):
     """Encoder and predictor; the defaults are DINO-WM's."""
 
-    encoder: Literal["dinov2-small", "lowpass", "mae"] = "dinov2-small"
-    weights: str | None = None  # a local folder with DINOv2's config.json and model.safetensors
-    local: LocalConfig = LocalConfig()
-    cache_tokens: Literal["auto", "disk", "never"] = "auto"  # auto: on disk if they have room there
-    proprio: bool = False  # also reads, predicts and compares what the environment calls proprioception
-    proprio_size: int = Field(10, ge=1)  # of its embedding, further channels of every token
-    proprio_weight: float = Field(1.0, ge=0)  # of its distance in the cost of planning
-    conditioning: Literal["concat", "adaln"] = "concat"  # how the action enters: ten more channels, or modulation
-    action_size: int = Field(10, ge=1)  # of the concatenated embedding
-    width: int | None = Field(None, ge=1)  # None: as wide as a token with its action channels
-    depth: int = Field(6, ge=1)
-    heads: int = Field(16, ge=1)
-    head_size: int = Field(64, ge=1)
-    mlp_hidden: int = Field(2048, ge=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    reencode: bool = (
-        False  # plans as its authors' code does: every iteration encodes the start of every candidate again
+    encoder: Literal["dinov2-small", "lowpass", "mae"] = Field(
+        "dinov2-small", description="DINOv2, or pretrained on the training frames (lowpass, mae)"
     )
-    train: TrainConfig = TrainConfig(learning_rate=5e-4, batch_size=32)
+    weights: str | None = Field(
+        None, description="folder with DINOv2's config.json and model.safetensors; null: the cache of Hugging Face"
+    )
+    local: LocalConfig = Field(LocalConfig(), description="the encoders lowpass and mae")
+    cache_tokens: Literal["auto", "disk", "never"] = Field(
+        "auto",
+        description="where tokens of training frames are; auto: on disk if at most 32 GiB, with 2 GiB left free",
+    )
+    proprio: bool = Field(
+        False, description="also reads, predicts and compares the environment's proprioception, a part of the state"
+    )
+    proprio_size: int = Field(10, ge=1, description="channels of its embedding in every token")
+    proprio_weight: float = Field(1.0, ge=0, description="weight of its distance in the cost of planning")
+    conditioning: Literal["concat", "adaln"] = Field(
+        "concat", description="how the action enters: as more channels (concat) or as modulation (adaln)"
+    )
+    action_size: int = Field(10, ge=1, description="channels of the concatenated action")
+    width: int | None = Field(None, ge=1, description="width of the predictor; null: as wide as its input")
+    depth: int = Field(6, ge=1, description="blocks of the predictor")
+    heads: int = Field(16, ge=1, description="attention heads of the predictor")
+    head_size: int = Field(64, ge=1, description="channels of a head")
+    mlp_hidden: int = Field(2048, ge=1, description="width of the predictor's MLPs")
+    dropout: float = Field(0.1, ge=0, lt=1, description="in the predictor")
+    reencode: bool = Field(
+        False, description="plan as the authors' code: encode the start of every candidate again in every iteration"
+    )
+    train: TrainConfig = Field(TrainConfig(learning_rate=5e-4, batch_size=32), description="optimisation")
 
     def unread(self) -> Collection[str]:
         names = ["weights" if self.encoder != "dinov2-small" else "local"]

@@ -47,14 +47,22 @@ VARIANTS = {"consistent": {"self_consistency": 1.0}}
 class FastLeWMConfig(SIGRegConfig):
     """LeWM's sizes, of which ``heads`` and ``head_size`` give the width of the value projection; and the prefixes."""
 
-    history: int = Field(1, ge=1, le=1)  # it sees one frame
-    horizon: int = Field(5, ge=1)  # blocks of the longest prefix; longer plans are chained
-    prefix_depth: int = Field(3, ge=1)
-    prefix_heads: int = Field(6, ge=1)
-    prefix_head_size: int = Field(32, ge=1)
-    prefix_mlp_hidden: int = Field(768, ge=1)
-    fusion_hidden: int = Field(768, ge=1)
-    self_consistency: float = Field(0.0, ge=0)  # beta; of planning alone
+    history: int = Field(1, ge=1, le=1, description="frames of context: it sees one")
+    horizon: int = Field(
+        5,
+        ge=1,
+        description="blocks of the longest prefix; training clips have one more frame, longer plans are chained",
+    )
+    prefix_depth: int = Field(3, ge=1, description="blocks of the prefix encoder")
+    prefix_heads: int = Field(6, ge=1, description="attention heads of the prefix encoder")
+    prefix_head_size: int = Field(32, ge=1, description="channels of a head of the prefix encoder")
+    prefix_mlp_hidden: int = Field(768, ge=1, description="width of the prefix encoder's MLPs")
+    fusion_hidden: int = Field(768, ge=1, description="width of the MLP that joins latent and prefix")
+    self_consistency: float = Field(
+        0.0,
+        ge=0,
+        description="weight in planning of the disagreement with a prediction through the latent after two blocks",
+    )
 
 
 def sinusoids(length: int, width: int) -> Tensor:

@@ -27,7 +27,9 @@ from lewm_bench.core.search_space import Dimension
 class GCIQLConfig(OfflineConfig):
     """OGBench weighs Q's advantages less."""
 
-    inverse_temperature: float = Field(3.0, ge=0)
+    inverse_temperature: float = Field(
+        3.0, ge=0, description="of the advantages that weigh the policy's data; 0 is behavioural cloning"
+    )
 
 
 class GCIQL(ImplicitPolicy):

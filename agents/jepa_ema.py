@@ -24,8 +24,10 @@ from lewm_bench.train.loop import Step
 class JEPAEMAConfig(JEPAConfig):
     """How slowly the target follows: target <- momentum * target + (1 - momentum) * trained, after every step."""
 
-    momentum: float = Field(0.996, ge=0, le=1)
-    final_momentum: float | None = Field(None, ge=0, le=1)  # linear to it over the training (I-JEPA: 1); None: constant
+    momentum: float = Field(0.996, ge=0, le=1, description="share of the target's weights that a training step keeps")
+    final_momentum: float | None = Field(
+        None, ge=0, le=1, description="momentum at the end, reached linearly (I-JEPA: 1); null: constant"
+    )
 
 
 class JEPAEMA(JEPA):

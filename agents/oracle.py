@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from lewm_bench.agent import AgentConfig, Embed, Family, Loaded, Setting, embed_frames, primitive_actions
@@ -136,7 +137,10 @@ class LatentOracle(SimulatorAgent):
 class OracleConfig(AgentConfig):
     """What ``oracle`` minimises. Where something is in the way the distance leads it into a corner; a path does not."""
 
-    cost: Literal["path", "distance"] = "path"  # the same in an environment that knows no ways
+    cost: Literal["path", "distance"] = Field(
+        "path",
+        description="way that is left, or distance through what is between; the same where there are no ways",
+    )
 
 
 class OracleFamily(Family):

@@ -26,13 +26,25 @@ EPSILON = 1e-4
 class PLDMConfig(JEPAConfig):
     """Weights beside the prediction's 1, and the size of the head for inverse dynamics."""
 
-    variance_weight: float = Field(18, ge=0)
-    covariance_weight: float = Field(12, ge=0)
-    time_similarity_weight: float = Field(0.2, ge=0)
-    time_variance_weight: float = Field(0.7, ge=0)
-    time_covariance_weight: float = Field(0.0, ge=0)
-    inverse_dynamics_weight: float = Field(0.0, ge=0)  # without a weight there is no head
-    inverse_dynamics_hidden: int = Field(512, ge=1)
+    variance_weight: float = Field(
+        18, ge=0, description="weight of standard deviations below 1 over the batch; the prediction's is 1"
+    )
+    covariance_weight: float = Field(12, ge=0, description="weight of squared covariances over the batch")
+    time_similarity_weight: float = Field(0.2, ge=0, description="weight of squared differences of consecutive latents")
+    time_variance_weight: float = Field(
+        0.7, ge=0, description="weight of standard deviations below 1 over the frames of a clip"
+    )
+    time_covariance_weight: float = Field(
+        0.0, ge=0, description="weight of squared covariances over the frames of a clip"
+    )
+    inverse_dynamics_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the error of action blocks predicted from two latents; 0: there is no head",
+    )
+    inverse_dynamics_hidden: int = Field(
+        512, ge=1, description="width of that head, which planning does not need: neither saved nor counted"
+    )
 
     @property
     def weights(self) -> dict[str, float]:

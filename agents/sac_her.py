@@ -38,13 +38,16 @@ UNFINISHED, FINISHED, ROOM = ".unfinished", ".finished.json", ".room"
 class SACHERConfig(AgentConfig):
     """``train.steps`` counts environment steps; of the rest of ``train`` SAC reads the batch size and learning rate."""
 
-    frame_skip: int = 1
-    history: int = 1
-    hidden: tuple[int, ...] = Field((256, 256), min_length=1)
-    episode_steps: int = Field(50, ge=1)
-    discount: float = Field(0.98, ge=0, lt=1)
-    goals_per_step: int = Field(4, ge=0)  # hindsight goals for each real one
-    train: TrainConfig = TrainConfig(steps=20_000, batch_size=256, learning_rate=3e-4, log_every=1000)
+    frame_skip: int = Field(1, description="environment steps per action: it decides at every one")
+    history: int = Field(1, description="states of context: it sees one")
+    hidden: tuple[int, ...] = Field((256, 256), min_length=1, description="widths of the layers of actor and critics")
+    episode_steps: int = Field(50, ge=1, description="environment steps of a training episode")
+    discount: float = Field(0.98, ge=0, lt=1, description="of later rewards, per environment step")
+    goals_per_step: int = Field(4, ge=0, description="hindsight goals for each real one")
+    train: TrainConfig = Field(
+        TrainConfig(steps=20_000, batch_size=256, learning_rate=3e-4, log_every=1000),
+        description="optimisation; steps are environment steps, and of the rest batch_size and learning_rate count",
+    )
 
     @field_validator("frame_skip", "history")
     @classmethod

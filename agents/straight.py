@@ -19,7 +19,7 @@ from lewm_bench.core.types import Goals, Past
 class StraightConfig(AgentConfig):
     """A reflex looks at every frame."""
 
-    frame_skip: int = Field(1, ge=1)
+    frame_skip: int = Field(1, ge=1, description="environment steps per action: a reflex looks at every frame")
 
 
 class Straight:

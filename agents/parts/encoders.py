@@ -46,14 +46,19 @@ class LocalConfig(Config):
     ``mae``: each token of a hidden patch predicts that patch's pixels (He et al., 2022, without a separate decoder).
     """
 
-    width: int = Field(64, ge=4, multiple_of=4)
-    depth: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
-    channels: int = Field(32, ge=1)  # principal components that are kept
-    scales: tuple[float, ...] = Field((8, 16, 32), min_length=1)  # deviations of the blurs, in pixels of a 64 px image
-    lowpass_mask: float = Field(0.1, ge=0, lt=1)
-    mae_mask: float = Field(0.5, gt=0, lt=1)
-    train: TrainConfig = TrainConfig(steps=600, batch_size=128, learning_rate=2e-3, warmup=0.05)
+    width: int = Field(64, ge=4, multiple_of=4, description="width of the encoder")
+    depth: int = Field(2, ge=1, description="blocks of the encoder")
+    heads: int = Field(4, ge=1, description="attention heads")
+    channels: int = Field(32, ge=1, description="principal components of a token that are kept")
+    scales: tuple[float, ...] = Field(
+        (8, 16, 32), min_length=1, description="deviations of the low-pass maps, pixels of a 64 px image"
+    )
+    lowpass_mask: float = Field(0.1, ge=0, lt=1, description="share of hidden patches with lowpass")
+    mae_mask: float = Field(0.5, gt=0, lt=1, description="share of hidden patches with mae")
+    train: TrainConfig = Field(
+        TrainConfig(steps=600, batch_size=128, learning_rate=2e-3, warmup=0.05),
+        description="optimisation of the encoder",
+    )
 
     @model_validator(mode="after")
     def _sizes(self) -> LocalConfig:

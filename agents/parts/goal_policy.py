@@ -28,12 +28,16 @@ Batches = Callable[[int], tuple[Tensor, ...]]
 class GoalPolicyConfig(AgentConfig):
     """Sizes of the policy, and how far ahead the goals lie that it learns to go to."""
 
-    history: int = Field(1, ge=1, le=1)  # it sees one frame
-    width: int = Field(256, ge=4, multiple_of=4)  # sine and cosine of two axes
-    depth: int = Field(4, ge=1)
-    heads: int = Field(4, ge=1)
-    hidden: int = Field(512, ge=1)
-    max_goal_offset: int = Field(50, ge=1)  # environment steps; uniform from 1 to this or the episode's end
+    history: int = Field(1, ge=1, le=1, description="frames of context: it sees one")
+    width: int = Field(256, ge=4, multiple_of=4, description="width of each encoder")  # sine and cosine of two axes
+    depth: int = Field(4, ge=1, description="blocks of each encoder")
+    heads: int = Field(4, ge=1, description="attention heads of each encoder")
+    hidden: int = Field(512, ge=1, description="width of the heads")
+    max_goal_offset: int = Field(
+        50,
+        ge=1,
+        description="the policy's goals lie uniformly 1 to this many environment steps ahead, or to the episode's end",
+    )
 
     @model_validator(mode="after")
     def _heads(self) -> GoalPolicyConfig:

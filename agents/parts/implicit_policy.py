@@ -45,14 +45,32 @@ class OfflineConfig(GoalPolicyConfig):
     gradients together, would stop the critics whenever they are.
     """
 
-    train: TrainConfig = TrainConfig(batch_size=256, learning_rate=3e-4, weight_decay=0, warmup=0, clip_norm=100)
-    discount: float = Field(0.99, gt=0, lt=1)  # per environment step
-    expectile: float = Field(0.9, gt=0, lt=1)
-    inverse_temperature: float = Field(10.0, ge=0)  # of the advantage weights; 0 is behavioural cloning
-    target_rate: float = Field(0.005, gt=0, le=1)  # of the averaged critic, per step
-    current_goals: float = Field(0.2, ge=0, le=1)  # share of value goals that are the current frame itself
-    future_goals: float = Field(0.5, ge=0, le=1)  # share from the rest of the episode; what remains: any frame
-    crop: float = Field(0.5, ge=0, le=1)  # probability that a batch is shifted by up to three pixels
+    train: TrainConfig = Field(
+        TrainConfig(batch_size=256, learning_rate=3e-4, weight_decay=0, warmup=0, clip_norm=100),
+        description="optimisation",
+    )
+    discount: float = Field(
+        0.99, gt=0, lt=1, description="per environment step; an action block has this to the power of frame_skip"
+    )
+    expectile: float = Field(
+        0.9, gt=0, lt=1, description="of the values: 0.5 is the mean over the data, towards 1 the best of it"
+    )
+    inverse_temperature: float = Field(
+        10.0, ge=0, description="of the advantages that weigh the policy's data; 0 is behavioural cloning"
+    )
+    target_rate: float = Field(
+        0.005, gt=0, le=1, description="share of the way that the averaged critic follows per training step"
+    )
+    current_goals: float = Field(0.2, ge=0, le=1, description="share of value goals that are the frame itself")
+    future_goals: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of value goals later in the episode, a geometric number of blocks; the rest is any frame",
+    )
+    crop: float = Field(
+        0.5, ge=0, le=1, description="probability that the images of a batch are shifted by up to three pixels"
+    )
 
     @model_validator(mode="after")
     def _shares(self) -> OfflineConfig:

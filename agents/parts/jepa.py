@@ -31,15 +31,17 @@ from lewm_bench.train.loop import Step, TrainableModule
 class JEPAConfig(AgentConfig):
     """Sizes; the defaults are the released LeWM's (paper, appendix D)."""
 
-    encoder: Literal["vit-tiny", "stem-vit", "cnn"] = "vit-tiny"
-    latent: int = Field(192, ge=1)
-    projector_hidden: int = Field(2048, ge=1)
-    width: int = Field(192, ge=1)
-    depth: int = Field(6, ge=1)
-    heads: int = Field(16, ge=1)
-    head_size: int = Field(64, ge=1)
-    mlp_hidden: int = Field(2048, ge=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    encoder: Literal["vit-tiny", "stem-vit", "cnn"] = Field(
+        "vit-tiny", description="ViT-Tiny, a small ViT behind a convolutional stem, or a convolutional network"
+    )
+    latent: int = Field(192, ge=1, description="size of a latent")
+    projector_hidden: int = Field(2048, ge=1, description="width of the projectors")
+    width: int = Field(192, ge=1, description="width of the predictor")
+    depth: int = Field(6, ge=1, description="blocks of the predictor")
+    heads: int = Field(16, ge=1, description="attention heads of the predictor")
+    head_size: int = Field(64, ge=1, description="channels of a head")
+    mlp_hidden: int = Field(2048, ge=1, description="width of the predictor's MLPs")
+    dropout: float = Field(0.1, ge=0, lt=1, description="in the predictor")
 
 
 class PredictorBlock(nn.Module):

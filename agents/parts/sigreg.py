@@ -23,11 +23,13 @@ MAX_KNOT = 3.0
 class SIGRegConfig(JEPAConfig):
     """The one tunable weight and the sketch of SIGReg (LeWM, section 3.2 and appendix D)."""
 
-    sigreg_weight: float = Field(0.1, ge=0)
-    sigreg_initial_weight: float | None = Field(None, gt=0)  # decays geometrically to sigreg_weight over sigreg_decay
-    sigreg_decay: float = Field(0.4, gt=0, le=1)  # share of the training
-    num_directions: int = Field(1024, ge=1)
-    num_knots: int = Field(17, ge=2)  # on [0, 3]
+    sigreg_weight: float = Field(0.1, ge=0, description="weight of SIGReg, the one number to tune")
+    sigreg_initial_weight: float | None = Field(
+        None, gt=0, description="weight at the start, decayed geometrically to sigreg_weight; null: constant"
+    )
+    sigreg_decay: float = Field(0.4, gt=0, le=1, description="share of the training that the decay takes")
+    num_directions: int = Field(1024, ge=1, description="random projections of SIGReg")
+    num_knots: int = Field(17, ge=2, description="quadrature points of SIGReg on [0, 3]")
 
     def unread(self) -> Collection[str]:
         return () if self.sigreg_initial_weight is not None else ("sigreg_decay",)

@@ -36,9 +36,9 @@ from lewm_bench.train.loop import FREE, TrainableModule, TrainConfig, TrainingLo
 class AgentConfig(Config):
     """What every agent has; the defaults are the LeWM paper's."""
 
-    frame_skip: int = Field(5, ge=1)  # environment steps per action block
-    history: int = Field(3, ge=1)  # frames of context
-    train: TrainConfig = TrainConfig()
+    frame_skip: int = Field(5, ge=1, description="environment steps per action block")
+    history: int = Field(3, ge=1, description="frames of context, frame_skip environment steps apart")
+    train: TrainConfig = Field(TrainConfig(), description="optimisation")
 
 
 C = TypeVar("C", bound=AgentConfig)

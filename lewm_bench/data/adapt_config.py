@@ -14,8 +14,8 @@ from lewm_bench.core.exploration import GENERIC, LEARNED, check_shares
 class WrapperConfig(Config):
     """A ``gymnasium.Wrapper`` and its arguments."""
 
-    name: str  # "module:Class"
-    kwargs: dict[str, Any] = Field(default_factory=dict)
+    name: str = Field(description="the gymnasium.Wrapper, module:Class")
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="arguments of its constructor")
 
 
 def _wrapper(value: Any) -> Any:
@@ -31,19 +31,46 @@ def _path(value: object) -> object:
 class Adapt(Config):
     """What Gymnasium does not say about an environment: when a goal is reached, and what a state is."""
 
-    threshold: float = Field(gt=0, allow_inf_nan=False)  # a state closer to the goal than this is a success
-    compare: tuple[int, ...] = ()  # entries of the vector whose Euclidean distance counts; all of them if empty
-    angles: tuple[int, ...] = ()  # those of them that are angles in radians, compared around the circle
-    distance: str = ""  # "module:function" of (..., K) vectors and goals, in place of compare
-    unit: str = "units of the state"
-    state: Literal["auto", "qpos", "replay"] = "auto"  # the vector: (qpos, qvel), or the observation if replayed
-    wrappers: tuple[Annotated[WrapperConfig, BeforeValidator(_wrapper)], ...] = ()  # around it, the first innermost
-    frame: str = ""  # "module:function" of the environment to an (h, w, 3) uint8 picture; render() if empty
-    frame_key: str = ""  # or the key of its observation that is such a picture, which then is no part of the vector
-    terminates: bool = True  # the environment's own termination ends an episode; if not, it is ignored
-    exploration: dict[str, float] = Field(default={"ornstein_uhlenbeck": 1.0})
-    warmup: int = Field(20, ge=0)  # a sampled state is up to this many random actions after a reset
-    max_steps: int = Field(300, ge=1)  # of a replayed episode: warm-up, data and budget; its state holds all actions
+    threshold: float = Field(
+        gt=0,
+        allow_inf_nan=False,
+        description="a state closer to the goal than this is a success, in units of the distance",
+    )
+    compare: tuple[int, ...] = Field(
+        (),
+        description="entries of the vector whose distance counts; empty: all positions, or all of it",
+    )
+    angles: tuple[int, ...] = Field(
+        (), description="those of them that are angles in radians, compared around the circle"
+    )
+    distance: str = Field("", description="module:function of (..., K) vectors and goals, in place of compare")
+    unit: str = Field("units of the state", description="of the distance, for tables")
+    state: Literal["auto", "qpos", "replay"] = Field(
+        "auto",
+        description="MuJoCo's (qpos, qvel), or the observation, restored by its actions; auto: qpos where it can",
+    )
+    wrappers: tuple[Annotated[WrapperConfig, BeforeValidator(_wrapper)], ...] = Field(
+        (),
+        description="module:Class or {name: ..., kwargs: ...}, the first innermost; the state is then replayed",
+    )
+    frame: str = Field(
+        "", description="module:function of the environment to an (h, w, 3) uint8 picture; empty: its render()"
+    )
+    frame_key: str = Field(
+        "",
+        description="key of the observation that is such a picture, in place of frame; the state is then replayed",
+    )
+    terminates: bool = Field(True, description="whether the environment's own termination ends an episode")
+    exploration: dict[str, float] = Field(
+        default={"ornstein_uhlenbeck": 1.0},
+        description="shares of the policies that collect its data (uniform, ornstein_uhlenbeck, sac), together 1",
+    )
+    warmup: int = Field(
+        20, ge=0, description="a sampled state is up to this many steps of one held random action after a reset"
+    )
+    max_steps: int = Field(
+        300, ge=1, description="environment steps of the longest replayed episode: warm-up, data and budget together"
+    )
 
     @field_validator("distance", "frame", mode="before")
     @classmethod

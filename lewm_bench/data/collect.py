@@ -50,14 +50,20 @@ Progress = Callable[[int, int], None]
 class CollectConfig(Config):
     """How much data, from which policies, and how it is split."""
 
-    episodes: int = Field(400, ge=1)
-    steps: int = Field(100, ge=1)  # actions per episode, unless it is over before; one more frame
-    policies: dict[str, float] = Field(default_factory=dict)  # empty: the environment's own exploration
-    sac: SACPolicyConfig = SACPolicyConfig()  # the policy "sac", which is trained before it collects
-    train: float = Field(0.75, ge=0)
-    val: float = Field(0.10, ge=0)
-    test: float = Field(0.15, ge=0)
-    chunk: int = Field(64, ge=1)  # parallel episodes; changes the speed only
+    episodes: int = Field(400, ge=1, description="episodes collected per environment")
+    steps: int = Field(100, ge=1, description="actions per episode, unless it is over before; it has one more frame")
+    policies: dict[str, float] = Field(
+        default_factory=dict,
+        description="share of the episodes by exploratory policy, together 1; empty: the environment's own mix",
+    )
+    sac: SACPolicyConfig = Field(
+        SACPolicyConfig(),
+        description="the policy sac, trained on the true state before it collects, and kept in the cache",
+    )
+    train: float = Field(0.75, ge=0, description="share of the episodes for training")
+    val: float = Field(0.10, ge=0, description="share of the episodes for tuning")
+    test: float = Field(0.15, ge=0, description="share of the episodes for reporting; train, val and test add up to 1")
+    chunk: int = Field(64, ge=1, description="episodes simulated side by side; changes the speed only")
 
     @model_validator(mode="after")
     def _check(self) -> CollectConfig:

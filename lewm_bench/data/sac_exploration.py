@@ -38,19 +38,26 @@ LOG_STD_RANGE = (-20.0, 2.0)  # that of stable-baselines3's actor
 class SACPolicyConfig(Config):
     """How the policy is trained, and how it then behaves."""
 
-    steps: int = Field(40_000, ge=100)  # environment steps
-    steps_per_update: int = Field(4, ge=1)  # environment steps are cheap, gradient steps are not
-    warmup: int = Field(1000, ge=1)  # environment steps of uniform actions
-    hidden: tuple[int, ...] = Field((128, 128), min_length=1)
-    batch_size: int = Field(256, ge=1)
-    learning_rate: float = Field(3e-3, gt=0)
-    target_rate: float = Field(0.02, gt=0, le=1)  # of the averaged critic; episodes are short, so it may follow soon
-    discount: float = Field(0.95, gt=0, lt=1)
-    reward: Literal["distance", "success"] = (
-        "distance"  # minus the distance in units of its mean, plus 1 at the goal; or that 1
+    steps: int = Field(40_000, ge=100, description="environment steps of training")
+    steps_per_update: int = Field(
+        4, ge=1, description="environment steps per gradient step"
+    )  # environment steps are cheap, gradient steps are not
+    warmup: int = Field(1000, ge=1, description="environment steps of uniform actions at the start")
+    hidden: tuple[int, ...] = Field((128, 128), min_length=1, description="widths of its networks")
+    batch_size: int = Field(256, ge=1, description="transitions per gradient step")
+    learning_rate: float = Field(3e-3, gt=0, description="of all its networks")
+    target_rate: float = Field(
+        0.02, gt=0, le=1, description="share of the way that the averaged critic follows per gradient step"
+    )  # episodes are short, so it may follow soon
+    discount: float = Field(0.95, gt=0, lt=1, description="of rewards, per environment step")
+    reward: Literal["distance", "success"] = Field(
+        "distance",
+        description="1 at the goal (success), or that minus the distance to it in units of its mean (distance)",
     )
-    goal_steps: int = Field(50, ge=1)  # per training episode; in collection, until a goal is given up
-    noise: float = Field(1.0, ge=0)  # of collected actions, in learned standard deviations
+    goal_steps: int = Field(
+        50, ge=1, description="environment steps of a training episode; in collection, until a goal is given up"
+    )
+    noise: float = Field(1.0, ge=0, description="of collected actions, in learned standard deviations")
 
     @model_validator(mode="after")
     def _learns(self) -> SACPolicyConfig:

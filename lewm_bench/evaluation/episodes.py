@@ -32,17 +32,31 @@ from lewm_bench.system.device import Stopwatch
 class EvalConfig(Config):
     """What is evaluated. ``protocol`` decides the rest (docs/protocol.md)."""
 
-    protocol: str = "clean-1"
-    num_pairs: int = Field(100, ge=1)
-    goal_offset: tuple[int, ...] = (25, 50)  # environment steps from start to goal in the data
-    split: str = "test"  # val to tune; the test episodes are for reporting
+    protocol: str = Field("clean-1", description="rules of the evaluation (`lewm-bench list protocols`)")
+    num_pairs: int = Field(
+        100, ge=1, description="start and goal pairs per environment and offset, the same for every agent"
+    )
+    goal_offset: tuple[int, ...] = Field(
+        (25, 50), description="environment steps from start to goal in the data; each from 1 to collect.steps"
+    )
+    split: str = Field("test", description="episodes that pairs come from: test, val (to tune), train or all")
     candidates: int = Field(
-        400, ge=1
-    )  # pairs that are sorted at most, by protocols with strata, to find num_pairs of each
-    budget: int | None = Field(None, ge=1)  # environment steps; None: as the protocol says
-    batch: int = Field(1, ge=1)  # episodes planned together; times are then per episode of the batch
-    latent_oracle_pairs: int = Field(20, ge=0)  # of the first offset and seed
-    correlation_frames: int = Field(256, ge=2)
+        400, ge=1, description="pairs sorted at most by a protocol with strata, until it has num_pairs of each kind"
+    )
+    budget: int | None = Field(None, ge=1, description="environment steps allowed; null: as the protocol says")
+    batch: int = Field(
+        1,
+        ge=1,
+        description="episodes planned together; results do not depend on it, times are then per episode of the batch",
+    )
+    latent_oracle_pairs: int = Field(
+        20,
+        ge=0,
+        description="pairs for the true simulator with the model's latent cost, at one offset and the lowest seed",
+    )
+    correlation_frames: int = Field(
+        256, ge=2, description="frames for the rank correlation of latent and true distance"
+    )
 
     @field_validator("goal_offset", mode="before")
     @classmethod

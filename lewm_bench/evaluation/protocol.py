@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import model_validator
 
 from lewm_bench.core.config import Config
-from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
-from lewm_bench.data.format import Dataset
+
+if TYPE_CHECKING:
+    from lewm_bench.core.env import GoalEnv
+    from lewm_bench.data.format import Dataset
 
 
 class Protocol(Config):

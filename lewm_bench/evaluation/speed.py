@@ -42,21 +42,32 @@ SWEPT = ("num_samples", "horizon", "batch")
 class SpeedConfig(Config):
     """What is timed. Networks and image size are the profile's, the planner is ``planner``."""
 
-    methods: tuple[AskedAgent, ...] = ("lewm", "pldm", "fast-lewm", "dino-wm", "dino-wm:reencode")
-    modes: tuple[Mode, ...] = ()  # arithmetic of the fast path, or the reference; empty: what the device has
-    plans: int = Field(50, ge=3)  # as many as the paper averages over
-    seconds: float = Field(60.0, gt=0)  # per row; what takes longer is timed on fewer candidates and extrapolated
-    context: int = Field(1, ge=1)  # frames of context; an episode begins with one
-    batch: int = Field(1, ge=1)  # episodes planned together
-    image_sizes: tuple[int, ...] = ()  # more of them: DINO-WM's tokens grow with the image
-    samples: tuple[Annotated[int, Field(ge=2)], ...] = (
-        75,
-        150,
-        300,
-        600,
-    )  # swept for the second figure, each with the rest as it is
-    horizons: tuple[Annotated[int, Field(ge=1)], ...] = (1, 3, 5, 8)
-    batches: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 5, 10)
+    methods: tuple[AskedAgent, ...] = Field(
+        ("lewm", "pldm", "fast-lewm", "dino-wm", "dino-wm:reencode"),
+        description="world models that are timed, the rows of the table",
+    )
+    modes: tuple[Mode, ...] = Field(
+        (),
+        description="arithmetic, torch.compile, or the plain loop (reference); empty: what the device has",
+    )
+    plans: int = Field(50, ge=3, description="timed plans per row, where seconds allow it")
+    seconds: float = Field(
+        60.0, gt=0, description="time per row; longer plans are timed in part and extrapolated, which the table says"
+    )
+    context: int = Field(1, ge=1, description="frames of context")
+    batch: int = Field(1, ge=1, description="episodes planned together")
+    image_sizes: tuple[int, ...] = Field(
+        (), description="further image sizes for the curve over tokens per frame, pixels"
+    )
+    samples: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        (75, 150, 300, 600), description="candidates in the figure of scaling"
+    )
+    horizons: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (1, 3, 5, 8), description="blocks planned ahead in the figure of scaling"
+    )
+    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (1, 2, 5, 10), description="episodes planned together in the figure of scaling"
+    )
 
 
 def modes_of(device: torch.device) -> tuple[Mode, ...]:

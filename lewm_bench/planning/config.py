@@ -21,25 +21,43 @@ GRADIENT_COST = 3
 class ICEMConfig(Config):
     """What iCEM adds to CEM (Pinneri et al., 2020, algorithm 1)."""
 
-    beta: float = Field(2.0, ge=0)  # colour of the noise: power ~ 1 / frequency^beta; 0 is white
-    momentum: float = Field(0.1, ge=0, lt=1)  # of the mean and the deviation
-    keep: float = Field(0.3, ge=0, le=1)  # share of the elites that is tried again
-    decay: float = Field(1.0, ge=1)  # samples shrink by this per iteration, at most to two per elite; the paper's 1.25
+    beta: float = Field(
+        2.0,
+        ge=0,
+        description="colour of the noise along environment steps: its power falls as 1 / frequency^beta; 0 is white",
+    )
+    momentum: float = Field(0.1, ge=0, lt=1, description="share of the old mean and deviation that an iteration keeps")
+    keep: float = Field(0.3, ge=0, le=1, description="share of the elites that is tried again")
+    decay: float = Field(
+        1.0,
+        ge=1,
+        description="samples shrink by this factor per iteration, to two per elite at least; the paper's is 1.25",
+    )
 
 
 class MPPIConfig(Config):
     """Model predictive path integral control (Williams et al., 2017)."""
 
-    temperature: float = Field(0.05, gt=0)  # in standard deviations of an iteration's costs, so it fits every cost
-    noise_std: float = Field(0.3, gt=0)  # of every iteration, in z-scored action units
+    temperature: float = Field(
+        0.05,
+        gt=0,
+        description="of the weights exp(-cost / temperature), in standard deviations of an iteration's costs",
+    )
+    noise_std: float = Field(
+        0.3, gt=0, description="deviation of the noise in every iteration, in units of the data's action deviation"
+    )
 
 
 class AdamConfig(Config):
     """Gradient descent on plans, from several starts."""
 
-    optimizer: Literal["adam", "rmsprop", "sgd"] = "adam"
-    learning_rate: float = Field(0.1, gt=0)
-    num_starts: int | None = Field(None, ge=1)  # None: as many as cost num_samples plans, a third of them
+    optimizer: Literal["adam", "rmsprop", "sgd"] = Field("adam", description="rule of the descent")
+    learning_rate: float = Field(0.1, gt=0, description="step size, in units of the data's action deviation")
+    num_starts: int | None = Field(
+        None,
+        ge=1,
+        description="plans that descend side by side; null: a third of num_samples, since a gradient costs three plans",
+    )
 
 
 class PlannerConfig(Config):
@@ -48,21 +66,43 @@ class PlannerConfig(Config):
     The budget, the horizon and the objective are common to all solvers.
     """
 
-    solver: SolverName = "cem"
-    num_samples: int = 300
-    num_iterations: int = 30
-    num_elites: int = 30
-    std: float = 1.0  # of the first iteration, in z-scored action units
-    horizon: int = 5  # blocks
-    receding: int = 5  # blocks executed before planning again
-    warm_start: bool = False  # start the next search from what is left of the last plan
-    objective: Literal["final", "sum"] = "final"  # distance of the last latent, or of all of them
-    rollout: Literal["fast", "reference"] = "fast"  # same costs up to rounding; ``reference`` is the plain loop
-    arithmetic: Arithmetic = "float32"  # of the fast rollout; int8 on CPU, tf32 on CUDA, bfloat16 on both
-    compile: bool = False  # the fast rollout by torch.compile: a minute at first, for many plans; wants a C++ compiler
-    icem: ICEMConfig = ICEMConfig()
-    mppi: MPPIConfig = MPPIConfig()
-    adam: AdamConfig = AdamConfig()
+    solver: SolverName = Field(
+        "cem",
+        description="how plans are searched; shooting takes the cheapest of num_samples x num_iterations random plans",
+    )
+    num_samples: int = Field(300, description="plans tried per iteration")
+    num_iterations: int = Field(30, description="iterations per search")
+    num_elites: int = Field(30, description="best plans that the next iteration is fitted to; from 2 to num_samples")
+    std: float = Field(
+        1.0, description="deviation of the first iteration, in units of the data's action deviation; above 0"
+    )
+    horizon: int = Field(5, description="blocks planned ahead")
+    receding: int = Field(5, description="blocks executed before planning again; from 1 to horizon")
+    warm_start: bool = Field(False, description="start the next search from what is left of the last plan")
+    objective: Literal["final", "sum"] = Field(
+        "final",
+        description="distance to the goal of the last imagined latent (final), or summed over all of them (sum)",
+    )
+    rollout: Literal["fast", "reference"] = Field(
+        "fast",
+        description="how plans are imagined: optimised (fast) or the plain loop (reference); same costs up to rounding",
+    )
+    arithmetic: Arithmetic = Field("float32", description="of the fast rollout; tf32 wants CUDA, int8 a CPU")
+    compile: bool = Field(
+        False,
+        description="the fast rollout by torch.compile: about a minute at first; on a CPU it wants a C++ compiler",
+    )
+    icem: ICEMConfig = Field(
+        ICEMConfig(),
+        description="CEM with coloured noise, momentum and elites that stay (Pinneri et al., 2020)",
+    )
+    mppi: MPPIConfig = Field(
+        MPPIConfig(), description="path integral control (Williams et al., 2017); num_elites and std play no part"
+    )
+    adam: AdamConfig = Field(
+        AdamConfig(),
+        description="gradient descent on plans through the plain float32 rollout, from several starts",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> PlannerConfig:

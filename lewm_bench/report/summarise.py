@@ -47,7 +47,7 @@ COLUMNS = (
 )  # fmt: skip
 INTEGERS = ("goal_offset", "n_pairs", "n_seeds", "diff_runs", "parameters", "tokens_per_frame", "train_steps")
 
-NOT_ASKED = "not run (see the suite's limits; --agents/--seeds/--set run it)"
+NOT_ASKED = "not run (not in the suite's list; --agents/--seeds/--set run it)"
 
 
 def build_tables(cells: Iterable[CellRecord]) -> pd.DataFrame:

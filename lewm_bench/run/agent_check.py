@@ -29,7 +29,8 @@ from lewm_bench.evaluation.episodes import evaluate
 from lewm_bench.evaluation.history import History, images
 from lewm_bench.evaluation.protocol import Pairs
 from lewm_bench.run.benchmarks import Benchmarks, SuiteSpec
-from lewm_bench.run.registry import agent_family, make_env
+from lewm_bench.run.environments import make_env
+from lewm_bench.run.registry import agent_family
 from lewm_bench.run.resolve import resolve
 from lewm_bench.system.store import Store
 

@@ -18,11 +18,12 @@ from lewm_bench.data.scenes import scene_name, scene_png
 from lewm_bench.data.videos import video_name, write_video
 from lewm_bench.evaluation.episodes import PairResult
 from lewm_bench.evaluation.trails import trails
+from lewm_bench.run.environments import make_env
 from lewm_bench.run.keys import (
     model_spec,
 )
 from lewm_bench.run.records import CellRecord, EpisodeRow, OffsetRecord
-from lewm_bench.run.registry import agent_family, make_env
+from lewm_bench.run.registry import agent_family
 from lewm_bench.run.resolve import Job
 from lewm_bench.run.stages import Measured, Run
 from lewm_bench.system.faults import attempted, keep_traceback, machine_line, told

@@ -24,7 +24,7 @@ from lewm_bench.data.collect import LEARNED, CollectConfig
 from lewm_bench.evaluation import strata
 from lewm_bench.evaluation.protocol import PROTOCOLS
 from lewm_bench.run.benchmarks import EnvSpec
-from lewm_bench.run.registry import agent_path
+from lewm_bench.run.names import agent_path
 from lewm_bench.run.resolve import Job, Suite
 from lewm_bench.train.loop import FREE
 

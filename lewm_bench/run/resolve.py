@@ -23,7 +23,9 @@ from lewm_bench.core.renamed import renamed
 from lewm_bench.evaluation.episodes import EvalConfig
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.run.benchmarks import ADDED, ALL, AgentPart, Benchmarks, EnvPart, EnvSpec, Kind, Part, Recipe, SuiteSpec
-from lewm_bench.run.registry import agent_family, agent_names, environment_ids
+from lewm_bench.run.environments import environment_ids
+from lewm_bench.run.names import agent_names
+from lewm_bench.run.registry import agent_family
 from lewm_bench.run.settings import Settings
 from lewm_bench.run.validation import checked
 

@@ -16,8 +16,16 @@ from lewm_bench.understand.config import UnderstandingConfig
 class TrainingBudget(Config):
     """One training budget for every agent that learns from the dataset; without one each has its own ``train.steps``."""
 
-    seconds: float | None = Field(None, gt=0)  # steps are chosen by each agent's pace, measured once per machine
-    steps: int | None = Field(None, ge=1)
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        description="equal wall-clock time for all: each trains as many steps as fit at its measured pace",
+    )
+    steps: int | None = Field(
+        None,
+        ge=1,
+        description="equal number of training steps for all, in place of their own train.steps",
+    )
 
     @model_validator(mode="after")
     def _one(self) -> TrainingBudget:
@@ -29,13 +37,25 @@ class TrainingBudget(Config):
 class Settings(Config):
     """What is common to all agents of a run. The keys beside these are agents' names."""
 
-    image_size: int = Field(224, ge=16, le=512)
-    collect: CollectConfig = CollectConfig()
-    evaluate: EvalConfig = EvalConfig()
-    planner: PlannerConfig = PlannerConfig()
-    training: TrainingBudget = TrainingBudget()
-    speed: SpeedConfig = SpeedConfig()
-    understanding: UnderstandingConfig = UnderstandingConfig()
+    image_size: int = Field(224, ge=16, le=512, description="side of the square frames, pixels")
+    collect: CollectConfig = Field(
+        CollectConfig(), description="how much data, from which policies, and how it is split"
+    )
+    evaluate: EvalConfig = Field(EvalConfig(), description="start and goal pairs, and the rules of the evaluation")
+    planner: PlannerConfig = Field(
+        PlannerConfig(),
+        description="the planner of world models and of the oracle; a block is frame_skip environment steps",
+    )
+    training: TrainingBudget = Field(
+        TrainingBudget(),
+        description="one training budget for every agent that learns from the dataset; seconds or steps, not both",
+    )
+    speed: SpeedConfig = Field(
+        SpeedConfig(), description="what `lewm-bench speed` and suites that time planning measure"
+    )
+    understanding: UnderstandingConfig = Field(
+        UnderstandingConfig(), description="what `lewm-bench understand` and suites that look into world models examine"
+    )
 
     @model_validator(mode="after")
     def _pairs_exist(self) -> Settings:

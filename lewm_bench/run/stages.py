@@ -31,6 +31,7 @@ from lewm_bench.run.agreement import disagreement
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.budget import within_seconds
 from lewm_bench.run.checkpoints import TRAINING, as_trained, check_card, training_of
+from lewm_bench.run.environments import make_env
 from lewm_bench.run.keys import (
     DATA_SEED,
     dataset_spec,
@@ -40,7 +41,7 @@ from lewm_bench.run.keys import (
     pairs_spec,
     policy_spec,
 )
-from lewm_bench.run.registry import agent_family, make_env
+from lewm_bench.run.registry import agent_family
 from lewm_bench.run.resolve import Job, Suite, shares_budget
 from lewm_bench.system.files import write_text
 from lewm_bench.system.provenance import commit, hardware, versions

@@ -33,7 +33,7 @@ from lewm_bench.run.cells import config_of, failure, reason_with_details
 from lewm_bench.run.checkpoints import training_of
 from lewm_bench.run.folder import CELLS
 from lewm_bench.run.keys import model_spec
-from lewm_bench.run.registry import agent_names
+from lewm_bench.run.names import agent_names
 from lewm_bench.run.resolve import Job
 from lewm_bench.run.runner import each_job, publish_together
 from lewm_bench.run.stages import Data, Run, dataset_of, prepare_agent, provenance_of

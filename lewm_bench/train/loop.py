@@ -41,16 +41,23 @@ Recipe = Mapping[str, Any]
 class TrainConfig(Config):
     """Optimisation of the LeWM paper (appendix D). The budget is in steps, so that a run repeats."""
 
-    steps: int = Field(100_000, ge=1)
-    batch_size: int = Field(128, ge=2)
-    learning_rate: float = Field(5e-5, gt=0)
-    weight_decay: float = Field(1e-3, ge=0)  # on matrices
-    warmup: float = Field(0.01, ge=0, lt=1)  # share of the steps
-    clip_norm: float = Field(1.0, gt=0)
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    log_every: int = Field(20, ge=1)
-    save_every: int = Field(200, ge=1)
-    on_collapse: Literal["fail", "continue"] = "fail"  # of latents or of a policy; continue: for ablations that show it
+    steps: int = Field(100_000, ge=1, description="updates of the weights")
+    batch_size: int = Field(128, ge=2, description="clips or frames per update")
+    learning_rate: float = Field(
+        5e-5, gt=0, description="highest learning rate, after the warm-up; a cosine to zero follows"
+    )
+    weight_decay: float = Field(1e-3, ge=0, description="of AdamW, on matrices only")
+    warmup: float = Field(0.01, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of all gradients together")
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="float32, or bfloat16 where it is safe")
+    log_every: int = Field(
+        20, ge=1, description="steps between points of the training curve; does not change the result"
+    )
+    save_every: int = Field(200, ge=1, description="steps that a kill may cost; does not change the result")
+    on_collapse: Literal["fail", "continue"] = Field(
+        "fail",
+        description="what a collapse of latents or policy does: fail the cell, or continue, for ablations that show it",
+    )
 
 
 @dataclass(frozen=True)

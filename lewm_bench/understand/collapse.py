@@ -41,10 +41,10 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 class CollapseConfig(Config):
     """How much is looked at."""
 
-    frames: int = Field(1000, ge=10)  # held-out ones
-    clips: int = Field(400, ge=10)  # held-out ones, whose last latent is predicted
-    directions: int = Field(512, ge=1)  # of SIGReg's statistic
-    knots: int = Field(17, ge=2)  # likewise
+    frames: int = Field(1000, ge=10, description="held-out frames")
+    clips: int = Field(400, ge=10, description="held-out clips whose last latent is predicted")
+    directions: int = Field(512, ge=1, description="random projections of SIGReg's statistic")
+    knots: int = Field(17, ge=2, description="quadrature points of SIGReg's statistic")
 
 
 class Predictability(NamedTuple):

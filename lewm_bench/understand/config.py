@@ -22,11 +22,11 @@ Name = Literal["collapse", "paths", "probe", "surprise", "open_loop", "maps", "d
 class UnderstandingConfig(Config):
     """Settings of a suite with ``kind: understand``."""
 
-    examinations: tuple[Name, ...] = Field(get_args(Name), min_length=1)
-    collapse: CollapseConfig = CollapseConfig()
-    paths: PathsConfig = PathsConfig()
-    probe: ProbeConfig = ProbeConfig()
-    surprise: SurpriseConfig = SurpriseConfig()
-    open_loop: OpenLoopConfig = OpenLoopConfig()
-    maps: MapsConfig = MapsConfig()
-    decoder: DecoderConfig = DecoderConfig()
+    examinations: tuple[Name, ...] = Field(get_args(Name), min_length=1, description="what is examined, in this order")
+    collapse: CollapseConfig = Field(CollapseConfig(), description="whether latents have collapsed")
+    paths: PathsConfig = Field(PathsConfig(), description="how straight latent paths are")
+    probe: ProbeConfig = Field(ProbeConfig(), description="what of the true state latents tell")
+    surprise: SurpriseConfig = Field(SurpriseConfig(), description="whether violated expectations surprise the model")
+    open_loop: OpenLoopConfig = Field(OpenLoopConfig(), description="how long imagined latents stay true")
+    maps: MapsConfig = Field(MapsConfig(), description="latents drawn in the plane")
+    decoder: DecoderConfig = Field(DecoderConfig(), description="pictures of latents, by a decoder of their own")

@@ -38,14 +38,17 @@ TRAINED = ".decoder.safetensors"  # scratch of the cache, gone when the stage is
 class DecoderConfig(Config):
     """Size of the decoder and what is drawn with it."""
 
-    frames: int = Field(16_384, ge=2)  # of training
-    test_frames: int = Field(1024, ge=2)
-    hidden: int = Field(512, ge=1)
-    width: int = Field(16, ge=1)  # channels at full resolution, twice as many at each lower one
-    pictures: int = Field(8, ge=1)
-    videos: int = Field(3, ge=1)
-    blocks: int = Field(10, ge=1)  # of an imagined rollout
-    train: TrainConfig = TrainConfig(steps=10_000, batch_size=64, learning_rate=2e-3, warmup=0.05)
+    frames: int = Field(16_384, ge=2, description="frames of training episodes that it learns from, at most")
+    test_frames: int = Field(1024, ge=2, description="held-out frames that it is measured on, at most")
+    hidden: int = Field(512, ge=1, description="width of its first layers")
+    width: int = Field(16, ge=1, description="channels at full resolution, twice as many at each lower one")
+    pictures: int = Field(8, ge=1, description="held-out frames drawn")
+    videos: int = Field(3, ge=1, description="imagined rollouts drawn")
+    blocks: int = Field(10, ge=1, description="blocks of an imagined rollout")
+    train: TrainConfig = Field(
+        TrainConfig(steps=10_000, batch_size=64, learning_rate=2e-3, warmup=0.05),
+        description="optimisation of the decoder",
+    )
 
 
 class Decoder(nn.Module):

@@ -22,10 +22,12 @@ Method = Literal["PCA", "t-SNE"]
 class MapsConfig(Config):
     """What is drawn, and what it is coloured by."""
 
-    methods: tuple[Method, ...] = ("PCA", "t-SNE")
-    frames: int = Field(1000, ge=10)  # held-out ones
-    quantity: str | None = None  # None: the first that names a position, else the environment's first
-    perplexity: float = Field(30, gt=1)  # of t-SNE; a third of the frames at most
+    methods: tuple[Method, ...] = Field(("PCA", "t-SNE"), description="what is drawn")
+    frames: int = Field(1000, ge=10, description="held-out frames")
+    quantity: str | None = Field(
+        None, description="what colours them; null: the first that names a position, else the environment's first"
+    )
+    perplexity: float = Field(30, gt=1, description="of t-SNE; a third of the frames at most")
 
 
 def maps(subject: Subject, config: MapsConfig) -> tuple[LatentMap, ...]:

@@ -24,8 +24,8 @@ CONSTANT = 1e-10  # a variance below this share of the mean square is rounding
 class OpenLoopConfig(Config):
     """How much is rolled out."""
 
-    clips: int = Field(256, ge=2)
-    horizon: int = Field(10, ge=1)  # blocks; fewer where half of the held-out episodes are shorter
+    clips: int = Field(256, ge=2, description="held-out clips, at most")
+    horizon: int = Field(10, ge=1, description="blocks imagined; fewer where half of the held-out episodes are shorter")
 
 
 def open_loop(subject: Subject, config: OpenLoopConfig) -> OpenLoop:

@@ -16,8 +16,8 @@ from lewm_bench.understand.subject import Subject, downsampled
 class PathsConfig(Config):
     """How many paths, and what they are compared with."""
 
-    episodes: int = Field(200, ge=2)  # held-out ones at most
-    pixels: int = Field(16, ge=1)  # side of the downsampled frames
+    episodes: int = Field(200, ge=2, description="held-out episodes, at most")
+    pixels: int = Field(16, ge=1, description="side of the downsampled frames they are compared with")
 
 
 def straightness(subject: Subject, untrained: Subject | None, config: PathsConfig) -> tuple[Straightness, ...]:

@@ -38,17 +38,19 @@ CHECK_EVERY = 50  # steps of an MLP
 class ProbeConfig(Config):
     """The paper does not give its probes' sizes; these are ours for every profile."""
 
-    train_frames: int = Field(6000, ge=20)
-    test_frames: int = Field(2000, ge=20)
-    pixels: int = Field(16, ge=1)  # side of the downsampled frames
-    components: int = Field(1024, ge=1)  # larger features are reduced to so many principal components
-    folds: int = Field(5, ge=2)  # of training episodes
-    width: int = Field(256, ge=1)  # of an MLP
-    depth: int = Field(2, ge=1)  # hidden layers
-    steps: int = Field(3000, ge=1)  # at most
-    patience: int = Field(10, ge=1)  # checks in a row (one per 50 steps) without a better one
-    batch_size: int = Field(256, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    train_frames: int = Field(6000, ge=20, description="frames of training episodes that probes learn from, at most")
+    test_frames: int = Field(2000, ge=20, description="held-out frames that they are tested on, at most")
+    pixels: int = Field(16, ge=1, description="side of the downsampled frames, one of the floors")
+    components: int = Field(1024, ge=1, description="larger features are reduced to so many principal components")
+    folds: int = Field(5, ge=2, description="folds of the training episodes for choosing ridge's penalty")
+    width: int = Field(256, ge=1, description="width of the MLP")
+    depth: int = Field(2, ge=1, description="hidden layers of the MLP")
+    steps: int = Field(3000, ge=1, description="training steps of the MLP, at most")
+    patience: int = Field(
+        10, ge=1, description="checks in a row (one per 50 steps) without a better one, then it stops"
+    )
+    batch_size: int = Field(256, ge=1, description="frames per training step")
+    learning_rate: float = Field(1e-3, gt=0, description="of Adam")
 
 
 class PublishedProbe(NamedTuple):

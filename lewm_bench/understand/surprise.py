@@ -36,12 +36,16 @@ USUAL = 0.99  # quantile of the ways of blocks; the farthest of many may be fart
 class SurpriseConfig(Config):
     """Settings of the violation-of-expectation test."""
 
-    triples: int = Field(120, ge=2)  # at most; episodes give as many as fit without overlap, one each first
-    before: int = Field(3, ge=0)  # blocks shown before the event, behind the model's first context
-    after: int = Field(4, ge=1)  # blocks shown after the event's own
-    noise: float = Field(0.05, gt=0, le=1)  # standard deviation of the camera noise; 1 is from black to white
-    min_distance: float = Field(3.0, ge=0)  # of a teleport, in the environment's success thresholds
-    min_blocks: float = Field(1.0, ge=0)  # of a teleport, in what 99 % of held-out blocks stay below
+    triples: int = Field(
+        120, ge=2, description="triples at most; episodes give as many as fit without overlap, one each first"
+    )
+    before: int = Field(3, ge=0, description="blocks shown before the event, behind the model's first context")
+    after: int = Field(4, ge=1, description="blocks shown after the event's own")
+    noise: float = Field(
+        0.05, gt=0, le=1, description="standard deviation of the camera noise; 1 is from black to white"
+    )
+    min_distance: float = Field(3.0, ge=0, description="shortest teleport, in the environment's success thresholds")
+    min_blocks: float = Field(1.0, ge=0, description="shortest teleport, in what 99 % of held-out blocks stay below")
 
     def event(self, history: int) -> int:
         """The first frame of a clip that differs."""

@@ -19,7 +19,7 @@ from lewm_bench.envs.wall import Wall
 from lewm_bench.evaluation.episodes import evaluate
 from lewm_bench.evaluation.protocol import Pairs
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.run.registry import make_env
+from lewm_bench.run.environments import make_env
 from lewm_bench.system.store import Store
 
 CEM = PlannerConfig(num_samples=100, num_iterations=3, num_elites=10)

@@ -26,7 +26,7 @@ from lewm_bench.evaluation.protocol import CLEAN_1, sample_pairs
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import latent_cost, plain_rollout, rollout
 from lewm_bench.planning.fast.dino_wm import PackedDinoWM
-from lewm_bench.run.registry import make_env
+from lewm_bench.run.environments import make_env
 from lewm_bench.system.checkpoint import load_tensors
 from lewm_bench.system.store import Store
 from lewm_bench.train.loop import Step, TrainConfig

@@ -20,10 +20,11 @@ from test_runner import TINY, make_absent
 
 from lewm_bench import __version__
 from lewm_bench.cli import app as cli
+from lewm_bench.cli import speed
 from lewm_bench.core.errors import NotRun
 from lewm_bench.data.adapt import register_env
 from lewm_bench.data.check import CHECKS, Finding, exploration_pairs
-from lewm_bench.run.registry import environment_ids, make_env
+from lewm_bench.run.environments import environment_ids, make_env
 
 COMMANDS = ("run", "list", "collect", "train", "evaluate", "speed", "report", "check", "doctor")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -289,13 +290,13 @@ def test_the_speed_suite_runs_like_any_other(lewm_bench, tmp_path, fast_speed):
 )
 def test_the_options_of_speed_are_settings(lewm_bench, monkeypatch, options, expected):
     asked = []
-    monkeypatch.setattr(cli, "_speed", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(speed, "time_planning", lambda *arguments: asked.append(arguments))
     dtype = [] if options == ["--samples", "8"] else ["--dtype", "reference"]
     assert lewm_bench("speed", *options, *dtype, "--profile", "paper", "--checkpoint", "mine")[0] == 0
-    ((suite, profile, overrides, *_, checkpoint),) = asked
-    assert (suite, profile, checkpoint) == ("speedup", "paper", Path("mine"))
+    ((choices, checkpoint),) = asked
+    assert (choices.suite, choices.profile, checkpoint) == ("speedup", "paper", Path("mine"))
     modes = [] if not dtype or "speed.modes" in " ".join(expected) else ["speed.modes=['reference']"]
-    assert sorted(overrides) == sorted([*expected, *modes])
+    assert sorted(choices.settings) == sorted([*expected, *modes])
 
 
 def test_list_names_the_speed_suite(lewm_bench):

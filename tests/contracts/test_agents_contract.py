@@ -21,7 +21,8 @@ from lewm_bench.core.rng import stream
 from lewm_bench.core.types import Goals, Past
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.run.registry import agent_family, agent_names
+from lewm_bench.run.names import agent_names
+from lewm_bench.run.registry import agent_family
 from lewm_bench.system.checkpoint import load_card, load_tensors
 from lewm_bench.system.store import Store
 

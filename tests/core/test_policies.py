@@ -20,7 +20,7 @@ from lewm_bench.data.adapt import Adapt, warmup
 from lewm_bench.envs.parts.maze import cell_distances, cell_of, parse_maze
 from lewm_bench.envs.parts.waypoints import next_cells
 from lewm_bench.envs.pointmaze import PointMaze
-from lewm_bench.run.registry import make_env
+from lewm_bench.run.environments import make_env
 
 NAMES = ("uniform", "ornstein_uhlenbeck")
 ODD_SPACE = gym.spaces.Box(np.array([-2, 0, -np.inf], np.float32), np.array([1, 0.1, np.inf], np.float32))

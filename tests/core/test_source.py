@@ -14,7 +14,7 @@ from lewm_bench.core import source
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.source import digest_of, made_of
-from lewm_bench.run.registry import make_env
+from lewm_bench.run.environments import make_env
 
 FILES = {
     "planted_pkg/__init__.py": "",

@@ -23,7 +23,7 @@ from lewm_bench.data.check import check_goal_env, require_sound
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.data.format import Dataset
 from lewm_bench.run.benchmarks import load
-from lewm_bench.run.registry import environment_ids, make_env, origin
+from lewm_bench.run.environments import environment_ids, make_env, origin
 from lewm_bench.run.resolve import resolve
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"

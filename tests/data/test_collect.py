@@ -18,7 +18,7 @@ from lewm_bench.data import collect as collecting
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.data.format import Dataset
 from lewm_bench.data.sac_exploration import SACPolicyConfig, train_sac_policy
-from lewm_bench.run.registry import make_env
+from lewm_bench.run.environments import make_env
 from lewm_bench.system.store import Store
 
 

@@ -24,8 +24,8 @@ from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.report.summarise import build_tables
 from lewm_bench.report.write import write_report
 from lewm_bench.run.benchmarks import load
+from lewm_bench.run.environments import make_env
 from lewm_bench.run.records import load_cells
-from lewm_bench.run.registry import make_env
 from lewm_bench.run.resolve import resolve
 from lewm_bench.run.runner import run_suite
 from lewm_bench.run.stages import Run

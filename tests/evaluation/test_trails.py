@@ -13,8 +13,8 @@ from lewm_bench.data.scenes import read_scene, scene_name, scene_png
 from lewm_bench.evaluation.episodes import PairResult
 from lewm_bench.evaluation.trail_record import Trail
 from lewm_bench.evaluation.trails import EVERY, trails
+from lewm_bench.run.environments import make_env
 from lewm_bench.run.records import OffsetRecord
-from lewm_bench.run.registry import make_env
 
 WORLDS = {
     "UMaze": ("lewm_bench/PointMaze-UMaze-v0", {}),

@@ -442,11 +442,11 @@ def name_case(root: Path, rng: Random) -> Callable[[Path], Callable[[], object]]
 
 def named(name: str) -> None:
     """Resolve the tiny suite with an agent of that name, and use what its name is used for."""
-    from lewm_bench.cli.app import _prepare
+    from lewm_bench.cli.options import Choices
     from lewm_bench.report.agents import settings_text
     from lewm_bench.run.resolve import Suite
 
-    run = _prepare("tiny", "quick", agents=name, config=Path("tiny.yaml"), cache=Path("cache"), device="cpu")
+    run = Choices("tiny", agents=name, config=Path("tiny.yaml"), cache=Path("cache"), device="cpu").run()
     suite: Suite = run.suite
     for job in suite.jobs:
         suite.of(job.env).agent_config(job.agent)

@@ -15,8 +15,9 @@ from lewm_bench.core import source
 from lewm_bench.data.collect import CollectConfig
 from lewm_bench.run import keys
 from lewm_bench.run.benchmarks import EnvSpec, load
+from lewm_bench.run.environments import make_env
 from lewm_bench.run.records import load_cells
-from lewm_bench.run.registry import agent_family, make_env
+from lewm_bench.run.registry import agent_family
 from lewm_bench.run.resolve import resolve
 from lewm_bench.run.runner import run_suite
 from lewm_bench.run.stages import Run

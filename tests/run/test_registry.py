@@ -15,7 +15,7 @@ from lewm_bench.agent import Family
 from lewm_bench.agents import AGENTS
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.data.adapt import Adapt, ReplayEnv, register_env
-from lewm_bench.run import registry
+from lewm_bench.run import environments, registry
 from lewm_bench.run.records import load_cells
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -146,7 +146,7 @@ def test_agents_that_are_not_there(name, says):
 )
 def test_environments_that_are_not_there(env_id, kwargs, says):
     with pytest.raises(UserError) as raised:
-        registry.make_env(env_id, 64, kwargs)
+        environments.make_env(env_id, 64, kwargs)
     assert says in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -182,7 +182,7 @@ def test_every_name_is_a_family():
 @pytest.fixture()
 def own_registry():
     """What a test registers is gone after it."""
-    registry.load_plugins()  # what an import registers is there once and for all
+    environments.load_plugins()  # what an import registers is there once and for all
     before = set(gym.registry)
     yield
     for env_id in set(gym.registry) - before:
@@ -191,21 +191,21 @@ def own_registry():
 
 
 def test_an_adapted_environment_is_known_by_its_id_and_what_it_comes_from(own_registry):
-    assert registry.origin("lewm_bench/PushT-v0") == "from lewm-bench"
+    assert environments.origin("lewm_bench/PushT-v0") == "from lewm-bench"
     register_env("mine/Cart-v0", "CartPole-v1", threshold=0.5)
-    assert "mine/Cart-v0" in registry.environment_ids() and "CartPole-v1" not in registry.environment_ids()
-    assert registry.origin("mine/Cart-v0") == "adapted from CartPole-v1"
-    env = registry.make_env("mine/Cart-v0", 16)
+    assert "mine/Cart-v0" in environments.environment_ids() and "CartPole-v1" not in environments.environment_ids()
+    assert environments.origin("mine/Cart-v0") == "adapted from CartPole-v1"
+    env = environments.make_env("mine/Cart-v0", 16)
     assert (env.threshold, env.observation_space.shape, env.source) == (0.5, (16, 16, 3), "CartPole-v1")
 
 
 def test_adapt_makes_any_id_a_goal_environment_with_its_own_arguments(own_registry):
     settings = Adapt(threshold=0.25, compare=(0, 2), max_steps=40)
-    env = registry.make_env("CartPole-v1", 24, {"sutton_barto_reward": True}, settings)
+    env = environments.make_env("CartPole-v1", 24, {"sutton_barto_reward": True}, settings)
     assert type(env) is ReplayEnv and env.settings == settings and env.observation_space.shape == (24, 24, 3)
     assert env._live.env._sutton_barto_reward is True
     # A second one of the same source does not change the first, which can still be made again.
-    other = registry.make_env("CartPole-v1", 16, None, Adapt(threshold=9))
+    other = environments.make_env("CartPole-v1", 16, None, Adapt(threshold=9))
     again = gym.make(env.spec).unwrapped
     assert (env.threshold, other.threshold, again.threshold) == (0.25, 9, 0.25)
     assert again._live.env._sutton_barto_reward is True and again.observation_space.shape == (24, 24, 3)
@@ -222,7 +222,7 @@ def test_adapt_makes_any_id_a_goal_environment_with_its_own_arguments(own_regist
 )
 def test_what_cannot_be_adapted_is_one_line(own_registry, env_id, kwargs, says):
     with pytest.raises(UserError) as raised:
-        registry.make_env(env_id, 16, kwargs, Adapt(threshold=1))
+        environments.make_env(env_id, 16, kwargs, Adapt(threshold=1))
     assert says in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -230,7 +230,7 @@ def test_a_foreign_environment_is_told_to_be_adapted():
     with pytest.raises(
         UserError, match=r"CartPole-v1.*not a lewm_bench.core.env.GoalEnv; give it a success rule.*adapt"
     ):
-        registry.make_env("CartPole-v1", 64)
+        environments.make_env("CartPole-v1", 64)
 
 
 def test_an_environment_that_needs_a_package_is_not_run(own_registry):
@@ -239,7 +239,7 @@ def test_an_environment_that_needs_a_package_is_not_run(own_registry):
 
     gym.register("tests/Needs-v0", needs)
     with pytest.raises(NotRun, match=r"tests/Needs-v0.*pip install pygame"):
-        registry.make_env("tests/Needs-v0", 16)
+        environments.make_env("tests/Needs-v0", 16)
 
 
 def test_a_broken_mujoco_gl_is_said_where_mujoco_is_imported():

@@ -21,7 +21,9 @@ from lewm_bench.core.source import closure, is_ours
 from lewm_bench.data.adapt import AdaptedEnv
 from lewm_bench.planning.solvers import SOLVERS
 from lewm_bench.run import keys
-from lewm_bench.run.registry import agent_family, agent_path, load_plugins
+from lewm_bench.run.environments import load_plugins
+from lewm_bench.run.names import agent_path
+from lewm_bench.run.registry import agent_family
 
 FILE = Path(__file__).with_name("stages.json")
 ENVS, AGENTS_FOLDER = "lewm_bench.envs.", "lewm_bench.agents."

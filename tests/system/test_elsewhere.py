@@ -10,7 +10,7 @@ import pytest
 
 from lewm_bench.core.errors import UserError
 from lewm_bench.data.adapt import Adapt
-from lewm_bench.run.registry import make_env
+from lewm_bench.run.environments import make_env
 from lewm_bench.system import elsewhere as module
 from lewm_bench.system.elsewhere import elsewhere
 

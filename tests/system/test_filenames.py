@@ -8,8 +8,8 @@ import pytest
 
 from lewm_bench.agents import AGENTS
 from lewm_bench.data.videos import video_name
+from lewm_bench.run.environments import environment_ids
 from lewm_bench.run.records import CellRecord
-from lewm_bench.run.registry import environment_ids
 from lewm_bench.system.filenames import agents_stem, env_stem, file_stem
 from lewm_bench.understand.records import UnderstandingRecord
 

@@ -22,7 +22,7 @@ from lewm_bench.core.rng import stream
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.data.format import Dataset
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.run.registry import make_env
+from lewm_bench.run.environments import make_env
 from lewm_bench.system.store import Store
 from lewm_bench.train.loop import TrainConfig
 from lewm_bench.understand import surprise as voe

@@ -93,7 +93,7 @@ def jobs_of(run: Run, agents: Sequence[str]) -> list[Job]:
     """The job of each agent in the run's first environment, all with the same pairs.
 
     Raises:
-        UserError: the suite's limits leave an agent out or give it other pairs, or test episodes would be seen.
+        UserError: the suite leaves an agent out or give it other pairs, or test episodes would be seen.
     """
     spec = run.suite.envs[0]
     config = run.suite.of(spec).settings.evaluate
@@ -107,12 +107,12 @@ def jobs_of(run: Run, agents: Sequence[str]) -> list[Job]:
         raise UserError(f"protocol {config.protocol} has no single score to tune for; tune with {whole}")
     found = {job.agent: job for job in run.suite.jobs if job.env == spec}
     if missing := [agent for agent in agents if agent not in found]:
-        raise UserError(f"the suite's limits leave {missing[0]} nothing to run; --set evaluate.goal_offset=[25]")
+        raise UserError(f"the suite lists nothing to run of {missing[0]}; --set evaluate.goal_offset=[25]")
     jobs = [found[agent] for agent in agents]
     for job in jobs[1:]:
         if (job.goal_offset, job.num_pairs) != (jobs[0].goal_offset, jobs[0].num_pairs):
             raise UserError(
-                f"the suite's limits give {jobs[0].agent} and {job.agent} different pairs; make them equal with "
+                f"the suite gives {jobs[0].agent} and {job.agent} different pairs; make them equal with "
                 "--set evaluate.goal_offset=[25] and --set evaluate.num_pairs=50"
             )
     return jobs

@@ -1,0 +1,193 @@
+"""The options that several verbs share, and the run that they describe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from lewm_bench.core.errors import UserError, unknown
+from lewm_bench.core.names import canonical, split
+
+if TYPE_CHECKING:
+    from lewm_bench.run.resolve import Suite
+    from lewm_bench.run.stages import Run
+
+
+SuiteOption = Annotated[str, typer.Option("--suite", "-s", help="A suite of benchmarks.yaml (`lewm-bench list`).")]
+ProfileOption = Annotated[
+    str,
+    typer.Option(
+        "--profile", "-p", help="quick: a laptop; paper: the papers' networks and images, not their training."
+    ),
+]
+AgentsOption = Annotated[
+    str,
+    typer.Option(
+        "--agents", help="Comma-separated; replaces the suite's agents. +lewm,+mine adds to them, all adds every agent."
+    ),
+]
+SeedsOption = Annotated[str, typer.Option("--seeds", help="Comma-separated training seeds, for example 0,1,2.")]
+EnvsOption = Annotated[str, typer.Option("--envs", help="Comma-separated; only these of the suite's environments.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE, a dotted key, repeatable: --set lewm.train.steps=500")
+]
+SolverOption = Annotated[
+    str, typer.Option("--solver", help="The planner: cem, icem, mppi, shooting, adam; the suite's if left out.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+CacheOption = Annotated[Path | None, typer.Option("--cache", help="Where stages are kept; also $LEWM_BENCH_CACHE.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="Another benchmarks.yaml.")]
+FreshOption = Annotated[
+    list[str] | None,
+    typer.Option("--fresh", help="collect, train or evaluate: this and what follows anew; the old is kept aside."),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names between commas, each once."""
+    found = tuple(dict.fromkeys(part.strip() for part in split(text, ",") if part.strip()))
+    if text and not found:
+        raise UserError(f"expected comma-separated names, got {text!r}")
+    return found
+
+
+def agent_names(text: str) -> tuple[str, ...]:
+    """Several agents under their canonical names, each once."""
+    return tuple(dict.fromkeys(map(canonical, names(text))))
+
+
+def one_agent(text: str) -> str:
+    """The agent of a command that has one."""
+    from lewm_bench.run.benchmarks import ADDED, ALL
+
+    found = agent_names(text)
+    if len(found) != 1 or found[0] == ALL or found[0].startswith(ADDED):
+        raise UserError(f"expected one agent, got {text!r}; several are for `lewm-bench run --agents`")
+    return found[0]
+
+
+def solver_setting(name: str) -> list[str]:
+    """``--solver`` as a setting."""
+    if not name:
+        return []
+    from lewm_bench.planning.solvers import SOLVERS
+
+    if name not in SOLVERS:
+        raise unknown("solver", name, SOLVERS)
+    return [f"planner.solver={name}"]
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """Integers between commas, each once."""
+    try:
+        return tuple(int(part) for part in names(text))
+    except ValueError:
+        raise UserError(f"{option} takes comma-separated integers, got {text!r}")
+
+
+def seed_numbers(text: str) -> tuple[int, ...]:
+    """Training seeds."""
+    found = numbers("--seeds", text)
+    if any(seed < 0 for seed in found):
+        raise UserError(f"--seeds takes integers from 0, got {text!r}")
+    return found
+
+
+def say(line: str) -> None:
+    """Tell the user beside the results, above the progress bars."""
+    tqdm.write(line, file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the common options say, as it was typed; every verb has some of them."""
+
+    suite: str
+    profile: str = "quick"
+    agents: str = ""
+    seeds: str = ""
+    envs: str = ""
+    solver: str = ""
+    overrides: Sequence[str] | None = None
+    device: str = "auto"
+    cache: Path | None = None
+    config: Path | None = None
+    out: Path | None = None
+    quiet: bool = False
+    fresh: Sequence[str] | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], **others: Any) -> Choices:
+        """Those of a verb: its ``locals()``, of which only the common options are taken, and what it calls otherwise."""
+        common = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in options.items() if name in common} | others)
+
+    @property
+    def settings(self) -> list[str]:
+        """``--solver`` and ``--set``, of which the later wins."""
+        return [*solver_setting(self.solver), *(self.overrides or ())]
+
+    @property
+    def progress(self) -> bool:
+        """Whether somebody looks at progress bars."""
+        return not self.quiet and sys.stderr.isatty()
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return self.out or Path("results") / self.suite
+
+    def resolve(self) -> tuple[Suite, Path]:
+        """The suite with its settings, and the file that they are from."""
+        from lewm_bench.run.benchmarks import find_file, load
+        from lewm_bench.run.resolve import resolve
+
+        path = find_file(self.config)
+        resolved = resolve(
+            load(path),
+            self.suite,
+            self.profile,
+            agents=agent_names(self.agents),
+            seeds=seed_numbers(self.seeds),
+            envs=names(self.envs),
+            overrides=self.settings,
+        )
+        return resolved, path
+
+    def run(self) -> Run:
+        """The run that they describe."""
+        from lewm_bench.run.keys import fresh_kinds
+        from lewm_bench.run.stages import Run
+        from lewm_bench.run.unread import check_read
+        from lewm_bench.system.device import resolve_device, share_cores
+        from lewm_bench.system.granted import cores
+        from lewm_bench.system.store import Store, default_cache
+
+        share_cores()
+        resolved, path = self.resolve()
+        if resolved.kind == "speed":
+            raise UserError(
+                f"the suite {self.suite} times planning and has no environments; `lewm-bench run --suite {self.suite}`"
+            )
+        if not resolved.jobs:
+            raise UserError("the suite lists nothing to run here; name --seeds or --set evaluate.goal_offset=[25]")
+        check_read(resolved, self.settings)
+        run = Run(
+            suite=resolved,
+            store=Store(self.cache or default_cache(), fresh_kinds(names(",".join(self.fresh or ())))),
+            out=self.folder,
+            device=resolve_device(self.device),
+            progress=self.progress,
+            say=say,
+            workers=cores(),
+        )
+        cells = f"{len(resolved.jobs)} cells on {run.device}"
+        say(f"suite {self.suite}, profile {self.profile}, {cells}, settings from {path}")
+        return run

@@ -1,0 +1,76 @@
+"""The verb that makes a report again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lewm_bench.cli.ending import show
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Result folders, for example of several machines.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Default: the first folder.")] = None,
+    title: Annotated[str, typer.Option("--title")] = "",
+    pack: Annotated[
+        bool, typer.Option("--pack", help="Also write all cells into one compressed file, cells.jsonl.xz, of --out.")
+    ] = False,
+) -> None:
+    """Make tables, figures and the report page again from the cells of one or several result folders.
+
+    Example: lewm-bench report results/pointmaze other-machine/pointmaze --out results/both
+    """
+    from lewm_bench.evaluation.speed_record import SPEED_FILE, load_speed
+    from lewm_bench.report.speed import terminal as terminal_speed
+    from lewm_bench.report.speed import write_speed_report
+    from lewm_bench.report.tables import terminal
+    from lewm_bench.report.write import write_report
+    from lewm_bench.run.folder import claimed, set_aside
+    from lewm_bench.run.records import load_cells
+    from lewm_bench.system.files import copy_folder
+    from lewm_bench.system.packed import write_packed
+    from lewm_bench.understand.records import holds_understanding
+
+    if any(map(holds_understanding, folders)):
+        return _report_understanding(folders, out, title, pack)
+    if all((folder / SPEED_FILE).is_file() for folder in folders):
+        rows = [row for folder in folders for row in load_speed(folder)]
+        target = out or folders[0]
+        elsewhere = target not in folders
+        with claimed(target):
+            set_aside(target, [SPEED_FILE] if elsewhere else [], SPEED_FILE)
+            shown = terminal_speed(write_speed_report(rows, target, title or "Planning time", records=elsewhere))
+        show(shown, target)
+        return
+    cells = load_cells(folders)
+    target = out or folders[0]
+    with claimed(target):
+        for part in (folder / name for folder in folders for name in ("videos", "scenes")):
+            if out is not None and part.is_dir():
+                copy_folder(part, target / part.name)
+        if pack:
+            write_packed(folders, target)
+        summary = write_report(cells, target, title or f"Suite {cells[0].suite}")
+    show(terminal(summary), target)
+
+
+def _report_understanding(folders: list[Path], out: Path | None, title: str, pack: bool) -> None:
+    """Tables, figures and page of examinations again."""
+    from lewm_bench.report.understanding.report import terminal, write_understanding
+    from lewm_bench.run.folder import claimed
+    from lewm_bench.system.files import copy_folder
+    from lewm_bench.system.packed import write_packed
+    from lewm_bench.understand.records import PICTURES, load_records
+
+    cells = load_records(folders)
+    target = out or folders[0]
+    with claimed(target):
+        for folder in folders:
+            if folder != target and (folder / PICTURES).is_dir():
+                copy_folder(folder / PICTURES, target / PICTURES)
+        if pack:
+            write_packed(folders, target)
+        shown = terminal(write_understanding(cells, target, title or f"Suite {cells[0].suite}"))
+    show(shown, target)

@@ -1,0 +1,77 @@
+"""The verb that does everything a suite needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lewm_bench.cli.ending import end_examination, end_run
+from lewm_bench.cli.options import (
+    AgentsOption,
+    CacheOption,
+    Choices,
+    ConfigOption,
+    DeviceOption,
+    EnvsOption,
+    FreshOption,
+    ProfileOption,
+    QuietOption,
+    SeedsOption,
+    SetOption,
+    SolverOption,
+    SuiteOption,
+)
+from lewm_bench.cli.timing import time_planning
+from lewm_bench.core.errors import UserError
+
+
+def run(
+    suite: SuiteOption,
+    profile: ProfileOption = "quick",
+    agents: AgentsOption = "",
+    seeds: SeedsOption = "",
+    envs: EnvsOption = "",
+    solver: SolverOption = "",
+    overrides: SetOption = None,
+    device: DeviceOption = "auto",
+    out: Annotated[Path | None, typer.Option("--out", help="Default: results/SUITE.")] = None,
+    cache: CacheOption = None,
+    config: ConfigOption = None,
+    fresh: FreshOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Collect, train, plan and report: everything a suite needs. Kill it and run it again: it goes on.
+
+    Example: lewm-bench run --suite pointmaze --seeds 0,1,2
+    """
+    from lewm_bench.report.tables import terminal
+    from lewm_bench.report.write import write_report
+    from lewm_bench.run.folder import claimed
+    from lewm_bench.run.runner import run_suite
+
+    choices = Choices.of(locals())
+    if _is_speed(suite, config):
+        if agents or seeds or envs:
+            raise UserError(f"the suite {suite} times planning and has no agents, seeds or environments to choose")
+        if fresh:
+            raise UserError("--fresh is for what the cache keeps; times are measured anew every time")
+        return time_planning(choices)
+    it = choices.run()
+    with claimed(it.out):  # before hours of training, not after
+        if it.suite.kind == "understand":
+            from lewm_bench.run.understanding import examine_suite
+
+            return end_examination(examine_suite(it), it)
+        cells = run_suite(it)
+        shown = terminal(write_report(cells, it.out, it.suite.title))
+    end_run(shown, it.out, cells, [(cell, cell.reason) for cell in cells if cell.status == "failed"])
+
+
+def _is_speed(suite: str, config: Path | None) -> bool:
+    """Whether a suite times planning."""
+    from lewm_bench.run import benchmarks as suites
+
+    spec = suites.load(suites.find_file(config)).suites.get(suite)
+    return spec is not None and spec.kind == "speed"

@@ -1,0 +1,31 @@
+"""Planning times, measured and reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lewm_bench.cli.ending import show
+from lewm_bench.cli.options import Choices, say
+
+
+def time_planning(choices: Choices, checkpoint: Path | None = None) -> None:
+    """Time planning and write the speed report."""
+    from lewm_bench.evaluation.speed import measure, method_of
+    from lewm_bench.evaluation.speed_record import SPEED_FILE
+    from lewm_bench.report.speed import terminal, write_speed_report
+    from lewm_bench.run.folder import claimed, line_about, set_aside
+    from lewm_bench.run.registry import agent_family
+    from lewm_bench.system.device import resolve_device, share_cores
+
+    share_cores()
+    suite, path = choices.resolve()
+    methods = [method_of(name, agent_family(name), suite.agent_config(name)) for name in suite.settings.speed.methods]
+    where, folder, profile = resolve_device(choices.device), choices.folder, choices.profile
+    with claimed(folder):
+        say(f"suite {choices.suite}, profile {profile}, on {where}, settings from {path}")
+        rows = measure(suite.settings, methods, profile, where, checkpoint, progress=choices.progress)
+        set_aside(folder, [SPEED_FILE], SPEED_FILE)
+        shown = terminal(write_speed_report(rows, folder, suite.title))
+    if line := line_about(folder):
+        say(line)
+    show(shown, folder)
