@@ -19,6 +19,7 @@ from commands import outcome
 from lewm_bench.cli import app as cli
 from lewm_bench.core.errors import Explained
 from lewm_bench.evaluation.history import images
+from lewm_bench.run import environments
 from lewm_bench.system.faults import OURS, THEIRS, ProgramExit, attempted, explained, machine_line, place, told
 from lewm_bench.system.files import StorageError
 from lewm_bench.train.diagnostics import effective_rank
