@@ -458,6 +458,9 @@ class DinoWMFamily(TrainedWorldModel):
         encoder = Dinov2Encoder(None) if dinov2 else LocalEncoder(config.local, config.encoder, image_size)
         return DinoWM(config, encoder.eval(), action_dim)
 
+    def beside(self, model: DinoWM) -> tuple[nn.Module, ...]:
+        return (model.encoder,)
+
     def rollout(self, model: DinoWM, planner: PlannerConfig) -> BeginRollout:
         if planner.rollout == "reference":
             return plain_rollout(model)

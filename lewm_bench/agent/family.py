@@ -228,6 +228,9 @@ class TrainedWorldModel(Family):
     def build(self, config: Any, image_size: int, action_dim: int) -> nn.Module:
         """The untrained ``WorldModel``, from sizes alone: so it can be timed without data and environments.
 
+        Beside what planning asks of it the module has ``loss(clip, step)``, ``tokens_per_frame``, and in ``action_scale``
+        the statistics of actions (``lewm_bench.agents.parts.nets.ActionScale``).
+
         Args:
             config: of this family.
             image_size: pixels.
@@ -257,6 +260,10 @@ class TrainedWorldModel(Family):
     def trained_as(self, setting: Setting) -> Setting:
         """The setting that weights are trained under; another one where variants plan differently with equal weights."""
         return setting
+
+    def beside(self, model: nn.Module) -> tuple[nn.Module, ...]:
+        """Networks that ``model`` uses and does not hold, such as a frozen encoder; they are neither trained nor saved."""
+        return ()
 
     def agent(self, model: nn.Module, config: Any, planner: PlannerConfig, device: torch.device) -> PlanningAgent:
         """What plans with ``model``."""

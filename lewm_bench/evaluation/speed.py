@@ -127,8 +127,13 @@ class Method:
         """An untrained model, from the stream (0, "init", the agent's name)."""
         with torch_stream(0, "init", self.name), _as_user_error(f"image_size={image_size}"):
             model = self.family.build(self.config, image_size, ACTION_DIM)
-            model.encoder.to(device)  # where it is no part of the model
-        return model.to(device).eval().requires_grad_(False)
+        return self.ready(model, device)
+
+    def ready(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """``model`` on the device, for planning alone."""
+        for module in (model, *self.family.beside(model)):
+            module.to(device).eval().requires_grad_(False)
+        return model
 
     def agent(self, model: nn.Module, mode: Mode, planner: PlannerConfig, device: torch.device) -> PlanningAgent:
         """What plans with ``model`` in a mode.
@@ -175,8 +180,7 @@ def trained(checkpoint: Path, methods: Sequence[Method], device: torch.device) -
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{checkpoint} is not a checkpoint of this version ({error!r}); train it again")
     load_weights(model, checkpoint)
-    model.encoder.to(device)
-    return method, model.to(device).eval().requires_grad_(False), card["image_size"]
+    return method, method.ready(model, device), card["image_size"]
 
 
 def situation(model: nn.Module, case: Case) -> tuple[Goals, Past]:
@@ -426,7 +430,7 @@ def row(
 ) -> SpeedRow:
     """The record of one case."""
     model, factor = case.model, measured.factor(case.planner)
-    modules = {model, model.encoder}
+    modules = {model, *case.method.family.beside(model)}
     counted = sum(p.numel() for p in {p for module in modules for p in module.parameters()})
     return SpeedRow(
         method=case.method.name,

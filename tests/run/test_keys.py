@@ -25,7 +25,7 @@ from lewm_bench.system.device import resolve_device
 from lewm_bench.system.store import Store
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
-ENVIRONMENT, AGENT = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+ENVIRONMENT, AGENT, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 SUITE = """
 profiles: {quick: {image_size: 32}}
 suites:

@@ -15,8 +15,10 @@ from lewm_bench.agent import Family
 from lewm_bench.agents import AGENTS
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.data.adapt import Adapt, ReplayEnv, register_env
+from lewm_bench.evaluation.speed_record import load_speed
 from lewm_bench.run import environments, registry
 from lewm_bench.run.records import load_cells
+from lewm_bench.understand.records import load_records
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL) for kind in ("python", "yaml", "toml")}
@@ -25,10 +27,11 @@ BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL) for kind in
 @pytest.fixture()
 def package(tmp_path) -> Path:
     """The page's package and suite in a folder of their own."""
-    environment, agent = BLOCKS["python"]
+    environment, agent, model = BLOCKS["python"]
     (tmp_path / "their_pkg").mkdir()
     (tmp_path / "their_pkg" / "__init__.py").write_text(environment)
     (tmp_path / "their_pkg" / "agents.py").write_text(agent)
+    (tmp_path / "their_pkg" / "models.py").write_text(model)
     (tmp_path / "theirs.yaml").write_text(BLOCKS["yaml"][0])
     return tmp_path
 
@@ -46,8 +49,8 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_the_examples_are_short():
-    assert len(BLOCKS["python"]) == 2
-    assert all(len(block.splitlines()) <= 60 for block in BLOCKS["python"])
+    assert len(BLOCKS["python"]) == 3
+    assert all(len(block.splitlines()) <= 70 for block in BLOCKS["python"])
 
 
 def test_the_pages_environment_agent_and_suite_run(package):
@@ -56,11 +59,42 @@ def test_the_pages_environment_agent_and_suite_run(package):
     assert done.returncode == 0, done.stderr
     cells = {(c.env, c.agent): c for c in load_cells([package / "results" / "theirs"])}
     mine = cells["their_pkg:TheirMaze-v0", "their_pkg.agents:MINE"]
-    assert len(cells) == 8 and all(c.status == "done" for c in cells.values()), done.stderr
+    assert len(cells) == 10 and all(c.status == "done" for c in cells.values()), done.stderr
     assert mine.config["image_size"] == 32 and mine.kind == "privileged"
+    page = (package / "results" / "theirs" / "report.html").read_text(encoding="utf-8")
+    assert "executes the best of random blocks in the simulator" in page
+    model = cells["their_pkg:TheirMaze-v0", "their_pkg.models:INVERSE"]
+    assert (model.card.name, model.card.colour, model.card.marker) == ("Inverse", "#7A5230", "h")
+    assert model.weights == "trained" and {"prediction", "inverse"} <= set(model.training)
+    assert "from which the actions in between must be read" in page and "background:#7A5230" in page
     rate = {k: sum(e.hit for e in c.episodes) for k, c in cells.items()}
     assert rate["their_pkg:TheirMaze-v0", "their_pkg.agents:MINE"] > rate["their_pkg:TheirMaze-v0", "random"]
     assert cells["SlowMaze", "noop"].dataset != cells["their_pkg:TheirMaze-v0", "noop"].dataset
+
+
+@pytest.mark.slow
+def test_the_pages_world_model_is_timed_and_looked_into(package):
+    """By the two commands of the page, made small."""
+    timed, examined = re.findall(r"PYTHONPATH=\. lewm-bench (.*their_pkg.models:INVERSE.*)", PAGE)
+    small = [
+        "--set",
+        "speed.seconds=0.5",
+        "--set",
+        "speed={samples: [], horizons: [], batches: []}",
+        "--set",
+        "speed.plans=3",
+    ]
+    done = command(package, *timed.split(), *small, "--device", "cpu")
+    assert done.returncode == 0 and "\nInverse " in done.stdout and "\nLeWM " in done.stdout, done.stderr
+    assert {row.method: row.card.name for row in load_speed(package / "results" / "speedup")} == {
+        "lewm": "LeWM", "their_pkg.models:INVERSE": "Inverse",
+    }  # fmt: skip
+    few = ["--set", "collect.episodes=40", "--set", "their_pkg.models:INVERSE.train.steps=60", "--seeds", "0"]
+    done = command(package, *examined.split(), *few, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    (record,) = load_records([package / "results" / "understanding"])
+    assert record.status == "done" and record.card.name == "Inverse" and record.probes and record.open_loop
+    assert "Inverse" in (package / "results" / "understanding" / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_pages_environment_keeps_the_contract(package):
@@ -88,7 +122,9 @@ def test_entry_points_make_names_like_ours(package):
     source = package / "their_pkg" / "__init__.py"
     source.write_text(source.read_text().replace('register("TheirMaze-v0"', 'register("their_pkg/TheirMaze-v0"'))
     listed = command(package, "list").stdout
-    assert "their_pkg/TheirMaze-v0" in listed and re.search(r"best-of +privileged: best of random", listed)
+    assert "their_pkg/TheirMaze-v0" in listed and "best-of, " in listed
+    described = command(package, "list", "agents").stdout
+    assert re.search(r"best-of +privileged: executes the best of random", described)
     (package / "named.yaml").write_text(
         "profiles: {quick: {image_size: 32}}\nsuites: {named: {title: N, envs: [their_pkg/TheirMaze-v0], agents: [best-of],"
         " seeds: [0], settings: {best-of: {samples: 8}, collect: {episodes: 20, steps: 30,"
@@ -110,7 +146,8 @@ def test_a_package_that_does_not_import_costs_a_warning_and_not_the_run(package)
     done = command(package, "list")
     assert done.returncode == 0 and "lewm_bench/PointMaze-UMaze-v0" in done.stdout
     assert "cannot be imported" in done.stderr and "package_that_is_absent" in done.stderr
-    assert re.search(r"best-of +unavailable: .*package_that_is_absent", done.stdout)
+    listed = command(package, "list", "agents").stdout
+    assert re.search(r"best-of +unavailable: .*package_that_is_absent", listed)
 
 
 def test_an_agent_of_ours_that_lacks_a_package_is_not_run(monkeypatch):
@@ -245,7 +282,7 @@ def test_an_environment_that_needs_a_package_is_not_run(own_registry):
 def test_a_broken_mujoco_gl_is_said_where_mujoco_is_imported():
     code = (
         "from lewm_bench.core.errors import UserError\n"
-        "from lewm_bench.run.registry import make_env\n"
+        "from lewm_bench.run.environments import make_env\n"
         "try:\n    make_env('lewm_bench/Cube-v0', 64)\n"
         "except UserError as error:\n    print(error)\n"
     )
