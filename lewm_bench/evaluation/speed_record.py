@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from lewm_bench.core.card import Card
 from lewm_bench.core.config import Record
 from lewm_bench.core.reading import json_of, model_of, read_text
 from lewm_bench.system.files import write_text
-from lewm_bench.system.record_files import check_schema
+from lewm_bench.system.record_files import check_schema, json_in_lines
 
 SCHEMA = 1
 
@@ -80,9 +79,9 @@ SPEED_FILE = "speed.json"
 
 
 def save_speed(rows: Iterable[SpeedRow], folder: Path) -> None:
-    """Write the rows into ``folder``, atomically."""
+    """Write the rows into ``folder``, atomically; a line each, so that a difference of two files can be read."""
     data = {"schema_version": SCHEMA, "rows": [row.model_dump(mode="json") for row in rows]}
-    write_text(folder / SPEED_FILE, json.dumps(data, indent=1))
+    write_text(folder / SPEED_FILE, json_in_lines(data))
 
 
 def load_speed(folder: Path) -> list[SpeedRow]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from shlex import quote
@@ -22,6 +21,7 @@ from lewm_bench.run.folder import set_aside
 from lewm_bench.run.tuning.trials import Trial, Tuning
 from lewm_bench.system.filenames import agents_stem
 from lewm_bench.system.files import write_bytes, write_text
+from lewm_bench.system.record_files import json_in_lines
 
 TRIALS, RECORD, BEST, FIGURE, COMPARISON = "trials.csv", "tune.json", "best.yaml", "tune.png", "comparison.csv"
 
@@ -53,7 +53,7 @@ def write_tuning(tuning: Tuning, folder: Path) -> None:
 
     Those of another tuning go to ``earlier-N`` in the folder.
     """
-    text = json.dumps(record(tuning), indent=1)
+    text = json_in_lines(record(tuning))
     if not (folder / RECORD).is_file() or (folder / RECORD).read_text(encoding="utf-8") != text:
         set_aside(folder, (TRIALS, RECORD, BEST, FIGURE), RECORD)
     write_text(folder / TRIALS, trials_csv(tuning))

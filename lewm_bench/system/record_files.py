@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,3 +35,17 @@ def check_schema(data: Any, schema: int, path: Path, what: str, mend: str) -> No
     version = data.get("schema_version") if isinstance(data, dict) else None
     if not isinstance(version, int) or version != schema:
         raise UserError(f"{path} is not {what} of schema {schema} (its schema_version is {shown(version)}); {mend}")
+
+
+def json_in_lines(data: Mapping[str, Any]) -> str:
+    """A mapping as JSON with a line per key, and per element of what is a list of mappings.
+
+    Differences of two files can then be read, and a file of a thousand numbers is not a thousand lines.
+    """
+    return "{" + ",".join(f"\n{json.dumps(key)}: {_value(value)}" for key, value in data.items()) + "\n}\n"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
+        return "[" + ",".join(f"\n {json.dumps(each)}" for each in value) + "\n]"
+    return json.dumps(value)

@@ -12,6 +12,7 @@ from lewm_bench.cli import app as cli
 from lewm_bench.core.errors import UserError
 from lewm_bench.run.records import CellRecord, EpisodeRow, OffsetRecord, load_cells
 from lewm_bench.system.packed import PACKED, write_packed
+from lewm_bench.system.record_files import json_in_lines
 
 NAMES = {"suite": "s", "profile": "quick", "protocol": "clean-1", "env": "lewm_bench/Maze-v0", "agent": "lewm"}
 
@@ -102,3 +103,10 @@ def test_no_more_is_unpacked_than_a_text_may_have(folder: Path, tmp_path: Path, 
     monkeypatch.setattr("lewm_bench.system.packed.LARGEST_TEXT", 1000)
     with pytest.raises(UserError, match="more than 1000 bytes"):
         load_cells([path.parent])
+
+
+def test_json_in_lines_is_the_same_json() -> None:
+    data = {"schema": 1, "rows": [{"a": [1, 2.5, None]}, {"b": {"c": "x\ny"}}], "empty": [], "mixed": [1, {"d": 2}]}
+    text = json_in_lines(data)
+    assert json.loads(text) == data
+    assert len(text.splitlines()) == 2 + len(data) + len(data["rows"]) + 1
