@@ -14,6 +14,7 @@ from lewm_bench.agent import AgentConfig
 from lewm_bench.agents import AGENTS
 from lewm_bench.cli import settings
 from lewm_bench.cli.settings import REQUIRED, Part, common_settings, laid_out, settings_at, values_of
+from lewm_bench.core.card import Card
 from lewm_bench.core.config import Config, deep_merge
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.data.adapt import Adapt
@@ -116,7 +117,7 @@ class TheirConfig(AgentConfig):
 
 
 def test_somebodys_agent_need_not_describe_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    family = SimpleNamespace(Config=TheirConfig, summary="theirs")
+    family = SimpleNamespace(Config=TheirConfig, card=Card(about="theirs"))
     monkeypatch.setattr(settings, "agent_family", lambda name: family)
     first, train = settings_at("their_pkg.agents:MINE", BENCH)
     rows = {row.path.removeprefix("their_pkg.agents:MINE."): row[1:] for row in first.settings}

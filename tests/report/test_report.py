@@ -425,7 +425,7 @@ def test_page_explains_itself(written):
     text = parse((written / "report.html").read_text()).text
     for phrase in (
         "lewm-bench run --suite pointmaze --profile quick", "weights unavailable, do X", "Protocol clean-1", "abc1234",
-        "95 % intervals", "A world model learns", "DINO-WM (MAE ViT, 16 tokens)", "not run (see the suite's limits",
+        "95 % intervals", "A world model learns", "DINO-WM (MAE ViT, 16 tokens)", "not run (not in the suite's list",
     ):  # fmt: skip
         assert phrase in text, phrase
 

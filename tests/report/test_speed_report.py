@@ -242,7 +242,7 @@ def test_the_figures_show_the_tables_numbers():
     table = build_table(small())
     left, right = speed_report.speedup(table, KNOWN).axes
     assert [text.get_text().split("\n")[0] for text in left.get_yticklabels()] == [
-        speed_report.label(m) for m in ("lewm", "pldm", "dino-wm", "dino-wm:reencode", "lewm", "dino-wm")
+        title(m, card_of_agent(m)) for m in ("lewm", "pldm", "dino-wm", "dino-wm:reencode", "lewm", "dino-wm")
     ]
     points = [line for line in left.get_lines() if len(np.atleast_1d(line.get_xdata())) == 1]
     assert [p.get_xdata()[0] for p in points] == pytest.approx([0.4, 0.5, 2, 4, 1, 3])
@@ -251,7 +251,7 @@ def test_the_figures_show_the_tables_numbers():
     assert curves["quick, float32, plain loop"] == ([16], pytest.approx([3]))
     samples, horizons, batches = speed_report.scaling(table, KNOWN).axes
     assert lines_of(samples)["LeWM"] == ([75, 300], pytest.approx([0.175, 0.4]))
-    assert lines_of(batches)["DINO-WM, encoded once"] == ([1, 10], pytest.approx([1.1, 10.1]))
+    assert lines_of(batches)["DINO-WM"] == ([1, 10], pytest.approx([1.1, 10.1]))
     assert not lines_of(horizons)
 
 
