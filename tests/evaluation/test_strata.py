@@ -218,6 +218,6 @@ def test_one_agent_is_evaluated_on_all_strata(tmp_path: Path, monkeypatch) -> No
 
 def test_looking_into_models_has_no_strata(tmp_path: Path) -> None:
     data = yaml.safe_load(SUITE)
-    data["suites"]["two"] |= {"understand": True, "agents": ["lewm"]}
+    data["suites"]["two"] |= {"kind": "understand", "agents": ["lewm"]}
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(data))
     assert len(resolve(load(tmp_path / "two.yaml"), "two", "quick").jobs) == 1
