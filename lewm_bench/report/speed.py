@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.statistics import quartiles
 from lewm_bench.evaluation.speed_record import SpeedRow, save_speed
-from lewm_bench.report import page, plots, tables
+from lewm_bench.report import page, tables
 from lewm_bench.report.agents import SPARE_MARKERS, Agents, parts_of, title
+from lewm_bench.report.figures.drawing import panels, png, second_ticks
 from lewm_bench.system.files import write_bytes, write_text
 
 BASE = "dino-wm"  # speed-ups are over this method in the same mode
@@ -173,7 +174,7 @@ def write_speed_report(rows: Sequence[SpeedRow], folder: Path, title: str, recor
     write_text(folder / "table.md", markdown(table, rows, title))
     swept, agents = table["sweep"] != "", Agents.of(rows)
     there = {"speedup.png": (~swept).any(), "scaling.png": swept.any()}
-    figures = {name: plots.png(draw(table, agents)) for name, draw in DRAWN.items() if there[name]}
+    figures = {name: png(draw(table, agents)) for name, draw in DRAWN.items() if there[name]}
     for name in DRAWN.keys() - figures.keys():  # a figure of an earlier report that no longer has data would deceive
         (folder / name).unlink(missing_ok=True)
     for name, data in figures.items():
@@ -233,7 +234,7 @@ def speedup(table: pd.DataFrame, agents: Agents) -> Figure:
     """Plan times of every row, and DINO-WM over LeWM against tokens per frame."""
     parts = groups(table)
     main = max((part for _, part in parts), key=len)
-    figure, (left, right) = plots.panels(2, 1.2 + 0.34 * len(main), (1.7, 1))
+    figure, (left, right) = panels(2, 1.2 + 0.34 * len(main), (1.7, 1))
     for y, (_, r) in enumerate(main.iterrows()):
         tone = agents.colour(parts_of(r["method"]).base)
         left.plot([r["plan_seconds_q25"], r["plan_seconds_q75"]], [y, y], color=tone, linewidth=5, alpha=0.6)
@@ -248,7 +249,7 @@ def speedup(table: pd.DataFrame, agents: Agents) -> Figure:
     left.set_yticks(range(len(main)), [f"{r['name']}\n{MODES.get(r['mode'], r['mode'])}" for _, r in main.iterrows()])
     left.tick_params(axis="y", labelsize=8)
     left.set_ylim(len(main) - 0.5, -0.6)
-    plots.second_ticks(left)
+    second_ticks(left)
     low, high = left.get_xlim()
     left.set_xlim(low, high * 6)
     left.set_xlabel("time for one plan, log scale", fontsize=10)
@@ -304,7 +305,7 @@ SWEEPS = {
 
 def scaling(table: pd.DataFrame, agents: Agents) -> Figure:
     """Plan time against candidates, horizon and batch."""
-    figure, grid = plots.panels(len(SWEEPS), 3.4, (1,) * len(SWEEPS))
+    figure, grid = panels(len(SWEEPS), 3.4, (1,) * len(SWEEPS))
     swept = table[table["machine"] == table["machine"].iloc[0]]
     for axes, (name, text) in zip(grid, SWEEPS.items(), strict=True):
         for method, part in swept[swept["sweep"] == name].groupby("method", sort=False):
@@ -318,7 +319,7 @@ def scaling(table: pd.DataFrame, agents: Agents) -> Figure:
             axes.set_xscale("log")
             axes.set_xticks(x, [f"{v:g}" for v in x])
             axes.minorticks_off()
-        plots.second_ticks(axes, vertical=True)
+        second_ticks(axes, vertical=True)
         axes.set_xlabel(text, fontsize=10)
         axes.grid(color="#e5e5e5")
     grid[0].set_ylabel("time for one plan, log scale", fontsize=10)

@@ -16,8 +16,8 @@ from lewm_bench.core.config import deep_merge
 from lewm_bench.core.names import parse_agent, value_of
 from lewm_bench.report import tables
 from lewm_bench.report.ablation import PLANNER
-from lewm_bench.report.drawing import png
-from lewm_bench.report.tuning_plots import comparison, draw
+from lewm_bench.report.figures.drawing import png
+from lewm_bench.report.figures.tuning import comparison, draw
 from lewm_bench.run.folder import set_aside
 from lewm_bench.run.tuning.trials import Trial, Tuning
 from lewm_bench.system.filenames import agents_stem

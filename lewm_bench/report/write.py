@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 
 from lewm_bench.core.errors import UserError
-from lewm_bench.report import page, plots, tables
+from lewm_bench.report import page, tables
+from lewm_bench.report.figures import files
 from lewm_bench.report.summarise import summarise
 from lewm_bench.report.summary import Summary
 from lewm_bench.run.records import CellRecord, EpisodeRow, Episodes
@@ -35,10 +36,10 @@ def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: S
     write_text(folder / "table.md", tables.markdown(summary))
     write_text(folder / "table.tex", tables.latex(summary))
     write_pieces(folder / "episodes.csv", (text.encode() for text in _episodes(summary.cells)))
-    figures = plots.draw_all(summary, folder)
+    figures = files.draw_all(summary, folder)
     for name in (
-        *plots.FIGURES,
-        *plots.IN_SCENES,
+        *files.FIGURES,
+        *files.IN_SCENES,
     ):  # a figure of an earlier report that no longer has data would deceive
         if name not in figures:
             (folder / name).unlink(missing_ok=True)

@@ -11,10 +11,13 @@ import scipy.stats
 from test_report import ENV, LEWM, OTHER, RANDOM, absent, cell, parse, row
 
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.report import ablation_plot, plots, tables, write
 from lewm_bench.report import summarise as report
+from lewm_bench.report import tables, write
 from lewm_bench.report.ablation import axis_of, planner_of
 from lewm_bench.report.agents import main_rows
+from lewm_bench.report.figures import files
+from lewm_bench.report.figures.ablation import verdict
+from lewm_bench.report.figures.drawing import png
 
 HALF = [1, 0] * 5
 DEFAULTS = {"sigreg_weight": 0.002, "dropout": 0.1, "latent": 32, "train": {"steps": 2000}}
@@ -122,7 +125,7 @@ def test_collapse_is_read_from_the_end_of_the_curve_and_from_failed_cells():
     ]  # fmt: skip
     summary = report.summarise(cells, "t")
     points = {p.value: p for p in summary.ablations[0].points}
-    words = {value: ablation_plot.verdict(point) for value, point in points.items()}
+    words = {value: verdict(point) for value, point in points.items()}
     assert words == {
         0.0: "1 of 2 collapsed", 0.001: "collapsed", 0.002: "", 0.01: "collapsed", 0.1: "failed", 0.3: "1 of 2 collapsed"
     }  # fmt: skip
@@ -175,12 +178,12 @@ def lines(figure):
 
 def test_the_figure_draws_the_numbers():
     cells = [arm({"latent": v}, HALF if v == 8 else LEWM) for v in (8, 64, 192)] + [arm({}), cell("random", RANDOM)]
-    drawn = lines(plots.FIGURES["ablation.png"](report.summarise(cells, "t")))
+    drawn = lines(files.FIGURES["ablation.png"](report.summarise(cells, "t")))
     assert drawn["-"][1] == pytest.approx([50, 90, 90, 90]) and drawn[":"][1] == pytest.approx([50, 90, 90, 90])
     middle = (drawn["-"][0] + drawn[":"][0]) / 2  # the two are drawn side by side
     assert middle == pytest.approx(np.log10([8, 32, 64, 192]))
-    assert plots.png(plots.FIGURES["ablation.png"](report.summarise(cells, "t")))[:4] == b"\x89PNG"
-    assert plots.FIGURES["ablation.png"](report.summarise(cells[3:], "t")) is None
+    assert png(files.FIGURES["ablation.png"](report.summarise(cells, "t")))[:4] == b"\x89PNG"
+    assert files.FIGURES["ablation.png"](report.summarise(cells[3:], "t")) is None
 
 
 def solvers():

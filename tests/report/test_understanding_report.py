@@ -15,7 +15,7 @@ from PIL import Image
 
 from lewm_bench.core.errors import UserError
 from lewm_bench.report.agents import colour
-from lewm_bench.report.drawing import png
+from lewm_bench.report.figures.drawing import png
 from lewm_bench.report.understanding import event_figures, figures, map_figures, sentences
 from lewm_bench.report.understanding.report import CAPTIONS, reproduce, terminal, write_understanding
 from lewm_bench.report.understanding.tables import ordered, reader_table, spread

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from lewm_bench.core.statistics import wilson
 from lewm_bench.core.words import short
 from lewm_bench.report.agents import Agents, main_rows
-from lewm_bench.report.drawing import figure_of, named, percent_axis, plain, tidy
+from lewm_bench.report.figures.drawing import figure_of, named, percent_axis, plain, tidy
 from lewm_bench.run.records import CellRecord
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from lewm_bench.core.words import short
 from lewm_bench.data.scenes import read_scene
 from lewm_bench.evaluation.trail_record import Trail
 from lewm_bench.report.agents import Agents, is_ablation, parts_of
-from lewm_bench.report.drawing import figure_of, named, plain
+from lewm_bench.report.figures.drawing import figure_of, named, plain
 from lewm_bench.report.tables import offset_name
 from lewm_bench.run.records import CellRecord
 
@@ -54,7 +54,7 @@ class Place:
         return sorted(pairs, key=lambda pair: (-(known[pair].detour or 0.0), pair))
 
 
-def ways(summary: Summary, folder: Path) -> Figure | None:
+def paths(summary: Summary, folder: Path) -> Figure | None:
     """The pairs with the longest detours of each environment, a line per agent."""
     found = [place for place in places(summary) if shown_agents(place)][:MOST_ENVS]
     if not found:
@@ -134,7 +134,7 @@ def _trails(cell: CellRecord, offset: int) -> dict[Pair, Trail]:
 
 
 def shown_agents(place: Place) -> list[str]:
-    """Up to five agents, those first that tell most; arms of an ablation last, the floor never."""
+    """Up to five agents, those first that tell most; ablations last, the floor never."""
 
     return sorted((a for a in place.trails if parts_of(a).base not in AIMLESS), key=_rank)[:MOST_AGENTS]
 

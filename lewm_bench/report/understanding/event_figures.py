@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lewm_bench.core.words import short
 from lewm_bench.report.agents import is_ablation, settings_text, title
-from lewm_bench.report.drawing import clip, grid, plain, tidy
+from lewm_bench.report.figures.drawing import clip, grid, plain, tidy
 from lewm_bench.report.understanding.tables import tested
 from lewm_bench.understand.records import SurpriseCurve, UnderstandingRecord
 

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lewm_bench.report.agents import colour, is_ablation, marker, parts_of, settings_text
-from lewm_bench.report.drawing import clip, figure_of, grid, plain, png, rows_of, tidy
+from lewm_bench.report.figures.drawing import clip, figure_of, grid, plain, png, rows_of, tidy
 from lewm_bench.report.understanding.event_figures import detection, voe
 from lewm_bench.report.understanding.map_figures import maps
 from lewm_bench.report.understanding.published import published_probes

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from lewm_bench.core.words import short
 from lewm_bench.report.agents import is_ablation, settings_text, title
-from lewm_bench.report.drawing import clip, figure_of, plain
+from lewm_bench.report.figures.drawing import clip, figure_of, plain
 from lewm_bench.understand.records import LatentMap, UnderstandingRecord
 
 COLUMNS = 4

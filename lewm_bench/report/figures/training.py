@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lewm_bench.core.words import short
 from lewm_bench.report.agents import Agents, main_rows
-from lewm_bench.report.drawing import (
+from lewm_bench.report.figures.drawing import (
     WIDTH,
     Rows,
     clip,

@@ -1,4 +1,4 @@
-"""The figure of ablations: success over one setting, and beneath it how the training of each arm ended."""
+"""The figure of ablations: success over one setting, and beneath it how the training of each ablation ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from lewm_bench.core.words import short
 from lewm_bench.report.ablation import Axis, Panel, Point, Value, axis_of
 from lewm_bench.report.agents import Agents
-from lewm_bench.report.drawing import WIDTH, figure_of, percent_axis, plain
+from lewm_bench.report.figures.drawing import WIDTH, figure_of, percent_axis, plain
 from lewm_bench.report.tables import offset_name
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ HEIGHT = 3.1  # inches of a panel
 
 
 def ablation(summary: Summary) -> Figure | None:
-    """One panel per agent, setting, environment and goal offset that has two arms or more."""
+    """One panel per agent, setting, environment and goal offset that has two points or more."""
     panels = summary.ablations
     if not panels:
         return None
@@ -95,7 +95,7 @@ def _width(axis: Axis) -> float:
 
 
 def _mark(axes: Axes, x: float, point: Point, width: float) -> None:
-    """The default as a band; a collapse, or an arm that gave no result, in words."""
+    """The default as a band; a collapse, or a point that gave no result, in words."""
     if point.default:
         axes.axvspan(x - 0.35 * width, x + 0.35 * width, color="#eeeeee", zorder=0)
         axes.annotate(
@@ -118,7 +118,7 @@ def _mark(axes: Axes, x: float, point: Point, width: float) -> None:
 
 
 def verdict(point: Point) -> str:
-    """The word at an arm: ``collapsed``, in how many seeds if not in all, or ``failed``."""
+    """The word at a point: ``collapsed``, in how many seeds if not in all, or ``failed``."""
     if point.collapsed:
         all_of_them = point.collapsed == point.trained
         return "collapsed" if all_of_them else f"{point.collapsed} of {point.trained} collapsed"

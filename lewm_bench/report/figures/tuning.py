@@ -14,7 +14,7 @@ from lewm_bench.core.names import parse_agent
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.words import short
 from lewm_bench.report.agents import colour
-from lewm_bench.report.drawing import figure_of, panels, percent_axis, plain
+from lewm_bench.report.figures.drawing import figure_of, panels, percent_axis, plain
 from lewm_bench.run.tuning.trials import Trial, Tuning
 
 COLUMNS = 3  # of panels, one per dimension
