@@ -12,10 +12,14 @@ from matplotlib.figure import Figure
 
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.statistics import quartiles
+from lewm_bench.core.words import seconds
 from lewm_bench.evaluation.speed_record import SpeedRow, save_speed
-from lewm_bench.report import page, tables
 from lewm_bench.report.agents import SPARE_MARKERS, Agents, parts_of, title
 from lewm_bench.report.figures.drawing import panels, png, second_ticks
+from lewm_bench.report.html import Section, assemble
+from lewm_bench.report.tables.markdown import md
+from lewm_bench.report.tables.planning_time import PUBLISHED_NOTE
+from lewm_bench.report.text import count, csv_text, hardware_line, number, ratio
 from lewm_bench.system.files import write_bytes, write_text
 
 BASE = "dino-wm"  # speed-ups are over this method in the same mode
@@ -52,7 +56,7 @@ EXPLAINED = (
     "'Plain loop' computes the same without any of the shortcuts (docs/speed.md). 8 bits round the numbers; that the "
     "ranking of candidates survives is measured there too. Success rates never come from untrained weights."
 )
-PUBLISHED_NOTE = tables.PUBLISHED_NOTE.replace("The last row is quoted", "The last two rows of a table are quoted")
+PUBLISHED_NOTE = PUBLISHED_NOTE.replace("The last row is quoted", "The last two rows of a table are quoted")
 FIGURES = {
     "speedup.png": "How long one plan takes (median and quartiles, log scale), and how DINO-WM's time over LeWM's grows "
     "with the tokens that it has per frame. Hollow: extrapolated.",
@@ -74,7 +78,7 @@ def _place(row: SpeedRow) -> tuple[object, ...]:
 
 
 def _machine(row: SpeedRow) -> str:
-    return tables.hardware_line({k: v for k, v in row.hardware.items() if k not in ("os", "memory")})
+    return hardware_line({k: v for k, v in row.hardware.items() if k not in ("os", "memory")})
 
 
 def _line(row: SpeedRow, base: float | None) -> dict[str, object]:
@@ -115,17 +119,17 @@ def reader_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
         (
             r["label"],
             MODES.get(r["mode"], r["mode"]),
-            tables.count(r["tokens_per_frame"]),
-            tables.seconds(r["plan_seconds_median"], r["plan_seconds_q25"], r["plan_seconds_q75"]),
-            tables.ratio(r["speedup_vs_dino_wm"]),
+            count(r["tokens_per_frame"]),
+            seconds(r["plan_seconds_median"], r["plan_seconds_q25"], r["plan_seconds_q75"]),
+            ratio(r["speedup_vs_dino_wm"]),
             str(r["n"]),
             r["extrapolated"],
-            tables.seconds(r["encode_seconds_median"]),
-            tables.seconds(r["search_seconds_median"]),
-            tables.seconds(r["candidate_step_microseconds"] / 1e6),
-            f"{r['gflop_per_plan']:,.3g}" if r["gflop_per_plan"] < 1000 else tables.number(r["gflop_per_plan"], ",.0f"),
+            seconds(r["encode_seconds_median"]),
+            seconds(r["search_seconds_median"]),
+            seconds(r["candidate_step_microseconds"] / 1e6),
+            f"{r['gflop_per_plan']:,.3g}" if r["gflop_per_plan"] < 1000 else number(r["gflop_per_plan"], ",.0f"),
             "" if np.isnan(r["peak_share"]) else f"{100 * r['peak_share']:.0f} %",
-            tables.count(r["parameters"]),
+            count(r["parameters"]),
             r["weights"],
         )
         for _, r in table.iterrows()
@@ -170,7 +174,7 @@ def write_speed_report(rows: Sequence[SpeedRow], folder: Path, title: str, recor
     table = build_table(rows)
     if records:
         save_speed(rows, folder)
-    write_text(folder / "table.csv", tables.csv_text(table))
+    write_text(folder / "table.csv", csv_text(table))
     write_text(folder / "table.md", markdown(table, rows, title))
     swept, agents = table["sweep"] != "", Agents.of(rows)
     there = {"speedup.png": (~swept).any(), "scaling.png": swept.any()}
@@ -185,7 +189,7 @@ def write_speed_report(rows: Sequence[SpeedRow], folder: Path, title: str, recor
 
 def about(rows: Sequence[SpeedRow]) -> list[str]:
     """What must stand beside the numbers."""
-    hardware = sorted({tables.hardware_line(r.hardware) for r in rows})
+    hardware = sorted({hardware_line(r.hardware) for r in rows})
     versions = sorted({", ".join(f"{k} {v}" for k, v in sorted(r.versions.items())) for r in rows})
     commits = sorted({r.commit for r in rows} - {""})
     lines = {"Hardware": "; ".join(hardware), "Versions": "; ".join(versions), "Commit": ", ".join(commits)}
@@ -194,11 +198,11 @@ def about(rows: Sequence[SpeedRow]) -> list[str]:
 
 def markdown(table: pd.DataFrame, rows: Sequence[SpeedRow], title: str) -> str:
     """``table.md``."""
-    parts = [f"# {tables.md(title)}", "\n".join(f"- {tables.md(line)}" for line in about(rows))]
+    parts = [f"# {md(title)}", "\n".join(f"- {md(line)}" for line in about(rows))]
     for heading, part in groups(table):
         lines = [" | ".join(HEADER), " | ".join(["---"] + ["---:"] * (len(HEADER) - 1))]
-        lines += [" | ".join(map(tables.md, cells)) for cells in (*reader_rows(part), *PUBLISHED)]
-        parts += [f"## {tables.md(heading)}", "\n".join(f"| {line} |" for line in lines)]
+        lines += [" | ".join(map(md, cells)) for cells in (*reader_rows(part), *PUBLISHED)]
+        parts += [f"## {md(heading)}", "\n".join(f"| {line} |" for line in lines)]
     return "\n\n".join([*parts, EXPLAINED, PUBLISHED_NOTE]) + "\n"
 
 
@@ -218,16 +222,16 @@ def terminal(table: pd.DataFrame) -> str:
 def html(table: pd.DataFrame, rows: Sequence[SpeedRow], figures: dict[str, bytes], title: str) -> str:
     """The page, which needs nothing else."""
     sections = []
-    for number, (heading, part) in enumerate(groups(table), 1):
+    for i, (heading, part) in enumerate(groups(table), 1):
         first = part.iloc[0]
-        name = f"{number}. {first['profile']}, {first['image_size']} px"
-        files = ((f"speed-{number}.csv", tables.csv_text(part)),)
-        sections.append(page.Section(name, heading, rows=(HEADER, *reader_rows(part), *PUBLISHED), files=files))
-    sections.append(page.Section("How it was measured", f"{EXPLAINED} {PUBLISHED_NOTE}", folded=True))
-    sections.append(page.Section("Figures", figures=tuple((data, FIGURES[name]) for name, data in figures.items())))
+        name = f"{i}. {first['profile']}, {first['image_size']} px"
+        files = ((f"speed-{i}.csv", csv_text(part)),)
+        sections.append(Section(name, heading, rows=(HEADER, *reader_rows(part), *PUBLISHED), files=files))
+    sections.append(Section("How it was measured", f"{EXPLAINED} {PUBLISHED_NOTE}", folded=True))
+    sections.append(Section("Figures", figures=tuple((data, FIGURES[name]) for name, data in figures.items())))
     commands = "\n".join(f"lewm-bench speed --profile {name}" for name in dict.fromkeys(r.profile for r in rows))
     items = "".join(f"<li>{escape(line)}</li>" for line in about(rows))
-    return page.assemble(title, sections, {"Reproduce": f"<pre><code>{escape(commands)}</code></pre><ul>{items}</ul>"})
+    return assemble(title, sections, {"Reproduce": f"<pre><code>{escape(commands)}</code></pre><ul>{items}</ul>"})
 
 
 def speedup(table: pd.DataFrame, agents: Agents) -> Figure:
@@ -243,7 +247,7 @@ def speedup(table: pd.DataFrame, agents: Agents) -> Figure:
             markerfacecolor="white" if r["extrapolated"] else tone,
         )  # fmt: skip
         left.annotate(
-            tables.seconds(r["plan_seconds_median"]), (r["plan_seconds_median"], y), (9, 0),
+            seconds(r["plan_seconds_median"]), (r["plan_seconds_median"], y), (9, 0),
             textcoords="offset points", va="center", fontsize=9,
         )  # fmt: skip
     left.set_yticks(range(len(main)), [f"{r['name']}\n{MODES.get(r['mode'], r['mode'])}" for _, r in main.iterrows()])

@@ -12,12 +12,15 @@ from test_report import ENV, LEWM, OTHER, RANDOM, absent, cell, parse, row
 
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.report import summarise as report
-from lewm_bench.report import tables, write
+from lewm_bench.report import write
 from lewm_bench.report.ablation import axis_of, planner_of
 from lewm_bench.report.agents import main_rows
 from lewm_bench.report.figures import files
 from lewm_bench.report.figures.ablation import verdict
 from lewm_bench.report.figures.drawing import png
+from lewm_bench.report.tables.results import views
+from lewm_bench.report.tables.solvers import solver_tables
+from lewm_bench.report.tables.terminal import terminal
 
 HALF = [1, 0] * 5
 DEFAULTS = {"sigreg_weight": 0.002, "dropout": 0.1, "latent": 32, "train": {"steps": 2000}}
@@ -196,7 +199,7 @@ def solvers():
 
 
 def test_solver_table_has_success_time_and_plans():
-    (heading, (header, *rows)), = tables.solver_tables(report.summarise(solvers(), "t"))  # fmt: skip
+    (heading, (header, *rows)), = solver_tables(report.summarise(solvers(), "t"))  # fmt: skip
     assert heading == "Solvers of LeWM: PointMaze-UMaze-v0, goal 25 steps ahead (quick)"
     assert header[0] == "Solver" and [r[0] for r in rows] == ["adam", "cem (default)", "icem", "mppi"]
     cem = dict(zip(header, rows[1], strict=True))
@@ -219,7 +222,7 @@ def test_a_solver_is_compared_with_its_own_settings_too():
         arm(spread),
         arm({"planner.solver": "icem", "planner.adam.num_starts": 2}),
     ]
-    ((_, (_, *rows)),) = tables.solver_tables(report.summarise(cells, "t"))
+    ((_, (_, *rows)),) = solver_tables(report.summarise(cells, "t"))
     names = ["adam", "adam (learning_rate=0.03, optimizer=rmsprop)", "cem (default)", "icem", "mppi"]
     assert [r[0] for r in rows] == names
 
@@ -227,7 +230,7 @@ def test_a_solver_is_compared_with_its_own_settings_too():
 def test_arms_stand_apart_from_the_main_agents(tmp_path):
     cells = [*solvers(), arm({"dropout": 0}, label=""), cell("gcbc", LEWM, seconds=[0.001])]
     summary = write.write_report(cells, tmp_path, "t")
-    view = next(iter(tables.views(summary)))
+    view = next(iter(views(summary)))
     groups = {name: [line.agent for line in group] for name, group in view.groups}
     assert list(groups) == ["World models", "Goal-conditioned policies", "Floor", "Ablations of LeWM"]
     assert groups["Ablations of LeWM"] == [
@@ -249,7 +252,7 @@ def test_arms_stand_apart_from_the_main_agents(tmp_path):
     assert "one setting of an agent changed at a time" in html
     drawn = set(main_rows(summary.table, summary.kinds)["agent"])
     assert drawn == {"lewm", "gcbc", "random"}
-    assert "lewm:planner.solver=adam" in tables.terminal(summary)
+    assert "lewm:planner.solver=adam" in terminal(summary)
 
 
 def test_without_another_agent_the_arms_are_the_figure():

@@ -11,13 +11,16 @@ from matplotlib.colors import to_rgb
 from test_report import DINO, ENV, LEWM, OTHER, RANDOM, absent, cell, parse
 
 from lewm_bench.agents import AGENTS
-from lewm_bench.report import page, stability, tables, write
+from lewm_bench.report import stability, write
 from lewm_bench.report import summarise as report
 from lewm_bench.report.agents import SHADES, Agents
+from lewm_bench.report.caption import caption
 from lewm_bench.report.figures import files, training
 from lewm_bench.report.figures.captions import captions
 from lewm_bench.report.figures.drawing import rows_of
 from lewm_bench.report.figures.success import success
+from lewm_bench.report.page import _in_short
+from lewm_bench.report.tables.markdown import markdown
 from lewm_bench.run.registry import agent_family
 
 # Machado, Oliveira and Fernandes (2009), severity 1, for linear RGB.
@@ -153,9 +156,9 @@ def test_what_failed_is_not_called_not_run():
     gaps = {"pldm": "failed", "oracle": "failed", "gcbc": "not run"}, {"lewm": "failed"}
     gaps = gaps[0], gaps[1] | dict.fromkeys(("pldm", "oracle", "random"), "not run")
     assert drawn == [{(word, rows[agent]) for agent, word in places.items()} for places in gaps]
-    short = parse(page._in_short(summary)).text
+    short = parse(_in_short(summary)).text
     assert "(partial)" in short and "(quick)failednot run" in short.split("Wall-v0")[2]
-    assert "Nothing was measured yet" in page._in_short(report.summarise([absent("lewm", "failed", "NaN")], "t"))
+    assert "Nothing was measured yet" in _in_short(report.summarise([absent("lewm", "failed", "NaN")], "t"))
 
 
 def test_a_failed_agent_does_not_hide_the_arms_that_were_measured():
@@ -230,17 +233,17 @@ def budgeted(agent, steps, training, **change):
 )
 def test_the_caption_names_a_common_budget(training, said):
     summary = report.summarise([budgeted("lewm", 1500, training), budgeted("gcbc", 900, training)], "t")
-    text = " ".join(tables.caption(summary))
+    text = " ".join(caption(summary))
     assert said in text if said else "budget" not in text
 
 
 def test_two_budgets_are_not_told_as_one():
     minute, none = {"seconds": 60.0, "steps": None}, {"seconds": None, "steps": None}
     cells = [budgeted("lewm", 1500, minute), budgeted("gcbc", 900, none)]
-    told = " ".join(tables.caption(report.summarise(cells, "t")))
+    told = " ".join(caption(report.summarise(cells, "t")))
     assert "Training budget: NOT EQUAL: 60 s of training" in told and "; each agent its own steps." in told
     apart = [budgeted("sac-her", 9, none, kind="privileged"), budgeted("lewm:train.steps=5", 5, none)]
-    told = " ".join(tables.caption(report.summarise([cells[0], *apart, cell("random", RANDOM)], "t")))
+    told = " ".join(caption(report.summarise([cells[0], *apart, cell("random", RANDOM)], "t")))
     assert "Training budget: 60 s" in told and "NOT EQUAL" not in told
 
 
@@ -273,12 +276,12 @@ def test_training_steps_stand_beside_training_time():
     summary = report.summarise(cells, "t")
     table = summary.table.set_index("agent")
     assert table.loc["lewm", "train_steps"] == 1500 and "differ between seeds: 1400, 1500" in table.loc["lewm", "note"]
-    text = tables.markdown(summary)
+    text = markdown(summary)
     assert "| 60.0 s | 1,500 |" in text and "20,000 |" in text
 
 
 def test_privileged_agents_say_what_they_use():
     cells = [cell("lewm", LEWM), cell("oracle", LEWM), cell("sac-her", LEWM, kind="privileged", label="SAC + HER")]
-    text = tables.markdown(report.summarise(cells, "t"))
+    text = markdown(report.summarise(cells, "t"))
     assert "Privileged (sees the simulator's state)" in text
     assert "SAC + HER: uses state, reward and interaction" in text

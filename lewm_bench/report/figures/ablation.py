@@ -14,7 +14,7 @@ from lewm_bench.core.words import short
 from lewm_bench.report.ablation import Axis, Panel, Point, Value, axis_of
 from lewm_bench.report.agents import Agents
 from lewm_bench.report.figures.drawing import WIDTH, figure_of, percent_axis, plain
-from lewm_bench.report.tables import offset_name
+from lewm_bench.report.text import offset_name
 
 if TYPE_CHECKING:
     from lewm_bench.report.summary import Summary

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter
 
 from lewm_bench.core.words import seconds, short
 from lewm_bench.report.agents import is_ablation
-from lewm_bench.report.tables import offset_name
+from lewm_bench.report.text import offset_name
 
 BLOCK_NAMES = {
     "world model": "world models",

@@ -20,7 +20,7 @@ from lewm_bench.data.scenes import read_scene
 from lewm_bench.evaluation.trail_record import Trail
 from lewm_bench.report.agents import Agents, is_ablation, parts_of
 from lewm_bench.report.figures.drawing import figure_of, named, plain
-from lewm_bench.report.tables import offset_name
+from lewm_bench.report.text import offset_name
 from lewm_bench.run.records import CellRecord
 
 if TYPE_CHECKING:
