@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from lewm_bench.core.config import Config
 from lewm_bench.core.rng import stream, torch_stream
+from lewm_bench.core.statistics import cluster_sums, percentile_interval, resampled_sums
 from lewm_bench.core.words import short
 from lewm_bench.data.videos import comparison_video, picture_rows
 from lewm_bench.system.checkpoint import load_strict, load_tensors, save_tensors
 from lewm_bench.system.files import write_bytes
 from lewm_bench.train.loop import Step, TrainConfig, train
-from lewm_bench.understand.bootstrap import episode_sums, interval, resampled
 from lewm_bench.understand.open_loop import possible_horizon, rolled_out
-from lewm_bench.understand.records import Decoded
+from lewm_bench.understand.records import Decoded, Interval
 from lewm_bench.understand.subject import PIECE, Subject
 
 TOKEN = 16  # numbers that a token of a latent of tokens is shortened to
@@ -133,11 +133,11 @@ def decode(subject: Subject, folder: Path, config: DecoderConfig, progress: bool
     rows = subject.frames("test", config.test_frames)
     errors, floor = _errors(decoder, subject, rows)
     episodes = subject.episodes_of(rows)
-    sums = episode_sums(np.stack([errors, np.ones(len(rows))], 1), episodes)
-    draws = resampled(sums, stream(0, "understanding", "decoder", subject.env_id))
+    sums = cluster_sums(np.stack([errors, np.ones(len(rows))], 1), episodes)
+    draws = resampled_sums(sums, stream(0, "understanding", "decoder", subject.env_id))
     return Decoded(
         train_steps=config.train.steps,
-        mse=interval(errors.mean(), draws[:, 0] / draws[:, 1]),
+        mse=Interval.of(percentile_interval(float(errors.mean()), draws[:, 0] / draws[:, 1])),
         mean_frame_mse=float(floor.mean()),
         pictures=write_pictures(decoder, subject, folder, config),
         videos=write_videos(decoder, subject, folder, clips),

@@ -13,8 +13,8 @@ from torch import Tensor
 from lewm_bench.core.config import Config
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
-from lewm_bench.understand.bootstrap import episode_sums, interval, resampled
-from lewm_bench.understand.records import OpenLoop
+from lewm_bench.core.statistics import cluster_sums, percentile_interval, resampled_sums
+from lewm_bench.understand.records import Interval, OpenLoop
 from lewm_bench.understand.subject import Subject
 
 PIECE = 16  # clips whose latents are in memory together
@@ -44,14 +44,14 @@ def open_loop(subject: Subject, config: OpenLoopConfig) -> OpenLoop:
     moments = [_moments(subject, clips[k : k + PIECE]) for k in range(0, len(clips), PIECE)]
     errors, squares, totals = (np.concatenate(parts) for parts in zip(*moments, strict=True))
     episodes = subject.episodes_of(clips[:, 0])
-    sums = episode_sums(np.column_stack([errors, squares, np.full(len(clips), horizon)]), episodes)
+    sums = cluster_sums(np.column_stack([errors, squares, np.full(len(clips), horizon)]), episodes)
     # Resamples need |sum_e c_e s_e|^2 of the episodes' total latents s_e, which R of (s_1 ... s_E) = QR knows as well.
-    sums = np.column_stack([sums, np.linalg.qr(episode_sums(totals, episodes).T, mode="r").T])
+    sums = np.column_stack([sums, np.linalg.qr(cluster_sums(totals, episodes).T, mode="r").T])
     found = _normalised(sums.sum(0), 2 * horizon)
     rng = stream(0, "understanding", "open_loop", subject.env_id)
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample of one episode that stands still
-        draws = _normalised(resampled(sums, rng), 2 * horizon)
-    intervals = [interval(value, own) for value, own in zip(found, draws.T, strict=True)]
+        draws = _normalised(resampled_sums(sums, rng), 2 * horizon)
+    intervals = [Interval.of(percentile_interval(float(value), own)) for value, own in zip(found, draws.T, strict=True)]
     return OpenLoop(
         horizons=tuple(range(1, horizon + 1)),
         model=tuple(intervals[:horizon]),

@@ -8,8 +8,8 @@ from pydantic import Field
 from lewm_bench.core.config import Config
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
-from lewm_bench.understand.bootstrap import episode_sums, interval, resampled
-from lewm_bench.understand.records import Features, Straightness
+from lewm_bench.core.statistics import cluster_sums, percentile_interval, resampled_sums
+from lewm_bench.understand.records import Features, Interval, Straightness
 from lewm_bench.understand.subject import Subject, downsampled
 
 
@@ -82,12 +82,12 @@ def _summary(name: Features, found: list[np.ndarray], rng: np.random.Generator) 
         return []
     values = np.concatenate(found)
     paths = np.repeat(np.arange(len(found)), [len(v) for v in found])
-    sums = episode_sums(np.stack([values, np.ones_like(values)], 1), paths)
-    draws = resampled(sums, rng)
+    sums = cluster_sums(np.stack([values, np.ones_like(values)], 1), paths)
+    draws = resampled_sums(sums, rng)
     return [
         Straightness(
             features=name,
-            value=interval(values.mean(), draws[:, 0] / draws[:, 1]),
+            value=Interval.of(percentile_interval(float(values.mean()), draws[:, 0] / draws[:, 1])),
             n_paths=len(found),
             n_episodes=len(found),
         )

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lewm_bench.core.config import Config
 from lewm_bench.core.rng import stream, torch_seed, torch_stream
-from lewm_bench.understand.bootstrap import episode_sums, interval, resampled
+from lewm_bench.core.statistics import cluster_sums, percentile_interval, resampled_sums
 from lewm_bench.understand.records import Features, Interval, ProbeRow
 from lewm_bench.understand.subject import Subject, downsampled
 
@@ -331,10 +331,11 @@ def scores(
     ones = np.ones_like(targets)
     error = (predicted - targets) ** 2
     moments = np.stack([ones, error, predicted, targets, predicted**2, targets**2, predicted * targets], 1)  # (N, 7, K)
-    sums = episode_sums(moments, episodes)
-    draws = resampled(sums, rng)  # (B, 7, K)
+    sums = cluster_sums(moments, episodes)
+    draws = resampled_sums(sums, rng)  # (B, 7, K)
     total = sums.sum(0)
-    return interval(_mse(total), _mse(draws)), interval(_pearson(total), _pearson(draws))
+    mse, r = (percentile_interval(float(measure(total)), measure(draws)) for measure in (_mse, _pearson))
+    return Interval.of(mse), Interval.of(r)
 
 
 def _mse(sums: np.ndarray) -> np.ndarray:
