@@ -72,7 +72,7 @@ def write_speed_report(rows: Sequence[SpeedRow], folder: Path, title: str, recor
     return table
 
 
-def about(rows: Sequence[SpeedRow]) -> list[str]:
+def caption(rows: Sequence[SpeedRow]) -> list[str]:
     """What must stand beside the numbers."""
     hardware = sorted({hardware_line(r.hardware) for r in rows})
     versions = sorted({", ".join(f"{k} {v}" for k, v in sorted(r.versions.items())) for r in rows})
@@ -83,7 +83,7 @@ def about(rows: Sequence[SpeedRow]) -> list[str]:
 
 def markdown(table: pd.DataFrame, rows: Sequence[SpeedRow], title: str) -> str:
     """``table.md``."""
-    parts = [f"# {md(title)}", "\n".join(f"- {md(line)}" for line in about(rows))]
+    parts = [f"# {md(title)}", "\n".join(f"- {md(line)}" for line in caption(rows))]
     for heading, part in groups(table):
         lines = [" | ".join(HEADER), " | ".join(["---"] + ["---:"] * (len(HEADER) - 1))]
         lines += [" | ".join(map(md, cells)) for cells in (*reader_rows(part), *PUBLISHED)]
@@ -102,5 +102,5 @@ def html(table: pd.DataFrame, rows: Sequence[SpeedRow], figures: dict[str, bytes
     sections.append(Section("How it was measured", f"{EXPLAINED} {PUBLISHED_NOTE}", folded=True))
     sections.append(Section("Figures", figures=tuple((data, FIGURES[name]) for name, data in figures.items())))
     commands = "\n".join(f"lewm-bench speed --profile {name}" for name in dict.fromkeys(r.profile for r in rows))
-    items = "".join(f"<li>{escape(line)}</li>" for line in about(rows))
+    items = "".join(f"<li>{escape(line)}</li>" for line in caption(rows))
     return assemble(title, sections, {"Reproduce": f"<pre><code>{escape(commands)}</code></pre><ul>{items}</ul>"})

@@ -65,7 +65,7 @@ def build_tables(cells: Iterable[CellRecord]) -> pd.DataFrame:
 
 
 def _holm(table: pd.DataFrame) -> pd.Series:
-    """Holm's p values of the differences to LeWM: one family per table, and one for the arms of each agent in it.
+    """Holm's p values of the differences to LeWM: one family per table, and one for the ablations of each agent in it.
 
     NaN, and no member of a family, where a side has too few training runs to stand for its method: how many there are
     is known before any result is.

@@ -16,13 +16,13 @@ from lewm_bench.report.agents import Agents, is_ablation, main_rows, settings_te
 from lewm_bench.report.figures.drawing import (
     PLACE,
     Rows,
-    clip,
+    escape_math,
     grid,
     percent_axis,
     places,
-    plain,
     rows_of,
     second_ticks,
+    shorten,
     tidy,
 )
 
@@ -175,7 +175,7 @@ def _success_vs_time_point(axes: Axes, row: pd.Series, agents: Agents) -> None:
 
 def _point_name(agent: str) -> str:
     """What stands beside a point: of an ablation its settings alone."""
-    return plain(clip(settings_text(agent) or agent))
+    return escape_math(shorten(settings_text(agent) or agent))
 
 
 def _label_points(axes: Axes, part: pd.DataFrame, agents: Agents) -> None:

@@ -13,7 +13,7 @@ from lewm_bench.core.words import seconds, short
 from lewm_bench.report.html import Section, assemble, configs
 from lewm_bench.report.tables.markdown import md
 from lewm_bench.report.text import csv_text, hardware_line, number
-from lewm_bench.report.understanding import sentences
+from lewm_bench.report.understanding import findings
 from lewm_bench.report.understanding.figures import FIGURES, draw_all
 from lewm_bench.report.understanding.tables import (
     main_row,
@@ -55,7 +55,7 @@ CAPTIONS = {
     "detection.png": "How to read it: a curve in the upper left corner tells the change from untouched clips (and a teleport from a recolouring) by surprise alone; "
     "on the diagonal it cannot be told (first seed of each model).",
     "straightness.png": "How to read it: left, a curve that rises is a latent space whose paths straighten while it is learned "
-    "(a line per training run, arms of an ablation dashed); right, how straight held-out paths are in the end: 1 is a line, 0 is "
+    "(a line per training run, ablations dashed); right, how straight held-out paths are in the end: 1 is a line, 0 is "
     "no direction, below 0 is to and fro.",
     "collapse.png": "How to read it: a red cross is the monitor's verdict that latents are constant, lie in one direction, or hold "
     "noise that nothing predicts (then the spectrum is flat and the rank high, and only the deviation looks collapsed); the bar of "
@@ -107,47 +107,47 @@ def html(cells: Cells, figures: dict[str, bytes], folder: Path, title: str) -> s
         Section(
             "In short",
             f"{INTRODUCTION} {READ}",
-            tables=per_place(cells, reader_table),
+            tables=tables_per_env(cells, reader_table),
             files=data(("understanding.csv",), cells),
         ),
-        part("Probes", cells, figures, ("probe.png",), sentences.probes, sentences.published(cells)),
-        part("Violated expectations", cells, figures, ("voe.png", "detection.png"), sentences.surprise),
-        part("Straight paths", cells, figures, ("straightness.png",), sentences.straightness),
-        part("Collapse", cells, figures, ("collapse.png",), sentences.collapse),
-        part("Imagining without looking", cells, figures, ("open_loop.png",), sentences.open_loop),
-        part("Maps of latents", cells, figures, ("maps.png",), lambda _: ""),
+        figure_section("Probes", cells, figures, ("probe.png",), findings.probes, findings.published(cells)),
+        figure_section("Violated expectations", cells, figures, ("voe.png", "detection.png"), findings.surprise),
+        figure_section("Straight paths", cells, figures, ("straightness.png",), findings.straightness),
+        figure_section("Collapse", cells, figures, ("collapse.png",), findings.collapse),
+        figure_section("Imagining without looking", cells, figures, ("open_loop.png",), findings.open_loop),
+        figure_section("Maps of latents", cells, figures, ("maps.png",), lambda _: ""),
         pictures(cells, folder),
-        Section("What to keep in mind", items=sentences.notes(cells)),
+        Section("What to keep in mind", items=findings.notes(cells)),
         Section(
             "All probes and tests",
-            tables=per_place(cells, reader_tests) + per_place(cells, reader_probes),
+            tables=tables_per_env(cells, reader_tests) + tables_per_env(cells, reader_probes),
             files=data(("probes.csv", "surprise.csv"), cells),
             folded=True,
         ),
-        Section("What was not examined", items=missing(cells)),
+        Section("What was not examined", items=not_examined(cells)),
     ]
-    return assemble(title, [s for s in sections if filled(s)], {"Reproduce": reproduce(cells)})
+    return assemble(title, [s for s in sections if has_content(s)], {"Reproduce": reproduce(cells)})
 
 
-def filled(section: Section) -> bool:
+def has_content(section: Section) -> bool:
     """Whether there is anything but words about nothing."""
     return bool(section.rows or section.tables or section.items or section.figures or section.pictures or section.films)
 
 
-def part(
+def figure_section(
     title: str,
     cells: Cells,
     figures: dict[str, bytes],
     names: Sequence[str],
-    tell: Callable[[UnderstandingRecord], str],
+    sentence_of: Callable[[UnderstandingRecord], str],
     text: str = "",
 ) -> Section:
     """Figures with how to read them, and a sentence per model."""
     shown = tuple((figures[name], CAPTIONS[name]) for name in names if name in figures)
-    return Section(title, text, figures=shown, items=sentences.every(cells, tell))
+    return Section(title, text, figures=shown, items=findings.per_model(cells, sentence_of))
 
 
-def per_place(cells: Cells, make: Callable[[Cells], tuple[tuple[str, ...], ...]]) -> tuple:
+def tables_per_env(cells: Cells, make: Callable[[Cells], tuple[tuple[str, ...], ...]]) -> tuple:
     """A table per environment, with its heading."""
     return tuple((heading, rows) for heading, own in places(cells) if len(rows := make(own)) > 1)
 
@@ -165,18 +165,18 @@ def pictures(cells: Cells, folder: Path) -> Section:
             else:
                 room -= path.stat().st_size
                 kind = drawn if path.suffix.lower() == ".png" else films
-                kind.append((read_bytes(path, "delete it"), f"{sentences.where(cell)}."))
-    told = sentences.every(cells, sentences.decoded)
+                kind.append((read_bytes(path, "delete it"), f"{findings.model_and_env(cell)}."))
+    told = findings.per_model(cells, findings.decoded)
     return Section("Decoded dreams", PICTURES, pictures=tuple(drawn), films=tuple(films), items=(*told, *left_out))
 
 
-def missing(cells: Cells) -> tuple[str, ...]:
+def not_examined(cells: Cells) -> tuple[str, ...]:
     """What was asked for and is not there, with the reason."""
-    whole = [f"{sentences.where(c)}: {c.status}: {c.reason}" for c in cells if c.status != "done"]
-    return (*whole, *(f"{sentences.where(c)}, {name}: {why}" for c in cells for name, why in c.skipped.items()))
+    whole = [f"{findings.model_and_env(c)}: {c.status}: {c.reason}" for c in cells if c.status != "done"]
+    return (*whole, *(f"{findings.model_and_env(c)}, {name}: {why}" for c in cells for name, why in c.skipped.items()))
 
 
-def about(cells: Cells) -> list[str]:
+def caption(cells: Cells) -> list[str]:
     """What must stand beside the numbers."""
     done = [c for c in cells if c.status == "done"]
     lines = {
@@ -203,20 +203,20 @@ def command(cell: UnderstandingRecord) -> str:
 def reproduce(cells: Cells) -> str:
     """Commands, machines and configurations, as HTML."""
     commands = "\n".join(dict.fromkeys(map(command, cells)))
-    items = "".join(f"<li>{escape(line)}</li>" for line in about(cells))
+    items = "".join(f"<li>{escape(line)}</li>" for line in caption(cells))
     settings = "".join(configs(cells))
     return f"<pre><code>{escape(commands)}</code></pre><ul>{items}</ul><h3>Resolved configurations</h3>{settings}"
 
 
 def markdown(cells: Cells, title: str) -> str:
     """``table.md``."""
-    parts = [f"# {md(title)}", "\n".join(f"- {md(line)}" for line in about(cells))]
-    for heading, rows in per_place(cells, reader_table):
+    parts = [f"# {md(title)}", "\n".join(f"- {md(line)}" for line in caption(cells))]
+    for heading, rows in tables_per_env(cells, reader_table):
         parts += [f"## {md(heading)}", md_table(rows)]
     for name, make in (("Violated expectations", reader_tests), ("Probes", reader_probes)):
-        for heading, rows in per_place(cells, make):
+        for heading, rows in tables_per_env(cells, make):
             parts += [f"## {name}: {md(heading)}", md_table(rows)]
-    listed = [*sentences.notes(cells), *missing(cells)]
+    listed = [*findings.notes(cells), *not_examined(cells)]
     parts += ["## How to read it", md(READ), "\n".join(f"- {md(line)}" for line in listed)]
     return "\n\n".join(parts) + "\n"
 
