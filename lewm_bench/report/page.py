@@ -152,7 +152,7 @@ def _compared(summary: Summary) -> str:
     for kind, heading in GROUPS.items():
         agents = [a for a in dict.fromkeys(summary.table["agent"]) if summary.kinds[a] == kind and not is_ablation(a)]
         if agents:
-            parts.append(f"<h3>{escape(heading)}</h3>" + bullets((_about(a, summary) for a in agents), "dots"))
+            parts.append(f"<h3>{escape(heading)}</h3>" + bullets((_described(a, summary) for a in agents), "dots"))
     varied = [a for a in dict.fromkeys(summary.table["agent"]) if is_ablation(a)]
     if varied:
         told = (
@@ -169,7 +169,7 @@ def _varied(names: Sequence[str], agents: Agents) -> Iterator[str]:
         yield f"{colour_dot(agents.colour(agent))}<b>{escape(agents.title(agent))}</b>: {', '.join(shown)}"
 
 
-def _about(agent: str, summary: Summary) -> str:
+def _described(agent: str, summary: Summary) -> str:
     name = (
         f"{colour_dot(summary.agents.colour(agent))}<b>{escape(summary.labels[agent])}</b> <code>{escape(agent)}</code>"
     )
