@@ -1,4 +1,4 @@
-"""A subject whose latents are any function of the true state, so that what can be found in them is known."""
+"""An examined model whose latents are any function of the true state, so that what can be found in them is known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lewm_bench.agent import PlanningAgent
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.data.format import Dataset
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.understand.subject import Subject
+from lewm_bench.understand.model import ExaminedModel
 
 SKIP = 2
 CPU = torch.device("cpu")
@@ -63,9 +63,11 @@ def planted_data(folder: Path, episodes: int = 40, steps: int = 20) -> Dataset:
     return collect(make_toy(), config, 0, folder / "data", progress=False)
 
 
-def planted(dataset: Dataset, latent: Latent, predict: Callable[[Tensor, Tensor], Tensor] | None = None) -> Subject:
-    """The subject; its model predicts that nothing changes unless told otherwise."""
+def planted(
+    dataset: Dataset, latent: Latent, predict: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> ExaminedModel:
+    """The examined model; it predicts that nothing changes unless told otherwise."""
     model = PlantedModel(predict or (lambda latent, _: latent))
     agent = PlantedAgent(model, PlannerConfig(), CPU)
     agent.latent = latent
-    return Subject(PlantedEnv(), TOY_ID, dataset, model, agent.embed, CPU, "planted", 0, agent)
+    return ExaminedModel(PlantedEnv(), TOY_ID, dataset, model, agent.embed, CPU, "planted", 0, agent)

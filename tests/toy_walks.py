@@ -1,4 +1,4 @@
-"""Random walks whose dynamics are known to the bit, as a dataset in memory, and subjects that see the true state."""
+"""Random walks whose dynamics are known to the bit, as a dataset in memory, and examined models that see the true state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lewm_bench.agent import PlanningAgent
 from lewm_bench.core.types import WorldModel
 from lewm_bench.data.format import Dataset, Meta
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.understand.subject import Subject
+from lewm_bench.understand.model import ExaminedModel
 
 CPU = torch.device("cpu")
 SKIP = 2
@@ -102,7 +102,7 @@ class Tokens(Knowing):
 
 def knowing(
     data: Dataset, model: WorldModel, kind: type[Knowing] = Knowing, seed: int = 0, **planner: Callable
-) -> Subject:
-    """The subject whose latents are the true states."""
+) -> ExaminedModel:
+    """The examined model whose latents are the true states."""
     agent = kind(model, PlannerConfig(), CPU, **planner)
-    return Subject(ToyEnv(), "tests/Walk-v0", data, model, agent.embed, CPU, "walk", seed, agent)
+    return ExaminedModel(ToyEnv(), "tests/Walk-v0", data, model, agent.embed, CPU, "walk", seed, agent)

@@ -45,7 +45,7 @@ def evaluate(
 
     Example: lewm-bench evaluate lewm --seed 1 --set evaluate.num_pairs=20
     """
-    from lewm_bench.report.tables import terminal
+    from lewm_bench.report.tables.terminal import terminal
     from lewm_bench.report.write import write_report
     from lewm_bench.run.folder import claimed
     from lewm_bench.run.runner import publish_together, run_job

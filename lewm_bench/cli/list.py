@@ -130,9 +130,14 @@ def _protocol_line(rules) -> str:
 def _contents(suite) -> str:
     if suite.kind == "speed":
         return ""
-    arms = Counter(parse_agent(agent).trained for agent in suite.agents)
-    agents = ", ".join(name if count == 1 else f"{name} ({count} arms)" for name, count in arms.items())
-    return f" ({len(suite.envs)} envs, agents {agents})"
+    names = [parse_agent(agent) for agent in suite.agents]
+    ablations = Counter(name.trained for name in names if name.settings)
+    agents = (f"{agent}{_ablations(ablations[agent])}" for agent in dict.fromkeys(name.trained for name in names))
+    return f" ({len(suite.envs)} envs, agents {', '.join(agents)})"
+
+
+def _ablations(count: int) -> str:
+    return f" ({count} ablation{'' if count == 1 else 's'})" if count else ""
 
 
 def _env_line(env_id: str) -> str:

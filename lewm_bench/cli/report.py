@@ -23,9 +23,9 @@ def report(
     Example: lewm-bench report results/pointmaze other-machine/pointmaze --out results/both
     """
     from lewm_bench.evaluation.speed_record import SPEED_FILE, load_speed
-    from lewm_bench.report.speed import terminal as terminal_speed
     from lewm_bench.report.speed import write_speed_report
-    from lewm_bench.report.tables import terminal
+    from lewm_bench.report.tables.speed import terminal as terminal_speed
+    from lewm_bench.report.tables.terminal import terminal
     from lewm_bench.report.write import write_report
     from lewm_bench.run.folder import claimed, set_aside
     from lewm_bench.run.records import load_cells

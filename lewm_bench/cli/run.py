@@ -46,7 +46,7 @@ def run(
 
     Example: lewm-bench run --suite pointmaze --seeds 0,1,2
     """
-    from lewm_bench.report.tables import terminal
+    from lewm_bench.report.tables.terminal import terminal
     from lewm_bench.report.write import write_report
     from lewm_bench.run.folder import claimed
     from lewm_bench.run.runner import run_suite

@@ -1,6 +1,6 @@
 """What an agent is called: ``BASE``, ``BASE:VARIANT`` or either with settings, ``BASE[:VARIANT][:PATH=VALUE]...``.
 
-Settings in a name are how one table holds several arms of one agent: ``lewm``, ``lewm:sigreg_weight=0``,
+Settings in a name are how one table holds several ablations of one agent: ``lewm``, ``lewm:sigreg_weight=0``,
 ``lewm:planner.solver=mppi``. Paths under ``planner.`` are the planner's, all others the agent's own. Values are YAML; lists,
 mappings and quoted text may hold colons and commas. Names that mean the same have one canonical form, by which an
 agent is known in records, tables and files.
@@ -36,7 +36,7 @@ class AgentName(NamedTuple):
 
     @property
     def trained(self) -> str:
-        """The name without its settings; what random streams are addressed by, so that arms draw the same numbers."""
+        """The name without its settings; what random streams are addressed by, so that ablations draw the same numbers."""
         return self.base if self.variant is None else f"{self.base}:{self.variant}"
 
 

@@ -7,7 +7,7 @@ Entries are 0 to 1, NaN where the episode was not run. B is the number of bootst
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ METHOD_RUNS = 3  # training runs of each side that trains, below which two runs 
 
 
 RESAMPLES = 10_000
+CLUSTER_RESAMPLES = 2000  # of sums over clusters, which may have thousands of columns
 AT_ONCE = 2**20  # numbers that are drawn before they are used: what bounds the memory of a bootstrap
 _FLIPS_AT_ONCE = 1000
 
@@ -68,30 +69,38 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> Estimate:
     return Estimate(share, float(low), float(high))
 
 
-def chunks(resamples: int, n: int) -> Iterator[slice]:
-    """The B resamples of n items in slices of at most ``AT_ONCE`` numbers."""
-    rows = max(1, AT_ONCE // max(1, n))
-    return (slice(first, min(first + rows, resamples)) for first in range(0, resamples, rows))
-
-
 def _counts(rng: np.random.Generator, resamples: int, n: int) -> np.ndarray:
     """(B, n) how often each of n items is drawn in n draws with replacement."""
     drawn = rng.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
 
 
-def _drawn(rng: np.random.Generator, resamples: int, n: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """Slices of the B resamples and their ``_counts``; a generator gives the same ones however they are sliced."""
-    for rows in chunks(resamples, n):
-        yield rows, _counts(rng, rows.stop - rows.start, n)
+def _multinomial_counts(rng: np.random.Generator, resamples: int, n: int) -> np.ndarray:
+    """(B, n) like ``_counts``, but drawn as counts: the same distribution from other random numbers."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+
+
+def _drawn(
+    rng: np.random.Generator, resamples: int, n: int, draw: Callable[..., np.ndarray] = _counts
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Slices of the B resamples and their counts, at most ``AT_ONCE`` numbers; the same ones however they are sliced."""
+    together = max(1, AT_ONCE // max(1, n))
+    for first in range(0, resamples, together):
+        rows = slice(first, min(first + together, resamples))
+        yield rows, draw(rng, rows.stop - rows.start, n)
+
+
+def percentile_interval(value: float, draws: np.ndarray, tails: tuple[float, float] = (0.025, 0.975)) -> Estimate:
+    """``value`` with the quantiles of what it is in resamples (B,); draws that are NaN (nothing drawn) are left out."""
+    draws = draws[~np.isnan(draws)]
+    if not len(draws):
+        return Estimate(value, np.nan, np.nan)
+    low, high = np.quantile(draws, tails)
+    return Estimate(value, float(low), float(high))
 
 
 def _percentiles(value: float, draws: np.ndarray, confidence: float) -> Estimate:
-    draws = draws[np.isfinite(draws)]
-    if not len(draws):
-        return Estimate(value, np.nan, np.nan)
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(value, float(low), float(high))
+    return percentile_interval(value, draws[np.isfinite(draws)], ((1 - confidence) / 2, (1 + confidence) / 2))
 
 
 def crossed_means(matrix: np.ndarray, rng: np.random.Generator, resamples: int = RESAMPLES) -> np.ndarray:
@@ -280,12 +289,29 @@ def cohens_dz(differences: np.ndarray) -> float:
     return mean / std if std > 0 else (float(np.sign(mean)) * math.inf if mean else 0.0)
 
 
+def cluster_sums(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """(N, ...) values and their clusters (N,) to the sum of each cluster, (C, ...), in the order of their labels."""
+    labels, place = np.unique(clusters, return_inverse=True)
+    totals = np.zeros((len(labels), *values.shape[1:]))
+    np.add.at(totals, place.ravel(), values)
+    return totals
+
+
 def cluster_means(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     """(N, ...) values and their clusters (N,) to the mean of each cluster, (C, ...), in the order of their labels."""
-    _, place, counts = np.unique(clusters, return_inverse=True, return_counts=True)
-    totals = np.zeros((len(counts), *values.shape[1:]))
-    np.add.at(totals, place.ravel(), values)
-    return totals / counts.reshape(-1, *[1] * (values.ndim - 1))
+    _, counts = np.unique(clusters, return_counts=True)
+    return cluster_sums(values, clusters) / counts.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def resampled_sums(sums: np.ndarray, rng: np.random.Generator, resamples: int = CLUSTER_RESAMPLES) -> np.ndarray:
+    """(C, ...) sums per cluster to their totals (B, ...) over C clusters drawn with replacement.
+
+    For what repeats within a cluster, as frames of one episode do, which are no sample of their own.
+    """
+    totals = np.empty((resamples, *sums.shape[1:]))
+    for rows, counts in _drawn(rng, resamples, len(sums), _multinomial_counts):
+        totals[rows] = np.tensordot(counts, sums, axes=1)
+    return totals
 
 
 def ratio_of_means(

@@ -1,6 +1,7 @@
 """Numbers of ablations: which agents differ in one setting only, what the setting was, and what came of it.
 
-The arms of an agent are its names with settings; the agent itself is the arm with its default, read from its record.
+The ablations of an agent are its names with settings; beside them stands the agent itself with its default, read from
+its record.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Settings = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Point:
-    """One arm in one environment at one goal offset."""
+    """One ablation, or the agent itself, in one environment at one goal offset."""
 
     agent: str
     value: Value  # of the setting that varies: a number, or text for everything else
@@ -55,7 +56,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """All arms of an agent that differ in one setting, in one environment at one goal offset."""
+    """All ablations of an agent that differ in one setting, in one environment at one goal offset."""
 
     protocol: str
     profile: str
@@ -64,7 +65,7 @@ class Panel:
     agent: str  # without settings
     name: str  # for people
     path: str  # the setting
-    fixed: Settings  # others that all of these arms have
+    fixed: Settings  # others that all of these have
     points: tuple[Point, ...]  # by value
     floor: float  # success of random actions, NaN if not measured
 
@@ -82,13 +83,13 @@ class Panel:
 
     @property
     def heading(self) -> str:
-        """``LeWM: sigreg_weight``, with the settings that all arms share."""
+        """``LeWM: sigreg_weight``, with the settings that all points share."""
         fixed = ", ".join(f"{path}={value}" for path, value in self.fixed)
         return f"{self.name}: {self.path}" + (f" (at {fixed})" if fixed else "")
 
 
 def ablations(table: pd.DataFrame, cells: Sequence[CellRecord]) -> tuple[Panel, ...]:
-    """The panels with two arms or more, from the rows of the report's table and the records behind them."""
+    """The panels with two points or more, from the rows of the report's table and the records behind them."""
     records = defaultdict(list)
     for cell in cells:
         records[cell.protocol, cell.profile, cell.env, cell.agent].append(cell)
@@ -118,7 +119,7 @@ def ablations(table: pd.DataFrame, cells: Sequence[CellRecord]) -> tuple[Panel, 
 
 
 def _questions(agents: Iterable[str]) -> list[tuple[str, str, Settings]]:
-    """Every (agent, path, other settings) that the names of arms vary, in the order of the table."""
+    """Every (agent, path, other settings) that the names of ablations vary, in the order of the table."""
     found = {}
     for name in map(parts_of, agents):
         for path, _ in name.settings:
@@ -138,12 +139,12 @@ def _answers(candidate: str, agent: str, path: str, fixed: Settings) -> bool:
     return name.trained == agent and _others(name, path) == fixed
 
 
-def _alike(members: Mapping[str, Sequence[CellRecord]], path: str, arms: Sequence[str]) -> list[str]:
-    """The members that differ from the first arm in the one setting only: an agent of another suite may differ in more."""
+def _alike(members: Mapping[str, Sequence[CellRecord]], path: str, ablations: Sequence[str]) -> list[str]:
+    """The members that differ from the first ablation in the one setting only: an agent of another suite may differ in more."""
     rest = {
         a: _rest(done[0], path) for a, cells in members.items() if (done := [c for c in cells if c.status == "done"])
     }
-    first = next((rest[a] for a in arms if a in rest), {})
+    first = next((rest[a] for a in ablations if a in rest), {})
     return [a for a in members if all(first.get(key, value) == value for key, value in rest.get(a, {}).items())]
 
 

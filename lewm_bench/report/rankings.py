@@ -73,7 +73,7 @@ def contests(
 
 
 def compared(agents: Iterable[str], kinds: Mapping[str, str]) -> set[str]:
-    """Those that are no arms of an ablation; all of them where no other agent that learns is among them.
+    """Those that are no ablations; all of them where no other agent that learns is among them.
 
     A floor or a ceiling is asked for with settings because it is wanted so (``oracle:cost=path``), and stands for itself
     where it was not run without them.

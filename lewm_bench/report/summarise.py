@@ -25,9 +25,10 @@ from lewm_bench.core.statistics import (
     quartiles,
     success_rate,
 )
-from lewm_bench.report import stability, tables
+from lewm_bench.report import stability
 from lewm_bench.report.ablation import ablations, flatten
 from lewm_bench.report.agents import HARMLESS, Agents, is_ablation, parts_of
+from lewm_bench.report.caption import shares_budget
 from lewm_bench.report.groups import Group, Key
 from lewm_bench.report.rankings import REFERENCE, contests
 from lewm_bench.report.summary import Summary
@@ -64,7 +65,7 @@ def build_tables(cells: Iterable[CellRecord]) -> pd.DataFrame:
 
 
 def _holm(table: pd.DataFrame) -> pd.Series:
-    """Holm's p values of the differences to LeWM: one family per table, and one for the arms of each agent in it.
+    """Holm's p values of the differences to LeWM: one family per table, and one for the ablations of each agent in it.
 
     NaN, and no member of a family, where a side has too few training runs to stand for its method: how many there are
     is known before any result is.
@@ -284,7 +285,7 @@ def _settings(cell: CellRecord) -> dict[str, object]:
     sections = {"agent", "collect", "image_size"}
     if cell.kind in ("world model", "privileged"):
         sections.add("planner")  # others do not plan
-    if tables.shares_budget(cell):
+    if shares_budget(cell):
         sections.add("training")
     flat = flatten({name: value for name, value in cell.config.items() if name in sections})
     harmless = {f"agent.{path}" for path in HARMLESS}

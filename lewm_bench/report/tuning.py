@@ -13,10 +13,11 @@ import yaml
 
 from lewm_bench.core.config import deep_merge
 from lewm_bench.core.names import parse_agent, value_of
-from lewm_bench.report import tables
+from lewm_bench.core.words import seconds, short
 from lewm_bench.report.ablation import PLANNER
-from lewm_bench.report.drawing import png
-from lewm_bench.report.tuning_plots import comparison, draw
+from lewm_bench.report.figures.drawing import png
+from lewm_bench.report.figures.tuning import comparison, draw
+from lewm_bench.report.text import number, percent
 from lewm_bench.run.folder import set_aside
 from lewm_bench.run.tuning.trials import Trial, Tuning
 from lewm_bench.system.filenames import agents_stem
@@ -155,7 +156,7 @@ def _many(tuning: Tuning) -> str:
 
 
 def _shares(trial: Trial) -> str:
-    return f"{tables.percent(*trial.interval)} %"
+    return f"{percent(*trial.interval)} %"
 
 
 def terminal(tunings: Sequence[Tuning]) -> str:
@@ -170,7 +171,7 @@ def path_text(tuning: Tuning) -> str:
     ranges = ", ".join(f"{d.path} from {d.text(d.low)} to {d.text(d.high)}" for d in tuning.dimensions)
     offsets = " and ".join(map(str, tuning.goal_offset))
     lines = [
-        f"{tuning.agent} in {tables.short(tuning.env)} ({tuning.profile}, seed {tuning.seed}): {_many(tuning)}",
+        f"{tuning.agent} in {short(tuning.env)} ({tuning.profile}, seed {tuning.seed}): {_many(tuning)}",
         f"searched {ranges}",
         f"validation episodes, {tuning.num_pairs} pairs per goal offset ({offsets} steps); % with 95 % intervals",
         "",
@@ -187,13 +188,13 @@ def _terminal_row(tuning: Tuning, t: Trial) -> tuple[str, ...]:
     best = tuning.best
     marks = ["default"] * (t is tuning.default) + ["best"] * (best is not None and t.trial == best.trial)
     measured = ("failed", "", "") if t.status == "failed" else (
-        tables.percent(*t.interval), tables.percent(t.hit_rate), tables.number(t.distance, ".3g")
+        percent(*t.interval), percent(t.hit_rate), number(t.distance, ".3g")
     )  # fmt: skip
     return (
         str(t.trial),
         *texts,
         *measured,
-        tables.seconds(t.train_seconds),
+        seconds(t.train_seconds),
         ", ".join([*marks, *filter(None, [t.reason])]),
     )
 
@@ -227,7 +228,7 @@ def _against_default(tuning: Tuning) -> str:
     if difference is None or fresh is None:
         return f"The values it is configured with failed: {tuning.default.reason}"
     pairs = sum(map(len, fresh.best))
-    text = f"minus the default on {pairs} fresh pairs, which chose neither: {tables.percent(*difference, sign='+')} points (one run)"
+    text = f"minus the default on {pairs} fresh pairs, which chose neither: {percent(*difference, sign='+')} points (one run)"
     if difference.low <= 0 <= difference.high:
         return f"{text}. Warning: the interval contains 0, these pairs cannot tell it from the default."
     return text
@@ -238,9 +239,9 @@ def comparison_text(tunings: Sequence[Tuning]) -> str:
     rows = [("agent", "dimensions", "trials", "failed", "default", "best, still there", "training in all")]
     for t in tunings:
         failed = sum(trial.status == "failed" for trial in t.trials)
-        default = "failed" if t.default.status == "failed" else tables.percent(*t.default.interval)
-        best = "failed" if t.best is None else tables.percent(*t.best.interval)
+        default = "failed" if t.default.status == "failed" else percent(*t.default.interval)
+        best = "failed" if t.best is None else percent(*t.best.interval)
         counts = (str(n) for n in (len(t.dimensions), len(t.trials), failed))
-        rows.append((t.agent, *counts, default, best, tables.seconds(t.spent_seconds[-1])))
+        rows.append((t.agent, *counts, default, best, seconds(t.spent_seconds[-1])))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -11,7 +11,7 @@ import pandas as pd
 from lewm_bench.core.statistics import METHOD_RUNS
 from lewm_bench.core.words import short
 from lewm_bench.report.rankings import REFERENCE, Contest, Rival
-from lewm_bench.report.tables import offset_name, percent
+from lewm_bench.report.text import offset_name, percent
 
 if TYPE_CHECKING:
     from lewm_bench.report.summary import Summary

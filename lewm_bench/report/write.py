@@ -13,14 +13,19 @@ from typing import Any
 import pandas as pd
 
 from lewm_bench.core.errors import UserError
-from lewm_bench.report import page, plots, tables
+from lewm_bench.report.figures import files
+from lewm_bench.report.html import Section
+from lewm_bench.report.page import render
 from lewm_bench.report.summarise import summarise
 from lewm_bench.report.summary import Summary
+from lewm_bench.report.tables.latex import latex
+from lewm_bench.report.tables.markdown import markdown
+from lewm_bench.report.text import csv_text
 from lewm_bench.run.records import CellRecord, EpisodeRow, Episodes
 from lewm_bench.system.files import write_bytes, write_pieces, write_text
 
 
-def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: Sequence[page.Section] = ()) -> Summary:
+def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: Sequence[Section] = ()) -> Summary:
     """Write tables, episodes, figures and ``report.html`` into ``folder`` and return their numbers.
 
     ``extra`` are further parts of the page.
@@ -31,20 +36,20 @@ def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: S
     summary = summarise(cells, title)
     if not summary.cells:
         raise UserError("there is nothing to report; run `lewm-bench run --suite NAME` first")
-    write_text(folder / "table.csv", tables.csv_text(summary.table))
-    write_text(folder / "table.md", tables.markdown(summary))
-    write_text(folder / "table.tex", tables.latex(summary))
+    write_text(folder / "table.csv", csv_text(summary.table))
+    write_text(folder / "table.md", markdown(summary))
+    write_text(folder / "table.tex", latex(summary))
     write_pieces(folder / "episodes.csv", (text.encode() for text in _episodes(summary.cells)))
-    figures = plots.draw_all(summary, folder)
+    figures = files.draw_all(summary, folder)
     for name in (
-        *plots.FIGURES,
-        *plots.IN_SCENES,
+        *files.FIGURES,
+        *files.IN_SCENES,
     ):  # a figure of an earlier report that no longer has data would deceive
         if name not in figures:
             (folder / name).unlink(missing_ok=True)
     for name, png in figures.items():
         write_bytes(folder / name, png)
-    write_text(folder / "report.html", page.render(summary, figures, folder, extra))
+    write_text(folder / "report.html", render(summary, figures, folder, extra))
     return summary
 
 

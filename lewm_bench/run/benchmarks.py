@@ -59,13 +59,13 @@ class AgentPart(Config):
 
 
 AgentParts = dict[AskedAgent, AgentPart]
-"""By an agent's name; a base stands for its variants and arms too, except for those that are named themselves."""
+"""By an agent's name; a base stands for its variants and ablations too, except for those that are named themselves."""
 
 
 class EnvPart(Config):
     """What runs in one environment, of what the suite runs in all of them.
 
-    ``only`` leaves out everybody else: to have no seeds. A base stands for its variants and arms too.
+    ``only`` leaves out everybody else: to have no seeds. A base stands for its variants and ablations too.
     """
 
     only: tuple[AskedAgent, ...] | None = None

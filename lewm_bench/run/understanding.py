@@ -45,6 +45,7 @@ from lewm_bench.understand.collapse import examine_collapse
 from lewm_bench.understand.config import Name
 from lewm_bench.understand.decoder import decode
 from lewm_bench.understand.maps import maps
+from lewm_bench.understand.model import ExaminedModel, examined_model
 from lewm_bench.understand.open_loop import open_loop
 from lewm_bench.understand.paths import straightness
 from lewm_bench.understand.probes import ProbeConfig, probe
@@ -58,7 +59,6 @@ from lewm_bench.understand.records import (
     holds_understanding,
     strict,
 )
-from lewm_bench.understand.subject import Subject, subject_of
 from lewm_bench.understand.surprise import examine_surprise
 
 RESULT = "result.json"
@@ -76,9 +76,9 @@ class Case:
     checkpoint: Path | None
 
     @cached_property
-    def subject(self) -> Subject:
+    def examined(self) -> ExaminedModel:
         """The trained model and its data."""
-        return subject_of(self.setting, self.loaded)
+        return examined_model(self.setting, self.loaded)
 
     @cached_property
     def loaded(self) -> Loaded:
@@ -86,10 +86,10 @@ class Case:
         return load_agent(self.family, self.setting, self.checkpoint)
 
     @cached_property
-    def untrained(self) -> Subject | None:
+    def untrained(self) -> ExaminedModel | None:
         """The same networks with random weights; None where they cannot be (an encoder that is only known by its weights)."""
         try:
-            return subject_of(self.setting, self.family.load(self.setting, None))
+            return examined_model(self.setting, self.family.load(self.setting, None))
         except (NotRun, UserError):
             return None
 
@@ -110,7 +110,7 @@ class Case:
         }
 
         def build(work: Path) -> None:
-            _ = self.subject  # loading is not what is timed
+            _ = self.examined  # loading is not what is timed
             begin = time.perf_counter()
             found = find(work)
             outcome = {"value": strict(found), "seconds": time.perf_counter() - begin, "made": provenance_of(self.run)}
@@ -141,7 +141,7 @@ def probed(case: Case, config: ProbeConfig) -> tuple[ProbeRow, ...]:
 
         return rows.validate_python(read(case.run.store.stage("understanding", spec, build)))
 
-    return probe(case.subject, case.untrained, config, keep)
+    return probe(case.examined, case.untrained, config, keep)
 
 
 def digest(arrays: Iterable[np.ndarray]) -> str:
@@ -168,15 +168,17 @@ class Examination(NamedTuple):
 
 
 EXAMINATIONS: Mapping[Name, Examination] = {
-    "collapse": Examination("collapse", lambda case, config, _: examine_collapse(case.subject, config), 2),
-    "paths": Examination("straightness", lambda case, config, _: straightness(case.subject, case.untrained, config), 2),
+    "collapse": Examination("collapse", lambda case, config, _: examine_collapse(case.examined, config), 2),
+    "paths": Examination(
+        "straightness", lambda case, config, _: straightness(case.examined, case.untrained, config), 2
+    ),
     "probe": Examination("probes", lambda case, config, _: probed(case, config), PROBE_SCHEMA),
-    "surprise": Examination("surprise", lambda case, config, _: examine_surprise(case.subject, config), 2),
-    "open_loop": Examination("open_loop", lambda case, config, _: open_loop(case.subject, config), rolls_out=True),
-    "maps": Examination("maps", lambda case, config, _: maps(case.subject, config), 2),
+    "surprise": Examination("surprise", lambda case, config, _: examine_surprise(case.examined, config), 2),
+    "open_loop": Examination("open_loop", lambda case, config, _: open_loop(case.examined, config), rolls_out=True),
+    "maps": Examination("maps", lambda case, config, _: maps(case.examined, config), 2),
     "decoder": Examination(
         "decoded",
-        lambda case, config, folder: decode(case.subject, folder, config, case.run.progress),
+        lambda case, config, folder: decode(case.examined, folder, config, case.run.progress),
         rolls_out=True,
     ),
 }

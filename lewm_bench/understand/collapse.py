@@ -29,8 +29,8 @@ from lewm_bench.agents.parts.sigreg import directions, sigreg
 from lewm_bench.core.config import Config
 from lewm_bench.core.rng import torch_seed
 from lewm_bench.planning.cost import rollout
+from lewm_bench.understand.model import ExaminedModel
 from lewm_bench.understand.records import Collapse
-from lewm_bench.understand.subject import Subject
 
 CONSTANT = 1e-6  # of the latents' root mean square: the resolution of float32
 ONE_DIRECTION = 1.1
@@ -58,13 +58,13 @@ class Predictability(NamedTuple):
         return max(self)
 
 
-def examine_collapse(subject: Subject, config: CollapseConfig) -> Collapse:
+def examine_collapse(examined: ExaminedModel, config: CollapseConfig) -> Collapse:
     """The verdict and what it rests on, for held-out frames."""
-    latents = subject.latents_at(subject.frames("test", config.frames)).double()
+    latents = examined.latents_at(examined.frames("test", config.frames)).double()
     spectrum = eigenvalues(latents)
     rank = float(torch.exp(-torch.special.xlogy(spectrum, spectrum).sum()))
     std, size = float(latents.std(0).mean()), float(latents.square().mean().sqrt())
-    collapsed, reason = verdict(std, size, rank, predictability(subject, config.clips))
+    collapsed, reason = verdict(std, size, rank, predictability(examined, config.clips))
     statistic = sigreg_by_direction(latents.float(), config)
     return Collapse(
         collapsed=collapsed,
@@ -112,16 +112,16 @@ def eigenvalues(latents: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def predictability(subject: Subject, count: int) -> Predictability:
+def predictability(examined: ExaminedModel, count: int) -> Predictability:
     """How much of the last latent of held-out clips the model, and the latent before, tell."""
-    clips = subject.clips("test", subject.model.history + 1, count)
-    dataset, agent = subject.dataset, subject.planning_agent
+    clips = examined.clips("test", examined.model.history + 1, count)
+    dataset, agent = examined.dataset, examined.planning_agent
     before, predicted, after = [], [], []
     for rows in np.array_split(clips, -(-len(clips) // 16)):
         frames = torch.from_numpy(np.ascontiguousarray(np.moveaxis(dataset.frames[rows], -1, -3)))
         # All three as the model predicts them: the latents whose distance is planned with may be scaled otherwise.
-        latents, blocks = agent.encode(frames, dataset.states[rows]), subject.blocks(rows)
-        imagined = rollout(subject.model, latents[:, :-1], blocks[:, :-1], blocks[:, None, -1:])[:, 0, 0]
+        latents, blocks = agent.encode(frames, dataset.states[rows]), examined.blocks(rows)
+        imagined = rollout(examined.model, latents[:, :-1], blocks[:, :-1], blocks[:, None, -1:])[:, 0, 0]
         for kept, own in ((before, latents[:, -2]), (predicted, imagined), (after, latents[:, -1])):
             kept.append(own.flatten(1).cpu().double())
     return shares(*(torch.cat(parts) for parts in (before, predicted, after)))

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 from lewm_bench.core.config import Config
 from lewm_bench.core.rng import stream, torch_stream
+from lewm_bench.core.statistics import cluster_sums, percentile_interval, resampled_sums
 from lewm_bench.core.words import short
 from lewm_bench.data.videos import comparison_video, picture_rows
 from lewm_bench.system.checkpoint import load_strict, load_tensors, save_tensors
 from lewm_bench.system.files import write_bytes
 from lewm_bench.train.loop import Step, TrainConfig, train
-from lewm_bench.understand.bootstrap import episode_sums, interval, resampled
+from lewm_bench.understand.model import PIECE, ExaminedModel
 from lewm_bench.understand.open_loop import possible_horizon, rolled_out
-from lewm_bench.understand.records import Decoded
-from lewm_bench.understand.subject import PIECE, Subject
+from lewm_bench.understand.records import Decoded, Interval
 
 TOKEN = 16  # numbers that a token of a latent of tokens is shortened to
 BASE = 8  # pixels at most of the grid that is upsampled
@@ -121,74 +121,78 @@ class Decoder(nn.Module):
         return torch.cat(pieces).permute(0, 2, 3, 1).numpy()
 
 
-def decode(subject: Subject, folder: Path, config: DecoderConfig, progress: bool = False) -> Decoded:
-    """Train a decoder of the subject's latents, measure it on held-out frames, and draw pictures and videos.
+def decode(examined: ExaminedModel, folder: Path, config: DecoderConfig, progress: bool = False) -> Decoded:
+    """Train a decoder of the model's latents, measure it on held-out frames, and draw pictures and videos.
 
     Args:
-        folder: of this subject and config alone: an interrupted training goes on from what it left there. Pictures and
+        folder: of this model and config alone: an interrupted training goes on from what it left there. Pictures and
             videos are written into it.
     """
-    clips = film_clips(subject, config)  # first: episodes that are too short are found out before a training, not after
-    decoder = kept(subject, folder, config, progress)
-    rows = subject.frames("test", config.test_frames)
-    errors, floor = _errors(decoder, subject, rows)
-    episodes = subject.episodes_of(rows)
-    sums = episode_sums(np.stack([errors, np.ones(len(rows))], 1), episodes)
-    draws = resampled(sums, stream(0, "understanding", "decoder", subject.env_id))
+    clips = film_clips(
+        examined, config
+    )  # first: episodes that are too short are found out before a training, not after
+    decoder = load_or_train(examined, folder, config, progress)
+    rows = examined.frames("test", config.test_frames)
+    errors, floor = _errors(decoder, examined, rows)
+    episodes = examined.episodes_of(rows)
+    sums = cluster_sums(np.stack([errors, np.ones(len(rows))], 1), episodes)
+    draws = resampled_sums(sums, stream(0, "understanding", "decoder", examined.env_id))
     return Decoded(
         train_steps=config.train.steps,
-        mse=interval(errors.mean(), draws[:, 0] / draws[:, 1]),
+        mse=Interval.of(percentile_interval(float(errors.mean()), draws[:, 0] / draws[:, 1])),
         mean_frame_mse=float(floor.mean()),
-        pictures=write_pictures(decoder, subject, folder, config),
-        videos=write_videos(decoder, subject, folder, clips),
+        pictures=write_pictures(decoder, examined, folder, config),
+        videos=write_videos(decoder, examined, folder, clips),
         n=len(rows),
         n_episodes=len(sums),
     )
 
 
-def kept(subject: Subject, folder: Path, config: DecoderConfig, progress: bool = False) -> Decoder:
+def load_or_train(examined: ExaminedModel, folder: Path, config: DecoderConfig, progress: bool = False) -> Decoder:
     """A trained decoder: the one that a kill between its training and the last film has left, or a new one."""
     path = folder / TRAINED
     if not path.is_file():
-        decoder, _ = trained(subject, folder, config, progress)
+        decoder, _ = train_decoder(examined, folder, config, progress)
         save_tensors(path, decoder.state_dict())
         return decoder
-    decoder = untrained(subject, config)
+    decoder = new_decoder(examined, config)
     load_strict(decoder, load_tensors(path), str(path))
-    return decoder.to(subject.device).eval()
+    return decoder.to(examined.device).eval()
 
 
-def untrained(subject: Subject, config: DecoderConfig) -> Decoder:
-    """A decoder of the subject's latents and frames with random weights."""
-    dataset, row = subject.dataset, subject.frames("train", config.frames)[:1]
+def new_decoder(examined: ExaminedModel, config: DecoderConfig) -> Decoder:
+    """A decoder of the model's latents and frames with random weights."""
+    dataset, row = examined.dataset, examined.frames("train", config.frames)[:1]
     one = torch.from_numpy(np.array(np.moveaxis(dataset.frames[row], -1, -3)))
     with torch.inference_mode():
-        shape = tuple(subject.embed(one, dataset.states[row]).shape[1:])
-    with torch_stream(subject.seed, "init", "decoder"):
+        shape = tuple(examined.embed(one, dataset.states[row]).shape[1:])
+    with torch_stream(examined.seed, "init", "decoder"):
         return Decoder(config, shape, *dataset.frames.shape[1:3])
 
 
-def trained(subject: Subject, folder: Path, config: DecoderConfig, progress: bool = False) -> tuple[Decoder, int]:
+def train_decoder(
+    examined: ExaminedModel, folder: Path, config: DecoderConfig, progress: bool = False
+) -> tuple[Decoder, int]:
     """A decoder trained on latents of training frames, and its number of steps."""
-    rows = subject.frames("train", config.frames)
-    dataset = subject.dataset
-    latents = subject.latents_at(rows).clone()  # no inference tensor, which could take no part in a training
-    decoder = untrained(subject, config)
+    rows = examined.frames("train", config.frames)
+    dataset = examined.dataset
+    latents = examined.latents_at(rows).clone()  # no inference tensor, which could take no part in a training
+    decoder = new_decoder(examined, config)
     decoder.fit(latents, *frame_statistics(dataset.frames, rows))
-    decoder.to(subject.device)
+    decoder.to(examined.device)
 
     def batch(index: int) -> tuple[Tensor, Tensor]:
-        chosen = stream(subject.seed, "decoder batch", index).integers(len(rows), size=config.train.batch_size)
+        chosen = stream(examined.seed, "decoder batch", index).integers(len(rows), size=config.train.batch_size)
         return latents[chosen], torch.from_numpy(np.moveaxis(dataset.frames[rows[chosen]], -1, -3))
 
     train(
         decoder,
         batch,
         config.train,
-        seed=subject.seed,
-        device=subject.device,
+        seed=examined.seed,
+        device=examined.device,
         folder=folder,
-        description=f"train decoder of {subject.agent}",
+        description=f"train decoder of {examined.agent}",
         progress=progress,
     )
     return decoder, config.train.steps
@@ -206,14 +210,14 @@ def frame_statistics(frames: np.ndarray, rows: np.ndarray) -> tuple[Tensor, floa
     return torch.from_numpy(np.moveaxis(mean, -1, 0)), float(np.sqrt(variance.mean()))
 
 
-def _errors(decoder: Decoder, subject: Subject, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _errors(decoder: Decoder, examined: ExaminedModel, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean squared errors (N,) of frames drawn from their latents, and of the mean training frame."""
     mean = decoder.mean_frame.cpu().permute(1, 2, 0).numpy()
     drawn, floor = [], []
     for k in range(0, len(rows), PIECE):
         piece = rows[k : k + PIECE]
-        real = subject.dataset.frames[piece] / 255
-        drawn.append(np.square(decoder.draw(subject.latents_at(piece)) - real).mean((1, 2, 3)))
+        real = examined.dataset.frames[piece] / 255
+        drawn.append(np.square(decoder.draw(examined.latents_at(piece)) - real).mean((1, 2, 3)))
         floor.append(np.square(mean - real).mean((1, 2, 3)))
     return np.concatenate(drawn), np.concatenate(floor)
 
@@ -223,44 +227,44 @@ def as_bytes(frames: np.ndarray) -> np.ndarray:
     return (frames * 255).round().astype(np.uint8)
 
 
-def write_pictures(decoder: Decoder, subject: Subject, folder: Path, config: DecoderConfig) -> str:
+def write_pictures(decoder: Decoder, examined: ExaminedModel, folder: Path, config: DecoderConfig) -> str:
     """Write held-out frames, chosen at random, above what is drawn from their latents; returns the file's name."""
-    rows = subject.frames("test", config.pictures)
-    drawn = as_bytes(decoder.draw(subject.latents_at(rows)))
-    name = f"{subject.agent}, {short(subject.env_id)}: held-out frames chosen at random"
-    data = picture_rows({"real": subject.dataset.frames[rows], "decoded from its latent": drawn}, name)
+    rows = examined.frames("test", config.pictures)
+    drawn = as_bytes(decoder.draw(examined.latents_at(rows)))
+    name = f"{examined.agent}, {short(examined.env_id)}: held-out frames chosen at random"
+    data = picture_rows({"real": examined.dataset.frames[rows], "decoded from its latent": drawn}, name)
     write_bytes(folder / PICTURES, data)
     return PICTURES
 
 
-def film_clips(subject: Subject, config: DecoderConfig) -> np.ndarray:
+def film_clips(examined: ExaminedModel, config: DecoderConfig) -> np.ndarray:
     """Rows (N, T) of the held-out clips whose rollouts are shown.
 
     Raises:
         UserError: no episode is long enough.
     """
-    horizon = possible_horizon(subject, config.blocks)
-    return subject.clips("test", subject.model.history + horizon, config.videos)
+    horizon = possible_horizon(examined, config.blocks)
+    return examined.clips("test", examined.model.history + horizon, config.videos)
 
 
-def write_videos(decoder: Decoder, subject: Subject, folder: Path, clips: np.ndarray) -> tuple[str, ...]:
+def write_videos(decoder: Decoder, examined: ExaminedModel, folder: Path, clips: np.ndarray) -> tuple[str, ...]:
     """Write imagined rollouts of held-out clips (N, T) beside what happened; returns the files' names.
 
     The first picture is the last frame that the model sees, so both decoded panels show the same latent there.
     """
-    seen = subject.model.history
+    seen = examined.model.history
     names = []
-    for number, (clip, future) in enumerate(zip(clips, rolled_out(subject, clips), strict=True)):
+    for number, (clip, future) in enumerate(zip(clips, rolled_out(examined, clips), strict=True)):
         shown = clip[seen - 1 :]
-        real = subject.latents_at(shown)
+        real = examined.latents_at(shown)
         panels = {
-            "real": subject.dataset.frames[shown],
+            "real": examined.dataset.frames[shown],
             "decoded from real": as_bytes(decoder.draw(real)),
             "decoded from imagined": as_bytes(decoder.draw(torch.cat([real[:1], future]))),
         }
-        ahead = [f"{k * subject.model.frame_skip} steps imagined ahead" for k in range(1, len(shown))]
+        ahead = [f"{k * examined.model.frame_skip} steps imagined ahead" for k in range(1, len(shown))]
         lines = [f"the model sees {'this frame' if seen == 1 else f'{seen} frames up to here'}", *ahead]
-        title = f"{subject.agent}, {short(subject.env_id)}, held-out episode {subject.episodes_of(clip[:1])[0]}"
+        title = f"{examined.agent}, {short(examined.env_id)}, held-out episode {examined.episodes_of(clip[:1])[0]}"
         names.append(f"imagined-{number + 1}.gif")
         write_bytes(folder / names[-1], comparison_video(panels, title, lines))
     return tuple(names)

@@ -10,8 +10,8 @@ from pydantic import Field
 from lewm_bench.core.config import Config
 from lewm_bench.core.errors import unknown
 from lewm_bench.core.rng import torch_seed
+from lewm_bench.understand.model import ExaminedModel
 from lewm_bench.understand.records import LatentMap
-from lewm_bench.understand.subject import Subject
 
 TSNE_INPUTS = 50
 """Principal components that t-SNE sees of larger latents, as its authors do."""
@@ -30,18 +30,18 @@ class MapsConfig(Config):
     perplexity: float = Field(30, gt=1, description="of t-SNE; a third of the frames at most")
 
 
-def maps(subject: Subject, config: MapsConfig) -> tuple[LatentMap, ...]:
+def maps(examined: ExaminedModel, config: MapsConfig) -> tuple[LatentMap, ...]:
     """A map of held-out latents by each method; none if the latents are all equal.
 
     Raises:
         UserError: the environment has no such quantity.
     """
-    rows = subject.frames("test", config.frames)
-    quantities = subject.env.quantities(subject.dataset.states[rows])
+    rows = examined.frames("test", config.frames)
+    quantities = examined.env.quantities(examined.dataset.states[rows])
     name = config.quantity or next((q for q in quantities if "position" in q), next(iter(quantities)))
     if name not in quantities:
-        raise unknown(f"quantity of {subject.env_id}", name, quantities)
-    latents = subject.latents_at(rows).double().numpy()
+        raise unknown(f"quantity of {examined.env_id}", name, quantities)
+    latents = examined.latents_at(rows).double().numpy()
     spread = latents.std()
     if not (latents != latents[0]).any():
         return ()

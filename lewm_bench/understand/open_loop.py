@@ -13,9 +13,9 @@ from torch import Tensor
 from lewm_bench.core.config import Config
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
-from lewm_bench.understand.bootstrap import episode_sums, interval, resampled
-from lewm_bench.understand.records import OpenLoop
-from lewm_bench.understand.subject import Subject
+from lewm_bench.core.statistics import cluster_sums, percentile_interval, resampled_sums
+from lewm_bench.understand.model import ExaminedModel
+from lewm_bench.understand.records import Interval, OpenLoop
 
 PIECE = 16  # clips whose latents are in memory together
 CONSTANT = 1e-10  # a variance below this share of the mean square is rounding
@@ -28,7 +28,7 @@ class OpenLoopConfig(Config):
     horizon: int = Field(10, ge=1, description="blocks imagined; fewer where half of the held-out episodes are shorter")
 
 
-def open_loop(subject: Subject, config: OpenLoopConfig) -> OpenLoop:
+def open_loop(examined: ExaminedModel, config: OpenLoopConfig) -> OpenLoop:
     """Mean squared error of imagined latents after 1 to H blocks, in units of the latents' variance.
 
     The error is the mean over dimensions of (imagined - encoded)^2; the unit is the mean over dimensions of the
@@ -38,20 +38,20 @@ def open_loop(subject: Subject, config: OpenLoopConfig) -> OpenLoop:
     Raises:
         UserError: the held-out episodes are too short, or all their latents are equal.
     """
-    context = subject.model.history
-    horizon = possible_horizon(subject, config.horizon)
-    clips = subject.clips("test", context + horizon, config.clips)
-    moments = [_moments(subject, clips[k : k + PIECE]) for k in range(0, len(clips), PIECE)]
+    context = examined.model.history
+    horizon = possible_horizon(examined, config.horizon)
+    clips = examined.clips("test", context + horizon, config.clips)
+    moments = [_moments(examined, clips[k : k + PIECE]) for k in range(0, len(clips), PIECE)]
     errors, squares, totals = (np.concatenate(parts) for parts in zip(*moments, strict=True))
-    episodes = subject.episodes_of(clips[:, 0])
-    sums = episode_sums(np.column_stack([errors, squares, np.full(len(clips), horizon)]), episodes)
+    episodes = examined.episodes_of(clips[:, 0])
+    sums = cluster_sums(np.column_stack([errors, squares, np.full(len(clips), horizon)]), episodes)
     # Resamples need |sum_e c_e s_e|^2 of the episodes' total latents s_e, which R of (s_1 ... s_E) = QR knows as well.
-    sums = np.column_stack([sums, np.linalg.qr(episode_sums(totals, episodes).T, mode="r").T])
+    sums = np.column_stack([sums, np.linalg.qr(cluster_sums(totals, episodes).T, mode="r").T])
     found = _normalised(sums.sum(0), 2 * horizon)
-    rng = stream(0, "understanding", "open_loop", subject.env_id)
+    rng = stream(0, "understanding", "open_loop", examined.env_id)
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample of one episode that stands still
-        draws = _normalised(resampled(sums, rng), 2 * horizon)
-    intervals = [interval(value, own) for value, own in zip(found, draws.T, strict=True)]
+        draws = _normalised(resampled_sums(sums, rng), 2 * horizon)
+    intervals = [Interval.of(percentile_interval(float(value), own)) for value, own in zip(found, draws.T, strict=True)]
     return OpenLoop(
         horizons=tuple(range(1, horizon + 1)),
         model=tuple(intervals[:horizon]),
@@ -61,35 +61,35 @@ def open_loop(subject: Subject, config: OpenLoopConfig) -> OpenLoop:
     )
 
 
-def possible_horizon(subject: Subject, wanted: int) -> int:
+def possible_horizon(examined: ExaminedModel, wanted: int) -> int:
     """At most ``wanted`` blocks, and no more than half of the held-out episodes have behind a full context.
 
     Raises:
         UserError: those have none.
     """
-    dataset, model = subject.dataset, subject.model
+    dataset, model = examined.dataset, examined.model
     typical = int(np.median(dataset.lengths[dataset.episodes("test")]))
     room = (typical - 1) // model.frame_skip + 1 - model.history
     if room < 1:
         raise UserError(
-            f"held-out episodes of {subject.env_id} end within the model's context of {model.history} frames, "
+            f"held-out episodes of {examined.env_id} end within the model's context of {model.history} frames, "
             f"{model.frame_skip} steps apart; raise collect.steps"
         )
     return min(wanted, room)
 
 
 @torch.inference_mode()
-def rolled_out(subject: Subject, clips: np.ndarray) -> Tensor:
+def rolled_out(examined: ExaminedModel, clips: np.ndarray) -> Tensor:
     """The latents (N, H, D) that the planner predicts for clips (N, T + H), T the model's history, on the CPU.
 
     It sees the first T frames and is told the recorded actions. While planning only the last latent of a plan is sure
     to be computed (Fast-LeWM skips the others), so each horizon is a plan of its own.
     """
-    planner, dataset, T = subject.planning_agent, subject.dataset, subject.model.history
+    planner, dataset, T = examined.planning_agent, examined.dataset, examined.model.history
     seen = clips[:, :T]
     frames = torch.from_numpy(np.ascontiguousarray(np.moveaxis(dataset.frames[seen], -1, -3)))
     latents = planner.encode(frames, dataset.states[seen])
-    blocks = subject.blocks(clips)
+    blocks = examined.blocks(clips)
     search = planner.rollout(latents, blocks[:, : T - 1])
     plan, futures = blocks[:, None, T - 1 :], []
     for length in range(1, plan.shape[2] + 1):
@@ -104,12 +104,12 @@ def rolled_out(subject: Subject, clips: np.ndarray) -> Tensor:
     return torch.stack(futures, 1)
 
 
-def _moments(subject: Subject, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _moments(examined: ExaminedModel, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each clip: summed squared errors (N, 2H) of model and copy, and sums of squares (N,) and of latents (N, D)."""
-    T = subject.model.history
-    seen = subject.latents_at(clips[:, T - 1 :].ravel()).unflatten(0, (len(clips), -1)).double()
+    T = examined.model.history
+    seen = examined.latents_at(clips[:, T - 1 :].ravel()).unflatten(0, (len(clips), -1)).double()
     last, real = seen[:, :1], seen[:, 1:]
-    errors = torch.cat([(guess - real).square().sum(-1) for guess in (rolled_out(subject, clips).double(), last)], 1)
+    errors = torch.cat([(guess - real).square().sum(-1) for guess in (rolled_out(examined, clips).double(), last)], 1)
     return errors.numpy(), real.square().sum((1, 2)).numpy(), real.sum(1).numpy()
 
 

@@ -8,9 +8,9 @@ from pydantic import Field
 from lewm_bench.core.config import Config
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
-from lewm_bench.understand.bootstrap import episode_sums, interval, resampled
-from lewm_bench.understand.records import Features, Straightness
-from lewm_bench.understand.subject import Subject, downsampled
+from lewm_bench.core.statistics import cluster_sums, percentile_interval, resampled_sums
+from lewm_bench.understand.model import ExaminedModel, downsampled
+from lewm_bench.understand.records import Features, Interval, Straightness
 
 
 class PathsConfig(Config):
@@ -20,7 +20,9 @@ class PathsConfig(Config):
     pixels: int = Field(16, ge=1, description="side of the downsampled frames they are compared with")
 
 
-def straightness(subject: Subject, untrained: Subject | None, config: PathsConfig) -> tuple[Straightness, ...]:
+def straightness(
+    examined: ExaminedModel, untrained: ExaminedModel | None, config: PathsConfig
+) -> tuple[Straightness, ...]:
     """Straightness of held-out paths in the latents, in those of random weights and in downsampled frames.
 
     A path is a whole episode, a frame every ``frame_skip`` steps. Where a frame equals the one before it nothing moved
@@ -33,16 +35,16 @@ def straightness(subject: Subject, untrained: Subject | None, config: PathsConfi
     Raises:
         UserError: no test episode has three frames.
     """
-    paths = _paths(subject, config.episodes)
-    moved = [_changed(subject.dataset.frames[rows]) for rows in paths]
-    sources = {"model": subject.latents_at}
+    paths = _paths(examined, config.episodes)
+    moved = [_changed(examined.dataset.frames[rows]) for rows in paths]
+    sources = {"model": examined.latents_at}
     if untrained is not None:
         sources["random encoder"] = untrained.latents_at
-    sources["pixels"] = lambda rows: downsampled(subject.dataset.frames[rows], config.pixels)
+    sources["pixels"] = lambda rows: downsampled(examined.dataset.frames[rows], config.pixels)
     rows = []
     for name, features in sources.items():
         found = [cosines(np.asarray(features(p), np.float64), m) for p, m in zip(paths, moved, strict=True)]
-        rows += _summary(name, found, stream(0, "straightness intervals", subject.env_id))
+        rows += _summary(name, found, stream(0, "straightness intervals", examined.env_id))
     return tuple(rows)
 
 
@@ -60,13 +62,13 @@ def cosines(path: np.ndarray, moved: np.ndarray | None = None) -> np.ndarray:
     return (direction[1:] * direction[:-1]).sum(1)[both]
 
 
-def _paths(subject: Subject, count: int) -> list[np.ndarray]:
+def _paths(examined: ExaminedModel, count: int) -> list[np.ndarray]:
     """Rows of the first ``count`` test episodes that have three frames, a block apart."""
-    dataset, skip = subject.dataset, subject.model.frame_skip
+    dataset, skip = examined.dataset, examined.model.frame_skip
     paths = [np.arange(dataset.starts[e], dataset.ends[e], skip) for e in dataset.episodes("test")]
     paths = [rows for rows in paths if len(rows) >= 3]
     if not paths:
-        raise UserError(f"no test episode of {subject.env_id} has {2 * skip} steps; raise collect.steps")
+        raise UserError(f"no test episode of {examined.env_id} has {2 * skip} steps; raise collect.steps")
     return paths[:count]
 
 
@@ -82,12 +84,12 @@ def _summary(name: Features, found: list[np.ndarray], rng: np.random.Generator) 
         return []
     values = np.concatenate(found)
     paths = np.repeat(np.arange(len(found)), [len(v) for v in found])
-    sums = episode_sums(np.stack([values, np.ones_like(values)], 1), paths)
-    draws = resampled(sums, rng)
+    sums = cluster_sums(np.stack([values, np.ones_like(values)], 1), paths)
+    draws = resampled_sums(sums, rng)
     return [
         Straightness(
             features=name,
-            value=interval(values.mean(), draws[:, 0] / draws[:, 1]),
+            value=Interval.of(percentile_interval(float(values.mean()), draws[:, 0] / draws[:, 1])),
             n_paths=len(found),
             n_episodes=len(found),
         )

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from lewm_bench.core.config import Config
 from lewm_bench.core.rng import stream, torch_seed, torch_stream
-from lewm_bench.understand.bootstrap import episode_sums, interval, resampled
+from lewm_bench.core.statistics import cluster_sums, percentile_interval, resampled_sums
+from lewm_bench.understand.model import ExaminedModel, downsampled
 from lewm_bench.understand.records import Features, Interval, ProbeRow
-from lewm_bench.understand.subject import Subject, downsampled
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Split(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """Training and test frames of a subject, each under the name of its split."""
+    """Training and test frames of a examined, each under the name of its split."""
 
     rows: dict[str, np.ndarray]  # (N,) of the dataset
     quantities: dict[str, Mapping[str, np.ndarray]]  # (N, k) by name
@@ -109,51 +109,53 @@ def found_anew(name: Features, features: list[np.ndarray], find: Callable[[], Ro
     return find()
 
 
-def probe(subject: Subject, untrained: Subject | None, config: ProbeConfig, keep: Keep = found_anew) -> Rows:
+def probe(
+    examined: ExaminedModel, untrained: ExaminedModel | None, config: ProbeConfig, keep: Keep = found_anew
+) -> Rows:
     """Every quantity that varies, from every kind of features, by both probes.
 
     Args:
         untrained: the same networks with random weights; None leaves that floor out.
         keep: of floors, most of which are the same for every model of an environment.
     """
-    rows, quantities = drawn = _drawn(subject, config)
+    rows, quantities = drawn = _drawn(examined, config)
     if not quantities["train"]:
         return ()
     columns = [np.column_stack([np.asarray(q, np.float64) for q in quantities[split].values()]) for split in rows]
     ends = np.cumsum([q.shape[1] for q in quantities["train"].values()])
     places = {name: slice(*ends[[k - 1, k]]) if k else slice(ends[0]) for k, name in enumerate(quantities["train"])}
-    episodes = [subject.episodes_of(rows[split]) for split in rows]
+    episodes = [examined.episodes_of(rows[split]) for split in rows]
     found: list[ProbeRow] = []
-    for name, features in _features(subject, untrained, config, drawn):
+    for name, features in _features(examined, untrained, config, drawn):
 
         def find(name: Features = name, features: list[np.ndarray] = features) -> Rows:
             values = prepared(*features, config.components)
             splits = [Split(*parts) for parts in zip(values, columns, episodes, strict=True)]
-            return read_out(name, *splits, places, config, subject.env_id)
+            return read_out(name, *splits, places, config, examined.env_id)
 
         found += find() if name == "model" else keep(name, features, find)
         del features, find  # tokens take gigabytes, and the next ones are about to be made
     return tuple(found)
 
 
-def _drawn(subject: Subject, config: ProbeConfig) -> Drawn:
+def _drawn(examined: ExaminedModel, config: ProbeConfig) -> Drawn:
     counts = {"train": config.train_frames, "test": config.test_frames}
-    rows = {split: subject.frames(split, count) for split, count in counts.items()}
-    return Drawn(rows, {split: subject.env.quantities(subject.dataset.states[r]) for split, r in rows.items()})
+    rows = {split: examined.frames(split, count) for split, count in counts.items()}
+    return Drawn(rows, {split: examined.env.quantities(examined.dataset.states[r]) for split, r in rows.items()})
 
 
 def _features(
-    subject: Subject, untrained: Subject | None, config: ProbeConfig, drawn: Drawn
+    examined: ExaminedModel, untrained: ExaminedModel | None, config: ProbeConfig, drawn: Drawn
 ) -> Iterator[tuple[Features, list[np.ndarray]]]:
     """Features (N, D) of training and test frames by kind."""
     rows = drawn.rows.values()
-    latents = [subject.latents_at(r).numpy() for r in rows]
+    latents = [examined.latents_at(r).numpy() for r in rows]
     size = latents[0].shape[1]
     yield "model", latents
     del latents
     if untrained is not None:
         yield "random encoder", [untrained.latents_at(r).numpy() for r in rows]
-    pixels = [downsampled(subject.dataset.frames[r], config.pixels) for r in rows]
+    pixels = [downsampled(examined.dataset.frames[r], config.pixels) for r in rows]
     yield "pixels", pixels
     if size < pixels[0].shape[1]:
         yield "pixels, reduced", list(principal(*standardised(*pixels), size))
@@ -331,10 +333,11 @@ def scores(
     ones = np.ones_like(targets)
     error = (predicted - targets) ** 2
     moments = np.stack([ones, error, predicted, targets, predicted**2, targets**2, predicted * targets], 1)  # (N, 7, K)
-    sums = episode_sums(moments, episodes)
-    draws = resampled(sums, rng)  # (B, 7, K)
+    sums = cluster_sums(moments, episodes)
+    draws = resampled_sums(sums, rng)  # (B, 7, K)
     total = sums.sum(0)
-    return interval(_mse(total), _mse(draws)), interval(_pearson(total), _pearson(draws))
+    mse, r = (percentile_interval(float(measure(total)), measure(draws)) for measure in (_mse, _pearson))
+    return Interval.of(mse), Interval.of(r)
 
 
 def _mse(sums: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.core.names import AgentText
 from lewm_bench.core.reading import json_of
 from lewm_bench.core.renamed import renamed
+from lewm_bench.core.statistics import Estimate
 from lewm_bench.system.filenames import file_stem
 from lewm_bench.system.files import write_text
 from lewm_bench.system.packed import MEND, cell_texts
@@ -41,6 +42,11 @@ class Interval(Record):
     value: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> Interval:
+        """The record of an estimate."""
+        return cls(value=estimate.value, low=estimate.low, high=estimate.high)
 
 
 class ProbeRow(Record):

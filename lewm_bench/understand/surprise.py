@@ -24,8 +24,8 @@ from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
 from lewm_bench.core.types import WorldModel
+from lewm_bench.understand.model import ExaminedModel
 from lewm_bench.understand.records import Condition, Surprise
-from lewm_bench.understand.subject import Subject
 from lewm_bench.understand.surprise_statistics import summarise
 
 PIECE = 16  # clips whose frames are in memory together
@@ -64,7 +64,7 @@ class Scene(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Matched:
+class MatchedClips:
     """Clips of which every condition shares rows' actions and ``past``; ``futures`` begin with the event's frame."""
 
     rows: np.ndarray  # (N, T) of the dataset
@@ -72,26 +72,26 @@ class Matched:
     futures: Mapping[Condition, Scene]  # T - E frames
 
 
-def examine_surprise(subject: Subject, config: SurpriseConfig) -> Surprise:
+def examine_surprise(examined: ExaminedModel, config: SurpriseConfig) -> Surprise:
     """Surprise around the event in every condition, and the tests against the untouched member.
 
     Raises:
         UserError: the held-out episodes are too few or too short, or nothing can be teleported far enough.
     """
-    rows, episodes = clips(subject, config)
-    found = surprises(subject, rows, config)
-    return summarise(found, episodes, config.before, subject.model.history)
+    rows, episodes = clips(examined, config)
+    found = surprises(examined, rows, config)
+    return summarise(found, episodes, config.before, examined.model.history)
 
 
-def clips(subject: Subject, config: SurpriseConfig) -> tuple[np.ndarray, np.ndarray]:
+def clips(examined: ExaminedModel, config: SurpriseConfig) -> tuple[np.ndarray, np.ndarray]:
     """Rows (N, T) of clips of test episodes that share no block, and their episodes (N,); the same for every seed.
 
     Raises:
         UserError: fewer than two test episodes are long enough.
     """
-    dataset, skip, count = subject.dataset, subject.model.frame_skip, config.frames(subject.model.history)
+    dataset, skip, count = examined.dataset, examined.model.frame_skip, config.frames(examined.model.history)
     span = (count - 1) * skip
-    rng = stream(0, "understanding", "surprise", subject.env_id, count, skip)
+    rng = stream(0, "understanding", "surprise", examined.env_id, count, skip)
     starts: list[np.ndarray] = []
     for episode in rng.permutation(dataset.episodes("test")):
         fit, spare = divmod(int(dataset.lengths[episode]) - 1, span)
@@ -99,20 +99,20 @@ def clips(subject: Subject, config: SurpriseConfig) -> tuple[np.ndarray, np.ndar
         starts.append(first + span * rng.permutation(fit))
     if sum(len(own) > 0 for own in starts) < 2:
         raise UserError(
-            f"violation of expectation needs two test episodes of {span} steps in {subject.env_id}; raise "
+            f"violation of expectation needs two test episodes of {span} steps in {examined.env_id}; raise "
             f"collect.episodes or collect.steps, or lower understanding.surprise.before and .after"
         )
     rounds = range(max(map(len, starts)))
     chosen = np.array([own[k] for k in rounds for own in starts if k < len(own)][: config.triples])
-    return chosen[:, None] + np.arange(count) * skip, subject.episodes_of(chosen)
+    return chosen[:, None] + np.arange(count) * skip, examined.episodes_of(chosen)
 
 
 def surprises(
-    subject: Subject, rows: np.ndarray, config: SurpriseConfig, piece: int = PIECE
+    examined: ExaminedModel, rows: np.ndarray, config: SurpriseConfig, piece: int = PIECE
 ) -> dict[Condition, np.ndarray]:
     """The surprise (N, S) of clips (N, T) by condition, at the S = T - history steps that have a full context."""
-    least = least_distance(subject, config)
-    parts = [surprise_of(subject, matched(subject, own, config, least)) for own in _split(rows, piece)]
+    least = least_distance(examined, config)
+    parts = [surprise_of(examined, matched_clips(examined, own, config, least)) for own in _split(rows, piece)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -120,26 +120,26 @@ def _split(rows: np.ndarray, piece: int) -> list[np.ndarray]:
     return [rows[k : k + piece] for k in range(0, len(rows), piece)]
 
 
-def least_distance(subject: Subject, config: SurpriseConfig) -> float:
+def least_distance(examined: ExaminedModel, config: SurpriseConfig) -> float:
     """How far a teleport must lead at least, in the unit of ``env.distance``.
 
     What a block may do is no violation, so this is no less than what 99 % of those in held-out episodes stay below.
     """
-    skip, dataset = subject.model.frame_skip, subject.dataset
+    skip, dataset = examined.model.frame_skip, examined.dataset
     rows = dataset.rows("test", spare=skip)
-    ways = subject.env.distance(dataset.states[rows], dataset.states[rows + skip])
-    return float(max(config.min_distance * subject.env.threshold, config.min_blocks * np.quantile(ways, USUAL)))
+    ways = examined.env.distance(dataset.states[rows], dataset.states[rows + skip])
+    return float(max(config.min_distance * examined.env.threshold, config.min_blocks * np.quantile(ways, USUAL)))
 
 
-def matched(subject: Subject, rows: np.ndarray, config: SurpriseConfig, least: float) -> Matched:
+def matched_clips(examined: ExaminedModel, rows: np.ndarray, config: SurpriseConfig, least: float) -> MatchedClips:
     """The clips (N, T) in every condition; all frames are drawn anew, so that no renderer tells conditions apart."""
-    env, event = subject.env, config.event(subject.model.history)
-    states = subject.dataset.states[rows]
+    env, event = examined.env, config.event(examined.model.history)
+    states = examined.dataset.states[rows]
     after = states[:, event:]
     untouched = draw(env.render_states, after)
-    jumped = teleport(subject, rows[:, event:], least)
-    noise = [stream(0, "understanding", "camera noise", subject.env_id, int(row)) for row in rows[:, event]]
-    return Matched(
+    jumped = teleport(examined, rows[:, event:], least)
+    noise = [stream(0, "understanding", "camera noise", examined.env_id, int(row)) for row in rows[:, event]]
+    return MatchedClips(
         rows,
         Scene(states[:, :event], draw(env.render_states, states[:, :event])),
         {
@@ -163,16 +163,16 @@ def noisy(frames: np.ndarray, std: float, rngs: list[np.random.Generator]) -> np
     return np.rint(frames + 255 * std * noise).clip(0, 255).astype(np.uint8)
 
 
-def teleport(subject: Subject, rows: np.ndarray, least: float) -> np.ndarray:
+def teleport(examined: ExaminedModel, rows: np.ndarray, least: float) -> np.ndarray:
     """Rows (N, T) from the event on to states (N, T, X): elsewhere at the event, and what the actions do from there."""
-    env, skip = subject.env, subject.model.frame_skip
-    rngs = [stream(0, "understanding", "teleport", subject.env_id, int(row)) for row in rows[:, 0]]
-    start = elsewhere(env, subject.dataset.states[rows[:, 0]], rngs, least)
-    actions = subject.dataset.actions[rows[:, :1] + np.arange(skip * (rows.shape[1] - 1))]
+    env, skip = examined.env, examined.model.frame_skip
+    rngs = [stream(0, "understanding", "teleport", examined.env_id, int(row)) for row in rows[:, 0]]
+    start = teleported(env, examined.dataset.states[rows[:, 0]], rngs, least)
+    actions = examined.dataset.actions[rows[:, :1] + np.arange(skip * (rows.shape[1] - 1))]
     return np.concatenate([start[:, None], env.simulate(start, actions)[:, skip - 1 :: skip]], axis=1)
 
 
-def elsewhere(env: GoalEnv, states: np.ndarray, rngs: list[np.random.Generator], least: float) -> np.ndarray:
+def teleported(env: GoalEnv, states: np.ndarray, rngs: list[np.random.Generator], least: float) -> np.ndarray:
     """(N, X) states to teleported ones farther than ``least`` away; one that is nearer is drawn again.
 
     Raises:
@@ -191,19 +191,19 @@ def elsewhere(env: GoalEnv, states: np.ndarray, rngs: list[np.random.Generator],
 
 
 @torch.inference_mode()
-def surprise_of(subject: Subject, clips: Matched) -> dict[Condition, np.ndarray]:
+def surprise_of(examined: ExaminedModel, clips: MatchedClips) -> dict[Condition, np.ndarray]:
     """The surprise (N, S) in every condition; the past is encoded once and is the same tensor in all of them."""
-    blocks, past = subject.blocks(clips.rows), encode(subject, clips.past)
+    blocks, past = examined.blocks(clips.rows), encode(examined, clips.past)
     return {
-        name: prediction_errors(subject.model, torch.cat([past, encode(subject, scene)], 1), blocks)
+        name: prediction_errors(examined.model, torch.cat([past, encode(examined, scene)], 1), blocks)
         for name, scene in clips.futures.items()
     }
 
 
-def encode(subject: Subject, scene: Scene) -> Tensor:
+def encode(examined: ExaminedModel, scene: Scene) -> Tensor:
     """Latents (N, T, *L) of a scene as the model predicts them; its states are read by agents that sense themselves."""
     frames = torch.from_numpy(np.ascontiguousarray(np.moveaxis(scene.frames, -1, 2)))
-    return subject.planning_agent.encode(frames, scene.states)
+    return examined.planning_agent.encode(frames, scene.states)
 
 
 def prediction_errors(model: WorldModel, latents: Tensor, blocks: Tensor) -> np.ndarray:

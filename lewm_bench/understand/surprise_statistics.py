@@ -42,8 +42,8 @@ def summarise(found: Mapping[Condition, np.ndarray], episodes: np.ndarray, befor
         context=context,
         curves=tuple(curve(name, values, episodes, before) for name, values in found.items()),
         tests=comparisons(event, episodes),
-        recolour_to_teleport=None if ratio is None else interval(ratio),
-        teleport_against_recolour=interval(apart),
+        recolour_to_teleport=None if ratio is None else Interval.of(ratio),
+        teleport_against_recolour=Interval.of(apart),
         detection=detection | {"teleported against recoloured": roc(event["teleported"], event["recoloured"])},
     )
 
@@ -72,12 +72,12 @@ def comparisons(event: Mapping[Condition, np.ndarray], episodes: np.ndarray) -> 
         SurpriseTest(
             condition=name,
             n=len(episodes),
-            difference=interval(Estimate(*students[name][:3])),
+            difference=Interval.of(Estimate(*students[name][:3])),
             effect_size=cohens_dz(event[name] - event[BASELINE]),
             p=students[name].p,
             p_sign_flip=sign_flip_p(units[name], _rng("sign flip", name)),
             p_holm=p_holm,
-            auc=interval(clustered_auc(event[name], event[BASELINE], episodes, _rng("auc", name))),
+            auc=Interval.of(clustered_auc(event[name], event[BASELINE], episodes, _rng("auc", name))),
         )
         for name, p_holm in zip(names, corrected, strict=True)
     )
@@ -90,11 +90,6 @@ def roc(positive: np.ndarray, negative: np.ndarray) -> tuple[tuple[float, float]
     labels = np.repeat([1, 0], [len(positive), len(negative)])
     false, true, _ = roc_curve(labels, np.concatenate([positive, negative]))
     return tuple(zip(false.tolist(), true.tolist(), strict=True))
-
-
-def interval(estimate: Estimate) -> Interval:
-    """The record of an estimate."""
-    return Interval(value=estimate.value, low=estimate.low, high=estimate.high)
 
 
 def _rng(*address: str) -> np.random.Generator:

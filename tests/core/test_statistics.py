@@ -145,6 +145,7 @@ def bootstraps():
         lambda: stats.interquartile_mean_interval([matrix], generator(3), resamples=500, floors=[holes * 0.2]),
         lambda: stats.ratio_of_means(*values, generator(3), resamples=500),
         lambda: stats.clustered_auc(*values, clusters, generator(3), resamples=500),
+        lambda: stats.resampled_sums(values.T, generator(3), resamples=500),
     ]
 
 

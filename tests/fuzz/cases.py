@@ -81,7 +81,7 @@ def reported(*arguments: str) -> Callable[[], object]:
     """A call of the command line that leaves out the figures, which take seconds and read nothing."""
 
     def call() -> None:
-        with mock.patch("lewm_bench.report.plots.draw_all", lambda *_: {}):
+        with mock.patch("lewm_bench.report.figures.files.draw_all", lambda *_: {}):
             cli(*arguments)()
 
     return call

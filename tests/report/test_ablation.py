@@ -1,4 +1,4 @@
-"""Ablations: which arms belong together, what their settings were, where they are drawn, and what the words say."""
+"""Ablations: which ablations belong together, what their settings were, where they are drawn, and what the words say."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ import scipy.stats
 from test_report import ENV, LEWM, OTHER, RANDOM, absent, cell, parse, row
 
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.report import ablation_plot, plots, tables, write
 from lewm_bench.report import summarise as report
+from lewm_bench.report import write
 from lewm_bench.report.ablation import axis_of, planner_of
 from lewm_bench.report.agents import main_rows
+from lewm_bench.report.figures import files
+from lewm_bench.report.figures.ablation import verdict
+from lewm_bench.report.figures.drawing import png
+from lewm_bench.report.tables.results import views
+from lewm_bench.report.tables.solvers import solver_tables
+from lewm_bench.report.tables.terminal import terminal
 
 HALF = [1, 0] * 5
 DEFAULTS = {"sigreg_weight": 0.002, "dropout": 0.1, "latent": 32, "train": {"steps": 2000}}
 
 
-def arm(settings: dict, hits=LEWM, *, base="lewm", curve=None, more=None, **change):
+def ablation(settings: dict, hits=LEWM, *, base="lewm", curve=None, more=None, **change):
     """A cell whose name carries ``settings`` and whose config holds them; ``more`` only changes the config."""
     config = {
         "agent": {**DEFAULTS, "train": dict(DEFAULTS["train"])},
@@ -46,7 +52,13 @@ def told(panel):
 
 
 def test_arms_that_differ_in_one_setting_share_a_panel_with_the_agent_itself():
-    cells = [arm({}), arm({"dropout": 0}, HALF), arm({"latent": 8}, HALF), arm({"latent": 192}), cell("random", RANDOM)]
+    cells = [
+        ablation({}),
+        ablation({"dropout": 0}, HALF),
+        ablation({"latent": 8}, HALF),
+        ablation({"latent": 192}),
+        cell("random", RANDOM),
+    ]
     dropout, latent = panels(cells)
     assert (dropout.agent, dropout.path, dropout.fixed, dropout.goal_offset) == ("lewm", "dropout", (), 25)
     assert told(dropout) == [(0.0, 0.5, False), (0.1, 0.9, True)]  # 0.1 stands in the record only
@@ -57,12 +69,17 @@ def test_arms_that_differ_in_one_setting_share_a_panel_with_the_agent_itself():
 
 
 def test_a_lone_arm_has_nothing_to_be_held_against():
-    assert panels([arm({"dropout": 0}), cell("random", RANDOM)]) == ()
+    assert panels([ablation({"dropout": 0}), cell("random", RANDOM)]) == ()
     assert panels([cell("lewm", LEWM), cell("pldm", LEWM), cell("dino-wm:mae", LEWM)]) == ()
 
 
 def test_arms_with_two_settings_are_compared_where_the_other_is_the_same():
-    cells = [arm({}), arm({"dropout": 0}), arm({"train.steps": 500}), arm({"train.steps": 500, "dropout": 0}, HALF)]
+    cells = [
+        ablation({}),
+        ablation({"dropout": 0}),
+        ablation({"train.steps": 500}),
+        ablation({"train.steps": 500, "dropout": 0}, HALF),
+    ]
     found = {(p.path, p.fixed): [q.agent for q in p.points] for p in panels(cells)}
     assert found == {
         ("dropout", ()): ["lewm:dropout=0", "lewm"],
@@ -76,9 +93,9 @@ def test_arms_with_two_settings_are_compared_where_the_other_is_the_same():
 
 def test_variants_are_agents_of_their_own():
     cells = [
-        arm({}, base="dino-wm:mae"),
-        arm({"planner.solver": "icem"}, base="dino-wm:mae"),
-        arm({"dropout": 0}, base="pldm"),
+        ablation({}, base="dino-wm:mae"),
+        ablation({"planner.solver": "icem"}, base="dino-wm:mae"),
+        ablation({"dropout": 0}, base="pldm"),
     ]
     (panel,) = panels(cells)
     assert (panel.agent, panel.heading) == ("dino-wm:mae", "DINO-WM (mae): planner.solver")
@@ -87,20 +104,29 @@ def test_variants_are_agents_of_their_own():
 
 def test_an_agent_that_differs_in_more_is_no_arm():
     """The same agent of another suite: its decay of lambda is on, and nothing in its name says so."""
-    other = arm({}, more={"sigreg_initial_weight": 0.1})
-    cells = [arm({"sigreg_weight": w}, more={"sigreg_initial_weight": None}) for w in (0, 0.01)]
+    other = ablation({}, more={"sigreg_initial_weight": 0.1})
+    cells = [ablation({"sigreg_weight": w}, more={"sigreg_initial_weight": None}) for w in (0, 0.01)]
     (panel,) = panels([*cells, other])
     assert told(panel) == [(0.0, 0.9, False), (0.01, 0.9, False)]
-    paced = {"config": {**arm({}).config, "training": {"seconds": 60.0}}}
-    steps = [arm({}, more={"train.steps": 900}), arm({"dropout": 0}, more={"train.steps": 1000})]
+    paced = {"config": {**ablation({}).config, "training": {"seconds": 60.0}}}
+    steps = [ablation({}, more={"train.steps": 900}), ablation({"dropout": 0}, more={"train.steps": 1000})]
     steps = [c.model_copy(update={"config": {**c.config, "training": paced["config"]["training"]}}) for c in steps]
     assert len(panels(steps)[0].points) == 2  # equal time: steps may differ
-    silent = [arm({}), arm({"dropout": 0, "train.on_collapse": "continue"}, more={"train.on_collapse": "continue"})]
+    silent = [
+        ablation({}),
+        ablation({"dropout": 0, "train.on_collapse": "continue"}, more={"train.on_collapse": "continue"}),
+    ]
     assert [p.agent for p in panels(silent)[0].points] == ["lewm:dropout=0:train.on_collapse=continue", "lewm"]
 
 
 def test_places_and_seeds_stay_apart():
-    cells = [arm({}), arm({"dropout": 0}), arm({}, HALF, seed=1), arm({"dropout": 0}, env=OTHER), arm({}, env=OTHER)]
+    cells = [
+        ablation({}),
+        ablation({"dropout": 0}),
+        ablation({}, HALF, seed=1),
+        ablation({"dropout": 0}, env=OTHER),
+        ablation({}, env=OTHER),
+    ]
     here, there = sorted(panels(cells), key=lambda p: p.env)
     assert (here.env, [p.n_seeds for p in here.points]) == (ENV, [1, 2])
     assert (there.env, [p.n_seeds for p in there.points]) == (OTHER, [1, 1])
@@ -111,18 +137,18 @@ def test_collapse_is_read_from_the_end_of_the_curve_and_from_failed_cells():
     flat = {"latent_std": [1.0, 0.019], "effective_rank": [9.0, 1.2]}
     fine = {"latent_std": [0.001, 0.8], "effective_rank": [1.0, None]}
     cells = [
-        arm({}, curve=fine), arm({}, seed=1, curve=fine),
-        arm({"sigreg_weight": 0}, curve=flat), arm({"sigreg_weight": 0}, seed=1, curve=fine),
-        arm({"sigreg_weight": 0.001}, curve=flat),
+        ablation({}, curve=fine), ablation({}, seed=1, curve=fine),
+        ablation({"sigreg_weight": 0}, curve=flat), ablation({"sigreg_weight": 0}, seed=1, curve=fine),
+        ablation({"sigreg_weight": 0.001}, curve=flat),
         absent("lewm:sigreg_weight=0.01", "failed", "the latents collapsed (standard deviation 0.001)"),
         absent("lewm:sigreg_weight=0.1", "failed", "out of memory"),
-        arm({"sigreg_weight": 0.3}, curve=fine),
+        ablation({"sigreg_weight": 0.3}, curve=fine),
         absent("lewm:sigreg_weight=0.3", "failed", "the latents collapsed", seed=1),
         absent("lewm:sigreg_weight=0.3", seed=2),
     ]  # fmt: skip
     summary = report.summarise(cells, "t")
     points = {p.value: p for p in summary.ablations[0].points}
-    words = {value: ablation_plot.verdict(point) for value, point in points.items()}
+    words = {value: verdict(point) for value, point in points.items()}
     assert words == {
         0.0: "1 of 2 collapsed", 0.001: "collapsed", 0.002: "", 0.01: "collapsed", 0.1: "failed", 0.3: "1 of 2 collapsed"
     }  # fmt: skip
@@ -135,9 +161,9 @@ def test_collapse_is_read_from_the_end_of_the_curve_and_from_failed_cells():
 def test_deviation_first_then_effective_rank_and_nothing_for_planners():
     """The rank of a collapsed model, isotropic noise, is high: it cannot show what the panel is for."""
     only_rank, only_std = {"effective_rank": [9.0, 4.0]}, {"latent_std": [1.0, 0.5]}
-    (panel,) = panels([arm({}, curve=only_rank), arm({"dropout": 0}, curve=only_rank)])
+    (panel,) = panels([ablation({}, curve=only_rank), ablation({"dropout": 0}, curve=only_rank)])
     assert panel.diagnostic == "effective_rank"
-    (panel,) = panels([arm({}, curve=only_std), arm({"planner.solver": "mppi"}, curve=only_std)])
+    (panel,) = panels([ablation({}, curve=only_std), ablation({"planner.solver": "mppi"}, curve=only_std)])
     assert panel.diagnostic is None
 
 
@@ -160,7 +186,7 @@ def test_linear_axis_within_a_decade_or_with_negative_numbers(values):
 def test_names_are_categories():
     axis = axis_of(["cem", "icem", "cem", "none"])
     assert (axis.kind, axis.places) == ("category", (0.0, 1.0, 0.0, 2.0))
-    (panel,) = panels([arm({"sigreg_initial_weight": 0.1}), arm({"sigreg_initial_weight": None})])
+    (panel,) = panels([ablation({"sigreg_initial_weight": 0.1}), ablation({"sigreg_initial_weight": None})])
     assert [p.value for p in panel.points] == [0.1, "none"] and not panel.numeric
 
 
@@ -174,26 +200,29 @@ def lines(figure):
 
 
 def test_the_figure_draws_the_numbers():
-    cells = [arm({"latent": v}, HALF if v == 8 else LEWM) for v in (8, 64, 192)] + [arm({}), cell("random", RANDOM)]
-    drawn = lines(plots.FIGURES["ablation.png"](report.summarise(cells, "t")))
+    cells = [ablation({"latent": v}, HALF if v == 8 else LEWM) for v in (8, 64, 192)] + [
+        ablation({}),
+        cell("random", RANDOM),
+    ]
+    drawn = lines(files.FIGURES["ablation.png"](report.summarise(cells, "t")))
     assert drawn["-"][1] == pytest.approx([50, 90, 90, 90]) and drawn[":"][1] == pytest.approx([50, 90, 90, 90])
     middle = (drawn["-"][0] + drawn[":"][0]) / 2  # the two are drawn side by side
     assert middle == pytest.approx(np.log10([8, 32, 64, 192]))
-    assert plots.png(plots.FIGURES["ablation.png"](report.summarise(cells, "t")))[:4] == b"\x89PNG"
-    assert plots.FIGURES["ablation.png"](report.summarise(cells[3:], "t")) is None
+    assert png(files.FIGURES["ablation.png"](report.summarise(cells, "t")))[:4] == b"\x89PNG"
+    assert files.FIGURES["ablation.png"](report.summarise(cells[3:], "t")) is None
 
 
 def solvers():
     names = ("icem", "mppi", "adam")
     return [
-        arm({}, seconds=[0.2]),
-        *(arm({"planner.solver": n}, HALF, seconds=[0.4]) for n in names),
+        ablation({}, seconds=[0.2]),
+        *(ablation({"planner.solver": n}, HALF, seconds=[0.4]) for n in names),
         cell("random", RANDOM),
     ]
 
 
 def test_solver_table_has_success_time_and_plans():
-    (heading, (header, *rows)), = tables.solver_tables(report.summarise(solvers(), "t"))  # fmt: skip
+    (heading, (header, *rows)), = solver_tables(report.summarise(solvers(), "t"))  # fmt: skip
     assert heading == "Solvers of LeWM: PointMaze-UMaze-v0, goal 25 steps ahead (quick)"
     assert header[0] == "Solver" and [r[0] for r in rows] == ["adam", "cem (default)", "icem", "mppi"]
     cem = dict(zip(header, rows[1], strict=True))
@@ -207,24 +236,24 @@ def test_solver_table_has_success_time_and_plans():
 
 
 def test_a_solver_is_compared_with_its_own_settings_too():
-    """The arms of the suite solvers that tune an optimiser; a setting that is not the solver's own is another question."""
+    """The ablations of the suite solvers that tune an optimiser; a setting that is not the solver's own is another question."""
     steepest = {"planner.solver": "adam", "planner.adam.optimizer": "rmsprop", "planner.adam.learning_rate": 0.03}
     spread = {"planner.solver": "mppi", "planner.mppi.temperature": 1, "planner.std": 2}
     cells = [
         *solvers(),
-        arm(steepest, seconds=[0.1]),
-        arm(spread),
-        arm({"planner.solver": "icem", "planner.adam.num_starts": 2}),
+        ablation(steepest, seconds=[0.1]),
+        ablation(spread),
+        ablation({"planner.solver": "icem", "planner.adam.num_starts": 2}),
     ]
-    ((_, (_, *rows)),) = tables.solver_tables(report.summarise(cells, "t"))
+    ((_, (_, *rows)),) = solver_tables(report.summarise(cells, "t"))
     names = ["adam", "adam (learning_rate=0.03, optimizer=rmsprop)", "cem (default)", "icem", "mppi"]
     assert [r[0] for r in rows] == names
 
 
 def test_arms_stand_apart_from_the_main_agents(tmp_path):
-    cells = [*solvers(), arm({"dropout": 0}, label=""), cell("gcbc", LEWM, seconds=[0.001])]
+    cells = [*solvers(), ablation({"dropout": 0}, label=""), cell("gcbc", LEWM, seconds=[0.001])]
     summary = write.write_report(cells, tmp_path, "t")
-    view = next(iter(tables.views(summary)))
+    view = next(iter(views(summary)))
     groups = {name: [line.agent for line in group] for name, group in view.groups}
     assert list(groups) == ["World models", "Goal-conditioned policies", "Floor", "Ablations of LeWM"]
     assert groups["Ablations of LeWM"] == [
@@ -242,21 +271,27 @@ def test_arms_stand_apart_from_the_main_agents(tmp_path):
             and "Solvers of LeWM" in text
             and "Minus LeWM: 6 comparisons marked (one run)" in text
         )
-    assert "What the names stand for: lewm = LeWM." in markdown  # and not each arm
+    assert "What the names stand for: lewm = LeWM." in markdown  # and not each ablation
     assert "one setting of an agent changed at a time" in html
     drawn = set(main_rows(summary.table, summary.kinds)["agent"])
     assert drawn == {"lewm", "gcbc", "random"}
-    assert "lewm:planner.solver=adam" in tables.terminal(summary)
+    assert "lewm:planner.solver=adam" in terminal(summary)
 
 
 def test_without_another_agent_the_arms_are_the_figure():
-    cells = [arm({"dropout": 0}), arm({"dropout": 0.2}), cell("random", RANDOM), cell("oracle", LEWM)]
+    cells = [ablation({"dropout": 0}), ablation({"dropout": 0.2}), cell("random", RANDOM), cell("oracle", LEWM)]
     summary = report.summarise(cells, "t")
     assert len(main_rows(summary.table, summary.kinds)) == 4
 
 
 def test_nobody_asked_for_an_arm_in_other_places():
-    cells = [arm({}), arm({"dropout": 0}), arm({}, env=OTHER), cell("gcbc", LEWM), absent("lewm:latent=8", env=OTHER)]
+    cells = [
+        ablation({}),
+        ablation({"dropout": 0}),
+        ablation({}, env=OTHER),
+        cell("gcbc", LEWM),
+        absent("lewm:latent=8", env=OTHER),
+    ]
     table = report.build_tables(cells)
     rows = set(zip(table["env"], table["agent"], strict=True))
     assert (OTHER, "lewm:dropout=0") not in rows and (OTHER, "gcbc") in rows and (OTHER, "lewm:latent=8") in rows

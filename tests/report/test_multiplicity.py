@@ -9,7 +9,9 @@ from test_report import DINO, LEWM, OTHER, RANDOM, cell, row
 
 from lewm_bench.core import statistics as stats
 from lewm_bench.report import summarise as report
-from lewm_bench.report import tables
+from lewm_bench.report.caption import INTERVALS
+from lewm_bench.report.tables.markdown import markdown
+from lewm_bench.report.tables.results import _difference
 
 
 def by_definition(p):
@@ -118,16 +120,16 @@ def test_every_agent_is_compared_with_lewm_variants_and_arms_too():
 
 def test_tables_count_the_comparisons_and_mark_what_survives():
     summary = report.summarise(many(), "t")
-    text = tables.markdown(summary)
+    text = markdown(summary)
     assert "Minus LeWM: 3 comparisons and 3 comparisons among the ablations of LeWM." in text
     (noop,) = [line for line in text.splitlines() if line.startswith("| noop | 0.0")]
     assert r" \* |" in noop
     (mae,) = [line for line in text.splitlines() if line.startswith("| dino-wm:mae |") and "[" in line]
     assert r"\*" not in mae
-    assert "Holm's correction" in tables.INTERVALS
-    alone = tables.markdown(report.summarise([cell("lewm", LEWM), cell("pldm", DINO)], "t"))
+    assert "Holm's correction" in INTERVALS
+    alone = markdown(report.summarise([cell("lewm", LEWM), cell("pldm", DINO)], "t"))
     assert "Minus LeWM: 1 comparison." in alone
-    assert "Minus LeWM:" not in tables.markdown(report.summarise([cell("pldm", DINO)], "t"))
+    assert "Minus LeWM:" not in markdown(report.summarise([cell("pldm", DINO)], "t"))
 
 
 def runs(*agents, seeds=3, weights="trained"):
@@ -145,7 +147,7 @@ def lewm(seeds=3):
 def test_fewer_than_three_training_seeds_are_runs_and_not_a_method(ours, theirs, word):
     table = report.build_tables([*runs("gcbc", seeds=ours), *lewm(theirs)])
     found = row(table, "gcbc")
-    assert tables._difference(found).endswith(word) and ("*" in tables._difference(found)) == (word == "*")
+    assert _difference(found).endswith(word) and ("*" in _difference(found)) == (word == "*")
     assert found["diff_runs"] == min(ours, theirs) and found["diff_p"] < 0.05
     assert np.isnan(found["diff_p_holm"]) == (word != "*")
 
@@ -157,7 +159,7 @@ def test_what_does_not_train_needs_no_training_seeds_but_lewm_does(seeds, word):
         [*(cell("random", [0] * 10, seed=i) for i in range(2)), cell("oracle", [0] * 10), *lewm(seeds)]
     )
     for agent in ("random", "oracle"):
-        assert tables._difference(row(table, agent)).endswith(word)
+        assert _difference(row(table, agent)).endswith(word)
         assert row(table, agent)["diff_runs"] == seeds
 
 
@@ -169,11 +171,11 @@ def test_downloaded_weights_are_one_run_and_untrained_ones_as_many_as_seeds():
 
 def test_comparisons_of_runs_are_counted_by_themselves_and_not_corrected_for():
     few = runs("gcbc", "gcivl", "gciql", seeds=2)
-    text = tables.markdown(report.summarise([*few, *runs("pldm"), *lewm()], "t"))
+    text = markdown(report.summarise([*few, *runs("pldm"), *lewm()], "t"))
     assert (
         "Minus LeWM: 1 comparison. An asterisk marks" in text and "3 comparisons marked (one run) or (2 runs)" in text
     )
     table = report.build_tables([*few, *runs("pldm"), *lewm()])
     assert row(table, "pldm")["diff_p_holm"] == row(table, "pldm")["diff_p"]
-    none = tables.markdown(report.summarise([*few, *lewm(1)], "t"))
+    none = markdown(report.summarise([*few, *lewm(1)], "t"))
     assert "Minus LeWM: 3 comparisons marked" in none and "An asterisk" not in none.split("How to read it")[0]

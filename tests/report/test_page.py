@@ -23,8 +23,8 @@ from test_report import DINO, ENV, LEWM, RANDOM, absent, cell, parse, small
 
 from lewm_bench.agents import AGENTS
 from lewm_bench.data.videos import rollout_video, still, video_name
-from lewm_bench.report import page, write
 from lewm_bench.report import summarise as report
+from lewm_bench.report import write
 from lewm_bench.report.commands import join_command, run_command
 from lewm_bench.run.benchmarks import find_file, load
 from lewm_bench.run.registry import agent_family
@@ -199,7 +199,7 @@ def luminance(rgb: np.ndarray) -> float:
 
 def in_the_dark(colour: str) -> str:
     """A colour after the page's filter, by the formula of the SVG standard."""
-    template = Path(page.__file__).with_name("page.html").read_text(encoding="utf-8")
+    template = Path(write.__file__).with_name("page.html").read_text(encoding="utf-8")
     (values,) = re.findall(r'<feColorMatrix values="(.*?)"', template)
     matrix = np.array(values.split(), float).reshape(4, 5)
     return to_hex(np.clip(matrix[:3] @ [*to_rgb(colour), 1, 1], 0, 1))

@@ -11,9 +11,16 @@ from matplotlib.colors import to_rgb
 from test_report import DINO, ENV, LEWM, OTHER, RANDOM, absent, cell, parse
 
 from lewm_bench.agents import AGENTS
-from lewm_bench.report import learning_plots, page, plots, stability, tables, write
+from lewm_bench.report import stability, write
 from lewm_bench.report import summarise as report
 from lewm_bench.report.agents import SHADES, Agents
+from lewm_bench.report.caption import caption
+from lewm_bench.report.figures import files, training
+from lewm_bench.report.figures.captions import captions
+from lewm_bench.report.figures.drawing import rows_of
+from lewm_bench.report.figures.success import success
+from lewm_bench.report.page import _in_short
+from lewm_bench.report.tables.markdown import markdown
 from lewm_bench.run.registry import agent_family
 
 # Machado, Oliveira and Fernandes (2009), severity 1, for linear RGB.
@@ -64,13 +71,13 @@ def test_variants_and_arms_are_shades_of_their_agent():
 
 def test_blocks_have_gaps_and_the_same_rows_in_all_panels():
     kinds = {"lewm": "world model", "pldm": "world model", "gcbc": "policy", "oracle": "privileged", "noop": "floor"}
-    rows = plots.rows_of([*kinds, "lewm:dropout=0"], kinds)
+    rows = rows_of([*kinds, "lewm:dropout=0"], kinds)
     heights = list(rows.heights.values())
     assert np.diff(heights) == pytest.approx([1, 1.75, 1.75, 1.75, 1.75])
     assert [name for _, name in rows.blocks] == ["world models", "policies", "privileged", "floor", "ablations"]
-    assert plots.rows_of(["lewm"], kinds).blocks == ()
+    assert rows_of(["lewm"], kinds).blocks == ()
     cells = [cell("lewm", LEWM), cell("gcbc", DINO), cell("lewm", LEWM, env=OTHER)]
-    figure = plots.success(report.summarise(cells, "t"))
+    figure = success(report.summarise(cells, "t"))
     ticks = [[t.get_text() for t in axes.get_yticklabels()] for axes in figure.axes]
     assert ticks == [["lewm", "gcbc"]] * 2
     assert [t.get_text() for axes in figure.axes for t in axes.texts].count("not run") == 1
@@ -97,7 +104,7 @@ def test_a_dot_per_training_seed_and_the_binomial_band():
 
 def test_no_stability_without_a_second_seed():
     summary = report.summarise([*runs("lewm", 0.9), *runs("gcbc", 0.4), *runs("lewm", 0.5, env=OTHER)], "t")
-    assert summary.seeds.empty and learning_plots.stability(summary) is None
+    assert summary.seeds.empty and training.stability(summary) is None
 
 
 def test_places_without_a_second_seed_are_left_out():
@@ -131,15 +138,15 @@ def test_seeds_that_failed_are_counted_beside_the_others():
     assert list(seeds["hit"].isna()) == [False, False, True, True, True, True]
     band = scipy.stats.binom.ppf([0.025, 0.975], 10, 0.7) / 10
     assert (seeds["chance_low"].iloc[2], seeds["chance_high"].iloc[2]) == pytest.approx(tuple(band))
-    told = words(learning_plots.stability(summary))
+    told = words(training.stability(summary))
     for said, times in (("2 seeds, 1 failed", 1), ("3 failed", 1), ("1 failed", 1), ("1 seed", 1)):
         assert told.count(said) == times, (said, told)
-    assert "10 pairs stand behind" in page.captions(summary)["stability.png"]
+    assert "10 pairs stand behind" in captions(summary)["stability.png"]
 
 
 def test_what_failed_is_not_called_not_run():
     summary = report.summarise(failures(), "t")
-    figure = plots.success(summary)
+    figure = success(summary)
     rows = {t.get_text(): y for y, t in zip(figure.axes[0].get_yticks(), figure.axes[0].get_yticklabels(), strict=True)}
     assert list(rows) == ["lewm", "pldm", "gcbc", "oracle", "random"]
     drawn = [
@@ -149,20 +156,20 @@ def test_what_failed_is_not_called_not_run():
     gaps = {"pldm": "failed", "oracle": "failed", "gcbc": "not run"}, {"lewm": "failed"}
     gaps = gaps[0], gaps[1] | dict.fromkeys(("pldm", "oracle", "random"), "not run")
     assert drawn == [{(word, rows[agent]) for agent, word in places.items()} for places in gaps]
-    short = parse(page._in_short(summary)).text
+    short = parse(_in_short(summary)).text
     assert "(partial)" in short and "(quick)failednot run" in short.split("Wall-v0")[2]
-    assert "Nothing was measured yet" in page._in_short(report.summarise([absent("lewm", "failed", "NaN")], "t"))
+    assert "Nothing was measured yet" in _in_short(report.summarise([absent("lewm", "failed", "NaN")], "t"))
 
 
 def test_a_failed_agent_does_not_hide_the_arms_that_were_measured():
     cells = [absent("lewm", "failed", "NaN"), *runs("lewm:dropout=0", 0.3, 0.4)]
     summary = report.summarise(cells, "t")
-    assert len(plots.success(summary).axes[0].get_yticks()) == 2
+    assert len(success(summary).axes[0].get_yticks()) == 2
     assert set(summary.seeds["agent"]) == {"lewm", "lewm:dropout=0"}
 
 
 def test_equal_seeds_do_not_hide_each_other():
-    shifts = learning_plots._aside(np.array([80.0, 90.0, 80.0, 80.0]))
+    shifts = training._aside(np.array([80.0, 90.0, 80.0, 80.0]))
     assert len(set(shifts[[0, 2, 3]])) == 3 and shifts[1] == 0 and shifts.sum() == pytest.approx(0)
 
 
@@ -192,14 +199,14 @@ def test_two_terms_beside_seven_with_their_weights():
     assert {agent: len(terms) for agent, terms in summary.loss_terms.items()} == {"lewm": 2, "pldm": 7}
     assert summary.loss_terms["lewm"] == {"prediction": "prediction", "sigreg": "SIGReg, weight 0.05"}
     assert summary.loss_terms["pldm"]["time_covariance"] == "time covariance, weight 0"
-    figure = plots.FIGURES["losses.png"](summary)
+    figure = files.FIGURES["losses.png"](summary)
     drawn = {axes.get_title("left"): len(axes.lines) for axes in figure.axes if axes.lines}
     assert len(drawn) == 2 + 7 - 1 and set(drawn.values()) == {2}  # both have a prediction; a line per seed
-    assert plots.FIGURES["losses.png"](report.summarise(pair()[:2], "t")) is None
+    assert files.FIGURES["losses.png"](report.summarise(pair()[:2], "t")) is None
 
 
 def test_training_has_a_row_per_agent_and_its_own_quantities():
-    figure = plots.FIGURES["training.png"](report.summarise(pair(), "t"))
+    figure = files.FIGURES["training.png"](report.summarise(pair(), "t"))
     titles = [axes.get_title("left") for axes in figure.axes if axes.lines]
     assert titles[:4] == ["loss", "prediction", "latent std", "sigreg"]
     assert titles[4:6] == ["loss", "prediction"] and len(titles) == 4 + 8
@@ -226,17 +233,17 @@ def budgeted(agent, steps, training, **change):
 )
 def test_the_caption_names_a_common_budget(training, said):
     summary = report.summarise([budgeted("lewm", 1500, training), budgeted("gcbc", 900, training)], "t")
-    text = " ".join(tables.caption(summary))
+    text = " ".join(caption(summary))
     assert said in text if said else "budget" not in text
 
 
 def test_two_budgets_are_not_told_as_one():
     minute, none = {"seconds": 60.0, "steps": None}, {"seconds": None, "steps": None}
     cells = [budgeted("lewm", 1500, minute), budgeted("gcbc", 900, none)]
-    told = " ".join(tables.caption(report.summarise(cells, "t")))
+    told = " ".join(caption(report.summarise(cells, "t")))
     assert "Training budget: NOT EQUAL: 60 s of training" in told and "; each agent its own steps." in told
     apart = [budgeted("sac-her", 9, none, kind="privileged"), budgeted("lewm:train.steps=5", 5, none)]
-    told = " ".join(tables.caption(report.summarise([cells[0], *apart, cell("random", RANDOM)], "t")))
+    told = " ".join(caption(report.summarise([cells[0], *apart, cell("random", RANDOM)], "t")))
     assert "Training budget: 60 s" in told and "NOT EQUAL" not in told
 
 
@@ -269,12 +276,12 @@ def test_training_steps_stand_beside_training_time():
     summary = report.summarise(cells, "t")
     table = summary.table.set_index("agent")
     assert table.loc["lewm", "train_steps"] == 1500 and "differ between seeds: 1400, 1500" in table.loc["lewm", "note"]
-    text = tables.markdown(summary)
+    text = markdown(summary)
     assert "| 60.0 s | 1,500 |" in text and "20,000 |" in text
 
 
 def test_privileged_agents_say_what_they_use():
     cells = [cell("lewm", LEWM), cell("oracle", LEWM), cell("sac-her", LEWM, kind="privileged", label="SAC + HER")]
-    text = tables.markdown(report.summarise(cells, "t"))
+    text = markdown(report.summarise(cells, "t"))
     assert "Privileged (sees the simulator's state)" in text
     assert "SAC + HER: uses state, reward and interaction" in text

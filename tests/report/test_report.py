@@ -17,10 +17,15 @@ from PIL import Image
 
 from lewm_bench.agents import AGENTS
 from lewm_bench.core.errors import UserError
+from lewm_bench.core.words import seconds
 from lewm_bench.data.videos import video_name
-from lewm_bench.report import page, tables, write
 from lewm_bench.report import summarise as report
+from lewm_bench.report import video, write
 from lewm_bench.report.agents import SPARE_COLOURS, Agents
+from lewm_bench.report.html import Section
+from lewm_bench.report.tables.markdown import markdown
+from lewm_bench.report.tables.terminal import terminal
+from lewm_bench.report.text import count, hardware_line, percent
 from lewm_bench.run.cells import card_of_agent
 from lewm_bench.run.records import CellRecord, EpisodeRow, OffsetRecord
 from lewm_bench.run.registry import agent_family
@@ -202,7 +207,7 @@ def test_latent_columns_weigh_seeds_by_their_pairs():
 
 def test_the_terminal_names_the_profile_of_each_part():
     cells = [cell("lewm", LEWM), cell("lewm", DINO, profile="paper"), cell("lewm", RANDOM, protocol="paper-v3")]
-    parts = [part.splitlines() for part in tables.terminal(report.summarise(cells, "t")).split("\n\n")]
+    parts = [part.splitlines() for part in terminal(report.summarise(cells, "t")).split("\n\n")]
     told = {part[0].split("(")[1].split(";")[0]: [line.split()[1] for line in part[2:]] for part in parts}
     assert told == {"clean-1, quick": ["90.0"], "clean-1, paper": ["70.0"], "paper-v3, quick": ["20.0"]}
 
@@ -244,7 +249,7 @@ def test_partial_and_failed_seeds_are_marked():
     assert found["status"] == "partial" and found["n_seeds"] == 2
     assert "partial: evaluation of seed 1" in found["note"] and "seed 2 failed: NaN" in found["note"]
     assert found["hit"] == pytest.approx((9 + 4) / 14)
-    assert "(partial)" in tables.markdown(report.summarise(cells, "t"))
+    assert "(partial)" in markdown(report.summarise(cells, "t"))
 
 
 def test_nothing_but_absent_cells_still_makes_a_report(tmp_path):
@@ -468,16 +473,14 @@ def test_videos_are_embedded_with_their_outcome_and_only_from_the_folder(tmp_pat
 
 
 def test_large_videos_are_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "VIDEO_BYTES", 10)
+    monkeypatch.setattr(video, "VIDEO_BYTES", 10)
     (tmp_path / "a.gif").write_bytes(b"x" * 11)
     write.write_report([cell("lewm", LEWM, record={"videos": ("a.gif",)})], tmp_path, "t")
     assert "left out of this page" in (tmp_path / "report.html").read_text()
 
 
 def test_suites_can_add_sections(tmp_path):
-    section = page.Section(
-        "Probes & <more>", "Text <b>", (("Quantity", "r"), ("x < y", "0.9")), ((b"png", "A figure"),)
-    )
+    section = Section("Probes & <more>", "Text <b>", (("Quantity", "r"), ("x < y", "0.9")), ((b"png", "A figure"),))
     write.write_report([cell("lewm", LEWM)], tmp_path, "t", [section])
     checker = parse((tmp_path / "report.html").read_text())
     assert "Probes & <more>" in checker.text and "x < y" in checker.text and "Text <b>" in checker.text
@@ -491,20 +494,20 @@ def test_suites_can_add_sections(tmp_path):
     [(0.0000452, "45.2 µs"), (0.352, "352 ms"), (2.5, "2.50 s"), (47, "47.0 s"), (121.8, "2.03 min"), (9000, "2.50 h"), (None, "")],
 )  # fmt: skip
 def test_seconds(value, shown):
-    assert tables.seconds(value) == shown
+    assert seconds(value) == shown
 
 
 def test_hardware_line_names_the_processor_once():
     known = {"name": "Xeon", "threads": "1", "cpu": "Xeon", "device": "cpu", "cores": "2"}
-    assert tables.hardware_line(known) == "device cpu, cpu Xeon, 2 cores, 1 threads"
-    assert tables.hardware_line({"name": "H100", "cpu": "Xeon"}) == "name H100, cpu Xeon"
+    assert hardware_line(known) == "device cpu, cpu Xeon, 2 cores, 1 threads"
+    assert hardware_line({"name": "H100", "cpu": "Xeon"}) == "name H100, cpu Xeon"
 
 
 def test_percent_and_count():
-    assert tables.percent(0.97, 0.915, 0.99) == "97.0 [91.5, 99.0]"
-    assert tables.percent(-0.0001) == "0.0" and tables.percent(0.021, sign="+") == "+2.1"
-    assert tables.percent(float("nan"), 0.1, 0.2) == "" and tables.percent(0.5, None, None) == "50.0"
-    assert [tables.count(n) for n in (999, 346_112, 18_030_000, 999_600, None)] == ["999", "346k", "18.0M", "1.00M", ""]
+    assert percent(0.97, 0.915, 0.99) == "97.0 [91.5, 99.0]"
+    assert percent(-0.0001) == "0.0" and percent(0.021, sign="+") == "+2.1"
+    assert percent(float("nan"), 0.1, 0.2) == "" and percent(0.5, None, None) == "50.0"
+    assert [count(n) for n in (999, 346_112, 18_030_000, 999_600, None)] == ["999", "346k", "18.0M", "1.00M", ""]
 
 
 @pytest.mark.parametrize("piece", [1, 2, 7, 10_000])

@@ -17,18 +17,10 @@ from PIL import Image
 
 from lewm_bench.core.errors import UserError
 from lewm_bench.evaluation.speed_record import SPEED_FILE, SpeedRow, load_speed, save_speed
-from lewm_bench.report import speed as speed_report
 from lewm_bench.report.agents import Agents, title
-from lewm_bench.report.speed import (
-    COLUMNS,
-    HEADER,
-    build_table,
-    extrapolation,
-    groups,
-    reader_rows,
-    terminal,
-    write_speed_report,
-)
+from lewm_bench.report.figures.speed import scaling, speedup
+from lewm_bench.report.speed import write_speed_report
+from lewm_bench.report.tables.speed import COLUMNS, HEADER, build_table, extrapolation, groups, reader_rows, terminal
 from lewm_bench.run.cells import card_of_agent
 from lewm_bench.run.records import SCHEMA
 
@@ -240,7 +232,7 @@ def lines_of(axes) -> dict[str, tuple[list[float], list[float]]]:
 
 def test_the_figures_show_the_tables_numbers():
     table = build_table(small())
-    left, right = speed_report.speedup(table, KNOWN).axes
+    left, right = speedup(table, KNOWN).axes
     assert [text.get_text().split("\n")[0] for text in left.get_yticklabels()] == [
         title(m, card_of_agent(m)) for m in ("lewm", "pldm", "dino-wm", "dino-wm:reencode", "lewm", "dino-wm")
     ]
@@ -249,7 +241,7 @@ def test_the_figures_show_the_tables_numbers():
     curves = lines_of(right)
     assert curves["quick, float32"] == (pytest.approx([16, 64]), pytest.approx([5, 20]))
     assert curves["quick, float32, plain loop"] == ([16], pytest.approx([3]))
-    samples, horizons, batches = speed_report.scaling(table, KNOWN).axes
+    samples, horizons, batches = scaling(table, KNOWN).axes
     assert lines_of(samples)["LeWM"] == ([75, 300], pytest.approx([0.175, 0.4]))
     assert lines_of(batches)["DINO-WM"] == ([1, 10], pytest.approx([1.1, 10.1]))
     assert not lines_of(horizons)
@@ -258,7 +250,7 @@ def test_the_figures_show_the_tables_numbers():
 def test_what_is_extrapolated_is_drawn_hollow():
     shown = {}
     for timed in (30, 2):
-        left, _ = speed_report.speedup(build_table([row(), row("dino-wm", timed_iterations=timed)]), KNOWN).axes
+        left, _ = speedup(build_table([row(), row("dino-wm", timed_iterations=timed)]), KNOWN).axes
         points = [line for line in left.get_lines() if len(np.atleast_1d(line.get_xdata())) == 1]
         shown[timed] = [p.get_markerfacecolor() == "white" for p in points]
     assert shown == {30: [False, False], 2: [False, True]}

@@ -15,8 +15,8 @@ from PIL import Image
 
 from lewm_bench.core.errors import UserError
 from lewm_bench.report.agents import colour
-from lewm_bench.report.drawing import png
-from lewm_bench.report.understanding import event_figures, figures, map_figures, sentences
+from lewm_bench.report.figures.drawing import png
+from lewm_bench.report.understanding import event_figures, figures, findings, map_figures
 from lewm_bench.report.understanding.report import CAPTIONS, reproduce, terminal, write_understanding
 from lewm_bench.report.understanding.tables import ordered, reader_table, spread
 from lewm_bench.run.cells import card_of_agent
@@ -300,7 +300,7 @@ def test_the_terminal_has_100_columns():
 
 def test_statistics_in_words():
     cell = record()
-    said = sentences.surprise(cell)
+    said = findings.surprise(cell)
     assert "LeWM, seed 0, PointMaze-UMaze-v0 (123 triples from 45 held-out episodes)" in said
     assert (
         "teleported surprises more than untouched (3.9 [3.89, 3.91], d_z 2.75, p < 0.001 corrected, "
@@ -308,14 +308,14 @@ def test_statistics_in_words():
     ) in said
     assert "recoloured no difference shown" in said and "p = 0.200 corrected" in said
     assert "0.026 [0.024, 0.028] times the effect of a teleport" in said
-    assert "surprises less" in sentences.surprise(record(surprise=surprise(tests=[less()])))
-    assert "position by ridge r 0.991 [0.988, 0.994] and an MLP r 0.995" in sentences.probes(cell)
-    assert "ridge is above all floors: a random encoder 0.700, raw pixels 0.800" in sentences.probes(cell)
-    assert "velocity by ridge r 0.050 [0.047, 0.053] (ridge is above no floor" in sentences.probes(cell)
-    assert "0.45 [0.44, 0.46] on 60 paths of 58 held-out episodes" in sentences.straightness(cell)
-    assert "it rose (first logged -0.40, mean of the last fifth 0.50)" in sentences.straightness(cell)
-    assert "COLLAPSED" not in sentences.collapse(cell) and "97 % predictable (n 777" in sentences.collapse(cell)
-    assert "better than both copying and the mean latent at 1, 2 blocks ahead" in sentences.open_loop(cell)
+    assert "surprises less" in findings.surprise(record(surprise=surprise(tests=[less()])))
+    assert "position by ridge r 0.991 [0.988, 0.994] and an MLP r 0.995" in findings.probes(cell)
+    assert "ridge is above all floors: a random encoder 0.700, raw pixels 0.800" in findings.probes(cell)
+    assert "velocity by ridge r 0.050 [0.047, 0.053] (ridge is above no floor" in findings.probes(cell)
+    assert "0.45 [0.44, 0.46] on 60 paths of 58 held-out episodes" in findings.straightness(cell)
+    assert "it rose (first logged -0.40, mean of the last fifth 0.50)" in findings.straightness(cell)
+    assert "COLLAPSED" not in findings.collapse(cell) and "97 % predictable (n 777" in findings.collapse(cell)
+    assert "better than both copying and the mean latent at 1, 2 blocks ahead" in findings.open_loop(cell)
 
 
 def less() -> SurpriseTest:
@@ -328,26 +328,26 @@ def test_between_two_floors_is_said_as_it_is():
         probe("ridge", "random encoder", 0.7, 0.5),
         probe("ridge", "pixels", 0.8, 0.3),
     ]
-    assert "ridge is above a random encoder, not above raw pixels" in sentences.probes(record(probes=rows))
+    assert "ridge is above a random encoder, not above raw pixels" in findings.probes(record(probes=rows))
     touching = [probe("ridge", "model", 0.705, 0.4), probe("ridge", "random encoder", 0.7, 0.5)]
-    assert "ridge is above no floor" in sentences.probes(record(probes=touching))
+    assert "ridge is above no floor" in findings.probes(record(probes=touching))
 
 
 def test_training_that_changes_nothing_is_not_called_a_rise():
     flat = {"step": [0, 1, 2, 3, 4], "straightness": [-0.46, -0.5, -0.42, -0.47, -0.45]}
-    assert "it stayed" in sentences.straightness(record(training=flat))
+    assert "it stayed" in findings.straightness(record(training=flat))
     falling = {"step": [0, 1], "straightness": [0.5, -0.1]}
-    assert "it fell" in sentences.straightness(record(training=falling))
+    assert "it fell" in findings.straightness(record(training=falling))
 
 
 def test_what_a_reader_must_keep_in_mind():
-    text = " ".join(sentences.notes(ordered(several())))
+    text = " ".join(findings.notes(ordered(several())))
     assert "One training run only" in text and "pldm on PointMaze-UMaze-v0" in text
     assert "lewm on PointMaze-UMaze-v0" not in text  # that one has two
     assert "for the 2 conditions of one model, not for the 5 models" in text
     assert "Numbers of a collapsed model mean little" in text and "Profile quick" in text
     assert "LeWM = LeWM (tiny)" in text
-    assert sentences.published([record()]) == "" and "not measured here" in sentences.published([record(env=TWOROOM)])
+    assert findings.published([record()]) == "" and "not measured here" in findings.published([record(env=TWOROOM)])
 
 
 # Figures.
@@ -497,11 +497,11 @@ def test_the_page_holds_figures_sentences_and_how_to_read_them(written):
         assert caption in words and caption.startswith("How to read it"), name
     for cell in ordered(several()):
         for tell in (
-            sentences.probes,
-            sentences.surprise,
-            sentences.straightness,
-            sentences.collapse,
-            sentences.open_loop,
+            findings.probes,
+            findings.surprise,
+            findings.straightness,
+            findings.collapse,
+            findings.open_loop,
         ):
             assert tell(cell) in words
     assert "Insight <b>" in words and "b" not in reader.tags  # titles are text

@@ -11,9 +11,11 @@ from test_report import ENV, OTHER, absent, cell, parse
 
 from lewm_bench.agents import AGENTS
 from lewm_bench.core import statistics as stats
-from lewm_bench.report import page, tables, write
 from lewm_bench.report import summarise as report
+from lewm_bench.report import write
+from lewm_bench.report.page import INTRODUCTION, _in_short
 from lewm_bench.report.summary import Summary
+from lewm_bench.report.tables.markdown import md
 from lewm_bench.run.records import CellRecord
 from lewm_bench.run.registry import agent_family
 
@@ -189,10 +191,10 @@ def test_no_sentence_is_long_however_many_agents_there_are():
 def test_the_page_begins_with_the_verdict_and_shows_all_agents(tmp_path):
     cells = [*ran("lewm", 20), *ran("gcbc", 47), *ran("oracle", 50, 1), *ran("random", 2, 1), *ran("pldm:dropout=0", 9)]
     summary = write.write_report([*cells, *ran("gcivl", 30, env=OTHER)], tmp_path, "t")
-    short = parse(page._in_short(summary)).text
-    assert short.startswith(summary.verdict[0]) and short.index("Task") < short.index(page.INTRODUCTION[:40])
-    header = re.findall(r"<th scope=\"col\">(.*?)</th>", page._in_short(summary))
+    short = parse(_in_short(summary)).text
+    assert short.startswith(summary.verdict[0]) and short.index("Task") < short.index(INTRODUCTION[:40])
+    header = re.findall(r"<th scope=\"col\">(.*?)</th>", _in_short(summary))
     assert header == ["Task", "GCBC, %", "LeWM, %", "GCIVL, %", "oracle, %", "random actions, %"]
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert f"What was found:\n\n- {tables.md(summary.verdict[0])}" in text.split("##")[0]
+    assert f"What was found:\n\n- {md(summary.verdict[0])}" in text.split("##")[0]
     assert "not run" in short and f"--envs {ENV} --agents gcivl" in short

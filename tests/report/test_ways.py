@@ -11,10 +11,11 @@ from test_report import ENV, OTHER, cell, parse
 from lewm_bench.core.statistics import wilson
 from lewm_bench.data.scenes import scene_name, scene_png
 from lewm_bench.evaluation.trail_record import Trail
-from lewm_bench.report import page, plots, write
 from lewm_bench.report import summarise as report
+from lewm_bench.report import write
 from lewm_bench.report.agents import colour
-from lewm_bench.report.figures import paths
+from lewm_bench.report.figures import files, paths
+from lewm_bench.report.figures.captions import CAPTIONS
 from lewm_bench.report.figures.distance import DETOURS, by_distance, episodes
 from lewm_bench.run.cells import card_of_agent
 from lewm_bench.run.records import OffsetRecord
@@ -86,7 +87,7 @@ def drawn(axes, agent: str) -> list:
 
 
 def test_a_panel_has_a_line_per_agent_and_a_cross_where_it_failed(tmp_path) -> None:
-    figure = paths.ways(summary(went("lewm", HITS), went("greedy", [0] * 6)), tmp_path)
+    figure = paths.paths(summary(went("lewm", HITS), went("greedy", [0] * 6)), tmp_path)
     panels = [axes for part in figure.subfigs for axes in part.axes]
     assert len(panels) == 3
     for axes, pair in zip(panels, (5, 4, 3), strict=True):
@@ -105,7 +106,7 @@ def test_the_scene_is_behind_it_and_grey_without(tmp_path) -> None:
     path = tmp_path / scene_name(ENV)
     path.parent.mkdir()
     path.write_bytes(scene_png(np.full((3, 8, 8, 3), 77, np.uint8)))
-    first, second = paths.ways(cells, tmp_path).subfigs
+    first, second = paths.paths(cells, tmp_path).subfigs
     for axes in first.axes:
         (image,) = axes.images
         assert (np.asarray(image.get_array())[..., :3] == 77).all() and image.get_extent() == [0, 1000, 1000, 0]
@@ -133,7 +134,7 @@ def test_failures_are_taken_from_environments_in_turn() -> None:
 
 def test_nothing_is_drawn_of_records_without_trails(tmp_path) -> None:
     old = summary(cell("lewm", HITS), cell("random", HITS))
-    assert paths.ways(old, tmp_path) is None and paths.failures(old, tmp_path) is None and by_distance(old) is None
+    assert paths.paths(old, tmp_path) is None and paths.failures(old, tmp_path) is None and by_distance(old) is None
     assert paths.failures(summary(went("lewm", [1] * 3)), tmp_path) is None
     assert paths.failures(summary(went("oracle", [0] * 3)), tmp_path) is None
 
@@ -175,23 +176,23 @@ def written(tmp_path_factory) -> Path:
 def test_the_page_begins_with_the_task_and_tells_of_failures(written) -> None:
     html = (written / "report.html").read_text(encoding="utf-8")
     short, results, failures = (html.index(f'id="{name}"') for name in ("in-short", "results", "failures"))
-    task, failed = (html.index(f'alt="{page.CAPTIONS[name][:40]}') for name in ("paths.png", "failures.png"))
+    task, failed = (html.index(f'alt="{CAPTIONS[name][:40]}') for name in ("paths.png", "failures.png"))
     assert short < task < html.index("A world model learns") < results < failures < failed
     assert task < html.index("<table")
     parse(html)
     for name in ("paths.png", "failures.png", "by_distance.png"):
         assert (written / name).read_bytes()[:4] == b"\x89PNG"
-        assert html.count(f'alt="{page.CAPTIONS[name][:40]}') == 1
+        assert html.count(f'alt="{CAPTIONS[name][:40]}') == 1
 
 
 def test_a_report_without_trails_leaves_none_of_an_earlier_one(tmp_path) -> None:
     write.write_report([went("lewm", HITS)], tmp_path, "t")
     write.write_report([cell("lewm", HITS)], tmp_path, "t")
-    assert not any((tmp_path / name).exists() for name in (*plots.IN_SCENES, "by_distance.png"))
+    assert not any((tmp_path / name).exists() for name in (*files.IN_SCENES, "by_distance.png"))
     assert 'id="failures"' not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_equal_records_give_equal_pictures(written, tmp_path) -> None:
     write.write_report([went("greedy", [0] * 6), went("lewm", HITS)], tmp_path, "t")
-    for name in (*plots.IN_SCENES, "by_distance.png"):
+    for name in (*files.IN_SCENES, "by_distance.png"):
         assert (tmp_path / name).read_bytes() == (written / name).read_bytes()

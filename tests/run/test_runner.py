@@ -969,10 +969,10 @@ def test_a_learned_policy_is_one_of_several(config, tmp_path):
     assert sorted(dataset.meta.policies) == ["ornstein_uhlenbeck"] * 16 + ["sac"] * 4
 
 
-# Arms and budgets.
+# Ablations and budgets.
 
 
-def test_arms_that_only_plan_differently_share_one_training_and_are_rows_of_their_own(tmp_path, config):
+def test_ablations_that_only_plan_differently_share_one_training_and_are_rows_of_their_own(tmp_path, config):
     cache = tmp_path / "cache"
     arms = ["lewm", "lewm:planner.num_iterations=2", "lewm:sigreg_weight=0.5"]
     run = make_run(config, tmp_path, cache, agents=arms)
@@ -983,7 +983,7 @@ def test_arms_that_only_plan_differently_share_one_training_and_are_rows_of_thei
     assert cells[arms[1]].config["planner"]["num_iterations"] == 2 != cells["lewm"].config["planner"]["num_iterations"]
     assert cells[arms[2]].config["agent"]["sigreg_weight"] == 0.5
     assert len({c.file_name for c in cells.values()}) == 3
-    # The agent without settings is the one that a run without arms has.
+    # The agent without settings is the one that a run without ablations has.
     alone = make_run(config, tmp_path / "alone", agents=["lewm"])
     execute(alone)
     assert without_times(alone.out) == [r for r in without_times(run.out) if r["agent"] == "lewm"]

@@ -28,7 +28,7 @@ from lewm_bench.core.errors import NotRun, TrainingFailed
 from lewm_bench.core.rng import stream
 from lewm_bench.core.search_space import Dimension, Tried, bisect, distance, random_point
 from lewm_bench.report import tuning as tune_report
-from lewm_bench.report import tuning_plots as tune_plots
+from lewm_bench.report.figures import tuning as tuning_figures
 from lewm_bench.run import stages
 from lewm_bench.run.benchmarks import load
 from lewm_bench.run.registry import agent_family
@@ -312,7 +312,7 @@ def drawn(axes) -> dict[str, tuple[float, float]]:
 
 def test_the_figure_of_one_dimension_shows_every_trial_in_order_and_its_interval():
     t = tuning(trial(0, 1, "1100"), trial(1, 0.01, "1000"), failed(2, 100), trial(3, 10, "1110"))
-    figure = tune_plots.draw(t)
+    figure = tuning_figures.draw(t)
     (axes,) = figure.axes
     assert drawn(axes) == {"0": (1, 50), "1": (0.01, 25), "2": (100, 0), "3": (10, 75)}
     assert axes.get_xscale() == "log" and axes.get_xlabel() == "gain"
@@ -336,7 +336,7 @@ def test_the_figure_of_several_dimensions_shows_the_best_so_far_and_a_panel_for_
     trials = [(0, (0, 0.99, 0), "1000"), (1, (1, 0.999, 0.5), "1110"), (2, (5, 0.9, -1), "1100")]
     made = tuple(trial(n, 0, held).model_copy(update={"values": values}) for n, values, held in trials)
     t = tuning(*made).model_copy(update={"dimensions": dimensions, "search": "random"})
-    figure = tune_plots.draw(t)
+    figure = tuning_figures.draw(t)
     top, *panels = figure.axes
     (steps,) = (line for line in top.lines if len(line.get_xdata()) == 3)
     assert list(steps.get_ydata()) == [25, 75, 75] and list(steps.get_xdata()) == [0, 1, 2]
@@ -353,7 +353,7 @@ def test_the_figure_of_several_dimensions_shows_the_best_so_far_and_a_panel_for_
 def test_the_comparison_shows_what_was_reached_by_trials_and_by_time():
     ours = tuning(*(trial(n, 1 + n, held, train_seconds=10.0) for n, held in enumerate(("1000", "1110", "1100"))))
     theirs = tuning(failed(0, 1), trial(1, 2, "1100", train_seconds=3.0)).model_copy(update={"agent": "pldm"})
-    figure = tune_plots.comparison([ours, theirs])
+    figure = tuning_figures.comparison([ours, theirs])
     left, right = (
         [(list(x.get_xdata()), list(x.get_ydata())) for x in a.lines if len(x.get_xdata()) > 1] for a in figure.axes
     )
@@ -363,7 +363,7 @@ def test_the_comparison_shows_what_was_reached_by_trials_and_by_time():
 
 
 def test_tables_and_figures_are_made_from_trials_alone():
-    for module in ("core.search_space", "run.tuning.trials", "report.tuning_plots", "report.tuning"):
+    for module in ("core.search_space", "run.tuning.trials", "report.figures.tuning", "report.tuning"):
         used = reachable(f"lewm_bench.{module}")
         assert not {"torch", "gymnasium", "mujoco"} & top(used)
         assert not any(

@@ -228,7 +228,7 @@ def test_every_stage_of_a_run_stops_and_goes_on(tmp_path: Path, stage: str) -> N
         "collecting": "from lewm_bench.data import format as data; place, name = data.DatasetWriter, 'add'",
         "training": "from lewm_bench.train import loop as train; place, name = train, '_to_device'",
         "evaluating": "from lewm_bench.run import stages; place, name = stages, 'measures_of'",
-        "reporting": "from lewm_bench.report import plots; place, name = plots, 'draw_all'",
+        "reporting": "from lewm_bench.report.figures import files; place, name = files, 'draw_all'",
     }
     settings = [
         *("collect.episodes=20", "collect.steps=30", "image_size=32", "lewm.train.steps=3", "lewm.train.batch_size=4"),

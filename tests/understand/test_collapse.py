@@ -132,8 +132,8 @@ def test_tokens_are_laid_flat(dataset) -> None:
 @pytest.mark.parametrize("scale", [1e-3, 1.0])
 def test_noise_has_full_rank_and_has_collapsed(dataset, scale: float) -> None:
     """As a LeWM without SIGReg leaves it. A predictor that knows the mean does not save it."""
-    subject = planted(dataset, noise(16, scale), predict=lambda latent, _: torch.zeros_like(latent))
-    found = examine_collapse(subject, SMALL)
+    examined = planted(dataset, noise(16, scale), predict=lambda latent, _: torch.zeros_like(latent))
+    found = examine_collapse(examined, SMALL)
     assert found.collapsed and "noise" in found.reason and found.effective_rank > 10
     assert found.latent_std == pytest.approx(scale, rel=0.1)
     if scale == 1:  # nor is it SIGReg that sees it
@@ -163,22 +163,22 @@ def test_the_worlds_own_dynamics_are_asked(dataset) -> None:
     assert blind.collapsed and not knowing.collapsed
 
 
-def test_predictability_of_a_subject(dataset) -> None:
+def test_predictability_of_an_examined_model(dataset) -> None:
     """From the definition: of true positions, one block apart; what is copied is the last frame's."""
-    subject = planted(dataset, lambda s: s)
-    clips = subject.clips("test", 4, 60)
+    examined = planted(dataset, lambda s: s)
+    clips = examined.clips("test", 4, 60)
     before, after = dataset.states[clips[:, 2]], dataset.states[clips[:, 3]]
     a, b = before - before.mean(0), after - after.mean(0)
-    found = predictability(subject, 60)
+    found = predictability(examined, 60)
     assert found.last == pytest.approx((a * b).sum() ** 2 / (a**2).sum() / (b**2).sum(), rel=1e-5)
     assert found.model == pytest.approx(1 - ((before - after) ** 2).sum() / (b**2).sum(), rel=1e-5)
 
 
 def test_what_is_predicted_is_compared_in_its_own_space(dataset) -> None:
     """Latents whose distance is planned with may be scaled, as proprioception is: the shares are still the model's."""
-    subject = planted(dataset, lambda s: s)
-    scaled = replace(subject, embed=lambda frames, states: 3 * subject.embed(frames, states))
-    assert predictability(scaled, 60) == predictability(subject, 60)
+    examined = planted(dataset, lambda s: s)
+    scaled = replace(examined, embed=lambda frames, states: 3 * examined.embed(frames, states))
+    assert predictability(scaled, 60) == predictability(examined, 60)
 
 
 def test_sigreg_tells_the_normal_from_others(dataset) -> None:

@@ -18,7 +18,7 @@ from lewm_bench.data import videos
 from lewm_bench.data.format import Dataset
 from lewm_bench.train.loop import TrainConfig
 from lewm_bench.understand import decoder as module
-from lewm_bench.understand.decoder import Decoder, DecoderConfig, as_bytes, decode, frame_statistics, trained
+from lewm_bench.understand.decoder import Decoder, DecoderConfig, as_bytes, decode, frame_statistics, train_decoder
 from lewm_bench.understand.open_loop import rolled_out
 
 LENGTHS = [30] * 12
@@ -57,11 +57,11 @@ def tile(sheet: np.ndarray, left: int, top: int, scale: int, size: int = 16) -> 
 
 
 def test_a_handful_of_frames_is_learned_by_heart(tmp_path: Path):
-    subject = knowing(walks([8, 30], held_out=1, draw=True), Walk())
-    decoder, _ = trained(subject, tmp_path, longer(200, width=8, frames=6))
-    rows = subject.frames("train", 6)
-    real = subject.dataset.frames[rows] / 255
-    error = np.square(decoder.draw(subject.latents_at(rows)) - real).mean()
+    examined = knowing(walks([8, 30], held_out=1, draw=True), Walk())
+    decoder, _ = train_decoder(examined, tmp_path, longer(200, width=8, frames=6))
+    rows = examined.frames("train", 6)
+    real = examined.dataset.frames[rows] / 255
+    error = np.square(decoder.draw(examined.latents_at(rows)) - real).mean()
     assert error < 0.01 * np.square(real.mean(0) - real).mean()
 
 
@@ -80,14 +80,14 @@ def test_latents_that_say_nothing_give_the_mean_frame(tmp_path: Path):
 
 
 def test_errors_are_those_of_the_held_out_frames(tmp_path: Path):
-    subject = knowing(walks(LENGTHS, held_out=6, draw=True), Walk())
-    found = decode(subject, tmp_path / "a", SHORT)
-    decoder, steps = trained(subject, tmp_path / "b", SHORT)
-    train, test = (subject.frames(split, n) for split, n in (("train", 128), ("test", 40)))
-    real = subject.dataset.frames[test] / 255
-    mean = subject.dataset.frames[train].mean(0) / 255
+    examined = knowing(walks(LENGTHS, held_out=6, draw=True), Walk())
+    found = decode(examined, tmp_path / "a", SHORT)
+    decoder, steps = train_decoder(examined, tmp_path / "b", SHORT)
+    train, test = (examined.frames(split, n) for split, n in (("train", 128), ("test", 40)))
+    real = examined.dataset.frames[test] / 255
+    mean = examined.dataset.frames[train].mean(0) / 255
     assert found.mean_frame_mse == pytest.approx(np.square(mean - real).mean(), rel=1e-5)
-    assert found.mse.value == pytest.approx(np.square(decoder.draw(subject.latents_at(test)) - real).mean(), rel=1e-5)
+    assert found.mse.value == pytest.approx(np.square(decoder.draw(examined.latents_at(test)) - real).mean(), rel=1e-5)
     assert found.mse.low < found.mse.value < found.mse.high
     assert (found.n, found.n_episodes, found.train_steps, steps) == (40, 6, 30, 30)
 
@@ -118,8 +118,8 @@ def test_the_model_is_frozen(tmp_path: Path):
     """Even one whose weights would train: not a bit of them changes, and none gets a gradient."""
     model = Convolved()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    subject = knowing(walks(LENGTHS, held_out=6, draw=True), model)
-    decode(replace(subject, embed=embed_frames(model, CPU), planner=None), tmp_path, SHORT)
+    examined = knowing(walks(LENGTHS, held_out=6, draw=True), model)
+    decode(replace(examined, embed=embed_frames(model, CPU), planner=None), tmp_path, SHORT)
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -133,8 +133,8 @@ def test_the_same_twice_and_another_with_another_seed(tmp_path: Path):
 
 
 def test_an_interrupted_training_ends_where_it_would_have(tmp_path: Path, monkeypatch):
-    subject = knowing(walks(LENGTHS, held_out=6, draw=True), Walk())
-    whole, _ = trained(subject, tmp_path / "whole", SHORT)
+    examined = knowing(walks(LENGTHS, held_out=6, draw=True), Walk())
+    whole, _ = train_decoder(examined, tmp_path / "whole", SHORT)
     begun: list[int] = []
     real = module.stream
 
@@ -146,8 +146,8 @@ def test_an_interrupted_training_ends_where_it_would_have(tmp_path: Path, monkey
 
     monkeypatch.setattr(module, "stream", counted)
     with pytest.raises(KeyboardInterrupt):
-        trained(subject, tmp_path / "killed", SHORT)
-    resumed, _ = trained(subject, tmp_path / "killed", SHORT)
+        train_decoder(examined, tmp_path / "killed", SHORT)
+    resumed, _ = train_decoder(examined, tmp_path / "killed", SHORT)
     assert begun[25:] == list(range(20, 30))  # not from the beginning
     expected = whole.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.state_dict().items())
@@ -155,13 +155,13 @@ def test_an_interrupted_training_ends_where_it_would_have(tmp_path: Path, monkey
 
 
 def test_a_trained_decoder_is_not_trained_again(tmp_path: Path, monkeypatch):
-    subject = knowing(walks(LENGTHS, held_out=6, draw=True), Walk())
-    whole = decode(subject, tmp_path / "whole", SHORT)
+    examined = knowing(walks(LENGTHS, held_out=6, draw=True), Walk())
+    whole = decode(examined, tmp_path / "whole", SHORT)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(module, "write_videos", interrupt)
-        decode(subject, tmp_path / "killed", SHORT)
+        decode(examined, tmp_path / "killed", SHORT)
     monkeypatch.setattr(module, "train", interrupt)
-    assert decode(subject, tmp_path / "killed", SHORT) == whole
+    assert decode(examined, tmp_path / "killed", SHORT) == whole
     for name in (whole.pictures, *whole.videos):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -177,14 +177,14 @@ def interrupt(*_, **__):
 
 
 def test_pictures_show_the_frames_above_the_decoded_ones(tmp_path: Path):
-    subject = knowing(walks(LENGTHS, held_out=6, draw=True), Walk())
-    found = decode(subject, tmp_path, SHORT)
-    decoder, _ = trained(subject, tmp_path / "again", SHORT)
-    rows = subject.frames("test", 5)
-    drawn = as_bytes(decoder.draw(subject.latents_at(rows)))
+    examined = knowing(walks(LENGTHS, held_out=6, draw=True), Walk())
+    found = decode(examined, tmp_path, SHORT)
+    decoder, _ = train_decoder(examined, tmp_path / "again", SHORT)
+    rows = examined.frames("test", 5)
+    drawn = as_bytes(decoder.draw(examined.latents_at(rows)))
     (sheet,) = pictures(tmp_path / found.pictures)
     side = 16 * 8  # 120 pixels or more
-    for row, expected in enumerate((subject.dataset.frames[rows], drawn)):
+    for row, expected in enumerate((examined.dataset.frames[rows], drawn)):
         top = 2 * videos.LINE + videos.MARGIN + row * (side + videos.LINE + videos.MARGIN)
         for i, frame in enumerate(expected):
             assert (tile(sheet, videos.MARGIN + i * (side + videos.MARGIN), top, 8) == frame).all()
@@ -193,10 +193,10 @@ def test_pictures_show_the_frames_above_the_decoded_ones(tmp_path: Path):
 
 @pytest.mark.parametrize("model", [Walk(), Walk(bias=1 / 8)])
 def test_videos_show_what_happened_beside_what_was_imagined(tmp_path: Path, model: Walk):
-    subject = knowing(walks(LENGTHS, held_out=6, draw=True), model)
-    found = decode(subject, tmp_path, SHORT)
-    clips = subject.clips("test", 3 + 4, 2)
-    assert len(found.videos) == 2 and len(np.unique(subject.episodes_of(clips[:, 0]))) == 2
+    examined = knowing(walks(LENGTHS, held_out=6, draw=True), model)
+    found = decode(examined, tmp_path, SHORT)
+    clips = examined.clips("test", 3 + 4, 2)
+    assert len(found.videos) == 2 and len(np.unique(examined.episodes_of(clips[:, 0]))) == 2
     side = 16 * 12  # 180 pixels or more
     for name, clip in zip(found.videos, clips, strict=True):
         shown = pictures(tmp_path / name)
@@ -205,22 +205,22 @@ def test_videos_show_what_happened_beside_what_was_imagined(tmp_path: Path, mode
         for k, sheet in enumerate(shown):
             lefts = [videos.MARGIN + i * (side + videos.MARGIN) for i in range(3)]
             real, decoded, dreamt = (tile(sheet, left, 2 * videos.LINE + videos.MARGIN, 12) for left in lefts)
-            frame = subject.dataset.frames[clip[2 + k]]
+            frame = examined.dataset.frames[clip[2 + k]]
             assert np.abs(real - frame).mean() < 3 and np.abs(real - frame).max() < 40  # a palette's error
             same = k == 0 or not model.bias
             assert same == (decoded == dreamt).all()
 
 
 def test_imagined_panels_draw_the_imagined_latents(monkeypatch, tmp_path: Path):
-    subject = knowing(walks(LENGTHS, held_out=6, draw=True), Walk(bias=1 / 8))
+    examined = knowing(walks(LENGTHS, held_out=6, draw=True), Walk(bias=1 / 8))
     drawn: list[dict[str, np.ndarray]] = []
     monkeypatch.setattr(module, "comparison_video", lambda panels, *_: drawn.append(panels) or b"")
-    decode(subject, tmp_path, SHORT)
-    decoder, _ = trained(subject, tmp_path / "again", SHORT)
-    clips = subject.clips("test", 3 + 4, 2)
-    for panels, clip, future in zip(drawn, clips, rolled_out(subject, clips), strict=True):
-        assert (panels["real"] == subject.dataset.frames[clip[2:]]).all()
-        assert (panels["decoded from real"] == as_bytes(decoder.draw(subject.latents_at(clip[2:])))).all()
+    decode(examined, tmp_path, SHORT)
+    decoder, _ = train_decoder(examined, tmp_path / "again", SHORT)
+    clips = examined.clips("test", 3 + 4, 2)
+    for panels, clip, future in zip(drawn, clips, rolled_out(examined, clips), strict=True):
+        assert (panels["real"] == examined.dataset.frames[clip[2:]]).all()
+        assert (panels["decoded from real"] == as_bytes(decoder.draw(examined.latents_at(clip[2:])))).all()
         assert (panels["decoded from imagined"][1:] == as_bytes(decoder.draw(future))).all()
 
 
@@ -245,8 +245,8 @@ def test_panels_must_fit_together():
 
 
 def test_rollouts_are_no_longer_than_episodes(tmp_path: Path):
-    subject = knowing(walks([30, 30, 11, 11, 11], held_out=3, draw=True), Walk())
-    found = decode(subject, tmp_path, longer(2, blocks=50))
+    examined = knowing(walks([30, 30, 11, 11, 11], held_out=3, draw=True), Walk())
+    found = decode(examined, tmp_path, longer(2, blocks=50))
     assert len(pictures(tmp_path / found.videos[0])) == 1 + 3
 
 

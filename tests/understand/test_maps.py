@@ -50,27 +50,27 @@ def test_planted_groups_stay_apart() -> None:
     assert (group[distance.argmin(1)] == group).all()
 
 
-def test_maps_of_a_subject(dataset) -> None:
-    subject = planted(dataset, lambda s: 1e-4 * np.column_stack([s, s @ [1, 1], s @ [1, -1]]) + 1)
+def test_maps_of_an_examined_model(dataset) -> None:
+    examined = planted(dataset, lambda s: 1e-4 * np.column_stack([s, s @ [1, 1], s @ [1, -1]]) + 1)
     config = MapsConfig(frames=80)
-    flat, near = found = maps(subject, config)
+    flat, near = found = maps(examined, config)
     assert [m.method for m in found] == ["PCA", "t-SNE"]
-    rows = subject.frames("test", 80)
+    rows = examined.frames("test", 80)
     assert flat.quantity == near.quantity == "position"  # though `depth` comes first
     np.testing.assert_array_equal(flat.values, dataset.states[rows])
     assert procrustes(dataset.states[rows], np.array(flat.points))[2] < 1e-4
     assert sum(flat.explained) == pytest.approx(1, abs=1e-4) and near.explained is None
     assert trustworthiness(dataset.states[rows], np.array(near.points), n_neighbors=5) >= 0.9
     np.random.seed(3)
-    assert maps(subject, config) == found
+    assert maps(examined, config) == found
 
 
 def test_the_quantity_can_be_chosen(dataset) -> None:
-    subject = planted(dataset, lambda s: s)
+    examined = planted(dataset, lambda s: s)
     config = MapsConfig(frames=12, methods=("PCA",), quantity="depth")
-    assert maps(subject, config)[0].quantity == "depth"
+    assert maps(examined, config)[0].quantity == "depth"
     with pytest.raises(UserError, match=r"no quantity of tests/Toy-v0 named 'positon'.*did you mean 'position'"):
-        maps(subject, config.model_copy(update={"quantity": "positon"}))
+        maps(examined, config.model_copy(update={"quantity": "positon"}))
 
 
 def test_few_frames_and_constant_latents(dataset) -> None:

@@ -15,8 +15,8 @@ from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import plain_rollout
 from lewm_bench.planning.fast import fast_lewm
 from lewm_bench.understand import open_loop as module
+from lewm_bench.understand.model import ExaminedModel
 from lewm_bench.understand.open_loop import OpenLoopConfig, open_loop, possible_horizon, rolled_out
-from lewm_bench.understand.subject import Subject
 
 RAGGED = [25, 31, 40, 18, 22, 27, 33, 40, 21, 50, 36, 29]
 CONFIG = OpenLoopConfig(clips=30, horizon=5)
@@ -75,10 +75,10 @@ def test_tokens_are_latents_like_any_other():
 
 
 def test_the_result_does_not_depend_on_what_is_in_memory_together(monkeypatch):
-    subject = knowing(walks(RAGGED, held_out=8), Walk(1 / 32))
-    whole = open_loop(subject, CONFIG)
+    examined = knowing(walks(RAGGED, held_out=8), Walk(1 / 32))
+    whole = open_loop(examined, CONFIG)
     monkeypatch.setattr(module, "PIECE", 7)
-    assert open_loop(subject, CONFIG) == whole
+    assert open_loop(examined, CONFIG) == whole
 
 
 def test_long_latents_are_resampled_like_short_ones():
@@ -111,14 +111,14 @@ def test_intervals_cover():
 
 @pytest.mark.parametrize("lengths", [[9, 11, 13, 15, 17], [9, 11, 13, 15], [30, 30, 8, 30], [8, 12, 8, 30]])
 def test_horizons_are_those_that_half_of_the_episodes_have(lengths: list[int]):
-    subject = knowing(walks([40, *lengths], held_out=len(lengths)), Walk())
+    examined = knowing(walks([40, *lengths], held_out=len(lengths)), Walk())
 
     def enough(blocks: int) -> bool:
         return np.mean([n >= 1 + SKIP * (Walk.history - 1 + blocks) for n in lengths]) >= 0.5
 
-    found = possible_horizon(subject, 100)
+    found = possible_horizon(examined, 100)
     assert enough(found)
-    assert possible_horizon(subject, 1) == 1
+    assert possible_horizon(examined, 1) == 1
     if len(lengths) % 2:
         assert not enough(found + 1)
 
@@ -147,10 +147,10 @@ def test_fast_lewm_is_rolled_out_as_it_plans(objective: str, consistency: float)
     data = walks(RAGGED, held_out=8, draw=True)
     planner = PlannerConfig(objective=objective)
     agent = PlanningAgent(model, planner, CPU, FAST_LEWM.rollout(model, planner))
-    subject = Subject(None, "tests/Walk-v0", data, model, agent.embed, CPU, "fast-lewm", 0, agent)
-    clips = subject.clips("test", 1 + 5, 4)
-    first, blocks = subject.latents_at(clips[:, 0]), subject.blocks(clips)
-    found = rolled_out(subject, clips)
+    examined = ExaminedModel(None, "tests/Walk-v0", data, model, agent.embed, CPU, "fast-lewm", 0, agent)
+    clips = examined.clips("test", 1 + 5, 4)
+    first, blocks = examined.latents_at(clips[:, 0]), examined.blocks(clips)
+    found = rolled_out(examined, clips)
     torch.testing.assert_close(found, fast_lewm.rollout(model, first, blocks), rtol=1e-4, atol=1e-5)
     kept = []
     plain_rollout(model)(first[:, None], blocks[:, :0])(

@@ -76,7 +76,7 @@ def turns(dataset) -> list[np.ndarray]:
     return found
 
 
-def test_paths_of_a_subject(dataset) -> None:
+def test_paths_of_an_examined_model(dataset) -> None:
     rng = np.random.default_rng(0)
     untrained = planted(dataset, lambda states: rng.normal(size=(len(states), 300)))
     rows = {r.features: r for r in straightness(planted(dataset, lambda s: 1e-3 * s), untrained, PathsConfig(pixels=8))}

@@ -237,12 +237,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory):
     return planted_data(tmp_path_factory.mktemp("probes"))
 
 
-def test_probes_of_a_subject(dataset) -> None:
+def test_probes_of_an_examined_model(dataset) -> None:
     weights = np.random.default_rng(0).normal(size=(2, 5))
-    subject = planted(dataset, lambda states: states @ weights)
+    examined = planted(dataset, lambda states: states @ weights)
     noise = planted(dataset, lambda states: np.random.default_rng(len(states)).normal(size=(len(states), 5)))
     config = SMALL.model_copy(update={"steps": 100})
-    rows = probe(subject, noise, config)
+    rows = probe(examined, noise, config)
     found = {(row.features, row.kind): row for row in rows}
     assert {row.quantity for row in rows} == {"position"}
     assert [f for f, _ in found][::2] == ["model", "random encoder", "pixels", "pixels, reduced"]
@@ -251,8 +251,8 @@ def test_probes_of_a_subject(dataset) -> None:
     assert 0.5 < found["pixels, reduced", "ridge"].r.value <= found["pixels", "ridge"].r.value
     assert found["model", "ridge"].n_test_episodes == len(dataset.episodes("test"))
     np.random.seed(1)
-    assert probe(subject, noise, config) == rows
-    assert {row.features for row in probe(subject, None, config)} == {"model", "pixels", "pixels, reduced"}
+    assert probe(examined, noise, config) == rows
+    assert {row.features for row in probe(examined, None, config)} == {"model", "pixels", "pixels, reduced"}
 
 
 def test_quantities_beside_each_other_are_read_as_alone() -> None:
@@ -275,16 +275,16 @@ def test_quantities_beside_each_other_are_read_as_alone() -> None:
 
 def test_floors_can_be_kept_and_the_models_own_rows_cannot(dataset) -> None:
     config = SMALL.model_copy(update={"steps": 20})
-    subject, kept = planted(dataset, lambda s: s), {}
+    examined, kept = planted(dataset, lambda s: s), {}
 
     def keep(name, features, find):
         assert [len(part) for part in features] == [400, 100] and name not in kept
         kept[name] = find()
         return kept[name]
 
-    rows = probe(subject, subject, config, keep)
-    assert list(kept) == ["random encoder", "pixels", "pixels, reduced"] and rows == probe(subject, subject, config)
-    none = probe(subject, subject, config, lambda *_: ())
+    rows = probe(examined, examined, config, keep)
+    assert list(kept) == ["random encoder", "pixels", "pixels, reduced"] and rows == probe(examined, examined, config)
+    none = probe(examined, examined, config, lambda *_: ())
     assert none and {row.features for row in none} == {"model"}
 
 

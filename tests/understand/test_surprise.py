@@ -26,9 +26,9 @@ from lewm_bench.run.environments import make_env
 from lewm_bench.system.store import Store
 from lewm_bench.train.loop import TrainConfig
 from lewm_bench.understand import surprise as voe
+from lewm_bench.understand.model import ExaminedModel, examined_model
 from lewm_bench.understand.records import Surprise
-from lewm_bench.understand.subject import Subject, subject_of
-from lewm_bench.understand.surprise import Matched, Scene, SurpriseConfig
+from lewm_bench.understand.surprise import MatchedClips, Scene, SurpriseConfig
 from lewm_bench.understand.surprise_statistics import comparisons, roc, summarise
 
 CPU = torch.device("cpu")
@@ -91,31 +91,31 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def pixels(data: Dataset) -> Subject:
+def pixels(data: Dataset) -> ExaminedModel:
     model = Pixels()
-    return Subject(make_toy(), TOY_ID, data, model, embed_frames(model, CPU), CPU, "pixels", 0)
+    return ExaminedModel(make_toy(), TOY_ID, data, model, embed_frames(model, CPU), CPU, "pixels", 0)
 
 
 @pytest.fixture(scope="module")
-def perfect(pixels: Subject) -> Subject:
+def perfect(pixels: ExaminedModel) -> ExaminedModel:
     model = Perfect()
     return replace(pixels, model=model, planner=Knowing(model, PlannerConfig(), CPU))
 
 
 @pytest.fixture(scope="module")
-def clips(pixels: Subject) -> np.ndarray:
+def clips(pixels: ExaminedModel) -> np.ndarray:
     return voe.clips(pixels, CONFIG)[0]
 
 
 @pytest.fixture(scope="module")
-def matched(pixels: Subject, clips: np.ndarray) -> Matched:
-    return voe.matched(pixels, clips, CONFIG, voe.least_distance(pixels, CONFIG))
+def matched(pixels: ExaminedModel, clips: np.ndarray) -> MatchedClips:
+    return voe.matched_clips(pixels, clips, CONFIG, voe.least_distance(pixels, CONFIG))
 
 
 # Which clips.
 
 
-def test_clips_lie_in_test_episodes_share_no_block_and_come_from_all_episodes_first(pixels: Subject) -> None:
+def test_clips_lie_in_test_episodes_share_no_block_and_come_from_all_episodes_first(pixels: ExaminedModel) -> None:
     data = pixels.dataset
     rows, episodes = voe.clips(pixels, CONFIG)
     assert rows.shape == (40, FRAMES) and (np.diff(rows) == SKIP).all()
@@ -130,7 +130,7 @@ def test_clips_lie_in_test_episodes_share_no_block_and_come_from_all_episodes_fi
     assert np.array_equal(voe.clips(replace(pixels, seed=5, agent="other"), CONFIG)[0], rows), "the same for all agents"
 
 
-def test_no_room_for_clips_is_said_in_one_line(pixels: Subject) -> None:
+def test_no_room_for_clips_is_said_in_one_line(pixels: ExaminedModel) -> None:
     with pytest.raises(UserError, match=r"two test episodes of 46 steps in tests/Toy-v0; raise collect"):
         voe.examine_surprise(pixels, CONFIG.model_copy(update={"after": 19}))
 
@@ -139,7 +139,7 @@ def test_no_room_for_clips_is_said_in_one_line(pixels: Subject) -> None:
 
 
 def test_the_past_is_the_recorded_one_and_the_event_is_the_first_difference(
-    pixels: Subject, clips: np.ndarray, matched: Matched
+    pixels: ExaminedModel, clips: np.ndarray, matched: MatchedClips
 ) -> None:
     data = pixels.dataset
     assert tuple(matched.futures) == NAMES and np.array_equal(matched.rows, clips)
@@ -155,12 +155,16 @@ def test_the_past_is_the_recorded_one_and_the_event_is_the_first_difference(
         assert np.array_equal(matched.futures[name].states, data.states[clips[:, EVENT:]])
 
 
-def test_the_recoloured_member_shows_the_same_states_in_other_colours(pixels: Subject, matched: Matched) -> None:
+def test_the_recoloured_member_shows_the_same_states_in_other_colours(
+    pixels: ExaminedModel, matched: MatchedClips
+) -> None:
     for n, scene in enumerate(matched.futures["recoloured"].frames):
         assert np.array_equal(scene, pixels.env.recolored(matched.futures["untouched"].states[n]))
 
 
-def test_the_camera_noise_has_its_deviation_and_hits_every_pixel_alone(pixels: Subject, matched: Matched) -> None:
+def test_the_camera_noise_has_its_deviation_and_hits_every_pixel_alone(
+    pixels: ExaminedModel, matched: MatchedClips
+) -> None:
     grey = np.full((30, 2, 16, 16, 3), 128, np.uint8)
     rngs = [stream(0, "test", n) for n in range(30)]
     noise = (voe.noisy(grey, 0.05, rngs).astype(float) - 128) / 255
@@ -173,7 +177,7 @@ def test_the_camera_noise_has_its_deviation_and_hits_every_pixel_alone(pixels: S
 
 
 def test_after_the_jump_the_simulator_obeys_the_recorded_actions(
-    pixels: Subject, clips: np.ndarray, matched: Matched
+    pixels: ExaminedModel, clips: np.ndarray, matched: MatchedClips
 ) -> None:
     env, states = make_toy(), matched.futures["teleported"].states
     for n, rows in enumerate(clips):
@@ -185,7 +189,9 @@ def test_after_the_jump_the_simulator_obeys_the_recorded_actions(
         assert np.array_equal(env.render(), matched.futures["teleported"].frames[n, -1])
 
 
-def test_a_teleport_leads_farther_than_blocks_go_and_than_the_set_distance(pixels: Subject, matched: Matched) -> None:
+def test_a_teleport_leads_farther_than_blocks_go_and_than_the_set_distance(
+    pixels: ExaminedModel, matched: MatchedClips
+) -> None:
     data, jumps = pixels.dataset, matched.futures
     far = pixels.env.distance(jumps["teleported"].states[:, 0], jumps["untouched"].states[:, 0])
     ways = [
@@ -201,19 +207,21 @@ def test_a_teleport_leads_farther_than_blocks_go_and_than_the_set_distance(pixel
     assert voe.least_distance(pixels, by_blocks) == pytest.approx(2 * np.percentile(ways, 99))
 
 
-def test_a_teleport_is_drawn_again_by_its_own_generator_until_it_is_far(pixels: Subject) -> None:
+def test_a_teleport_is_drawn_again_by_its_own_generator_until_it_is_far(pixels: ExaminedModel) -> None:
     states = np.zeros((12, 2))
-    found = voe.elsewhere(pixels.env, states, [stream(0, "t", n) for n in range(12)], 0.8)
+    found = voe.teleported(pixels.env, states, [stream(0, "t", n) for n in range(12)], 0.8)
     for n in range(12):
         rng = stream(0, "t", n)
         draws = (pixels.env.sample_state(rng) for _ in range(100))
         assert np.array_equal(next(d for d in draws if np.linalg.norm(d) > 0.8), found[n])
     with pytest.raises(UserError, match=r"farther than 3 box half-widths in 1000 draws; lower understanding.surprise"):
-        voe.elsewhere(pixels.env, states, [stream(0, "t", n) for n in range(12)], 3.0)
+        voe.teleported(pixels.env, states, [stream(0, "t", n) for n in range(12)], 3.0)
 
 
-def test_a_clip_does_not_depend_on_those_beside_it(pixels: Subject, clips: np.ndarray, matched: Matched) -> None:
-    alone = voe.matched(pixels, clips[17:18], CONFIG, voe.least_distance(pixels, CONFIG))
+def test_a_clip_does_not_depend_on_those_beside_it(
+    pixels: ExaminedModel, clips: np.ndarray, matched: MatchedClips
+) -> None:
+    alone = voe.matched_clips(pixels, clips[17:18], CONFIG, voe.least_distance(pixels, CONFIG))
     for name, scene in alone.futures.items():
         assert np.array_equal(scene.states[0], matched.futures[name].states[17])
         assert np.array_equal(scene.frames[0], matched.futures[name].frames[17])
@@ -223,15 +231,15 @@ def test_a_clip_does_not_depend_on_those_beside_it(pixels: Subject, clips: np.nd
 
 
 @pytest.mark.parametrize("name", ["PointMaze-UMaze", "TwoRoom", "Wall", "PushT", "Reacher"])
-def test_every_environment_can_be_examined(name: str, tmp_path: Path, pixels: Subject) -> None:
+def test_every_environment_can_be_examined(name: str, tmp_path: Path, pixels: ExaminedModel) -> None:
     try:
         env = make_env(f"lewm_bench/{name}-v0", 16)
         env.render_states(env.sample_state(stream(0, "test"))[None])
     except NotRun as error:
         pytest.skip(str(error))
     config = CollectConfig(episodes=4, steps=14, policies={"ornstein_uhlenbeck": 1.0}, train=0.25, val=0.25, test=0.5)
-    subject = replace(pixels, env=env, env_id=name, dataset=collect(env, config, 0, tmp_path / "data", progress=False))
-    found = voe.surprises(subject, voe.clips(subject, CONFIG)[0], CONFIG)
+    examined = replace(pixels, env=env, env_id=name, dataset=collect(env, config, 0, tmp_path / "data", progress=False))
+    found = voe.surprises(examined, voe.clips(examined, CONFIG)[0], CONFIG)
     assert all(found[name].shape == (2, FRAMES - HISTORY) and np.isfinite(found[name]).all() for name in NAMES)
 
 
@@ -247,11 +255,11 @@ def test_dino_wm_is_examined_by_its_tokens_and_by_what_it_senses(proprio: bool, 
     name, store = "dino-wm:proprio" if proprio else "dino-wm", Store(tmp_path / "cache")
     setting = Setting(env, "PointMaze", name, data, "key", config, PlannerConfig(), 0, CPU, store)
     DINO_WM.train(setting, tmp_path / "model")
-    subject = subject_of(setting, DINO_WM.load(setting, tmp_path / "model"))
-    rows, _ = voe.clips(subject, CONFIG)
-    clips = voe.matched(subject, rows, CONFIG, 0.5)
-    assert voe.encode(subject, clips.past).shape == (len(rows), EVENT, 4, 8 + 10 * proprio)
-    found = voe.surprise_of(subject, clips)
+    examined = examined_model(setting, DINO_WM.load(setting, tmp_path / "model"))
+    rows, _ = voe.clips(examined, CONFIG)
+    clips = voe.matched_clips(examined, rows, CONFIG, 0.5)
+    assert voe.encode(examined, clips.past).shape == (len(rows), EVENT, 4, 8 + 10 * proprio)
+    found = voe.surprise_of(examined, clips)
     assert all(values.shape == (len(rows), FRAMES - HISTORY) for values in found.values())
     assert (found["teleported"][:, 1] > found["untouched"][:, 1]).all()
 
@@ -259,7 +267,7 @@ def test_dino_wm_is_examined_by_its_tokens_and_by_what_it_senses(proprio: bool, 
 # Surprise.
 
 
-def test_surprise_is_the_mean_squared_error_of_the_next_latent(pixels: Subject, matched: Matched) -> None:
+def test_surprise_is_the_mean_squared_error_of_the_next_latent(pixels: ExaminedModel, matched: MatchedClips) -> None:
     """Against a plain loop over clips, steps and numbers."""
     model, found = pixels.model, voe.surprise_of(pixels, matched)
     for name, n in product(NAMES, (0, 11)):
@@ -273,17 +281,19 @@ def test_surprise_is_the_mean_squared_error_of_the_next_latent(pixels: Subject, 
             assert found[name][n, k] == pytest.approx(((guess - z[k + HISTORY]) ** 2).mean(), rel=1e-4)
 
 
-def test_before_the_event_all_conditions_surprise_alike_to_the_bit(pixels: Subject, matched: Matched) -> None:
+def test_before_the_event_all_conditions_surprise_alike_to_the_bit(
+    pixels: ExaminedModel, matched: MatchedClips
+) -> None:
     found = voe.surprise_of(pixels, matched)
     for name in NAMES[1:]:
         assert np.array_equal(found[name][:, :1], found["untouched"][:, :1])
         assert (found[name][:, 1] != found["untouched"][:, 1]).all()
 
 
-def test_a_perfect_model_is_surprised_by_the_jump_alone_and_by_its_length(perfect: Subject) -> None:
+def test_a_perfect_model_is_surprised_by_the_jump_alone_and_by_its_length(perfect: ExaminedModel) -> None:
     rows, _ = voe.clips(perfect, CONFIG)
     found = voe.surprises(perfect, rows, CONFIG)
-    jumps = voe.matched(perfect, rows, CONFIG, voe.least_distance(perfect, CONFIG)).futures
+    jumps = voe.matched_clips(perfect, rows, CONFIG, voe.least_distance(perfect, CONFIG)).futures
     far = perfect.env.distance(jumps["teleported"].states[:, 0], jumps["untouched"].states[:, 0])
     for name in NAMES:
         expected = np.zeros((40, 4))
@@ -299,7 +309,7 @@ def test_a_perfect_model_is_surprised_by_the_jump_alone_and_by_its_length(perfec
     assert record.recolour_to_teleport.value == 0 and record.teleport_against_recolour.value == 1
 
 
-def test_the_record_says_what_was_counted_and_is_the_same_every_time(pixels: Subject) -> None:
+def test_the_record_says_what_was_counted_and_is_the_same_every_time(pixels: ExaminedModel) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     found = voe.examine_surprise(pixels, CONFIG)
     assert voe.examine_surprise(replace(pixels, seed=3), CONFIG) == found
@@ -351,7 +361,7 @@ def test_tests_raise_false_alarms_in_five_percent_of_nulls() -> None:
 
 
 def test_untouched_against_another_picture_of_untouched_raises_few_alarms(
-    pixels: Subject, clips: np.ndarray, matched: Matched
+    pixels: ExaminedModel, clips: np.ndarray, matched: MatchedClips
 ) -> None:
     """The whole way from frames to p, in the toy environment: two recordings of the same states by a noisy camera."""
     event, episodes = matched.futures["untouched"], pixels.episodes_of(clips[:, 0])
@@ -363,7 +373,7 @@ def test_untouched_against_another_picture_of_untouched_raises_few_alarms(
         return Scene(event.states, voe.noisy(event.frames, 0.05, rngs))
 
     for k in range(repetitions):
-        pair = Matched(rows, matched.past, {"untouched": again(k, "one"), "recoloured": again(k, "another")})
+        pair = MatchedClips(rows, matched.past, {"untouched": again(k, "one"), "recoloured": again(k, "another")})
         found = voe.surprise_of(pixels, pair)
         units = stats.cluster_means((found["recoloured"] - found["untouched"])[:, CONFIG.before], episodes)
         p.append((stats.paired_t(units).p, stats.sign_flip_p(units, stream(k, "test", "flip"), 199)))

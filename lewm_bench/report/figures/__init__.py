@@ -1,1 +1,1 @@
-"""Figures of where agents went and where they failed, made from records and the scenes beside them."""
+"""What draws: a file per figure or family of figures, from a summary's numbers; ``files`` says which goes where."""

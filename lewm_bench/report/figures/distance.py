@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from lewm_bench.core.statistics import wilson
 from lewm_bench.core.words import short
 from lewm_bench.report.agents import Agents, main_rows
-from lewm_bench.report.drawing import figure_of, named, percent_axis, plain, tidy
+from lewm_bench.report.figures.drawing import axis_name, escape_math, new_figure, percent_axis, tidy
 from lewm_bench.run.records import CellRecord
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ def by_distance(summary: Summary) -> Figure | None:
     table = main_rows(table, summary.kinds)
     envs = list(dict.fromkeys(table["env"]))
     agents = [a for a in dict.fromkeys(summary.table["agent"]) if a in set(table["agent"])]
-    figure = figure_of(3.3 * len(envs) + 0.3 * -(-len(agents) // 5) + 0.3)
+    figure = new_figure(3.3 * len(envs) + 0.3 * -(-len(agents) // 5) + 0.3)
     rows = figure.subplots(len(envs), 2, squeeze=False)
     for (left, right), env in zip(rows, envs, strict=True):
         part = table[table["env"] == env]
         edges = np.unique(np.quantile(part.drop_duplicates(PLACE)["length"], QUANTILES))
         _panel(left, part, "length", edges, _between(edges), agents, summary.agents)
-        tidy(left, plain(short(env)))
+        tidy(left, escape_math(short(env)))
         left.set_xlabel("shortest way from start to goal" if part["detour"].notna().any() else "distance to the goal")
         known = part[part["detour"].notna()]
         if known.empty:
@@ -108,7 +108,7 @@ def _panel(
         reach = [[100 * (s.value - s.low) for _, s in found], [100 * (s.high - s.value) for _, s in found]]
         tone = agents.colour(agent)
         axes.errorbar(x, y, yerr=reach, color=tone, elinewidth=1.3, linestyle="none")
-        axes.plot(x, y, color=tone, marker=agents.marker(agent), markersize=6, linewidth=1, label=named(agent))
+        axes.plot(x, y, color=tone, marker=agents.marker(agent), markersize=6, linewidth=1, label=axis_name(agent))
     axes.set_xticks(range(len(names)), [f"{name}\n{_pairs(pairs.get(k, 0))}" for k, name in enumerate(names)])
     axes.set_xlim(-0.5, len(names) - 0.5)
     percent_axis(axes, "reached, %", vertical=True)

@@ -19,8 +19,8 @@ from lewm_bench.core.words import short
 from lewm_bench.data.scenes import read_scene
 from lewm_bench.evaluation.trail_record import Trail
 from lewm_bench.report.agents import Agents, is_ablation, parts_of
-from lewm_bench.report.drawing import figure_of, named, plain
-from lewm_bench.report.tables import offset_name
+from lewm_bench.report.figures.drawing import axis_name, escape_math, new_figure
+from lewm_bench.report.text import offset_name
 from lewm_bench.run.records import CellRecord
 
 if TYPE_CHECKING:
@@ -54,14 +54,14 @@ class Place:
         return sorted(pairs, key=lambda pair: (-(known[pair].detour or 0.0), pair))
 
 
-def ways(summary: Summary, folder: Path) -> Figure | None:
+def paths(summary: Summary, folder: Path) -> Figure | None:
     """The pairs with the longest detours of each environment, a line per agent."""
     found = [place for place in places(summary) if shown_agents(place)][:MOST_ENVS]
     if not found:
         return None
     chosen = {place.env: shown_agents(place) for place in found}
     agents = sorted(dict.fromkeys(chain.from_iterable(chosen.values())), key=_rank)
-    figure = figure_of(len(found) * 2.95 + 0.25 * -(-(len(agents) + 3) // 4), WIDTH)
+    figure = new_figure(len(found) * 2.95 + 0.25 * -(-(len(agents) + 3) // 4), WIDTH)
     for part, place in zip(np.atleast_1d(figure.subfigures(len(found), 1)), found, strict=True):
         part.suptitle(_heading(place), x=0.01, ha="left", fontsize=13, fontweight="bold")
         scene = read_scene(folder, place.env)
@@ -93,7 +93,7 @@ def failures(summary: Summary, folder: Path) -> Figure | None:
     if not gallery:
         return None
     rows = -(-len(gallery) // COLUMNS)
-    figure = figure_of(rows * 3.0 + 0.7, WIDTH)
+    figure = new_figure(rows * 3.0 + 0.7, WIDTH)
     behind = []
     for axes, each in zip_longest(figure.subplots(rows, COLUMNS, squeeze=False).ravel(), gallery):
         if each is None:
@@ -104,7 +104,7 @@ def failures(summary: Summary, folder: Path) -> Figure | None:
         behind += faint
         lines = {a: place.trails[a][pair] for a in (agent, *faint)}
         _panel(axes, read_scene(folder, place.env), pair, lines, summary.agents, faint)
-        axes.set_title(plain(short(place.env)), fontsize=12, fontweight="bold")
+        axes.set_title(escape_math(short(place.env)), fontsize=12, fontweight="bold")
     _legend(figure, [_agent_handle(a, summary.agents, a in behind) for a in (agent, *dict.fromkeys(behind))])
     return figure
 
@@ -134,7 +134,7 @@ def _trails(cell: CellRecord, offset: int) -> dict[Pair, Trail]:
 
 
 def shown_agents(place: Place) -> list[str]:
-    """Up to five agents, those first that tell most; arms of an ablation last, the floor never."""
+    """Up to five agents, those first that tell most; ablations last, the floor never."""
 
     return sorted((a for a in place.trails if parts_of(a).base not in AIMLESS), key=_rank)[:MOST_AGENTS]
 
@@ -158,7 +158,7 @@ def best_learner(summary: Summary, found: Sequence[Place]) -> str | None:
 
 
 def _heading(place: Place) -> str:
-    return plain(f"{short(place.env)}: {offset_name(place.offset, place.protocol)}")
+    return escape_math(f"{short(place.env)}: {offset_name(place.offset, place.protocol)}")
 
 
 def _panel(
@@ -201,7 +201,7 @@ def _outlined(width: float) -> list:
 
 def _agent_handle(agent: str, agents: Agents, faint: bool = False) -> Line2D:
     tone = agents.colour(agent)
-    return Line2D([], [], color=tone, linewidth=3.5, alpha=0.45 if faint else 1.0, label=named(agent, 20))
+    return Line2D([], [], color=tone, linewidth=3.5, alpha=0.45 if faint else 1.0, label=axis_name(agent, 20))
 
 
 def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lewm_bench.core.words import short
 from lewm_bench.report.agents import is_ablation, settings_text, title
-from lewm_bench.report.drawing import clip, grid, plain, tidy
+from lewm_bench.report.figures.drawing import escape_math, grid, shorten, tidy
 from lewm_bench.report.understanding.tables import tested
 from lewm_bench.understand.records import SurpriseCurve, UnderstandingRecord
 
@@ -32,7 +32,7 @@ def heading(cells: Sequence[UnderstandingRecord]) -> str:
     """Model and environment above a panel."""
     agent = cells[0].agent
     settings = f", {settings_text(agent)}" if is_ablation(agent) else ""
-    return plain(f"{clip(title(agent, cells[0].card) + settings, 28)}\n{short(cells[0].env)}")
+    return escape_math(f"{shorten(title(agent, cells[0].card) + settings, 28)}\n{short(cells[0].env)}")
 
 
 def voe(cells: Sequence[UnderstandingRecord]) -> Figure | None:

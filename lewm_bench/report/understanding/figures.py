@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lewm_bench.report.agents import colour, is_ablation, marker, parts_of, settings_text
-from lewm_bench.report.drawing import clip, figure_of, grid, plain, png, rows_of, tidy
+from lewm_bench.report.figures.drawing import escape_math, grid, new_figure, png, rows_of, shorten, tidy
 from lewm_bench.report.understanding.event_figures import detection, voe
 from lewm_bench.report.understanding.map_figures import maps
 from lewm_bench.report.understanding.published import published_probes
@@ -57,9 +57,9 @@ class Lines:
 
 
 def short_name(agent: str, length: int = 26) -> str:
-    """An agent at an axis; of an arm its first settings, which stand for what is special about it."""
+    """An agent at an axis; of an ablation its first settings, which stand for what is special about it."""
     base = parts_of(agent).trained
-    return plain(clip(f"{base}, {settings_text(agent)}" if is_ablation(agent) else base, length))
+    return escape_math(shorten(f"{base}, {settings_text(agent)}" if is_ablation(agent) else base, length))
 
 
 def with_interval(axes: Axes, interval: Interval, y: float, tone: str, shape: str, filled: bool = True) -> None:
@@ -80,14 +80,14 @@ def probe(cells: Cells) -> Figure | None:
     if not parts:
         return None
     inches = [Lines(own).rows.inches() + 0.25 for *_, own in parts]
-    figure = figure_of(sum(inches) + 0.6)
+    figure = new_figure(sum(inches) + 0.6)
     panels = figure.subplots(len(parts), 2, squeeze=False, height_ratios=inches)
     for row, (heading, quantity, own) in zip(panels, parts, strict=True):
         lines = Lines(own)
         for axes, measure in zip(row, ("r", "mse"), strict=True):
             _probe_panel(axes, own, quantity, measure, lines)
             lines.draw(axes, names=measure == "r")
-        tidy(row[0], plain(f"{heading}: {quantity.replace('_', ' ')}"))
+        tidy(row[0], escape_math(f"{heading}: {quantity.replace('_', ' ')}"))
         tidy(row[1], "")
     figure.legend(handles=_probe_legend(cells), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
@@ -155,12 +155,12 @@ def straightness(cells: Cells) -> Figure | None:
     if not parts:
         return None
     inches = [max(2.9, Lines(own).rows.inches()) for _, own in parts]
-    figure = figure_of(sum(inches) + 0.4)
+    figure = new_figure(sum(inches) + 0.4)
     panels = figure.subplots(len(parts), 2, squeeze=False, height_ratios=inches)
     for (left, right), (heading, own) in zip(panels, parts, strict=True):
         _straightness_curves(left, own)
         _straightness_ends(right, own, Lines(own))
-        tidy(left, plain(heading))
+        tidy(left, escape_math(heading))
         tidy(right, "")
     grey = {"color": "#444444", "linestyle": "none"}
     handles = [
@@ -211,7 +211,7 @@ def collapse(cells: Cells) -> Figure | None:
     if not parts:
         return None
     inches = [max(2.9, Lines(own).rows.inches()) for _, own in parts]
-    figure = figure_of(sum(inches) + 0.4, 10.5)
+    figure = new_figure(sum(inches) + 0.4, 10.5)
     panels = figure.subplots(len(parts), 4, squeeze=False, width_ratios=(1.5, 1, 1, 1), height_ratios=inches)
     for row, (heading, own) in zip(panels, parts, strict=True):
         lines = Lines(own)
@@ -222,7 +222,7 @@ def collapse(cells: Cells) -> Figure | None:
         _scale(row[2], own, lines, "effective_rank", "effective rank")
         row[2].set_xlim(left=0)
         _sigreg(row[3], own, lines)
-        tidy(row[0], plain(heading))
+        tidy(row[0], escape_math(heading))
         for axes in row[1:]:
             lines.draw(axes, names=axes is row[1])
             tidy(axes, "")
@@ -293,7 +293,7 @@ def open_loop(cells: Cells) -> Figure | None:
         axes.set_xlabel("blocks ahead", fontsize=9)
         axes.set_ylabel("squared error over the variance, log", fontsize=9)
         axes.grid(color=GRID)
-        tidy(axes, plain(heading))
+        tidy(axes, escape_math(heading))
     cards = {c.agent: c.card for c in cells}
     handles = [
         Line2D([], [], color=colour(a, card), marker=marker(a, card), markersize=5, label=short_name(a, 40))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from lewm_bench.core.words import short
 from lewm_bench.report.agents import is_ablation, settings_text, title
-from lewm_bench.report.drawing import clip, figure_of, plain
+from lewm_bench.report.figures.drawing import escape_math, new_figure, shorten
 from lewm_bench.understand.records import LatentMap, UnderstandingRecord
 
 COLUMNS = 4
@@ -46,7 +46,7 @@ def blocks(panels: Sequence[Panel]) -> tuple[Figure, dict[tuple[str, str], list[
     """A figure and the axes of each environment, which begins on a line of its own."""
     counts = Counter(place_of(panel.cell) for panel in panels)
     lines = {place: -(-count // COLUMNS) for place, count in counts.items()}
-    figure = figure_of(2.55 * sum(lines.values()))
+    figure = new_figure(2.55 * sum(lines.values()))
     axes = figure.subplots(sum(lines.values()), COLUMNS, squeeze=False)
     found, top = {}, 0
     for place, count in counts.items():
@@ -89,8 +89,8 @@ def _draw(axes: Axes, panel: Panel) -> None:
     else:
         agent = panel.cell.agent
         settings = f", {settings_text(agent)}" if is_ablation(agent) else ""
-        heading = f"{clip(title(agent, panel.cell.card) + settings, 32)}\n{described(panel.drawn)}"
-    axes.set_title(plain(heading), fontsize=8, loc="left")
+        heading = f"{shorten(title(agent, panel.cell.card) + settings, 32)}\n{described(panel.drawn)}"
+    axes.set_title(escape_math(heading), fontsize=8, loc="left")
 
 
 def described(found: LatentMap) -> str:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.reading import is_file, read_bytes
-from lewm_bench.report import page, tables
-from lewm_bench.report.understanding import sentences
+from lewm_bench.core.words import seconds, short
+from lewm_bench.report.html import Section, assemble, configs
+from lewm_bench.report.tables.markdown import md
+from lewm_bench.report.text import csv_text, hardware_line, number
+from lewm_bench.report.understanding import findings
 from lewm_bench.report.understanding.figures import FIGURES, draw_all
 from lewm_bench.report.understanding.tables import (
     main_row,
@@ -24,6 +27,7 @@ from lewm_bench.report.understanding.tables import (
     reader_tests,
     surprise_table,
 )
+from lewm_bench.report.video import VIDEO_BYTES, inside
 from lewm_bench.system.files import write_bytes, write_text
 from lewm_bench.understand.records import UnderstandingRecord
 
@@ -51,7 +55,7 @@ CAPTIONS = {
     "detection.png": "How to read it: a curve in the upper left corner tells the change from untouched clips (and a teleport from a recolouring) by surprise alone; "
     "on the diagonal it cannot be told (first seed of each model).",
     "straightness.png": "How to read it: left, a curve that rises is a latent space whose paths straighten while it is learned "
-    "(a line per training run, arms of an ablation dashed); right, how straight held-out paths are in the end: 1 is a line, 0 is "
+    "(a line per training run, ablations dashed); right, how straight held-out paths are in the end: 1 is a line, 0 is "
     "no direction, below 0 is to and fro.",
     "collapse.png": "How to read it: a red cross is the monitor's verdict that latents are constant, lie in one direction, or hold "
     "noise that nothing predicts (then the spectrum is flat and the rank high, and only the deviation looks collapsed); the bar of "
@@ -94,66 +98,66 @@ CSV = {"understanding.csv": main_table, "probes.csv": probe_table, "surprise.csv
 
 def data(names: Iterable[str], cells: Cells) -> tuple[tuple[str, str], ...]:
     """Name and text of CSV files."""
-    return tuple((name, tables.csv_text(CSV[name](cells))) for name in names)
+    return tuple((name, csv_text(CSV[name](cells))) for name in names)
 
 
 def html(cells: Cells, figures: dict[str, bytes], folder: Path, title: str) -> str:
     """The page, which needs nothing else."""
     sections = [
-        page.Section(
+        Section(
             "In short",
             f"{INTRODUCTION} {READ}",
-            tables=per_place(cells, reader_table),
+            tables=tables_per_env(cells, reader_table),
             files=data(("understanding.csv",), cells),
         ),
-        part("Probes", cells, figures, ("probe.png",), sentences.probes, sentences.published(cells)),
-        part("Violated expectations", cells, figures, ("voe.png", "detection.png"), sentences.surprise),
-        part("Straight paths", cells, figures, ("straightness.png",), sentences.straightness),
-        part("Collapse", cells, figures, ("collapse.png",), sentences.collapse),
-        part("Imagining without looking", cells, figures, ("open_loop.png",), sentences.open_loop),
-        part("Maps of latents", cells, figures, ("maps.png",), lambda _: ""),
+        figure_section("Probes", cells, figures, ("probe.png",), findings.probes, findings.published(cells)),
+        figure_section("Violated expectations", cells, figures, ("voe.png", "detection.png"), findings.surprise),
+        figure_section("Straight paths", cells, figures, ("straightness.png",), findings.straightness),
+        figure_section("Collapse", cells, figures, ("collapse.png",), findings.collapse),
+        figure_section("Imagining without looking", cells, figures, ("open_loop.png",), findings.open_loop),
+        figure_section("Maps of latents", cells, figures, ("maps.png",), lambda _: ""),
         pictures(cells, folder),
-        page.Section("What to keep in mind", items=sentences.notes(cells)),
-        page.Section(
+        Section("What to keep in mind", items=findings.notes(cells)),
+        Section(
             "All probes and tests",
-            tables=per_place(cells, reader_tests) + per_place(cells, reader_probes),
+            tables=tables_per_env(cells, reader_tests) + tables_per_env(cells, reader_probes),
             files=data(("probes.csv", "surprise.csv"), cells),
             folded=True,
         ),
-        page.Section("What was not examined", items=missing(cells)),
+        Section("What was not examined", items=not_examined(cells)),
     ]
-    return page.assemble(title, [s for s in sections if filled(s)], {"Reproduce": reproduce(cells)})
+    return assemble(title, [s for s in sections if has_content(s)], {"Reproduce": reproduce(cells)})
 
 
-def filled(section: page.Section) -> bool:
+def has_content(section: Section) -> bool:
     """Whether there is anything but words about nothing."""
     return bool(section.rows or section.tables or section.items or section.figures or section.pictures or section.films)
 
 
-def part(
+def figure_section(
     title: str,
     cells: Cells,
     figures: dict[str, bytes],
     names: Sequence[str],
-    tell: Callable[[UnderstandingRecord], str],
+    sentence_of: Callable[[UnderstandingRecord], str],
     text: str = "",
-) -> page.Section:
+) -> Section:
     """Figures with how to read them, and a sentence per model."""
     shown = tuple((figures[name], CAPTIONS[name]) for name in names if name in figures)
-    return page.Section(title, text, figures=shown, items=sentences.every(cells, tell))
+    return Section(title, text, figures=shown, items=findings.per_model(cells, sentence_of))
 
 
-def per_place(cells: Cells, make: Callable[[Cells], tuple[tuple[str, ...], ...]]) -> tuple:
+def tables_per_env(cells: Cells, make: Callable[[Cells], tuple[tuple[str, ...], ...]]) -> tuple:
     """A table per environment, with its heading."""
     return tuple((heading, rows) for heading, own in places(cells) if len(rows := make(own)) > 1)
 
 
-def pictures(cells: Cells, folder: Path) -> page.Section:
+def pictures(cells: Cells, folder: Path) -> Section:
     """What decoders drew, as far as the files are there and the page stays small."""
-    drawn, films, left_out, room = [], [], [], page.VIDEO_BYTES
+    drawn, films, left_out, room = [], [], [], VIDEO_BYTES
     for cell in (c for c in cells if c.decoded):
         for name in (cell.decoded.pictures, *cell.decoded.videos):
-            path = page.inside(folder, name)
+            path = inside(folder, name)
             if path is None or not is_file(path):
                 left_out.append(f"{name}: the file is not in this results folder.")
             elif path.stat().st_size > room:
@@ -161,30 +165,30 @@ def pictures(cells: Cells, folder: Path) -> page.Section:
             else:
                 room -= path.stat().st_size
                 kind = drawn if path.suffix.lower() == ".png" else films
-                kind.append((read_bytes(path, "delete it"), f"{sentences.where(cell)}."))
-    told = sentences.every(cells, sentences.decoded)
-    return page.Section("Decoded dreams", PICTURES, pictures=tuple(drawn), films=tuple(films), items=(*told, *left_out))
+                kind.append((read_bytes(path, "delete it"), f"{findings.model_and_env(cell)}."))
+    told = findings.per_model(cells, findings.decoded)
+    return Section("Decoded dreams", PICTURES, pictures=tuple(drawn), films=tuple(films), items=(*told, *left_out))
 
 
-def missing(cells: Cells) -> tuple[str, ...]:
+def not_examined(cells: Cells) -> tuple[str, ...]:
     """What was asked for and is not there, with the reason."""
-    whole = [f"{sentences.where(c)}: {c.status}: {c.reason}" for c in cells if c.status != "done"]
-    return (*whole, *(f"{sentences.where(c)}, {name}: {why}" for c in cells for name, why in c.skipped.items()))
+    whole = [f"{findings.model_and_env(c)}: {c.status}: {c.reason}" for c in cells if c.status != "done"]
+    return (*whole, *(f"{findings.model_and_env(c)}, {name}: {why}" for c in cells for name, why in c.skipped.items()))
 
 
-def about(cells: Cells) -> list[str]:
+def caption(cells: Cells) -> list[str]:
     """What must stand beside the numbers."""
     done = [c for c in cells if c.status == "done"]
     lines = {
         "Profile": sorted({c.profile for c in cells}),
-        "Data": sorted({f"{tables.short(c.env)} {c.dataset}" for c in done}),
-        "Hardware": sorted({tables.hardware_line(c.hardware) for c in done} - {""}),
+        "Data": sorted({f"{short(c.env)} {c.dataset}" for c in done}),
+        "Hardware": sorted({hardware_line(c.hardware) for c in done} - {""}),
         "Versions": sorted({", ".join(f"{k} {v}" for k, v in sorted(c.versions.items())) for c in done} - {""}),
         "Commit": sorted({c.commit for c in done} - {""}),
     }
-    took = [seconds for c in done if (seconds := sum(c.seconds.values()))]
+    took = [total for c in done if (total := sum(c.seconds.values()))]
     if took:
-        lines["Examination of a model"] = [f"{tables.seconds(min(took))} to {tables.seconds(max(took))}"]
+        lines["Examination of a model"] = [f"{seconds(min(took))} to {seconds(max(took))}"]
     return [f"{name}: {'; '.join(values)}." for name, values in lines.items() if values]
 
 
@@ -199,28 +203,28 @@ def command(cell: UnderstandingRecord) -> str:
 def reproduce(cells: Cells) -> str:
     """Commands, machines and configurations, as HTML."""
     commands = "\n".join(dict.fromkeys(map(command, cells)))
-    items = "".join(f"<li>{escape(line)}</li>" for line in about(cells))
-    configs = "".join(page.configs(cells))
-    return f"<pre><code>{escape(commands)}</code></pre><ul>{items}</ul><h3>Resolved configurations</h3>{configs}"
+    items = "".join(f"<li>{escape(line)}</li>" for line in caption(cells))
+    settings = "".join(configs(cells))
+    return f"<pre><code>{escape(commands)}</code></pre><ul>{items}</ul><h3>Resolved configurations</h3>{settings}"
 
 
 def markdown(cells: Cells, title: str) -> str:
     """``table.md``."""
-    parts = [f"# {tables.md(title)}", "\n".join(f"- {tables.md(line)}" for line in about(cells))]
-    for heading, rows in per_place(cells, reader_table):
-        parts += [f"## {tables.md(heading)}", md_table(rows)]
+    parts = [f"# {md(title)}", "\n".join(f"- {md(line)}" for line in caption(cells))]
+    for heading, rows in tables_per_env(cells, reader_table):
+        parts += [f"## {md(heading)}", md_table(rows)]
     for name, make in (("Violated expectations", reader_tests), ("Probes", reader_probes)):
-        for heading, rows in per_place(cells, make):
-            parts += [f"## {name}: {tables.md(heading)}", md_table(rows)]
-    listed = [*sentences.notes(cells), *missing(cells)]
-    parts += ["## How to read it", tables.md(READ), "\n".join(f"- {tables.md(line)}" for line in listed)]
+        for heading, rows in tables_per_env(cells, make):
+            parts += [f"## {name}: {md(heading)}", md_table(rows)]
+    listed = [*findings.notes(cells), *not_examined(cells)]
+    parts += ["## How to read it", md(READ), "\n".join(f"- {md(line)}" for line in listed)]
     return "\n\n".join(parts) + "\n"
 
 
 def md_table(rows: Sequence[Sequence[str]]) -> str:
     """Rows, the first of which is the header, as Markdown."""
     lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
-    return "\n".join("| " + " | ".join(map(tables.md, row)) + " |" for row in lines)
+    return "\n".join("| " + " | ".join(map(md, row)) + " |" for row in lines)
 
 
 def terminal(cells: Cells) -> str:
@@ -262,7 +266,7 @@ def _row(cell: UnderstandingRecord) -> str:
         "effective_rank",
     )
     forms = (".3f", ".3f", ".2f", ".2f", ".2f", ".1f")
-    numbers = (tables.number(row.get(name), form) for name, form in zip(shown, forms, strict=True))
+    numbers = (number(row.get(name), form) for name, form in zip(shown, forms, strict=True))
     return _line(name_of(cell), *numbers, {True: "yes", False: "no", None: ""}[row.get("collapsed")])
 
 

@@ -14,7 +14,7 @@ from lewm_bench.core.names import parse_agent
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.words import short
 from lewm_bench.report.agents import colour
-from lewm_bench.report.drawing import figure_of, panels, percent_axis, plain
+from lewm_bench.report.figures.drawing import escape_math, new_figure, panels, percent_axis
 from lewm_bench.run.tuning.trials import Trial, Tuning
 
 COLUMNS = 3  # of panels, one per dimension
@@ -44,7 +44,7 @@ def path_figure(tuning: Tuning) -> Figure:
 def panels_figure(tuning: Tuning) -> Figure:
     """What had been reached by each trial, above one panel per dimension."""
     rows = math.ceil(len(tuning.dimensions) / COLUMNS)
-    figure = figure_of(3.4 + 2.3 * rows)
+    figure = new_figure(3.4 + 2.3 * rows)
     grid = figure.add_gridspec(1 + rows, COLUMNS, height_ratios=(1.4, *(1,) * rows))
     top = figure.add_subplot(grid[0, :])
     _best_so_far(top, tuning, range(len(tuning.trials)), len(tuning.trials) <= 30)
@@ -70,14 +70,18 @@ def comparison(tunings: Sequence[Tuning]) -> Figure:
     right.set_xlabel("training seconds spent", fontsize=10)
     for axes in (left, right):
         _shares_axis(axes)
-    left.set_title(f"{plain(short(tunings[0].env))}: best so far, lines; each trial, points", fontsize=11, loc="left")
-    handles = [Line2D([], [], color=_tone(t), label=f"{plain(t.agent)} ({len(t.dimensions)} to tune)") for t in tunings]
+    left.set_title(
+        f"{escape_math(short(tunings[0].env))}: best so far, lines; each trial, points", fontsize=11, loc="left"
+    )
+    handles = [
+        Line2D([], [], color=_tone(t), label=f"{escape_math(t.agent)} ({len(t.dimensions)} to tune)") for t in tunings
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
 
 
 def _heading(tuning: Tuning) -> str:
-    return plain(f"{tuning.agent}, {short(tuning.env)}: {tuning.method}")
+    return escape_math(f"{tuning.agent}, {short(tuning.env)}: {tuning.method}")
 
 
 def _tone(tuning: Tuning) -> str:

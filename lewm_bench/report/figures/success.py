@@ -1,12 +1,7 @@
-"""Figures of a report, as PNG bytes: success and planning time here, others in their own files.
-
-Draws the numbers it is given and computes none of them.
-"""
+"""Figures of success and planning time, and of one over the other. Draws the numbers it is given and computes none of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,43 +12,22 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 from lewm_bench.core.words import seconds
-from lewm_bench.report import ablation_plot, learning_plots
 from lewm_bench.report.agents import Agents, is_ablation, main_rows, settings_text
-from lewm_bench.report.drawing import (
+from lewm_bench.report.figures.drawing import (
     PLACE,
     Rows,
-    clip,
+    escape_math,
     grid,
-    panels,
     percent_axis,
     places,
-    plain,
-    png,
     rows_of,
     second_ticks,
+    shorten,
     tidy,
 )
-from lewm_bench.report.figures import paths
-from lewm_bench.report.figures.distance import by_distance
 
 if TYPE_CHECKING:
     from lewm_bench.report.summary import Summary
-
-__all__ = [
-    "FIGURES",
-    "IN_SCENES",
-    "draw_all",
-    "panels",
-    "png",
-    "second_ticks",
-]
-
-
-def draw_all(summary: Summary, folder: Path) -> dict[str, bytes]:
-    """File name to PNG of every figure that has data; scenes are looked up in the results ``folder``."""
-    drawn = {name: draw(summary) for name, draw in FIGURES.items()}
-    drawn |= {name: draw(summary, folder) for name, draw in IN_SCENES.items()}
-    return {name: png(figure) for name, figure in drawn.items() if figure is not None}
 
 
 def success(summary: Summary) -> Figure | None:
@@ -62,8 +36,8 @@ def success(summary: Summary) -> Figure | None:
     table = main_rows(summary.table[measured], summary.kinds)
     if table.empty:
         return None
-    arm = summary.table["agent"].map(is_ablation)
-    failed = (summary.table["status"] == "failed") & (~arm | arm[table.index].any())
+    ablation = summary.table["agent"].map(is_ablation)
+    failed = (summary.table["status"] == "failed") & (~ablation | ablation[table.index].any())
     table = summary.table[(measured & summary.table["agent"].isin(table["agent"])) | failed]
     parts = places(table)
     rows = rows_of([a for a in summary.table["agent"] if a in set(table["agent"])], summary.kinds)
@@ -200,8 +174,8 @@ def _success_vs_time_point(axes: Axes, row: pd.Series, agents: Agents) -> None:
 
 
 def _point_name(agent: str) -> str:
-    """What stands beside a point: of an arm its settings alone."""
-    return plain(clip(settings_text(agent) or agent))
+    """What stands beside a point: of an ablation its settings alone."""
+    return escape_math(shorten(settings_text(agent) or agent))
 
 
 def _label_points(axes: Axes, part: pd.DataFrame, agents: Agents) -> None:
@@ -240,20 +214,3 @@ def _cross(axes: Axes, row: pd.Series) -> Bbox:
     _, high = axes.transData.transform((row["plan_seconds_median"], 100 * row["hit_high"]))
     _, middle = axes.transData.transform((row["plan_seconds_median"], 100 * row["hit"]))
     return Bbox.from_extents(x - 8, min(low, middle - 8), x + 8, max(high, middle + 8))
-
-
-FIGURES: Mapping[str, Callable[[Summary], Figure | None]] = {
-    "success.png": success,
-    "plan_time.png": plan_time,
-    "success_vs_time.png": success_vs_time,
-    "by_distance.png": by_distance,
-    "ablation.png": ablation_plot.ablation,
-    "stability.png": learning_plots.stability,
-    "losses.png": learning_plots.losses,
-    "training.png": learning_plots.training,
-}
-
-IN_SCENES: Mapping[str, Callable[[Summary, Path], Figure | None]] = {
-    "paths.png": paths.ways,
-    "failures.png": paths.failures,
-}

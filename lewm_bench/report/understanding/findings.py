@@ -19,14 +19,16 @@ from lewm_bench.report.understanding.tables import (
 from lewm_bench.understand.records import SurpriseTest, UnderstandingRecord
 
 
-def where(cell: UnderstandingRecord) -> str:
+def model_and_env(cell: UnderstandingRecord) -> str:
     """``LeWM, seed 0, TwoRoom-v0``."""
     return f"{name_of(cell)}, {short(cell.env)}"
 
 
-def every(cells: Iterable[UnderstandingRecord], tell: Callable[[UnderstandingRecord], str]) -> tuple[str, ...]:
+def per_model(
+    cells: Iterable[UnderstandingRecord], sentence_of: Callable[[UnderstandingRecord], str]
+) -> tuple[str, ...]:
     """The sentences of all cells that have one."""
-    return tuple(sentence for cell in cells if (sentence := tell(cell)))
+    return tuple(sentence for cell in cells if (sentence := sentence_of(cell)))
 
 
 def probes(cell: UnderstandingRecord) -> str:
@@ -36,7 +38,7 @@ def probes(cell: UnderstandingRecord) -> str:
         best = [p for kind in ("ridge", "mlp") if (p := probe_of(cell, quantity, kind, "model"))]
         read = " and ".join(f"{p.kind.replace('mlp', 'an MLP')} r {bracket(p.r)}" for p in best)
         parts.append(f"{quantity.replace('_', ' ')} by {read}{_above(cell, quantity)}")
-    return f"{where(cell)}: {'; '.join(parts)}." if parts else ""
+    return f"{model_and_env(cell)}: {'; '.join(parts)}." if parts else ""
 
 
 def _above(cell: UnderstandingRecord, quantity: str) -> str:
@@ -69,7 +71,7 @@ def surprise(cell: UnderstandingRecord) -> str:
         parts.append(f"a recolouring has {bracket(share, '.2g')} times the effect of a teleport")
     if found.teleport_against_recolour is not None:
         parts.append(f"teleports are told from recolourings with AUC {bracket(found.teleport_against_recolour)}")
-    return f"{where(cell)} ({found.n} triples from {found.n_episodes} held-out episodes): {'; '.join(parts)}."
+    return f"{model_and_env(cell)} ({found.n} triples from {found.n_episodes} held-out episodes): {'; '.join(parts)}."
 
 
 def _condition(test: SurpriseTest) -> str:
@@ -93,7 +95,7 @@ def straightness(cell: UnderstandingRecord) -> str:
         for name in ("random encoder", "pixels")
         if (floor := straightness_of(cell, name))
     ]
-    words = f"{where(cell)}: {bracket(own.value, '.2f')} on {own.n_paths} paths of {own.n_episodes} held-out episodes"
+    words = f"{model_and_env(cell)}: {bracket(own.value, '.2f')} on {own.n_paths} paths of {own.n_episodes} held-out episodes"
     words += f" ({', '.join(floors)})" if floors else ""
     if len(curve := logged(cell, "straightness")) > 1:
         first, late = curve[0][1], [value for _, value in curve[-(len(curve) // 5 or 1) :]]
@@ -110,7 +112,7 @@ def collapse(cell: UnderstandingRecord) -> str:
         return ""
     verdict = "COLLAPSED" if found.collapsed else "not collapsed"
     reason = found.reason.rstrip(".")
-    return f"{where(cell)}: {verdict}: {reason} (n {found.n} frames)."
+    return f"{model_and_env(cell)}: {verdict}: {reason} (n {found.n} frames)."
 
 
 def open_loop(cell: UnderstandingRecord) -> str:
@@ -126,7 +128,7 @@ def open_loop(cell: UnderstandingRecord) -> str:
     )
     told = f"at {_listed(better)} blocks ahead" if better else "nowhere"
     return (
-        f"{where(cell)}: error over variance {ends}; better than both copying and the mean latent {told} "
+        f"{model_and_env(cell)}: error over variance {ends}; better than both copying and the mean latent {told} "
         f"(n {found.n} clips, {found.n_episodes} episodes)."
     )
 
@@ -142,7 +144,7 @@ def decoded(cell: UnderstandingRecord) -> str:
     if found is None:
         return ""
     return (
-        f"{where(cell)}: squared error per pixel {bracket(found.mse, '.2g')} on {found.n} frames of {found.n_episodes} "
+        f"{model_and_env(cell)}: squared error per pixel {bracket(found.mse, '.2g')} on {found.n} frames of {found.n_episodes} "
         f"held-out episodes; always drawing the mean frame has {found.mean_frame_mse:.2g} "
         f"({found.train_steps} training steps)."
     )
@@ -155,7 +157,7 @@ def notes(cells: Sequence[UnderstandingRecord]) -> tuple[str, ...]:
     said.append(COLLAPSED if any(c.collapse and c.collapse.collapsed for c in done) else "")
     names = {title(c.agent, c.card): c.label for c in done if c.label}
     said.append(f"What the names stand for: {'; '.join(f'{a} = {b}' for a, b in names.items() if a != b)}.")
-    said += [f"{where(c)}: {c.note}." for c in done if c.note]
+    said += [f"{model_and_env(c)}: {c.note}." for c in done if c.note]
     return tuple(filter(None, said))
 
 

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter
 
 from lewm_bench.core.words import seconds, short
 from lewm_bench.report.agents import is_ablation
-from lewm_bench.report.tables import offset_name
+from lewm_bench.report.text import offset_name
 
 BLOCK_NAMES = {
     "world model": "world models",
@@ -49,28 +49,33 @@ def places(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     parts = list(table.groupby(PLACE, sort=False))
     many = len({(key[0].partition("/")[0], key[1]) for key, _ in parts}) > 1
     return [
-        (plain(f"{short(env)}\n{offset_name(offset, protocol)}" + (f", {protocol}, {profile}" if many else "")), part)
+        (
+            escape_math(
+                f"{short(env)}\n{offset_name(offset, protocol)}" + (f", {protocol}, {profile}" if many else "")
+            ),
+            part,
+        )
         for (protocol, profile, env, offset), part in parts
     ]
 
 
-def plain(text: str) -> str:
+def escape_math(text: str) -> str:
     """Text without Matplotlib's formula sign; names come from users."""
     return text.replace("$", r"\$")
 
 
-def clip(text: str, length: int = 24) -> str:
+def shorten(text: str, length: int = 24) -> str:
     """Text that is not longer than ``length``."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def named(agent: str, length: int = 24) -> str:
+def axis_name(agent: str, length: int = 24) -> str:
     """An agent's name at an axis; of a long name with settings the end stays, which tells ablations apart."""
     kept = agent if len(agent) <= length or not is_ablation(agent) else f"…{agent[1 - length :]}"
-    return plain(clip(kept, length))
+    return escape_math(shorten(kept, length))
 
 
-def figure_of(height: float, width: float = WIDTH) -> Figure:
+def new_figure(height: float, width: float = WIDTH) -> Figure:
     """An empty figure, in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -81,7 +86,7 @@ def grid(count: int, columns: int, height: float, bottom: float = 0.0) -> tuple[
     """``count`` panels of equal size in rows of at most ``columns``."""
     columns = max(1, min(columns, count))
     rows = math.ceil(count / columns)
-    figure = figure_of(rows * height + bottom)
+    figure = new_figure(rows * height + bottom)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for spare in axes[count:]:
         spare.set_axis_off()
@@ -90,7 +95,7 @@ def grid(count: int, columns: int, height: float, bottom: float = 0.0) -> tuple[
 
 def panels(count: int, height: float, widths: Sequence[float]) -> tuple[Figure, list[Axes]]:
     """A row of axes with these relative widths."""
-    figure = figure_of(height)
+    figure = new_figure(height)
     axes = figure.subplots(1, count, squeeze=False, width_ratios=widths).ravel()
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
@@ -148,7 +153,7 @@ class Rows:
 
     def draw(self, axes: Axes) -> None:
         """Names at the axis, block names above the blocks."""
-        axes.set_yticks(list(self.heights.values()), [named(a) for a in self.heights])
+        axes.set_yticks(list(self.heights.values()), [axis_name(a) for a in self.heights])
         axes.set_ylim(self.bottom, -0.95)
         for height, name in self.blocks:
             axes.axhline(height, color="#dddddd", linewidth=0.8, zorder=0)

@@ -16,17 +16,17 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lewm_bench.core.words import short
 from lewm_bench.report.agents import Agents, main_rows
-from lewm_bench.report.drawing import (
+from lewm_bench.report.figures.drawing import (
     WIDTH,
     Rows,
-    clip,
-    figure_of,
+    axis_name,
+    escape_math,
     grid,
-    named,
+    new_figure,
     percent_axis,
     places,
-    plain,
     rows_of,
+    shorten,
     tidy,
 )
 
@@ -97,7 +97,7 @@ def losses(summary: Summary) -> Figure | None:
     logs = summary.training
     widths = [-(-len(found) // MOST_TERMS) for found in terms.values()]  # columns of each agent
     rows = max(-(-len(found) // width) for found, width in zip(terms.values(), widths, strict=True))
-    figure = figure_of(0.9 + 1.45 * rows)
+    figure = new_figure(0.9 + 1.45 * rows)
     axes = figure.subplots(rows, sum(widths), squeeze=False)
     styles = line_styles(logs[logs["agent"].isin(terms)])
     for part, agent in zip(np.split(axes, np.cumsum(widths)[:-1], axis=1), terms, strict=True):
@@ -105,7 +105,7 @@ def losses(summary: Summary) -> Figure | None:
         _loss_block(part.ravel(), terms[agent], own, styles, summary.agents.colour(agent))
         name = f"{summary.agents.title(agent)}: {len(terms[agent])} loss terms"
         part[0, 0].annotate(
-            plain(name), (0, 1), (0, 24), "axes fraction", "offset points",
+            escape_math(name), (0, 1), (0, 24), "axes fraction", "offset points",
             fontsize=12, fontweight="bold", color=summary.agents.colour(agent),
         )  # fmt: skip
     if len(styles) > 1:
@@ -121,7 +121,7 @@ def _loss_block(
 ) -> None:
     for each, (term, name) in zip(axes, terms.items(), strict=False):
         curves(each, logs[logs["quantity"] == term], tone, styles, width=0.8)
-        each.set_title(plain(name), fontsize=9.5, loc="left")
+        each.set_title(escape_math(name), fontsize=9.5, loc="left")
         each.set_xlabel("training step", fontsize=8)
     for spare in axes[len(terms) :]:
         spare.set_axis_off()
@@ -138,17 +138,17 @@ def training(summary: Summary) -> Figure | None:
     columns = min(MOST_COLUMNS, max(map(len, logged.values())))
     lines = [(a, q[i : i + columns]) for a, q in logged.items() for i in range(0, len(q), columns)]
     styles = line_styles(logs)
-    figure = figure_of(0.5 + 1.6 * len(lines), max(WIDTH, 1.75 * columns))
+    figure = new_figure(0.5 + 1.6 * len(lines), max(WIDTH, 1.75 * columns))
     axes = figure.subplots(len(lines), columns, squeeze=False)
     for row, (agent, quantities) in zip(axes, lines, strict=True):
         own = logs[logs["agent"] == agent]
         for each, quantity in zip(row, quantities, strict=False):
             curves(each, own[own["quantity"] == quantity], summary.agents.colour(agent), styles)
-            each.set_title(plain(clip(quantity.replace("_", " "))), fontsize=9.5, loc="left")
+            each.set_title(escape_math(shorten(quantity.replace("_", " "))), fontsize=9.5, loc="left")
         for spare in row[len(quantities) :]:
             spare.set_axis_off()
         row[0].annotate(
-            named(agent, 60), (0, 1), (-20, 20), "axes fraction", "offset points", fontsize=10.5, fontweight="bold",
+            axis_name(agent, 60), (0, 1), (-20, 20), "axes fraction", "offset points", fontsize=10.5, fontweight="bold",
             color=summary.agents.colour(agent),
         )  # fmt: skip
     legend_of_environments(figure, styles)
@@ -171,7 +171,7 @@ def line_styles(logs: pd.DataFrame) -> dict[str, str]:
 
 def legend_of_environments(figure: Figure, styles: Mapping[str, str]) -> None:
     """What the kinds of lines mean, below the figure."""
-    handles = [Line2D([], [], color="#444444", linestyle=s, label=plain(short(env))) for env, s in styles.items()]
+    handles = [Line2D([], [], color="#444444", linestyle=s, label=escape_math(short(env))) for env, s in styles.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
 
 

@@ -24,7 +24,7 @@ PIECE = 64  # frames that are encoded together
 
 
 @dataclass(frozen=True)
-class Subject:
+class ExaminedModel:
     """A world model with what it is examined on."""
 
     env: GoalEnv
@@ -91,7 +91,7 @@ class Subject:
         actions = torch.from_numpy(self.dataset.actions[steps].astype(np.float32)).flatten(2)
         return self.model.normalize_actions(actions.to(self.device))
 
-    def untrained(self, model: WorldModel) -> Subject:
+    def untrained(self, model: WorldModel) -> ExaminedModel:
         """The same examination of another model, for the floor of a randomly initialised encoder."""
         return replace(self, model=model, embed=embed_frames(model, self.device), planner=None)
 
@@ -106,15 +106,15 @@ def downsampled(frames: np.ndarray, side: int) -> np.ndarray:
     return torch.cat(pieces).flatten(1).numpy()
 
 
-def subject_of(setting: Setting, loaded: Loaded) -> Subject:
-    """What the runner has, as a subject.
+def examined_model(setting: Setting, loaded: Loaded) -> ExaminedModel:
+    """What the runner has, ready to be examined.
 
     Raises:
         UserError: it is not a world model.
     """
     if loaded.model is None:
         raise UserError(f"{setting.agent} is not a world model; there are no latents to look into")
-    return Subject(
+    return ExaminedModel(
         env=setting.env,
         env_id=setting.env_id,
         dataset=setting.dataset,

@@ -1,4 +1,4 @@
-"""The figure of ablations: success over one setting, and beneath it how the training of each arm ended."""
+"""The figure of ablations: success over one setting, and beneath it how the training of each ablation ended."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from lewm_bench.core.words import short
 from lewm_bench.report.ablation import Axis, Panel, Point, Value, axis_of
 from lewm_bench.report.agents import Agents
-from lewm_bench.report.drawing import WIDTH, figure_of, percent_axis, plain
-from lewm_bench.report.tables import offset_name
+from lewm_bench.report.figures.drawing import WIDTH, escape_math, new_figure, percent_axis
+from lewm_bench.report.text import offset_name
 
 if TYPE_CHECKING:
     from lewm_bench.report.summary import Summary
@@ -24,7 +24,7 @@ HEIGHT = 3.1  # inches of a panel
 
 
 def ablation(summary: Summary) -> Figure | None:
-    """One panel per agent, setting, environment and goal offset that has two arms or more."""
+    """One panel per agent, setting, environment and goal offset that has two points or more."""
     panels = summary.ablations
     if not panels:
         return None
@@ -33,7 +33,7 @@ def ablation(summary: Summary) -> Figure | None:
     places = len({(p.protocol, p.profile, p.env, p.goal_offset) for p in panels})
     columns = min(len(panels), 2 if places % 2 == 0 or len(panels) == 2 else 3)
     rows = math.ceil(len(panels) / columns)
-    figure = figure_of(HEIGHT * rows + 0.35, WIDTH if columns > 1 else 0.6 * WIDTH)
+    figure = new_figure(HEIGHT * rows + 0.35, WIDTH if columns > 1 else 0.6 * WIDTH)
     many = len({(p.protocol, p.profile) for p in panels}) > 1
     for part, panel in zip(figure.subfigures(rows, columns, squeeze=False).ravel(), panels, strict=False):
         _panel(part, panel, many, summary.agents)
@@ -55,8 +55,10 @@ def _panel(figure: SubFigure, panel: Panel, many: bool, agents: Agents) -> None:
     axis = axis_of([p.value for p in panel.points])
     place = f"{short(panel.env)}, {offset_name(panel.goal_offset, panel.protocol)}"
     place += f", {panel.protocol}, {panel.profile}" if many else ""
-    axes[0].set_title(plain(panel.heading), fontsize=10.5, loc="left", fontweight="bold", pad=28)
-    axes[0].annotate(plain(place), (0, 1), (0, 15), "axes fraction", "offset points", fontsize=8.5, color="#555555")
+    axes[0].set_title(escape_math(panel.heading), fontsize=10.5, loc="left", fontweight="bold", pad=28)
+    axes[0].annotate(
+        escape_math(place), (0, 1), (0, 15), "axes fraction", "offset points", fontsize=8.5, color="#555555"
+    )
     _success(axes[0], panel, axis, agents)
     if below:
         _diagnostic(axes[1], panel, axis, below, agents.colour(panel.agent))
@@ -95,7 +97,7 @@ def _width(axis: Axis) -> float:
 
 
 def _mark(axes: Axes, x: float, point: Point, width: float) -> None:
-    """The default as a band; a collapse, or an arm that gave no result, in words."""
+    """The default as a band; a collapse, or a point that gave no result, in words."""
     if point.default:
         axes.axvspan(x - 0.35 * width, x + 0.35 * width, color="#eeeeee", zorder=0)
         axes.annotate(
@@ -118,7 +120,7 @@ def _mark(axes: Axes, x: float, point: Point, width: float) -> None:
 
 
 def verdict(point: Point) -> str:
-    """The word at an arm: ``collapsed``, in how many seeds if not in all, or ``failed``."""
+    """The word at a point: ``collapsed``, in how many seeds if not in all, or ``failed``."""
     if point.collapsed:
         all_of_them = point.collapsed == point.trained
         return "collapsed" if all_of_them else f"{point.collapsed} of {point.trained} collapsed"
@@ -142,14 +144,14 @@ def _ticks(axes: Axes, panel: Panel, axis: Axis) -> None:
     """A tick at every value; slanted where the numbers would touch."""
     labels = dict(zip(axis.places, (_text(p.value) for p in panel.points), strict=True))
     slanted = len(labels) > 5 or max(map(len, labels.values())) > 7
-    axes.set_xticks(list(labels), [plain(t) for t in labels.values()])
+    axes.set_xticks(list(labels), [escape_math(t) for t in labels.values()])
     axes.tick_params(axis="x", rotation=40 if slanted else 0)
     if slanted:
         for label in axes.get_xticklabels():
             label.set(horizontalalignment="right", rotation_mode="anchor")
     pad = max(0.6 * _width(axis), 0.05 * float(np.ptp(axis.places)))
     axes.set_xlim(min(axis.places) - pad, max(axis.places) + pad)
-    axes.set_xlabel(plain(panel.path) + (", log scale" if axis.kind == "log" else ""), fontsize=9)
+    axes.set_xlabel(escape_math(panel.path) + (", log scale" if axis.kind == "log" else ""), fontsize=9)
 
 
 def _text(value: Value) -> str:

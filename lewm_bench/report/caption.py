@@ -1,0 +1,106 @@
+"""What must stand beside any number: protocols, intervals, training budgets, machines, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from lewm_bench.core.names import names_steps
+from lewm_bench.report.agents import is_ablation
+from lewm_bench.report.text import hardware_line
+from lewm_bench.run.records import CellRecord
+
+if TYPE_CHECKING:
+    from lewm_bench.report.summary import Summary
+
+
+PROTOCOLS = {
+    "clean-1": (
+        "Protocol clean-1. Start and goal are two frames of one recorded episode that no agent was trained on, the "
+        "goal a fixed number of environment steps (the offset) after the start; pairs are balanced over episodes, and "
+        "pairs that are already solved at the start are removed, and counted. Every agent gets the same pairs and "
+        "twice the offset in environment steps to act. 'Reached at any step' counts an episode if the agent is within "
+        "the goal radius at some step, 'still there at the last step' if it is when the time is up."
+    ),
+    "clean-2/planning": (
+        "Protocol clean-2, planning pairs. Pairs, budget and success are those of clean-1, but of the first pairs only "
+        "those are kept that need a plan: always taking the next block that brings it nearest, by the true simulator and "
+        "distance, does not reach the goal, and the same search along shortest ways does. No agent under test had a part in "
+        "the choice."
+    ),
+    "clean-2/plain": (
+        "Protocol clean-2, plain pairs: those of the first pairs that always taking the next block that brings it nearest "
+        "solves. They need no plan."
+    ),
+    "paper-v3": (
+        "Protocol paper-v3, as published: 50 start-goal pairs drawn uniformly from the rows of the training data "
+        "(generator seed 42), the goal 25 environment steps after the start, pairs already solved at the start are "
+        "kept, 50 environment steps to act, one training seed. An episode counts if the goal is reached at any step."
+    ),
+}
+
+
+INTERVALS = (
+    "Brackets hold 95 % intervals. With one seed it is Wilson's and speaks about that one training run. With more it is a "
+    "bootstrap over seeds and pairs, never narrower than Wilson's for as many pairs, and speaks about the method: where trainings "
+    "differ by 0.3 to 0.6 logits it contains the true rate in 90 % of simulations or more (in 92 % with three seeds), Wilson's of "
+    "one seed in 67 to 95 %. 'Minus LeWM' compares on identical pairs, so it can tell two agents apart whose own intervals overlap. "
+    "Where a side that trains has fewer than three training seeds it compares training runs, not methods (two runs of equal "
+    "methods are called different in 4 to 30 % of cases), and says so: (one run), (2 runs). Elsewhere an asterisk marks the "
+    "differences that survive Holm's correction for their number, which stands under each table: 5 % chance of even one false "
+    "asterisk by pairs alone, up to 8 % for one comparison where trainings differ by 0.6 logits. What does not train (floors, the "
+    "oracle) needs no training seeds. "
+    "The verdict names the agent that turned out best, so its differences to agents other than LeWM are corrected for all pairs "
+    "of agents that learn, and to those that learn nothing for all pairs of one that does and one that does not. "
+    "'Above random' is 100 (s - random) / (100 - random): 0 is what random actions reach, 100 is every pair."
+)
+
+
+def protocols(summary: Summary) -> list[str]:
+    """What the protocols of these cells ask for, in words."""
+    names = sorted({c.protocol for c in summary.cells})
+    return [PROTOCOLS.get(name, f"Protocol {name}.") for name in names]
+
+
+def caption(summary: Summary) -> list[str]:
+    """What must stand beside any number of this report: protocol, profile, hardware, versions, substitutes."""
+    done = [c for c in summary.cells if c.status == "done"]
+    substitutes = [f"{a} = {n}" for a, n in sorted(summary.labels.items()) if n != a and not is_ablation(a)]
+    versions = sorted({", ".join(f"{k} {v}" for k, v in sorted(c.versions.items())) for c in done} - {""})
+    seeds = sorted({c.seed for c in done})
+    lines = {
+        "Protocol": ", ".join(sorted({c.protocol for c in summary.cells})),
+        "Profile": ", ".join(sorted({c.profile for c in summary.cells})),
+        "Training seeds": ", ".join(map(str, seeds)),
+        "Training budget": budgets(done),
+        "Hardware": "; ".join(sorted({hardware_line(c.hardware) for c in done} - {""})),
+        "Versions": "; ".join(versions),
+        "Commit": ", ".join(sorted({c.commit for c in done} - {""})),
+        "What the names stand for": "; ".join(substitutes),
+    }
+    return [f"{name}: {text}." for name, text in lines.items() if text]
+
+
+OWN_STEPS = "each agent its own steps"
+
+
+def budgets(done: Iterable[CellRecord]) -> str:
+    """The training budgets of these cells in words, and whether they are several; empty if none was ever common."""
+    found = sorted({budget(c) or OWN_STEPS for c in done if shares_budget(c)})
+    if found in ([], [OWN_STEPS]):
+        return ""
+    return f"{'NOT EQUAL: ' if len(found) > 1 else ''}{'; '.join(found)}"
+
+
+def shares_budget(cell: CellRecord) -> bool:
+    """What the suite says of it, read from the record: its agent may be unknown here."""
+    return cell.weights == "trained" and cell.kind != "privileged" and not names_steps(cell.agent)
+
+
+def budget(cell: CellRecord) -> str:
+    """The training budget that all agents of a run shared, in words; empty if each had its own steps."""
+    given = cell.config.get("training") or {}
+    for unit, kind in (("seconds", "equal wall-clock time"), ("steps", "equal steps")):
+        if (amount := given.get(unit)) is not None:
+            return f"{amount:,g} {unit[0] if unit == 'seconds' else unit} of training for every agent that learns from the data ({kind})"
+    return ""

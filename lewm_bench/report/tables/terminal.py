@@ -1,0 +1,30 @@
+"""The results as a terminal shows them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lewm_bench.core.words import seconds, short
+from lewm_bench.report.tables.results import reached
+from lewm_bench.report.text import number, offset_name, percent
+
+if TYPE_CHECKING:
+    from lewm_bench.report.summary import Summary
+
+
+def terminal(summary: Summary) -> str:
+    """The results in 100 columns of plain text."""
+    lines = []
+    place = ["protocol", "profile", "env", "goal_offset"]
+    for (protocol, profile, env, offset), part in summary.table.groupby(place, sort=False, dropna=False):
+        lines += ["", f"{short(env)}, {offset_name(offset)} ({protocol}, {profile}; % with 95 % intervals)"]
+        width = max(22, *(min(len(agent), 46) for agent in part["agent"]))
+        lines.append(f"  {'agent':<{width}}{'reached':>20}{'still there':>20}{'plan time':>12}{'pairs':>7}{'seeds':>7}")
+        for _, row in part.iterrows():
+            plan = seconds(row["plan_seconds_median"])
+            held = percent(row["held"], row["held_low"], row["held_high"])
+            pairs, seeds = (number(row[name], "d") for name in ("n_pairs", "n_seeds"))
+            lines.append(f"  {row['agent']:<{width}}{reached(row):>20}{held:>20}{plan:>12}{pairs:>7}{seeds:>7}")
+            if row["status"] in ("not run", "failed"):
+                lines.append(f"      {row['note']}")
+    return "\n".join([*lines[1:], ""])
