@@ -21,7 +21,7 @@ from lewm_bench.envs.parts.geodesic import Geodesics
 from lewm_bench.envs.parts.maze import BALL_RADIUS, Box, clearance, parse_maze, wall_boxes
 from lewm_bench.envs.parts.raster import BALL, FLOOR, RECOLORED_BALL, WALL, Raster, pushed
 from lewm_bench.envs.parts.waypoints import waypoints
-from lewm_bench.system.granted import cores
+from lewm_bench.system.resources import cores
 
 CONTACT_MARGIN = 0.002
 START_SPEED = 0.2  # cells per second, per axis: the largest initial velocity

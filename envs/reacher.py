@@ -16,7 +16,7 @@ from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import UserError, unknown
 from lewm_bench.system.extras import require
 from lewm_bench.system.gl import Camera
-from lewm_bench.system.granted import cores
+from lewm_bench.system.resources import cores
 
 SUBSTEPS = 2  # physics steps of 0.02 s per environment step
 CAMERA = 0  # dm_control's "fixed", from above

@@ -19,7 +19,7 @@ from torch import nn
 from lewm_bench.core.card import Card
 from lewm_bench.core.config import Config, deep_merge
 from lewm_bench.core.env import GoalEnv
-from lewm_bench.core.errors import UserError, shown
+from lewm_bench.core.errors import UserError, short_repr
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.rng import stream, torch_stream
 from lewm_bench.core.search_space import Dimension
@@ -132,15 +132,17 @@ def load_agent(family: Family, setting: Setting, checkpoint: Path | None) -> Loa
     """
     loaded = family.load(setting, checkpoint)
     if not isinstance(loaded, Loaded):
-        raise UserError(f"{setting.agent}: load returned {shown(loaded)}, not a lewm_bench.agent.Loaded; mend it")
+        raise UserError(f"{setting.agent}: load returned {short_repr(loaded)}, not a lewm_bench.agent.Loaded; mend it")
     if not isinstance(loaded.label, str) or not isinstance(loaded.note, str):
         raise UserError(f"{setting.agent}: the label and the note that load returns must be text; mend them")
     agent = loaded.agent
     if not isinstance(agent, Agent):
-        raise UserError(f"{setting.agent}: {shown(agent)} has no history, frame_skip or start; mend its class")
+        raise UserError(f"{setting.agent}: {short_repr(agent)} has no history, frame_skip or start; mend its class")
     for name, value in (("history", agent.history), ("frame_skip", agent.frame_skip)):
         if not isinstance(value, int) or value < 1:
-            raise UserError(f"{setting.agent}: its {name} must be a whole number from 1, got {shown(value)}; mend it")
+            raise UserError(
+                f"{setting.agent}: its {name} must be a whole number from 1, got {short_repr(value)}; mend it"
+            )
     return loaded
 
 

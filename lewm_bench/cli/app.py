@@ -20,7 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 import lewm_bench
 from lewm_bench.cli import check, collect, doctor, evaluate, list, report, run, speed, train, tune, understand
 from lewm_bench.core.errors import Explained, NotRun, TrainingFailed, UserError, one_line
-from lewm_bench.system.granted import limit_threads
+from lewm_bench.system.resources import limit_threads
 from lewm_bench.system.signals import Stopped, stopping
 
 # Typer stands on click, or on a copy of it inside itself, depending on its version; both have this base.
@@ -42,9 +42,9 @@ class Verb(TyperCommand):
     """A command that ends with one line, whatever is raised in it and by whose code."""
 
     def invoke(self, ctx):
-        from lewm_bench.system.faults import attempted, explained
+        from lewm_bench.system.faults import explained, result_or_error
 
-        found = attempted(lambda: super(Verb, self).invoke(ctx))
+        found = result_or_error(lambda: super(Verb, self).invoke(ctx))
         if not isinstance(found, Exception):
             return found
         if isinstance(

@@ -41,7 +41,7 @@ def check(
     from lewm_bench.data.check import check_goal_env, contact_sheet
     from lewm_bench.run.environments import make_env
     from lewm_bench.run.registry import is_agent
-    from lewm_bench.system.faults import attempted, told
+    from lewm_bench.system.faults import error_line, result_or_error
     from lewm_bench.system.filenames import env_stem
     from lewm_bench.system.files import write_bytes
 
@@ -61,13 +61,13 @@ def check(
     if isinstance(made, AdaptedEnv):
         typer.echo(f"      vector: {made.described()}")
     kept = _well(check_goal_env(made))
-    drawn = attempted(lambda: contact_sheet(made, offset))
+    drawn = result_or_error(lambda: contact_sheet(made, offset))
     if isinstance(drawn, bytes):
         path = sheet or Path(f"{env_stem(spec.label)}.png")
         write_bytes(path, drawn)
         typer.echo(f"starts and their goals, {offset} steps ahead: {path}")
     else:
-        typer.echo(f"starts and their goals cannot be drawn: {told(drawn)}")
+        typer.echo(f"starts and their goals cannot be drawn: {error_line(drawn)}")
     if not kept or not isinstance(drawn, bytes):
         raise typer.Exit(1)
 
@@ -90,12 +90,12 @@ def _spec_of(env: str, config: Path | None):
     from lewm_bench.run.environments import environment_ids
     from lewm_bench.run.names import agent_names
     from lewm_bench.run.resolve import resolve
-    from lewm_bench.system.elsewhere import elsewhere
+    from lewm_bench.system.known_packages import package_hint
 
     bench = load(find_file(config))
     named = {spec.label: name for name, suite in reversed(bench.suites.items()) for spec in suite.envs}  # the first
     if env not in named and ":" not in env and env not in (known := environment_ids()) and env not in gym.registry:
-        raise elsewhere(env) or unknown("environment or agent", env, {*known, *named, *agent_names()})
+        raise package_hint(env) or unknown("environment or agent", env, {*known, *named, *agent_names()})
     if env not in named:
         return EnvSpec(id=env), EvalConfig().goal_offset[0]
     profile = "quick" if "quick" in bench.profiles else next(iter(bench.profiles), "quick")

@@ -47,7 +47,7 @@ def evaluate(
     """
     from lewm_bench.report.tables.terminal import terminal
     from lewm_bench.report.write import write_report
-    from lewm_bench.run.folder import claimed
+    from lewm_bench.run.results_folder import claimed
     from lewm_bench.run.runner import publish_together, run_job
     from lewm_bench.run.stages import dataset_of
     from lewm_bench.system.checkpoint import load_card

@@ -143,11 +143,11 @@ def _ablations(count: int) -> str:
 def _env_line(env_id: str) -> str:
     from lewm_bench.data.adapt import AdaptedEnv
     from lewm_bench.run.environments import make_env, origin
-    from lewm_bench.system.faults import attempted, told
+    from lewm_bench.system.faults import error_line, result_or_error
 
-    env = attempted(lambda: make_env(env_id, 64))
+    env = result_or_error(lambda: make_env(env_id, 64))
     if isinstance(env, Exception):
-        return f"unavailable: {env if isinstance(env, (UserError, NotRun)) else told(env)}"
+        return f"unavailable: {env if isinstance(env, (UserError, NotRun)) else error_line(env)}"
     space, size = env.action_space, "x".join(map(str, env.observation_space.shape))
     low, high = float(space.low.min()), float(space.high.max())
     vector = f" (vector: {env.described()})" if isinstance(env, AdaptedEnv) else ""

@@ -165,9 +165,9 @@ class Choices:
         """The run that they describe."""
         from lewm_bench.run.keys import fresh_kinds
         from lewm_bench.run.stages import Run
-        from lewm_bench.run.unread import check_read
+        from lewm_bench.run.unused_settings import check_read
         from lewm_bench.system.device import resolve_device, share_cores
-        from lewm_bench.system.granted import cores
+        from lewm_bench.system.resources import cores
         from lewm_bench.system.store import Store, default_cache
 
         share_cores()

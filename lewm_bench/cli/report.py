@@ -27,8 +27,8 @@ def report(
     from lewm_bench.report.tables.speed import terminal as terminal_speed
     from lewm_bench.report.tables.terminal import terminal
     from lewm_bench.report.write import write_report
-    from lewm_bench.run.folder import claimed, set_aside
     from lewm_bench.run.records import load_cells
+    from lewm_bench.run.results_folder import claimed, set_aside
     from lewm_bench.system.files import copy_folder
     from lewm_bench.system.packed import write_packed
     from lewm_bench.understand.records import holds_understanding
@@ -59,7 +59,7 @@ def report(
 def _report_understanding(folders: list[Path], out: Path | None, title: str, pack: bool) -> None:
     """Tables, figures and page of examinations again."""
     from lewm_bench.report.understanding.report import terminal, write_understanding
-    from lewm_bench.run.folder import claimed
+    from lewm_bench.run.results_folder import claimed
     from lewm_bench.system.files import copy_folder
     from lewm_bench.system.packed import write_packed
     from lewm_bench.understand.records import PICTURES, load_records

@@ -48,7 +48,7 @@ def run(
     """
     from lewm_bench.report.tables.terminal import terminal
     from lewm_bench.report.write import write_report
-    from lewm_bench.run.folder import claimed
+    from lewm_bench.run.results_folder import claimed
     from lewm_bench.run.runner import run_suite
 
     choices = Choices.of(locals())

@@ -14,8 +14,8 @@ def time_planning(choices: Choices, checkpoint: Path | None = None) -> None:
     from lewm_bench.evaluation.speed_record import SPEED_FILE
     from lewm_bench.report.speed import write_speed_report
     from lewm_bench.report.tables.speed import terminal
-    from lewm_bench.run.folder import claimed, line_about, set_aside
     from lewm_bench.run.registry import agent_family
+    from lewm_bench.run.results_folder import claimed, line_about, set_aside
     from lewm_bench.system.device import resolve_device, share_cores
 
     share_cores()

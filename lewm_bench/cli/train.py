@@ -41,8 +41,8 @@ def train(
     Example: lewm-bench train lewm --env lewm_bench/PointMaze-UMaze-v0 --seed 1 --out my-lewm
     """
     from lewm_bench.agent import Setting
-    from lewm_bench.run.folder import claimed
     from lewm_bench.run.registry import agent_family
+    from lewm_bench.run.results_folder import claimed
     from lewm_bench.run.stages import checkpoint_of, dataset_of, setting_of
     from lewm_bench.system.files import copy_folder
 

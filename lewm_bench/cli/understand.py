@@ -38,7 +38,7 @@ def understand(
 
     Example: lewm-bench understand my-lewm --env lewm_bench/PointMaze-UMaze-v0
     """
-    from lewm_bench.run.folder import claimed
+    from lewm_bench.run.results_folder import claimed
     from lewm_bench.run.understanding import examine_one, trained_as
 
     was = trained_as(checkpoint, agent and one_agent(agent))  # a wrong folder is found out before data is collected

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from lewm_bench.core.errors import UserError, shown, unknown
+from lewm_bench.core.errors import UserError, short_repr, unknown
 from lewm_bench.core.exploration import PolicyFactory, generic_policies
 from lewm_bench.core.source import Made, made_of
 
@@ -224,6 +224,6 @@ def require_spaces(env: GoalEnv, label: str) -> None:
     """Raise a UserError unless an environment has spaces that can be collected in."""
     actions, frames = env.action_space, env.observation_space
     if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
-        raise UserError(f"{label}: action_space must be a Box of one dimension, got {shown(actions)}; mend it")
+        raise UserError(f"{label}: action_space must be a Box of one dimension, got {short_repr(actions)}; mend it")
     if not isinstance(frames, gym.spaces.Box) or len(frames.shape) != 3 or frames.shape[2] != 3:
-        raise UserError(f"{label}: observation_space must be a Box (h, w, 3), got {shown(frames)}; mend it")
+        raise UserError(f"{label}: observation_space must be a Box (h, w, 3), got {short_repr(frames)}; mend it")

@@ -13,7 +13,7 @@ def one_line(text: str) -> str:
     return shortened("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text.strip()), LONGEST_LINE)
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value for a message, the middle of a long one left out."""
     return shortened(repr(value), LONGEST_VALUE)
 
@@ -63,4 +63,4 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return UserError(f"no {kind} named {shown(name)}; known: {', '.join(known) or 'none'}{hint}")
+    return UserError(f"no {kind} named {short_repr(name)}; known: {', '.join(known) or 'none'}{hint}")

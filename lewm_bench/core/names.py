@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import AfterValidator
 
 from lewm_bench.core.config import deep_merge
-from lewm_bench.core.errors import UserError, shown
+from lewm_bench.core.errors import UserError, short_repr
 from lewm_bench.core.reading import parse_yaml
 from lewm_bench.core.renamed import renamed
 
@@ -130,7 +130,7 @@ def settings_of(agent: str, tell: bool = False) -> dict[str, Any]:
         keys = path.split(".")
         if not all(keys) or not text:
             raise UserError(
-                f"agent {shown(agent)}: settings in a name are PATH=VALUE, for example lewm:sigreg_weight=0.01"
+                f"agent {short_repr(agent)}: settings in a name are PATH=VALUE, for example lewm:sigreg_weight=0.01"
             )
         value = value_of(text, path)
         for key in reversed(keys):
@@ -148,7 +148,7 @@ def value_of(text: str, path: str = "a setting") -> Any:
     try:
         return parse_yaml(text)
     except ValueError as error:
-        raise UserError(f"{path}: cannot read the value {shown(text)}{error}")
+        raise UserError(f"{path}: cannot read the value {short_repr(text)}{error}")
 
 
 @lru_cache(maxsize=4096)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from lewm_bench.core.errors import UserError, shown
+from lewm_bench.core.errors import UserError, short_repr
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,7 +210,7 @@ def _unfit(value: Any, finite: bool) -> str | None:
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
-                return f"the keys of a mapping must be text, got {shown(key)}"
+                return f"the keys of a mapping must be text, got {short_repr(key)}"
             if reason := _unfit_text(key):
                 return reason
         return None
@@ -219,7 +219,7 @@ def _unfit(value: Any, finite: bool) -> str | None:
 
 def _unfit_text(text: str) -> str | None:
     if "\0" in text or not (text.isascii() or text.encode("utf-8", "replace").decode("utf-8") == text):
-        return f"the text {shown(text)} has a character that no file can hold"
+        return f"the text {short_repr(text)} has a character that no file can hold"
     return None
 
 
@@ -356,12 +356,12 @@ def _converted(convert: Callable[[], T], what: str, node: yaml.Node) -> T:
     try:
         return convert()
     except (ValueError, KeyError):
-        problem = f"{shown(node.value)} is no {what}"
+        problem = f"{short_repr(node.value)} is no {what}"
         raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 def _unknown_tag(loader: UniqueKeys, node: yaml.Node) -> None:
-    raise yaml.MarkedYAMLError(problem=f"no type has the tag {shown(node.tag)}", problem_mark=node.start_mark)
+    raise yaml.MarkedYAMLError(problem=f"no type has the tag {short_repr(node.tag)}", problem_mark=node.start_mark)
 
 
 UniqueKeys.yaml_implicit_resolvers = {

@@ -30,12 +30,12 @@ import numpy as np
 from pydantic import ValidationError
 
 from lewm_bench.core.env import GoalEnv
-from lewm_bench.core.errors import NotRun, UserError, shown, unknown
+from lewm_bench.core.errors import NotRun, UserError, short_repr, unknown
 from lewm_bench.core.exploration import finite_bounds
 from lewm_bench.core.resize import area_mean
 from lewm_bench.core.source import made_of
 from lewm_bench.data.adapt_config import Adapt, WrapperConfig
-from lewm_bench.system.faults import attempted, told
+from lewm_bench.system.faults import error_line, result_or_error
 
 if TYPE_CHECKING:
     from gymnasium.envs.mujoco import MujocoEnv
@@ -99,7 +99,9 @@ def _make(source: str, arguments: Mapping[str, Any], wrappers: Sequence[WrapperC
         env = gym.make(source, disable_env_checker=True, **arguments).unwrapped
     except AssertionError as error:  # arguments, or versions of packages that do not fit each other
         file, line, *_ = traceback.extract_tb(error.__traceback__)[-1]
-        raise UserError(f"{source} cannot be made with these arguments and packages: {told(error)} in {file}:{line}")
+        raise UserError(
+            f"{source} cannot be made with these arguments and packages: {error_line(error)} in {file}:{line}"
+        )
     for wrapper in wrappers:
         env = _wrapped(env, wrapper, source)
     return env
@@ -111,16 +113,16 @@ def _wrapped(env: gym.Env, wrapper: WrapperConfig, source: str) -> gym.Env:
     Raises:
         UserError: there is no such wrapper, or it does not fit.
     """
-    kind = named(wrapper.name, "a wrapper")
-    found = attempted(lambda: kind(env, **wrapper.kwargs))
+    kind = load_object(wrapper.name, "a wrapper")
+    found = result_or_error(lambda: kind(env, **wrapper.kwargs))
     if isinstance(found, Exception):
-        raise UserError(f"{source}: adapt.wrappers: {wrapper.name} cannot be put around it: {told(found)}")
+        raise UserError(f"{source}: adapt.wrappers: {wrapper.name} cannot be put around it: {error_line(found)}")
     if not isinstance(found, gym.Env):
-        raise UserError(f"{source}: adapt.wrappers: {wrapper.name} makes {shown(found)}, not a gymnasium.Env")
+        raise UserError(f"{source}: adapt.wrappers: {wrapper.name} makes {short_repr(found)}, not a gymnasium.Env")
     return found
 
 
-def named(path: str, what: str = "a function") -> Any:
+def load_object(path: str, what: str = "a function") -> Any:
     """The object at ``module:attribute``; ``what`` it should be is for the message.
 
     Raises:
@@ -154,19 +156,19 @@ class AdaptedEnv(GoalEnv):
         self._discrete = isinstance(inner.action_space, gym.spaces.Discrete)
         self._actions = Actions(inner.action_space, source)
         self.action_space = self._actions.space
-        self._frame: Frame = named(settings.frame) if settings.frame else methodcaller("render")
-        self._distance: Distance = named(settings.distance) if settings.distance else self._compare
+        self._frame: Frame = load_object(settings.frame) if settings.frame else methodcaller("render")
+        self._distance: Distance = load_object(settings.distance) if settings.distance else self._compare
 
     def sources(self) -> tuple[object, ...]:
         entry = gym.spec(self.source.rpartition(":")[2]).entry_point
         module = entry.partition(":")[0] if isinstance(entry, str) else entry
-        chosen = [named(path) for path in (self.settings.distance, self.settings.frame) if path]
-        return (self._kind, module, *chosen, *(named(each.name, "a wrapper") for each in self.settings.wrappers))
+        chosen = [load_object(path) for path in (self.settings.distance, self.settings.frame) if path]
+        return (self._kind, module, *chosen, *(load_object(each.name, "a wrapper") for each in self.settings.wrappers))
 
     @cached_property
     def _imports_mujoco(self) -> bool:
         """Whether MuJoCo may draw it, by the packages that its own source imports."""
-        made = attempted(lambda: made_of((self._kind,)))
+        made = result_or_error(lambda: made_of((self._kind,)))
         return not isinstance(made, Exception) and "mujoco" in made.packages
 
     @abstractmethod
@@ -534,7 +536,7 @@ def numbers_of(space: gym.Space, frame_key: str, source: str) -> gym.Space:
     except (NotImplementedError, ValueError):  # what Gymnasium raises for texts, sequences and graphs of one's own
         pass
     raise UserError(
-        f"{source} observes {shown(kept)}, which is no vector of numbers; choose what is one with adapt.wrappers, for "
+        f"{source} observes {short_repr(kept)}, which is no vector of numbers; choose what is one with adapt.wrappers, for "
         "example gymnasium.wrappers:FilterObservation"
     )
 

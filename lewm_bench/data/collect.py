@@ -29,14 +29,14 @@ from tqdm import tqdm
 
 from lewm_bench.core.config import Config
 from lewm_bench.core.env import GoalEnv
-from lewm_bench.core.errors import UserError, shown, unknown
+from lewm_bench.core.errors import UserError, short_repr, unknown
 from lewm_bench.core.exploration import LEARNED, PolicyFactory, check_shares
 from lewm_bench.core.rng import stream
 from lewm_bench.core.types import Episode
 from lewm_bench.data.format import Dataset, DatasetWriter, apportion, split_episodes
 from lewm_bench.data.sac_exploration import SACPolicyConfig, load_sac_policy
 from lewm_bench.system.files import disk_errors
-from lewm_bench.system.signals import born_deaf, lifeline, live_by
+from lewm_bench.system.signals import end_with_parent, parent_pipe, signals_blocked
 
 _CHUNK_BYTES = 2**26  # of frames between two checkpoints
 _PARTS = ".parts"  # what processes have collected and what waits for its turn to be appended, on disk
@@ -212,9 +212,9 @@ class _Order:
 @contextmanager
 def _pool(order: _Order, workers: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that collect; at the end of this context they are gone, whatever they were at."""
-    line, ours = lifeline()
+    line, ours = parent_pipe()
     with line, ours:
-        with born_deaf():
+        with signals_blocked():
             context = get_context("spawn")
             processes = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(line, order))
         try:
@@ -228,7 +228,7 @@ def _in_order(processes: ProcessPoolExecutor, parts: Sequence[Part], most: int) 
     """The files of the parts, of which at most ``most`` are worked on or wait for their turn."""
 
     def submit(part: Part) -> Future[Path]:
-        with born_deaf():  # this is what starts processes
+        with signals_blocked():  # this is what starts processes
             return processes.submit(_roll_in_worker, part)
 
     waiting = deque(map(submit, parts[:most]))
@@ -257,7 +257,7 @@ _made: list[GoalEnv] = []
 
 def _start_worker(line: Connection, order: _Order) -> None:
     global _order
-    live_by(line)
+    end_with_parent(line)
     _order = order
 
 
@@ -334,7 +334,7 @@ def _drawn(env: GoalEnv, states: np.ndarray) -> np.ndarray:
     """The frames (N, h, w, 3) uint8 of states (N, X)."""
     frames, wanted = env.render_states(states), (len(states), *env.observation_space.shape)
     if not isinstance(frames, np.ndarray) or frames.shape != wanted or frames.dtype != np.uint8:
-        found = f"{frames.dtype} {frames.shape}" if isinstance(frames, np.ndarray) else shown(frames)
+        found = f"{frames.dtype} {frames.shape}" if isinstance(frames, np.ndarray) else short_repr(frames)
         raise UserError(f"render_states must return uint8 {wanted}, got {found}; mend the environment")
     return frames
 

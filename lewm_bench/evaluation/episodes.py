@@ -17,13 +17,19 @@ from lewm_bench.agent import Loaded, Setting, embed_frames
 from lewm_bench.agents.oracle import LatentOracle, simulation_of
 from lewm_bench.core.config import Config
 from lewm_bench.core.env import GoalEnv
-from lewm_bench.core.errors import UserError, shown, unknown
+from lewm_bench.core.errors import UserError, short_repr, unknown
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.rng import stream
 from lewm_bench.core.statistics import spearman
 from lewm_bench.core.types import Agent, Controller, Goals
 from lewm_bench.data.format import Dataset
-from lewm_bench.evaluation.answers import Place, checked_actions, checked_agent, checked_distances, checked_states
+from lewm_bench.evaluation.agent_contract import (
+    Place,
+    checked_actions,
+    checked_agent,
+    checked_distances,
+    checked_states,
+)
 from lewm_bench.evaluation.history import History, images
 from lewm_bench.evaluation.protocol import CHOICES, Pairs, Protocol
 from lewm_bench.system.device import Stopwatch
@@ -154,7 +160,9 @@ def _episodes(
         controller = agent.start(goals, rngs)
     goal_seconds = watch.seconds
     if not isinstance(controller, Controller):
-        raise UserError(f"{place.agent}: start returned {shown(controller)}, which has no encode and search; mend it")
+        raise UserError(
+            f"{place.agent}: start returned {short_repr(controller)}, which has no encode and search; mend it"
+        )
     while (done := history.steps) < budget:
         past = history.past()
         with _decides(place, done):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lewm_bench.core.types import Cost, Plan
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.sampling import cheaper, nothing_yet, require_finite, standard_normal
+from lewm_bench.planning.sampling import cheaper_plan, no_plan_yet, require_finite, standard_normal
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop, "sgd": torch.optim.SGD}
 
@@ -33,16 +33,16 @@ def adam(cost: Cost, mean: Tensor, config: PlannerConfig, rngs: Sequence[np.rand
         # A tensor per episode: what an optimiser computes must not depend on how many episodes there are.
         leaves = [(d * config.std + m).requires_grad_() for d, m in zip(drawn, mean, strict=True)]
         optimizer = OPTIMIZERS[config.adam.optimizer](leaves, lr=config.adam.learning_rate)
-        best = nothing_yet(mean)
+        best = no_plan_yet(mean)
         for _ in range(config.num_iterations):
             plans = torch.stack(leaves)
             costs = cost(plans)
             for leaf, gradient in zip(leaves, torch.autograd.grad(costs.sum(), leaves), strict=True):
                 leaf.grad = gradient
-            best = cheaper(best, plans.detach(), costs.detach())
+            best = cheaper_plan(best, plans.detach(), costs.detach())
             optimizer.step()
     plans = torch.stack([leaf.detach() for leaf in leaves])
     with torch.no_grad():
-        best = cheaper(best, plans, cost(plans))
+        best = cheaper_plan(best, plans, cost(plans))
     require_finite([best.cost])
     return best

@@ -21,7 +21,7 @@ def standard_normal(rngs: Sequence[np.random.Generator], count: int, plans: int,
     return torch.from_numpy(np.stack([rng.standard_normal(shape, np.float32) for rng in rngs], 1)).to(mean)
 
 
-def taken(plans: Tensor, index: Tensor) -> Tensor:
+def gather_plans(plans: Tensor, index: Tensor) -> Tensor:
     """(B, S, H, A) and (B, E) to (B, E, H, A)."""
     return plans.gather(1, index[:, :, None, None].expand(-1, -1, *plans.shape[2:]))
 
@@ -39,7 +39,7 @@ def cheapest(plans: Tensor, costs: Tensor, count: int) -> tuple[Tensor, Tensor]:
     cheapest, index = ranked(costs).topk(count, dim=1, largest=False)
     finite = cheapest < torch.inf
     index = torch.where(finite, index, index[:, :1])
-    return taken(plans, index), torch.where(finite, cheapest, cheapest[:, :1])
+    return gather_plans(plans, index), torch.where(finite, cheapest, cheapest[:, :1])
 
 
 def require_finite(lowest: Sequence[Tensor]) -> None:
@@ -52,13 +52,13 @@ def require_finite(lowest: Sequence[Tensor]) -> None:
         raise FloatingPointError(f"not one plan has a finite cost, in {wrong} of {len(lowest[0])} episodes")
 
 
-def nothing_yet(mean: Tensor) -> Plan:
+def no_plan_yet(mean: Tensor) -> Plan:
     return Plan(mean, mean.new_full((len(mean),), torch.inf))
 
 
-def cheaper(best: Plan, plans: Tensor, costs: Tensor) -> Plan:
+def cheaper_plan(best: Plan, plans: Tensor, costs: Tensor) -> Plan:
     """The cheapest of the best plan and of (B, S, H, A) plans; costs that are not finite numbers lose."""
     lowest, index = ranked(costs).min(1)
     better = lowest < best.cost
-    chosen = taken(plans, index[:, None])[:, 0]
+    chosen = gather_plans(plans, index[:, None])[:, 0]
     return Plan(torch.where(better[:, None, None], chosen, best.actions), torch.where(better, lowest, best.cost))

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from lewm_bench.core.types import Cost, Plan
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.sampling import cheaper, nothing_yet, require_finite, standard_normal
+from lewm_bench.planning.sampling import cheaper_plan, no_plan_yet, require_finite, standard_normal
 
 
 def shooting(cost: Cost, mean: Tensor, config: PlannerConfig, rngs: Sequence[np.random.Generator]) -> Plan:
     """The cheapest of plans drawn around ``mean`` (B, H, A), the first of which is the mean; and its cost."""
     noise = standard_normal(rngs, config.num_iterations, config.num_samples, mean)
     noise[0, :, 0] = 0.0
-    best = nothing_yet(mean)
+    best = no_plan_yet(mean)
     for standard in noise:
         plans = standard * config.std + mean[:, None]
-        best = cheaper(best, plans, cost(plans))
+        best = cheaper_plan(best, plans, cost(plans))
     require_finite([best.cost])
     return best

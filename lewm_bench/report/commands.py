@@ -17,7 +17,7 @@ def run_command(cells: Sequence[CellRecord], protocol: str, profile: str, env: s
 
     Everything is chosen by name, which wins over what the suite lists (``run.resolve``), and all
     goal offsets at once, since a cell holds all of its own. The results get a folder of their own: a run sets aside
-    what another one left in its folder (``run.folder``).
+    what another one left in its folder (``run.results_folder``).
     """
     alike = [c for c in cells if (c.protocol, c.profile) == (protocol, profile)]
     here = [c for c in alike if c.env == env]

@@ -16,7 +16,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-from lewm_bench.core.words import short
+from lewm_bench.core.formatting import short
 from lewm_bench.data.videos import still
 from lewm_bench.report.tables.line import Line, one_group
 from lewm_bench.run.records import CellRecord

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from lewm_bench.core.words import short
+from lewm_bench.core.formatting import short
 from lewm_bench.report.agents import Agents, is_ablation, parts_of, settings_text
 from lewm_bench.report.caption import INTERVALS, caption, protocols
 from lewm_bench.report.commands import join_command

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from lewm_bench.core.formatting import three_digits
 from lewm_bench.core.names import stratum_of
-from lewm_bench.core.words import three_digits
 
 
 def missing(value: object) -> bool:

@@ -12,13 +12,13 @@ from typing import Any
 import yaml
 
 from lewm_bench.core.config import deep_merge
+from lewm_bench.core.formatting import seconds, short
 from lewm_bench.core.names import parse_agent, value_of
-from lewm_bench.core.words import seconds, short
 from lewm_bench.report.ablation import PLANNER
 from lewm_bench.report.figures.drawing import png
 from lewm_bench.report.figures.tuning import comparison, draw
 from lewm_bench.report.text import number, percent
-from lewm_bench.run.folder import set_aside
+from lewm_bench.run.results_folder import set_aside
 from lewm_bench.run.tuning.trials import Trial, Tuning
 from lewm_bench.system.filenames import agents_stem
 from lewm_bench.system.files import write_bytes, write_text

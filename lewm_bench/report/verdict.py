@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from lewm_bench.core.formatting import short
 from lewm_bench.core.statistics import METHOD_RUNS
-from lewm_bench.core.words import short
 from lewm_bench.report.rankings import REFERENCE, Contest, Rival
 from lewm_bench.report.text import offset_name, percent
 

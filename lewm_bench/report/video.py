@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lewm_bench.core.formatting import short
 from lewm_bench.core.reading import is_file, read_bytes
-from lewm_bench.core.words import short
 from lewm_bench.data.videos import episode_ending
 from lewm_bench.report.agents import order
 from lewm_bench.report.html import (

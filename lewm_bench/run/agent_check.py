@@ -24,7 +24,7 @@ from lewm_bench.core.rng import confined, stream
 from lewm_bench.core.types import Agent, Goals, Past
 from lewm_bench.data.check import FAULTS, Finding
 from lewm_bench.data.collect import collect
-from lewm_bench.evaluation.answers import Place, checked_actions, checked_agent
+from lewm_bench.evaluation.agent_contract import Place, checked_actions, checked_agent
 from lewm_bench.evaluation.episodes import evaluate
 from lewm_bench.evaluation.history import History, images
 from lewm_bench.evaluation.protocol import Pairs

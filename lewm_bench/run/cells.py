@@ -26,7 +26,7 @@ from lewm_bench.run.records import CellRecord, EpisodeRow, OffsetRecord
 from lewm_bench.run.registry import agent_family
 from lewm_bench.run.resolve import Job
 from lewm_bench.run.stages import Measured, Run
-from lewm_bench.system.faults import attempted, keep_traceback, machine_line, told
+from lewm_bench.system.faults import error_line, keep_traceback, machine_line, result_or_error
 from lewm_bench.system.files import write_bytes
 from lewm_bench.system.store import stage_key
 
@@ -64,7 +64,7 @@ def record(
         )
     draw_scene(run, job, setting)
     return CellRecord(
-        **base(run, job, "done"),
+        **record_fields(run, job, "done"),
         label=first["label"],
         kind=family.kind,
         note=first["note"],
@@ -96,7 +96,7 @@ def config_of(run: Run, job: Job, setting: Setting, family: Family) -> dict[str,
     return settings
 
 
-def base(run: Run, job: Job, status: str) -> dict[str, Any]:
+def record_fields(run: Run, job: Job, status: str) -> dict[str, Any]:
     """The fields that every record of a job has."""
     return {
         "status": status,
@@ -112,7 +112,7 @@ def base(run: Run, job: Job, status: str) -> dict[str, Any]:
 
 def episode_row(run: Run, job: Job, offset: int, result: PairResult, measured: Measured) -> EpisodeRow:
     """One line of episodes.csv."""
-    fields = {k: v for k, v in base(run, job, "").items() if k not in ("status", "card")}
+    fields = {k: v for k, v in record_fields(run, job, "").items() if k not in ("status", "card")}
     return EpisodeRow(
         **fields,
         goal_offset=offset,
@@ -164,12 +164,14 @@ def draw_scene(run: Run, job: Job, setting: Setting) -> None:
     if setting.env.spots(dataset.states[:1].copy()) is None:
         return
     rows = np.linspace(0, len(dataset.states) - 1, SCENE_STATES).astype(int)
-    large = attempted(lambda: make_env(spec.id, SCENE_PIXELS, spec.kwargs, spec.adapt))
-    frames = large if isinstance(large, Exception) else attempted(lambda: large.render_states(dataset.states[rows]))
+    large = result_or_error(lambda: make_env(spec.id, SCENE_PIXELS, spec.kwargs, spec.adapt))
+    frames = (
+        large if isinstance(large, Exception) else result_or_error(lambda: large.render_states(dataset.states[rows]))
+    )
     if isinstance(large, GoalEnv):
         large.close()
     if isinstance(frames, Exception):
-        logger.warning("%s: no scene for the figures of paths: %s", spec.label, told(frames))
+        logger.warning("%s: no scene for the figures of paths: %s", spec.label, error_line(frames))
         return
     write_bytes(run.out / scene_name(spec.label), scene_png(frames))
 
@@ -178,10 +180,10 @@ def failure(run: Run, job: Job, error: Exception) -> CellRecord:
     """The record of a job that raised ``error``."""
     kind = agent_kind(job.agent)
     if isinstance(error, NotRun):
-        return CellRecord(**base(run, job, "not run"), reason=str(error), kind=kind)
+        return CellRecord(**record_fields(run, job, "not run"), reason=str(error), kind=kind)
     if isinstance(error, (TrainingFailed, UserError)):
-        return CellRecord(**base(run, job, "failed"), reason=str(error), kind=kind)
-    cell = CellRecord(**base(run, job, "failed"), kind=kind)
+        return CellRecord(**record_fields(run, job, "failed"), reason=str(error), kind=kind)
+    cell = CellRecord(**record_fields(run, job, "failed"), kind=kind)
     name = cell.file_name.replace(".json", ".txt")
     return cell.model_copy(update={"reason": reason_with_details(error, run.out, name)})
 
@@ -191,7 +193,7 @@ def reason_with_details(error: Exception, out: Path, name: str) -> str:
     if (line := machine_line(error)) is not None:
         return line
     keep_traceback(error, out / ERRORS / name)
-    return f"{told(error)} (details: {ERRORS}/{name})"
+    return f"{error_line(error)} (details: {ERRORS}/{name})"
 
 
 def agent_kind(agent: str) -> str:

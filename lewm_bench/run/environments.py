@@ -18,8 +18,8 @@ from lewm_bench.core.errors import NotRun, UserError, unknown
 from lewm_bench.data.adapt import is_adapted, register_env
 from lewm_bench.data.adapt_config import Adapt
 from lewm_bench.run.names import ENV_GROUP, announced
-from lewm_bench.system.elsewhere import elsewhere
-from lewm_bench.system.faults import attempted, told
+from lewm_bench.system.faults import error_line, result_or_error
+from lewm_bench.system.known_packages import package_hint
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +28,8 @@ def load_plugins() -> None:
     """Import our environments and those that installed packages announce (entry points), so that they register."""
     importlib.import_module("lewm_bench.envs")
     for entry in entry_points(group=ENV_GROUP):
-        if isinstance(error := attempted(entry.load), Exception):  # somebody's broken package; ours must go on
-            logger.warning("the environments of %s cannot be imported: %s", entry.value, told(error))
+        if isinstance(error := result_or_error(entry.load), Exception):  # somebody's broken package; ours must go on
+            logger.warning("the environments of %s cannot be imported: %s", entry.value, error_line(error))
 
 
 def environment_ids() -> list[str]:
@@ -61,7 +61,7 @@ def make_env(
     load_plugins()
     if adapt is not None:
         if ":" not in env_id and env_id not in gym.registry:
-            raise elsewhere(env_id) or unknown(
+            raise package_hint(env_id) or unknown(
                 "environment", env_id, difflib.get_close_matches(env_id, gym.registry, n=5, cutoff=0.3)
             )
         source, env_id = env_id, f"adapted/{env_id.split(':')[-1].split('/')[-1]}"
@@ -69,7 +69,7 @@ def make_env(
         kwargs = {}
     known = environment_ids()
     if ":" not in env_id and env_id not in gym.registry:
-        raise elsewhere(env_id) or unknown("environment", env_id, known)
+        raise package_hint(env_id) or unknown("environment", env_id, known)
     try:
         env = gym.make(env_id, image_size=image_size, disable_env_checker=True, **(kwargs or {})).unwrapped
     except ModuleNotFoundError as error:  # Gymnasium raises another one, without a name, from the first

@@ -16,7 +16,7 @@ from typing import Any
 
 from lewm_bench.agent import Family, Setting
 from lewm_bench.core.env import GoalEnv
-from lewm_bench.core.errors import UserError, shown, unknown
+from lewm_bench.core.errors import UserError, short_repr, unknown
 from lewm_bench.core.names import parse_agent, stratum_of
 from lewm_bench.core.source import made_of
 from lewm_bench.data import sac_exploration as sac_policy
@@ -110,7 +110,7 @@ def outside_of(setting: Setting, family: Family) -> str:
         UserError: it is no text.
     """
     if not isinstance(outside := family.outside(setting), str):
-        raise UserError(f"{setting.agent}: outside must return text, got {shown(outside)}; mend its family")
+        raise UserError(f"{setting.agent}: outside must return text, got {short_repr(outside)}; mend its family")
     return outside
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lewm_bench.core.config import deep_merge
-from lewm_bench.core.errors import UserError, shown, unknown
+from lewm_bench.core.errors import UserError, short_repr, unknown
 
 EXTENDS = "extends"
 
@@ -28,7 +28,7 @@ def _completed(name: str, profiles: Mapping[str, Any], shipped: Callable[[], Map
     while isinstance(block, Mapping) and EXTENDS in block:
         wanted, place = block[EXTENDS], f"profiles.{path[-1]}.{EXTENDS}"
         if not isinstance(wanted, str):
-            raise UserError(f"{place}: must be the name of a profile, got {shown(wanted)}")
+            raise UserError(f"{place}: must be the name of a profile, got {short_repr(wanted)}")
         if wanted != path[-1] and wanted in profiles:
             if wanted in path:
                 circle = " extends ".join(map(repr, [*path[path.index(wanted) :], wanted]))

@@ -15,7 +15,7 @@ from lewm_bench.core.errors import NotRun, PluginError, UserError
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.run.names import agent_names, agent_path
-from lewm_bench.system.faults import attempted, told
+from lewm_bench.system.faults import error_line, result_or_error
 
 
 def agent_family(name: str) -> Family:
@@ -42,13 +42,13 @@ def agent_family(name: str) -> Family:
 
 def imported_for(agent: str, module: str) -> ModuleType:
     """The module that has an agent's family; raises as ``agent_family`` does."""
-    found = attempted(lambda: importlib.import_module(module))
+    found = result_or_error(lambda: importlib.import_module(module))
     if isinstance(found, ModuleNotFoundError):
         if agent not in agent_names():
             raise UserError(f"agent {agent!r}: cannot import {found.name!r}; install the package that has it")
         raise NotRun(f"agent {agent!r} needs the package {found.name!r}: pip install {found.name}")
     if isinstance(found, Exception):
-        raise PluginError(f"agent {agent!r}: {module} cannot be imported: {told(found)}") from found
+        raise PluginError(f"agent {agent!r}: {module} cannot be imported: {error_line(found)}") from found
     return found
 
 
@@ -95,7 +95,7 @@ def is_agent(name: str) -> bool:
     module, colon, attribute = base.partition(":")
     if not colon or "." not in module:
         return False
-    imported = attempted(lambda: importlib.import_module(module))
+    imported = result_or_error(lambda: importlib.import_module(module))
     if isinstance(imported, Exception):  # told of where an environment of the name is made
         return False
     found = getattr(imported, attribute, None)

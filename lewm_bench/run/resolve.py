@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from lewm_bench.agent import AgentConfig
 from lewm_bench.agents import AGENTS
 from lewm_bench.core.config import Config, deep_merge
-from lewm_bench.core.errors import NotRun, PluginError, UserError, shown, unknown
+from lewm_bench.core.errors import NotRun, PluginError, UserError, short_repr, unknown
 from lewm_bench.core.names import canonical, names_steps, parse_agent, settings_of, value_of
 from lewm_bench.core.renamed import renamed
 from lewm_bench.evaluation.episodes import EvalConfig
@@ -247,7 +247,7 @@ def configure(agent: str, agent_settings: Mapping[str, dict[str, Any]]) -> Agent
     def make() -> AgentConfig:
         config = family.configure(agent_settings.get(name.base, {}), name.variant)
         if not isinstance(config, AgentConfig):
-            raise UserError(f"{name.base}: configure returned {shown(config)}, not a lewm_bench.agent.AgentConfig")
+            raise UserError(f"{name.base}: configure returned {short_repr(config)}, not a lewm_bench.agent.AgentConfig")
         return type(config)(**deep_merge(config.model_dump(), own)) if own else config  # a name's settings win
 
     return checked(make, name.base, family.Config)
@@ -262,7 +262,7 @@ def named_settings(agent: str) -> dict[str, Any]:
     merged = settings_of(agent)
     if not isinstance(merged.get(PLANNER, {}), dict):
         example = f"{parse_agent(agent).trained}:{PLANNER}.solver=icem"
-        raise UserError(f"agent {shown(agent)}: {PLANNER} has settings of its own, for example {example}")
+        raise UserError(f"agent {short_repr(agent)}: {PLANNER} has settings of its own, for example {example}")
     return merged
 
 
@@ -332,7 +332,7 @@ def split_settings(merged: Mapping[str, Any]) -> tuple[Settings, dict[str, dict[
         if key not in names and "." not in key:
             raise unknown("setting or agent", key, [*Settings.model_fields, *names])
         if not isinstance(value, dict):
-            raise UserError(f"{key} has settings of its own ({key}.KEY), got {shown(value)}")
+            raise UserError(f"{key} has settings of its own ({key}.KEY), got {short_repr(value)}")
         check_agent(key, rest)
     return checked(lambda: Settings.model_validate(common), "", Settings), rest
 

@@ -20,11 +20,11 @@ from lewm_bench.data.format import Dataset
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.cells import failure, outcome, record
 from lewm_bench.run.checkpoints import training_of
-from lewm_bench.run.folder import CELLS, incoming
 from lewm_bench.run.records import CellRecord
 from lewm_bench.run.resolve import Job
+from lewm_bench.run.results_folder import CELLS, incoming
 from lewm_bench.run.stages import Data, Run, dataset_of, measure_job
-from lewm_bench.system.faults import attempted
+from lewm_bench.system.faults import result_or_error
 
 
 def run_job(
@@ -63,7 +63,7 @@ R = TypeVar("R", bound=Saved)
 
 
 def each_job(run: Run, make: Callable[[Run, Job, Data | Exception], R], tell: Callable[[R], str]) -> list[R]:
-    """The records of all jobs, each published in the results (``run.folder``) as it is made and told in a line.
+    """The records of all jobs, each published in the results (``run.results_folder``) as it is made and told in a line.
 
     Args:
         make: makes the record of a job from its environment's data, or from why there is none.
@@ -102,7 +102,7 @@ def publish_together(run: Run, make: Callable[[Run], list[R]]) -> list[R]:
 
 def dataset_or_error(run: Run, spec: EnvSpec) -> Data | Exception:
     """The data of an environment, or why there is none; a user's mistake ends a suite that has no other environment."""
-    data = attempted(lambda: dataset_of(run, spec))
+    data = result_or_error(lambda: dataset_of(run, spec))
     if isinstance(data, (NotRun, UserError)) and len(run.suite.envs) == 1:
         raise data
     return data
@@ -110,5 +110,5 @@ def dataset_or_error(run: Run, spec: EnvSpec) -> Data | Exception:
 
 def record_or_failure(run: Run, job: Job, data: Data | Exception) -> CellRecord:
     """The record of a job, whatever happens to it."""
-    cell = data if isinstance(data, Exception) else attempted(lambda: run_job(run, job, *data))
+    cell = data if isinstance(data, Exception) else result_or_error(lambda: run_job(run, job, *data))
     return failure(run, job, cell) if isinstance(cell, Exception) else cell

@@ -27,7 +27,6 @@ from lewm_bench.data.sac_exploration import CARD, train_sac_policy
 from lewm_bench.evaluation import strata
 from lewm_bench.evaluation.episodes import PairResult, distance_rank_correlation, evaluate, latent_oracle
 from lewm_bench.evaluation.protocol import PROTOCOLS, Pairs, sample_pairs
-from lewm_bench.run.agreement import disagreement
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.budget import within_seconds
 from lewm_bench.run.checkpoints import TRAINING, as_trained, check_card, training_of
@@ -42,6 +41,7 @@ from lewm_bench.run.keys import (
     policy_spec,
 )
 from lewm_bench.run.registry import agent_family
+from lewm_bench.run.reproduction import disagreement
 from lewm_bench.run.resolve import Job, Suite, shares_budget
 from lewm_bench.system.files import write_text
 from lewm_bench.system.provenance import commit, hardware, versions

@@ -24,21 +24,21 @@ from tqdm import tqdm
 from lewm_bench.agent import Family, Loaded, Setting, load_agent
 from lewm_bench.core.config import Config
 from lewm_bench.core.errors import NotRun, UserError
+from lewm_bench.core.formatting import seconds as in_words
+from lewm_bench.core.formatting import short
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.reading import read_bytes
-from lewm_bench.core.words import seconds as in_words
-from lewm_bench.core.words import short
-from lewm_bench.run.cells import base as common
 from lewm_bench.run.cells import config_of, failure, reason_with_details
+from lewm_bench.run.cells import record_fields as common
 from lewm_bench.run.checkpoints import training_of
-from lewm_bench.run.folder import CELLS
 from lewm_bench.run.keys import model_spec
 from lewm_bench.run.names import agent_names
 from lewm_bench.run.resolve import Job
+from lewm_bench.run.results_folder import CELLS
 from lewm_bench.run.runner import each_job, publish_together
 from lewm_bench.run.stages import Data, Run, dataset_of, prepare_agent, provenance_of
 from lewm_bench.system.checkpoint import load_card
-from lewm_bench.system.faults import attempted
+from lewm_bench.system.faults import result_or_error
 from lewm_bench.system.files import write_bytes, write_text
 from lewm_bench.system.store import read_result, stage_key
 from lewm_bench.understand.collapse import examine_collapse
@@ -257,7 +257,7 @@ def examine_job(
     newest = max([facts, *found.values()], key=lambda one: one.made["created"])
     training = training_of(folder)
     return UnderstandingRecord(
-        **base(run, job, "done"),
+        **record_fields(run, job, "done"),
         **newest.made,
         **facts.value | {"note": "; ".join(filter(None, [facts.value["note"], *notes]))},
         **{EXAMINATIONS[name].field: one.value for name, one in found.items()},
@@ -312,7 +312,7 @@ def examine_one(run: Run, checkpoint: Path) -> UnderstandingRecord:
         UserError: the results folder has records of other cells, which this one would stand among or replace.
     """
     job = run.suite.jobs[0]
-    own = UnderstandingRecord(**base(run, job, "not run")).file_name
+    own = UnderstandingRecord(**record_fields(run, job, "not run")).file_name
     for path in sorted((run.out / CELLS).glob("*.json")):
         if path.name != own or not holds_understanding(run.out):
             raise UserError(f"{run.out} has records of other cells ({path.name}); name another folder with --out")
@@ -332,7 +332,7 @@ def examine_all(case: Case, step: Step) -> tuple[dict[str, Found], dict[str, str
     done, skipped = {}, {}
     for name in case.run.suite.of(case.job.env).settings.understanding.examinations:
         step(name)
-        found = attempted(lambda name=name: examine(case, name))
+        found = result_or_error(lambda name=name: examine(case, name))
         if isinstance(found, Exception):
             skipped[name] = reason(case, name, found)
         else:
@@ -350,23 +350,23 @@ def reason(case: Case, name: str, error: Exception) -> str:
     return f"{FAILED}: {found}"
 
 
-def base(run: Run, job: Job, status: str) -> dict[str, Any]:
+def record_fields(run: Run, job: Job, status: str) -> dict[str, Any]:
     """The fields that every record of a job has."""
     return {name: value for name, value in common(run, job, status).items() if name != "protocol"}
 
 
 def stem(run: Run, job: Job) -> str:
     """What files of a cell begin with."""
-    return Path(UnderstandingRecord(**base(run, job, "not run")).file_name).stem
+    return Path(UnderstandingRecord(**record_fields(run, job, "not run")).file_name).stem
 
 
 def record_or_failure(run: Run, job: Job, data: Data | Exception, step: Step = ignore) -> UnderstandingRecord:
     """The record of a job, whatever happens to it."""
-    found = data if isinstance(data, Exception) else attempted(lambda: examine_job(run, job, data, step=step))
+    found = data if isinstance(data, Exception) else result_or_error(lambda: examine_job(run, job, data, step=step))
     if not isinstance(found, Exception):
         return found
     cell = failure(run, job, found)
-    return UnderstandingRecord(**base(run, job, cell.status), reason=cell.reason)
+    return UnderstandingRecord(**record_fields(run, job, cell.status), reason=cell.reason)
 
 
 def examine_suite(run: Run) -> list[UnderstandingRecord]:

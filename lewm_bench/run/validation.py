@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from lewm_bench.core.errors import UserError, shown, unknown
+from lewm_bench.core.errors import UserError, short_repr, unknown
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -33,16 +33,16 @@ def checked(make: Callable[[], M], where: str, model: type[BaseModel]) -> M:
     if kind == "missing":
         raise UserError(f"{path} is missing")
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        raise UserError(f"{path} has settings of its own ({path}.KEY), got {shown(value)}")
+        raise UserError(f"{path} has settings of its own ({path}.KEY), got {short_repr(value)}")
     reason = first["msg"].removeprefix("Value error, ")
     if kind != "value_error":
-        reason = f"{reason.replace('Input should be', 'must be')}, got {shown(value)}"
+        reason = f"{reason.replace('Input should be', 'must be')}, got {short_repr(value)}"
     if kind == "literal_error":
         choices = [part for part in first["ctx"]["expected"].split("'") if part.isprintable()]
         close = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
         reason += f"; did you mean {close[0]!r}?" if close else ""
     if kind == "tuple_type":
-        reason = f"must be a list, written in brackets, got {shown(value)}"
+        reason = f"must be a list, written in brackets, got {short_repr(value)}"
     raise UserError(f"{path}: {reason}" if path else reason)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lewm_bench.core.errors import UserError, shown
+from lewm_bench.core.errors import UserError, short_repr
 from lewm_bench.core.reading import reason_of, require_file
 
 HEADER = 2**16  # bytes of the longest header of a .npy file of version 1
@@ -56,8 +56,8 @@ def _array_header(data: bytes, dtype: np.dtype, dimensions: int) -> tuple[int, t
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
         raise ValueError("its header cannot be read")
     whole = isinstance(shape, tuple) and all(type(n) is int and 0 <= n < 2**48 for n in shape)
-    description = description if isinstance(description, str) else shown(description)
+    description = description if isinstance(description, str) else short_repr(description)
     if description != dtype.str or order is not False or not whole or len(shape) != dimensions:
-        found = f"{NUMBERS.get(description, description)}{' in Fortran order' if order else ''} of shape {shown(shape)}"
+        found = f"{NUMBERS.get(description, description)}{' in Fortran order' if order else ''} of shape {short_repr(shape)}"
         raise ValueError(f"it holds {found} instead of {dtype} with {dimensions} dimensions")
     return end, shape

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from lewm_bench.core.errors import UserError
-from lewm_bench.system.granted import local_ranks, quota
+from lewm_bench.system.resources import local_ranks, quota
 
 
 def resolve_device(name: str) -> torch.device:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from lewm_bench.system.extras import remedy
-from lewm_bench.system.granted import cores, memory
+from lewm_bench.system.resources import cores, memory
 from lewm_bench.system.store import default_cache
 from lewm_bench.system.subprocesses import Fault, fault_of, last_line
 

@@ -38,7 +38,7 @@ class ProgramExit(Exception):
     """Somebody's code tried to end the program, with ``sys.exit`` for instance."""
 
 
-def attempted(work: Callable[[], T]) -> T | Exception:
+def result_or_error(work: Callable[[], T]) -> T | Exception:
     """What ``work`` returns, or what it raised, short of a full disk or an interrupt."""
     try:
         return work()
@@ -69,7 +69,7 @@ def machine_line(error: Exception) -> str | None:
     return None
 
 
-def told(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """What was raised and where in somebody's code, in one line."""
     if isinstance(error, PluginError):  # which tells of its cause
         return _one_line(error)
@@ -96,8 +96,8 @@ def explained(error: Exception, folder: Path, what: str) -> Explained:
         kept = f"no traceback: {full}"
     if place(error) is None:
         where = _innermost(error)
-        return Explained(f"this is a fault of lewm-bench, please report it: {told(error)}{where}; {kept}", OURS)
-    return Explained(f"{told(error)}; {kept}", THEIRS)
+        return Explained(f"this is a fault of lewm-bench, please report it: {error_line(error)}{where}; {kept}", OURS)
+    return Explained(f"{error_line(error)}; {kept}", THEIRS)
 
 
 def _one_line(error: Exception) -> str:

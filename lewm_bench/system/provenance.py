@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import lewm_bench
-from lewm_bench.system.granted import cores
+from lewm_bench.system.resources import cores
 
 PACKAGES = ("numpy", "gymnasium", "gymnasium-robotics", "mujoco", "stable-baselines3", "transformers")
 OF_SOME = ("dm-control", "gym-pusht", "pymunk", "ogbench")  # named where they are installed

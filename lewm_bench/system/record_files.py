@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lewm_bench.core.config import Record
-from lewm_bench.core.errors import UserError, shown
+from lewm_bench.core.errors import UserError, short_repr
 from lewm_bench.core.reading import json_of, model_of, read_text
 from lewm_bench.system.packed import MEND
 
@@ -34,7 +34,9 @@ def check_schema(data: Any, schema: int, path: Path, what: str, mend: str) -> No
     """Raise a UserError unless ``data``, read from ``path``, is an object of this schema."""
     version = data.get("schema_version") if isinstance(data, dict) else None
     if not isinstance(version, int) or version != schema:
-        raise UserError(f"{path} is not {what} of schema {schema} (its schema_version is {shown(version)}); {mend}")
+        raise UserError(
+            f"{path} is not {what} of schema {schema} (its schema_version is {short_repr(version)}); {mend}"
+        )
 
 
 def json_in_lines(data: Mapping[str, Any]) -> str:

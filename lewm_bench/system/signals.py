@@ -120,15 +120,15 @@ def _end(number: int) -> None:
     os._exit(stopped.status)
 
 
-def lifeline() -> tuple[Connection, Connection]:
-    """What started processes ``live_by``, and our end of it: they end when that is closed, at the latest with this process.
+def parent_pipe() -> tuple[Connection, Connection]:
+    """What started processes ``end_with_parent``, and our end of it: they end when that is closed, at the latest with this process.
 
     However this process ends: the system closes what it has open.
     """
     return multiprocessing.Pipe(duplex=False)
 
 
-def live_by(line: Connection) -> None:
+def end_with_parent(line: Connection) -> None:
     """In a started process: leave signals, which often go to a whole group, to the parent; end when ``line`` does."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
@@ -143,8 +143,8 @@ def _end_with(line: Connection) -> None:
 
 
 @contextmanager
-def born_deaf() -> Iterator[None]:
-    """A process that is started in here gets no signals until it says ``live_by``, so it cannot die of one noisily."""
+def signals_blocked() -> Iterator[None]:
+    """A process that is started in here gets no signals until it says ``end_with_parent``, so it cannot die of one noisily."""
     if sys.platform == "win32":
         yield
         return

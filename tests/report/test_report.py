@@ -17,7 +17,7 @@ from PIL import Image
 
 from lewm_bench.agents import AGENTS
 from lewm_bench.core.errors import UserError
-from lewm_bench.core.words import seconds
+from lewm_bench.core.formatting import seconds
 from lewm_bench.data.videos import video_name
 from lewm_bench.report import summarise as report
 from lewm_bench.report import video, write

@@ -47,7 +47,7 @@ NO_RESULT = {
         "core.renamed",
         "core.search_space",
         "core.source",
-        "core.words",
+        "core.formatting",
         "data.adapt",
         "data.check",
     )

@@ -34,7 +34,7 @@ from lewm_bench.run.benchmarks import load
 from lewm_bench.run.registry import agent_family
 from lewm_bench.run.resolve import parse_overrides, resolve
 from lewm_bench.run.tuning import tune
-from lewm_bench.run.tuning.trials import Fresh, Trial, Tuning, named
+from lewm_bench.run.tuning.trials import Fresh, Trial, Tuning, agent_with
 from lewm_bench.train.loop import TrainingLog
 
 ROUNDING = 0.005  # of 3 significant digits, relative, at most
@@ -374,8 +374,8 @@ def test_tables_and_figures_are_made_from_trials_alone():
 
 def test_values_replace_those_in_a_name():
     two = (Dimension("a", 1, 10), Dimension("train.b", 1, 10))
-    assert named("x", two, (2.0, 3.5)) == "x:a=2:train.b=3.5"
-    assert named("x:v:a=7:c=1", two, (2.0, 3.5)) == "x:v:a=2:c=1:train.b=3.5"
+    assert agent_with("x", two, (2.0, 3.5)) == "x:a=2:train.b=3.5"
+    assert agent_with("x:v:a=7:c=1", two, (2.0, 3.5)) == "x:v:a=2:c=1:train.b=3.5"
 
 
 # The whole command, with an agent that trains in milliseconds.
@@ -630,7 +630,7 @@ def test_several_agents_get_as_many_trials_and_one_comparison(lewm_bench, toys):
     for number, row in enumerate(others, 1):
         drawn = random_point(space, stream(3, "tune", "twofold", number))
         assert (float(row["gain"]), float(row["offset"])) == drawn
-        assert row["agent"] == named("twofold", space, drawn)
+        assert row["agent"] == agent_with("twofold", space, drawn)
     assert re.search(r"^steering +1 +5 +1 ", out, re.MULTILINE) and re.search(r"^twofold +2 +5 ", out, re.MULTILINE)
 
 

@@ -20,7 +20,16 @@ from lewm_bench.cli import app as cli
 from lewm_bench.core.errors import Explained
 from lewm_bench.evaluation.history import images
 from lewm_bench.run import environments
-from lewm_bench.system.faults import OURS, THEIRS, ProgramExit, attempted, explained, machine_line, place, told
+from lewm_bench.system.faults import (
+    OURS,
+    THEIRS,
+    ProgramExit,
+    error_line,
+    explained,
+    machine_line,
+    place,
+    result_or_error,
+)
 from lewm_bench.system.files import StorageError
 from lewm_bench.train.diagnostics import effective_rank
 
@@ -228,7 +237,7 @@ def test_control_c_in_somebodys_code_still_interrupts() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        attempted(interrupted)
+        result_or_error(interrupted)
 
 
 def test_a_full_disk_is_not_taken_for_somebodys_fault() -> None:
@@ -236,7 +245,7 @@ def test_a_full_disk_is_not_taken_for_somebodys_fault() -> None:
         raise StorageError("full")
 
     with pytest.raises(StorageError):
-        attempted(full)
+        result_or_error(full)
 
 
 def test_our_own_faults_say_so(lewm_bench, monkeypatch) -> None:
@@ -249,7 +258,7 @@ def test_our_own_faults_say_so(lewm_bench, monkeypatch) -> None:
 
 def test_the_same_error_is_kept_once(tmp_path) -> None:
     for _ in range(2):
-        error = attempted(lambda: 1 / 0)
+        error = result_or_error(lambda: 1 / 0)
         found = explained(error, tmp_path, "train")
         assert isinstance(found, Explained) and found.status == THEIRS and "test_faults" in str(found)
     assert len(list(tmp_path.iterdir())) == 1
@@ -257,7 +266,7 @@ def test_the_same_error_is_kept_once(tmp_path) -> None:
 
 def test_a_traceback_that_cannot_be_kept_does_not_hide_the_line(tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    found = explained(attempted(lambda: 1 / 0), tmp_path / "file", "train")
+    found = explained(result_or_error(lambda: 1 / 0), tmp_path / "file", "train")
     assert "division by zero" in str(found) and "no traceback: cannot make the folder" in str(found)
 
 
@@ -267,16 +276,16 @@ def in_a_pool() -> None:
 
 def test_the_place_of_an_error_in_another_process_is_known() -> None:
     with ProcessPoolExecutor(1, get_context("fork")) as pool:
-        error = attempted(lambda: pool.submit(in_a_pool).result())
+        error = result_or_error(lambda: pool.submit(in_a_pool).result())
     assert str(place(error)).startswith(f"{__name__}.in_a_pool ({__file__}:")
 
 
 def test_libraries_are_nobodys_code() -> None:
     """An error that numpy raises for us is ours, not numpy's."""
-    error = attempted(lambda: images(np.zeros(())))
+    error = result_or_error(lambda: images(np.zeros(())))
     assert str(place(error)).startswith(f"{__name__}.")  # this test called it
     error.__traceback__ = error.__traceback__.tb_next.tb_next
-    assert place(error) is None and "AxisError" in told(error)
+    assert place(error) is None and "AxisError" in error_line(error)
 
 
 MACHINE = [
@@ -312,8 +321,10 @@ def test_latents_that_are_not_finite_have_no_rank_and_raise_nothing() -> None:
 
 
 def test_an_exit_keeps_the_place() -> None:
-    error = attempted(lambda: sys.exit("no"))
-    assert isinstance(error, ProgramExit) and told(error).startswith("it ended the program with sys.exit('no'), in ")
+    error = result_or_error(lambda: sys.exit("no"))
+    assert isinstance(error, ProgramExit) and error_line(error).startswith(
+        "it ended the program with sys.exit('no'), in "
+    )
 
 
 def test_a_closed_pipe_is_the_readers_choice(monkeypatch, tmp_path) -> None:

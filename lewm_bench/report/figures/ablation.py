@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
-from lewm_bench.core.words import short
+from lewm_bench.core.formatting import short
 from lewm_bench.report.ablation import Axis, Panel, Point, Value, axis_of
 from lewm_bench.report.agents import Agents
 from lewm_bench.report.figures.drawing import WIDTH, escape_math, new_figure, percent_axis

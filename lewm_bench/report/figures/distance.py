@@ -11,8 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lewm_bench.core.formatting import short
 from lewm_bench.core.statistics import wilson
-from lewm_bench.core.words import short
 from lewm_bench.report.agents import Agents, main_rows
 from lewm_bench.report.figures.drawing import axis_name, escape_math, new_figure, percent_axis, tidy
 from lewm_bench.run.records import CellRecord

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from lewm_bench.core.words import seconds, short
+from lewm_bench.core.formatting import seconds, short
 from lewm_bench.report.agents import is_ablation
 from lewm_bench.report.text import offset_name
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, withStroke
 
+from lewm_bench.core.formatting import short
 from lewm_bench.core.names import stratum_of
-from lewm_bench.core.words import short
 from lewm_bench.data.scenes import read_scene
 from lewm_bench.evaluation.trail_record import Trail
 from lewm_bench.report.agents import Agents, is_ablation, parts_of

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lewm_bench.core.words import seconds
+from lewm_bench.core.formatting import seconds
 from lewm_bench.report.agents import SPARE_MARKERS, Agents, parts_of
 from lewm_bench.report.figures.drawing import panels, second_ticks
 from lewm_bench.report.tables.speed import BASE, MODES, groups

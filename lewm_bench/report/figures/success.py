@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
-from lewm_bench.core.words import seconds
+from lewm_bench.core.formatting import seconds
 from lewm_bench.report.agents import Agents, is_ablation, main_rows, settings_text
 from lewm_bench.report.figures.drawing import (
     PLACE,

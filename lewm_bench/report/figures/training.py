@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from lewm_bench.core.words import short
+from lewm_bench.core.formatting import short
 from lewm_bench.report.agents import Agents, main_rows
 from lewm_bench.report.figures.drawing import (
     WIDTH,

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from lewm_bench.core.formatting import short
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.search_space import Dimension
-from lewm_bench.core.words import short
 from lewm_bench.report.agents import colour
 from lewm_bench.report.figures.drawing import escape_math, new_figure, panels, percent_axis
 from lewm_bench.run.tuning.trials import Trial, Tuning

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from lewm_bench.core.words import seconds, short
+from lewm_bench.core.formatting import seconds, short
 from lewm_bench.report.text import hardware_line, number, offset_name, ratio
 
 if TYPE_CHECKING:

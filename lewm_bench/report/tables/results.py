@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from lewm_bench.core.formatting import seconds, short
 from lewm_bench.core.statistics import LEVEL, METHOD_RUNS
-from lewm_bench.core.words import seconds, short
 from lewm_bench.report.agents import Agents, is_ablation, settings_text
 from lewm_bench.report.commands import run_command
 from lewm_bench.report.tables.line import Line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lewm_bench.core.words import seconds, short
+from lewm_bench.core.formatting import seconds, short
 from lewm_bench.report.ablation import SOLVER
 from lewm_bench.report.text import offset_name, percent
 

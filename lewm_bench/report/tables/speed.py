@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from lewm_bench.core.formatting import seconds
 from lewm_bench.core.statistics import quartiles
-from lewm_bench.core.words import seconds
 from lewm_bench.evaluation.speed_record import SpeedRow
 from lewm_bench.report.agents import title
 from lewm_bench.report.text import count, hardware_line, number, ratio

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lewm_bench.core.words import seconds, short
+from lewm_bench.core.formatting import seconds, short
 from lewm_bench.report.tables.results import reached
 from lewm_bench.report.text import number, offset_name, percent
 

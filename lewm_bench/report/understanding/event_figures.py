@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from lewm_bench.core.words import short
+from lewm_bench.core.formatting import short
 from lewm_bench.report.agents import is_ablation, settings_text, title
 from lewm_bench.report.figures.drawing import escape_math, grid, shorten, tidy
 from lewm_bench.report.understanding.tables import tested

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from lewm_bench.core.words import short
+from lewm_bench.core.formatting import short
 from lewm_bench.report.agents import title
 from lewm_bench.report.understanding.published import published_probes
 from lewm_bench.report.understanding.tables import (

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 
-from lewm_bench.core.words import short
+from lewm_bench.core.formatting import short
 from lewm_bench.report.agents import is_ablation, settings_text, title
 from lewm_bench.report.figures.drawing import escape_math, new_figure, shorten
 from lewm_bench.understand.records import LatentMap, UnderstandingRecord

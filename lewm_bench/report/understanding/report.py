@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 
 from lewm_bench.core.errors import UserError
+from lewm_bench.core.formatting import seconds, short
 from lewm_bench.core.reading import is_file, read_bytes
-from lewm_bench.core.words import seconds, short
 from lewm_bench.report.html import Section, assemble, configs
 from lewm_bench.report.tables.markdown import md
 from lewm_bench.report.text import csv_text, hardware_line, number

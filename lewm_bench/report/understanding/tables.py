@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lewm_bench.core.words import short
+from lewm_bench.core.formatting import short
 from lewm_bench.report.agents import is_ablation, order, settings_text, title
 from lewm_bench.report.text import number
 from lewm_bench.understand.records import Interval, ProbeRow, Straightness, SurpriseTest, UnderstandingRecord

@@ -141,12 +141,12 @@ def rank(trial: Trial, dimensions: Sequence[Dimension], default: Sequence[float]
     return trial.objective, done, reached, left, -distance(dimensions, trial.values, default)
 
 
-def tried(trials: Sequence[Trial], dimensions: Sequence[Dimension]) -> list[Tried]:
+def search_points(trials: Sequence[Trial], dimensions: Sequence[Dimension]) -> list[Tried]:
     """The trials as a search sees them."""
     return [Tried(t.values, rank(t, dimensions, trials[0].values)) for t in trials]
 
 
-def named(agent: str, dimensions: Sequence[Dimension], values: Sequence[float]) -> str:
+def agent_with(agent: str, dimensions: Sequence[Dimension], values: Sequence[float]) -> str:
     """The name of ``agent`` with these values: ``lewm:sigreg_weight=0.0123``; they replace those that it has."""
     name, paths = parse_agent(agent), {d.path for d in dimensions}
     kept = [f"{path}={value}" for path, value in name.settings if path not in paths]

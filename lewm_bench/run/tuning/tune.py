@@ -22,12 +22,12 @@ from lewm_bench.core.search_space import Dimension, bisect, random_point
 from lewm_bench.evaluation.protocol import CLEAN_1, PROTOCOLS, sample_pairs
 from lewm_bench.run.cells import card_of_agent
 from lewm_bench.run.checkpoints import training_of
-from lewm_bench.run.folder import claimed
 from lewm_bench.run.keys import failure_spec, model_spec
 from lewm_bench.run.registry import agent_family
 from lewm_bench.run.resolve import Job, parse_overrides
+from lewm_bench.run.results_folder import claimed
 from lewm_bench.run.stages import Data, Run, dataset_of, measure_job, setting_of
-from lewm_bench.run.tuning.trials import SPLIT, Fresh, Trial, Tuning, named, tried
+from lewm_bench.run.tuning.trials import SPLIT, Fresh, Trial, Tuning, agent_with, search_points
 from lewm_bench.system.filenames import agents_stem
 from lewm_bench.system.files import write_text
 from lewm_bench.system.provenance import commit, hardware, versions
@@ -168,7 +168,7 @@ def tune_agent(run: Run, job: Job, data: Data, count: int, search: str) -> Tunin
     bar = tqdm(total=count, desc=f"tune {job.agent}", unit="trial", disable=not run.progress)
     with bar:
         while len(done) < count and (values := next_values(run, job, done, search)) is not None:
-            name = named(job.agent, dimensions, values) if done else job.agent
+            name = agent_with(job.agent, dimensions, values) if done else job.agent
             trial = Trial(trial=len(done), agent=name, values=values)
             done.append(attempt(run, job.model_copy(update={"agent": name}), data, trial))
             bar.update()
@@ -222,7 +222,7 @@ def next_values(run: Run, job: Job, done: Sequence[Trial], search: str) -> tuple
         return default_values(run, job)
     if search == "random":
         return random_point(dimensions, stream(job.seed, "tune", parse_agent(job.agent).trained, len(done)))
-    value = bisect(dimensions[0], tried(done, dimensions))
+    value = bisect(dimensions[0], search_points(done, dimensions))
     return None if value is None else (value,)
 
 

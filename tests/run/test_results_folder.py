@@ -13,8 +13,8 @@ import pytest
 from commands import outcome
 
 from lewm_bench.core.errors import UserError
-from lewm_bench.run.folder import Incoming, claimed, incoming, line_about, set_aside
 from lewm_bench.run.records import CellRecord, load_cells
+from lewm_bench.run.results_folder import Incoming, claimed, incoming, line_about, set_aside
 from lewm_bench.system.scratch import mark
 
 PLACE = {"suite": "s", "profile": "quick", "protocol": "paper", "env": "lewm_bench/Maze-v0", "seed": 0}

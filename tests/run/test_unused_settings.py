@@ -7,7 +7,7 @@ import pytest
 from lewm_bench.core.errors import UserError
 from lewm_bench.run.benchmarks import load
 from lewm_bench.run.resolve import resolve
-from lewm_bench.run.unread import check_read
+from lewm_bench.run.unused_settings import check_read
 
 SUITE = """
 profiles: {quick: {}}

@@ -21,14 +21,14 @@ def check_read(suite: Suite, overrides: Sequence[str]) -> None:
     What stands in YAML is a default for many runs and may be about agents that this one leaves out.
     """
     for path in leaves(parse_overrides(overrides)):
-        if not any(reads(suite, job, path) for job in suite.jobs):
+        if not any(is_read(suite, job, path) for job in suite.jobs):
             raise UserError(f"no cell of this run reads {'.'.join(path)}; leave it out, or choose what it belongs to")
     for job in suite.jobs:
         base = parse_agent(job.agent).base
         for path in leaves(named_settings(job.agent)):
             whole = path if path[0] == PLANNER else (base, *path)
             # A name may set its training steps against the common budget.
-            if whole[1:] != ("train", "steps") and not reads(suite, job, whole):
+            if whole[1:] != ("train", "steps") and not is_read(suite, job, whole):
                 raise UserError(f"nothing reads {'.'.join(path)} of {job.agent!r}; leave it out of the name")
 
 
@@ -41,7 +41,7 @@ def leaves(settings: Mapping[str, Any], above: Path = ()) -> Iterator[Path]:
             yield (*above, key)
 
 
-def reads(suite: Suite, job: Job, path: Path) -> bool:
+def is_read(suite: Suite, job: Job, path: Path) -> bool:
     """Whether a cell reads the setting at ``path``, as far as its own settings tell."""
     first, rest = path[0], path[1:]
     if first in Settings.model_fields and first != PLANNER:
@@ -50,7 +50,7 @@ def reads(suite: Suite, job: Job, path: Path) -> bool:
     try:
         family = agent_family(job.agent)
         if first == PLANNER:
-            return family.plans and not hidden(resolved.planner(job.agent), rest)
+            return family.plans and not is_unused(resolved.planner(job.agent), rest)
         if first != parse_agent(job.agent).base:
             return False
         if rest[:1] == ("train",):
@@ -58,12 +58,12 @@ def reads(suite: Suite, job: Job, path: Path) -> bool:
             given = budget.steps is not None or budget.seconds is not None
             if not family.trainable or (rest == ("train", "steps") and given and shares_budget(job.agent)):
                 return False
-        return not hidden(resolved.agent_config(job.agent), rest)
+        return not is_unused(resolved.agent_config(job.agent), rest)
     except NotRun:  # a package is missing, so nobody can tell
         return True
 
 
-def hidden(config: Any, path: Path) -> bool:
+def is_unused(config: Any, path: Path) -> bool:
     """Whether a setting, or one that it lies in, plays no part beside the values of the others."""
     for name in path:
         if not isinstance(config, Config):

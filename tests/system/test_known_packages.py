@@ -11,8 +11,8 @@ import pytest
 from lewm_bench.core.errors import UserError
 from lewm_bench.data.adapt import Adapt
 from lewm_bench.run.environments import make_env
-from lewm_bench.system import elsewhere as module
-from lewm_bench.system.elsewhere import elsewhere
+from lewm_bench.system import known_packages as module
+from lewm_bench.system.known_packages import package_hint
 
 PACKAGE = """
 import gymnasium as gym
@@ -51,6 +51,6 @@ def test_an_id_without_its_package_is_answered_with_it(planted, env_id: str, say
 
 
 def test_others_are_nobodys(planted) -> None:
-    assert elsewhere("Nowhere-v0") is None and elsewhere("planted_field:Other-v0") is None
+    assert package_hint("Nowhere-v0") is None and package_hint("planted_field:Other-v0") is None
     with pytest.raises(UserError, match="no environment named 'Nowhere-v0'; known: "):
         make_env("Nowhere-v0", 32)

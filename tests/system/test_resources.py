@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lewm_bench.system import doctor, granted, provenance
-from lewm_bench.system.granted import cores, limit_threads, memory, quota
+from lewm_bench.system import doctor, provenance, resources
+from lewm_bench.system.resources import cores, limit_threads, memory, quota
 
 V2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup rw,nsdelegate"
 V1_CPU = "31 25 0:27 {} /sys/fs/cgroup/cpu,cpuacct rw shared:9 master:2 - cgroup cgroup rw,cpu,cpuacct"
@@ -52,7 +52,7 @@ def test_the_quota_of_a_container(text: str, granted: float, tmp_path: Path) -> 
 
 def test_no_limit_where_there_are_no_files(tmp_path: Path) -> None:
     assert quota(tmp_path) == memory(tmp_path) == INF
-    assert cores(tmp_path) == granted._affinity() >= 1
+    assert cores(tmp_path) == resources._affinity() >= 1
 
 
 def test_the_usual_place_is_read_where_proc_does_not_tell(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_path_with_a_space_and_a_group_outside_of_what_is_mounted(tmp_path: Pa
     ("text", "affinity", "expected"), [("350000 100000", 8, 3), ("30000 100000", 8, 1), ("max 100000", 5, 5), ("900000 100000", 5, 5)]
 )  # fmt: skip
 def test_whole_cores_of_affinity_and_quota(text: str, affinity: int, expected: int, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(granted, "_affinity", lambda: affinity)
+    monkeypatch.setattr(resources, "_affinity", lambda: affinity)
     assert cores(tree(tmp_path, "0::/\n", V2, {"cpu.max": text})) == expected
 
 
@@ -142,7 +142,7 @@ def test_whole_cores_of_affinity_and_quota(text: str, affinity: int, expected: i
     ],
 )
 def test_libraries_are_told_what_they_do_not_see(text, variables, expected, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(granted, "_affinity", lambda: 8)
+    monkeypatch.setattr(resources, "_affinity", lambda: 8)
     environment = dict(variables)
     limit_threads(environment, tree(tmp_path, "0::/\n", V2, {"cpu.max": text}))
     assert environment.get("OMP_NUM_THREADS") == expected
@@ -152,9 +152,9 @@ def test_the_command_line_tells_them_before_they_are_imported() -> None:
     program = """
 import os, sys
 from lewm_bench.cli import app as cli
-from lewm_bench.system import granted
+from lewm_bench.system import resources
 heavy = [m for m in ("torch", "numpy") if m in sys.modules]
-granted._affinity, granted.quota = lambda: 8, lambda root: 3.0
+resources._affinity, resources.quota = lambda: 8, lambda root: 3.0
 cli.app = lambda *_, **__: print(os.environ["OMP_NUM_THREADS"], heavy)
 cli.main()
 """
@@ -181,6 +181,6 @@ def test_records_and_the_doctor_say_what_is_granted(monkeypatch: pytest.MonkeyPa
 @pytest.mark.skipif(sys.platform != "linux", reason="affinity is Linux's")
 def test_affinity_is_what_this_process_may_use() -> None:
     program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    program += "from lewm_bench.system.granted import cores; print(cores())"
+    program += "from lewm_bench.system.resources import cores; print(cores())"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "1"

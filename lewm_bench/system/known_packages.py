@@ -12,9 +12,9 @@ from importlib.util import find_spec
 
 import gymnasium as gym
 
-from lewm_bench.core.errors import UserError, shown
+from lewm_bench.core.errors import UserError, short_repr
 from lewm_bench.system.extras import remedy
-from lewm_bench.system.faults import attempted
+from lewm_bench.system.faults import result_or_error
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "gymnasium_robotics": (
@@ -34,7 +34,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 """Packages that register environments when they are imported, and how the ids of each begin."""
 
 
-def elsewhere(env_id: str) -> UserError | None:
+def package_hint(env_id: str) -> UserError | None:
     """What to write for an id without a package in front of it, if one of ``PACKAGES`` has it or should have it."""
     if ":" in env_id:
         return None
@@ -44,16 +44,18 @@ def elsewhere(env_id: str) -> UserError | None:
             continue
         _import_quietly(package)
         if env_id in gym.registry:
-            return UserError(f"no environment named {shown(env_id)} here, but {package} has it: {package}:{env_id}")
+            return UserError(
+                f"no environment named {short_repr(env_id)} here, but {package} has it: {package}:{env_id}"
+            )
     for package in likely:
         if find_spec(package) is None:
             return UserError(
-                f"no environment named {shown(env_id)} here; such ids are of the package {package}: "
+                f"no environment named {short_repr(env_id)} here; such ids are of the package {package}: "
                 f"{remedy(package)}, then write {package}:{env_id}"
             )
         if close := difflib.get_close_matches(env_id, _ids_of(package), n=1, cutoff=0.5):
             return UserError(
-                f"no environment named {shown(env_id)} here or in {package}; did you mean {package}:{close[0]}?"
+                f"no environment named {short_repr(env_id)} here or in {package}; did you mean {package}:{close[0]}?"
             )
     return None
 
@@ -62,7 +64,7 @@ def _import_quietly(package: str) -> None:
     """Import a package, so that it registers its ids; what it says, and whether it works, is no matter here."""
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        attempted(lambda: importlib.import_module(package))
+        result_or_error(lambda: importlib.import_module(package))
 
 
 def _ids_of(package: str) -> list[str]:

@@ -11,10 +11,10 @@ import pytest
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.run import stages
-from lewm_bench.run.agreement import disagreement, transitions
 from lewm_bench.run.benchmarks import load
 from lewm_bench.run.environments import load_plugins
 from lewm_bench.run.keys import fresh_kinds
+from lewm_bench.run.reproduction import disagreement, transitions
 from lewm_bench.run.resolve import resolve
 from lewm_bench.run.stages import Run
 from lewm_bench.system.device import resolve_device
