@@ -245,7 +245,7 @@ def test_an_environment_that_needs_a_package_is_not_run(own_registry):
 def test_a_broken_mujoco_gl_is_said_where_mujoco_is_imported():
     code = (
         "from lewm_bench.core.errors import UserError\n"
-        "from lewm_bench.run.registry import make_env\n"
+        "from lewm_bench.run.environments import make_env\n"
         "try:\n    make_env('lewm_bench/Cube-v0', 64)\n"
         "except UserError as error:\n    print(error)\n"
     )

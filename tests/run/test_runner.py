@@ -493,7 +493,9 @@ def full_once(monkeypatch, kind: str, name: str) -> None:
 def test_a_finished_training_that_cannot_be_saved_is_not_trained_again(config, tmp_path, monkeypatch, agent, name):
     if agent == "sac-her":
         pytest.importorskip("stable_baselines3")
-    settings = ["sac-her={train: {steps: 600, batch_size: 8}, hidden: [8]}"] if agent == "sac-her" else []
+    settings = (
+        ["sac-her={train: {steps: 60, batch_size: 8}, hidden: [8], episode_steps: 4}"] if agent == "sac-her" else []
+    )
 
     def folder(where: str) -> Path:
         run = make_run(config, tmp_path / where, tmp_path / where, agents=[agent], overrides=settings)
@@ -528,7 +530,10 @@ def test_room_for_the_weights_of_sac_is_held_while_it_trains(config, tmp_path, m
         return learn(self, *args, **kwargs)
 
     monkeypatch.setattr(sb3.SAC, "learn", watched)
-    settings = ["sac-her={train: {steps: 600, batch_size: 8}, hidden: [8]}", "collect.policies={sac: 1.0}"]
+    settings = [
+        "sac-her={train: {steps: 60, batch_size: 8}, hidden: [8], episode_steps: 4}",
+        "collect.policies={sac: 1.0}",
+    ]
     settings += ["collect.sac={steps: 100, warmup: 50, hidden: [8], batch_size: 8}"]
     run = make_run(config, tmp_path, agents=["sac-her"], overrides=settings)
     setting = stages.setting_of(run, run.suite.jobs[0], *stages.dataset_of(run, run.suite.jobs[0].env))
