@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from typing import Any
 
 import gymnasium as gym
@@ -17,7 +16,7 @@ from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import NotRun, UserError, unknown
 from lewm_bench.data.adapt import is_adapted, register_env
 from lewm_bench.data.adapt_config import Adapt
-from lewm_bench.run.names import ENV_GROUP, announced
+from lewm_bench.run.names import ENV_GROUP, announced, plugins
 from lewm_bench.system.faults import error_line, result_or_error
 from lewm_bench.system.known_packages import package_hint
 
@@ -27,7 +26,7 @@ logger = logging.getLogger(__name__)
 def load_plugins() -> None:
     """Import our environments and those that installed packages announce (entry points), so that they register."""
     importlib.import_module("lewm_bench.envs")
-    for entry in entry_points(group=ENV_GROUP):
+    for entry in plugins(ENV_GROUP):
         if isinstance(error := result_or_error(entry.load), Exception):  # somebody's broken package; ours must go on
             logger.warning("the environments of %s cannot be imported: %s", entry.value, error_line(error))
 
@@ -35,7 +34,7 @@ def load_plugins() -> None:
 def environment_ids() -> list[str]:
     """The ids of all goal environments that are registered here."""
     load_plugins()
-    ours = announced()  # once: it reads the metadata of every installed package
+    ours = announced()
     return sorted(i for i, spec in gym.registry.items() if spec.namespace in ours or is_adapted(spec))
 
 

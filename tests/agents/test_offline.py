@@ -444,7 +444,8 @@ def test_without_advantages_the_policy_clones(tmp_path: Path) -> None:
     np.testing.assert_allclose(by_distance(actions_on_the_ring(agent))[1:], expected, atol=0.15)
 
 
-@pytest.mark.parametrize("name", ON_THE_RING)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
 def test_the_policy_takes_the_shorter_way(tmp_path: Path, name: str) -> None:
     """Three to the right cloning goes right by 0.36 only (the test above); the way back is five."""
     actions = actions_on_the_ring(trained(learner(name, tmp_path, (1, -1)), tmp_path / "model").agent)

@@ -13,6 +13,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import speed_rows
 import yaml
 from commands import outcome
 from PIL import Image
@@ -24,6 +25,7 @@ from lewm_bench.cli import speed
 from lewm_bench.core.errors import NotRun
 from lewm_bench.data.adapt import register_env
 from lewm_bench.data.check import CHECKS, Finding, exploration_pairs
+from lewm_bench.evaluation.speed_record import load_speed, save_speed
 from lewm_bench.run.environments import environment_ids, make_env
 
 COMMANDS = ("run", "list", "collect", "train", "evaluate", "speed", "report", "check", "doctor")
@@ -312,14 +314,10 @@ def test_wrong_numbers_of_speed_are_one_line(lewm_bench, fast_speed, wrong):
 
 
 def test_a_report_of_two_folders_leaves_their_records_alone(lewm_bench, tmp_path):
-    from test_speed_report import row
-
-    from lewm_bench.evaluation.speed_record import load_speed, save_speed
-
-    save_speed([row()], tmp_path / "a")
-    save_speed([row(hardware={"device": "cuda"})], tmp_path / "b")
+    save_speed([speed_rows.row()], tmp_path / "a")
+    save_speed([speed_rows.row(hardware={"device": "cuda"})], tmp_path / "b")
     assert lewm_bench("report", "a", "b")[0] == 0
-    assert load_speed(tmp_path / "a") == [row()]
+    assert load_speed(tmp_path / "a") == [speed_rows.row()]
 
 
 def test_the_cache_option_wins_over_the_environment(lewm_bench, tmp_path):

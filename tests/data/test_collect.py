@@ -363,8 +363,13 @@ def test_processes_that_are_interrupted_go_on_and_end_the_same(tmp_path, pools, 
 
 @pytest.mark.parametrize(
     "fault, when, error",
-    [("user", "act", UserError), ("user", "make", UserError), ("not run", "make", NotRun), ("bug", "act", ZeroDivisionError)],
-)  # fmt: skip
+    [
+        ("user", "make", UserError),
+        ("bug", "act", ZeroDivisionError),
+        pytest.param("user", "act", UserError, marks=pytest.mark.slow),
+        pytest.param("not run", "make", NotRun, marks=pytest.mark.slow),
+    ],
+)
 def test_an_error_inside_a_process_arrives_as_itself(tmp_path: Path, pools, fault, when, error) -> None:
     env = fragile(fault=fault, when=when)
     with pytest.raises(error, match=f"^because of {fault}$") as raised:
@@ -373,7 +378,7 @@ def test_an_error_inside_a_process_arrives_as_itself(tmp_path: Path, pools, faul
     assert not (tmp_path / "meta.json").exists()
 
 
-@pytest.mark.parametrize("when", ["make", "act"])
+@pytest.mark.parametrize("when", [pytest.param("make", marks=pytest.mark.slow), "act"])
 def test_a_process_that_is_killed_is_said_to_lack_memory_and_costs_nothing_that_was_done(tmp_path, pools, when) -> None:
     env = fragile(fault="kill", when=when)
     with pytest.raises(UserError, match=r"memory.*the same command goes on.*--set collect\.chunk=1") as raised:
@@ -399,6 +404,7 @@ def test_what_takes_a_moment_is_not_worth_processes(tmp_path: Path, pools, monke
     assert pools == [] and digests(tmp_path) == digests(whole.folder)
 
 
+@pytest.mark.slow
 def test_processes_find_the_learned_policy(tmp_path: Path, pools) -> None:
     env = make_env(MAZE, 16)
     sac = SACPolicyConfig(steps=100, warmup=50, hidden=(8,), batch_size=8)

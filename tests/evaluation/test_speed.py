@@ -42,6 +42,9 @@ BLOCK = 10  # numbers of an action block: 5 steps of 2
 MODES = ["float32", "bfloat16", "reference", pytest.param("int8", marks=pytest.mark.skipif(not linears.has_int8(), reason="no int8"))]  # fmt: skip
 
 
+SHORT = {"horizon": 3, "receding": 3}  # as long as the history: every layer works, and windows move
+
+
 def cem(**changes) -> PlannerConfig:
     return PlannerConfig(**{"num_samples": 8, "num_elites": 3, "num_iterations": 2} | changes)
 
@@ -149,18 +152,18 @@ def dino_flops(tokens: int, fast: bool) -> int:
 @pytest.mark.parametrize("mode", ["float32", "reference"])
 def test_the_operations_of_dino_wm_grow_with_its_tokens(mode):
     counted = {}
-    for size in (32, 48, 64):
+    for size in (32, 64):
         c = case("dino-wm", mode, size=size)
         tokens = c.model.tokens_per_frame
         counted[tokens] = count_flops(c)[1]
         assert counted[tokens] == dino_flops(tokens, mode == "float32") * 8 * 2
-    assert list(counted) == [4, 9, 16] and counted[16] / counted[4] > 4  # attention grows with the square
+    assert list(counted) == [4, 16] and counted[16] / counted[4] > 4  # attention grows with the square
 
 
 @pytest.mark.parametrize("method", ["lewm", "fast-lewm", "dino-wm", "dino-wm:reencode"])
-@pytest.mark.parametrize("context", [1, 2, 3])
+@pytest.mark.parametrize("context", [1, 3])
 def test_the_fast_path_takes_fewer_operations(method, context):
-    fast, plainly = (count_flops(case(method, mode, context=context)) for mode in ("float32", "reference"))
+    fast, plainly = (count_flops(case(method, mode, context=context, **SHORT)) for mode in ("float32", "reference"))
     assert fast[1] < plainly[1] and fast[0] == plainly[0]
 
 
@@ -180,7 +183,7 @@ def test_operations_are_proportional_to_samples_iterations_and_batch(method, mod
     [("reference", 1), ("reference", 3), ("float32", 1), ("float32", 3)],
 )
 def test_the_count_is_that_of_a_whole_search(method, mode, context):
-    c = case(method, mode, context=context, batch=2, num_samples=37, num_elites=5, num_iterations=3)
+    c = case(method, mode, context=context, batch=2, num_samples=37, num_elites=5, num_iterations=3, **SHORT)
     goals, past = speed.situation(c.model, c)
     with FlopCounterMode(display=False, custom_mapping=speed.FLOPS) as encoding:
         controller = c.agent.start(goals, [stream(0, "a"), stream(0, "b")])
@@ -577,7 +580,7 @@ def test_wrong_settings_are_named(wrong, says):
 def test_the_operations_of_every_solver_are_those_of_a_whole_search(method, solver):
     """Counted on few candidates, against a count of all of them; a gradient is a forward and a backward pass."""
     mode = "reference" if solver == "adam" else "float32"
-    c = case(method, mode, solver=solver, num_samples=24, num_iterations=4, num_elites=4)
+    c = case(method, mode, solver=solver, num_samples=24, num_iterations=4, num_elites=4, **SHORT)
     goals, past = speed.situation(c.model, c)
     controller = c.agent.start(goals, [stream(0, "test")])
     encoded = controller.encode(past)
@@ -585,5 +588,5 @@ def test_the_operations_of_every_solver_are_those_of_a_whole_search(method, solv
         controller.search(encoded)
     assert count_flops(c)[1] == counter.get_total_flops()
     if solver == "adam":
-        plans = count_flops(case(method, mode, num_samples=24, num_iterations=4, num_elites=4))[1] / (24 * 4)
+        plans = count_flops(case(method, mode, num_samples=24, num_iterations=4, num_elites=4, **SHORT))[1] / (24 * 4)
         assert counter.get_total_flops() == pytest.approx((2 * 8 * 4 + 8) * plans, rel=0.05)

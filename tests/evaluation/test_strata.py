@@ -130,7 +130,7 @@ suites:
       image_size: 32
       collect: {episodes: 16, steps: 80, train: 0.3, val: 0.1, test: 0.6}
       cem: {num_samples: 60, num_iterations: 2, num_elites: 8}
-      evaluate: {num_pairs: 6, goal_offset: [5, 60], protocol: clean-2, candidates: 40}
+      evaluate: {num_pairs: 4, goal_offset: [5, 60], protocol: clean-2, candidates: 24}
 """
 
 
@@ -186,7 +186,7 @@ def test_where_no_goal_needs_a_plan_the_cell_says_what_to_ask(ran, tmp_path: Pat
     suite = resolve(load(tmp_path / "two.yaml"), "two", "quick", agents=["greedy"])
     (cell,) = run_suite(replace(run, suite=suite, out=tmp_path / "out"))
     assert cell.status == "not run"
-    assert cell.reason.startswith("none of 40 candidates 5 steps ahead in lewm_bench/TwoRoom-v0 is planning; ask for")
+    assert cell.reason.startswith("none of 24 candidates 5 steps ahead in lewm_bench/TwoRoom-v0 is planning; ask for")
 
 
 def test_a_choice_is_one_or_all_strata() -> None:
@@ -195,7 +195,7 @@ def test_a_choice_is_one_or_all_strata() -> None:
     assert CLEAN_2_PLAIN.budget(25) == 50
 
 
-def test_one_agent_is_evaluated_on_all_strata(tmp_path: Path, monkeypatch) -> None:
+def test_one_agent_is_evaluated_on_all_strata(ran, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "two.yaml").write_text(SUITE)
     options = (
@@ -204,7 +204,7 @@ def test_one_agent_is_evaluated_on_all_strata(tmp_path: Path, monkeypatch) -> No
         "--suite",
         "two",
         "--cache",
-        "cache",
+        str(ran[0].store.root),
         "--out",
         "out",
         "--quiet",

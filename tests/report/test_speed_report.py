@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from speed_rows import XEON, row
 
 from lewm_bench.core.errors import UserError
 from lewm_bench.evaluation.speed_record import SPEED_FILE, SpeedRow, load_speed, save_speed
@@ -24,23 +25,10 @@ from lewm_bench.report.tables.speed import COLUMNS, HEADER, build_table, extrapo
 from lewm_bench.run.cells import card_of_agent
 from lewm_bench.run.records import SCHEMA
 
-XEON = {"device": "cpu", "cpu": "Xeon", "cores": "2", "threads": "1", "memory": "8 GiB", "os": "Linux"}
 FILES = {"speed.json", "table.csv", "table.md", "speedup.png", "scaling.png", "report.html"}
 
 
 KNOWN = Agents({name: card_of_agent(name) for name in ("lewm", "dino-wm")})
-
-
-def row(method: str = "lewm", search=(0.2, 0.3, 0.4), encode=0.1, **changes) -> SpeedRow:
-    fields = {
-        "method": method, "label": f"{title(method, card_of_agent(method))} (as built)", "card": card_of_agent(method), "mode": "float32", "profile": "quick",
-        "image_size": 64, "tokens_per_frame": 16 if "dino" in method else 1, "parameters": 346_000, "batch": 1,
-        "context": 1, "num_samples": 300, "num_iterations": 30, "horizon": 5, "timed_samples": 300,
-        "timed_iterations": 30, "encode_seconds": [encode] * len(search), "search_seconds": search,
-        "encode_flops": 10**9, "search_flops": 6 * 10**9, "peak_flops": 1e11, "weights": "random",
-        "versions": {"torch": "2.5"}, "hardware": XEON, "commit": "abc1234",
-    }  # fmt: skip
-    return SpeedRow(**fields | changes)
 
 
 def small() -> list[SpeedRow]:

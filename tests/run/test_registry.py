@@ -16,7 +16,7 @@ from lewm_bench.agents import AGENTS
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.data.adapt import Adapt, ReplayEnv, register_env
 from lewm_bench.evaluation.speed_record import load_speed
-from lewm_bench.run import environments, registry
+from lewm_bench.run import environments, names, registry
 from lewm_bench.run.records import load_cells
 from lewm_bench.understand.records import load_records
 
@@ -114,6 +114,19 @@ def announce(package: Path, toml: str) -> None:
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: their_pkg\nVersion: 1.0\n")
     (folder / "entry_points.txt").write_text("\n".join(lines) + "\n")
+
+
+def test_what_packages_announce_is_read_once_for_each_path(package, monkeypatch):
+    announce(package, BLOCKS["toml"][0])
+    assert "best-of" not in names.agent_names()
+    monkeypatch.syspath_prepend(package)
+    assert "best-of" in names.agent_names()
+
+    def refuse(**_):
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(names, "entry_points", refuse)
+    assert names.agent_path("best-of").startswith("their_pkg")
 
 
 @pytest.mark.slow

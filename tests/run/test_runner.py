@@ -130,6 +130,12 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch) -> None:
+    """Only the run that several tests look at has them: drawing takes longer than everything else here."""
+    monkeypatch.setattr("lewm_bench.report.plots.draw_all", lambda *_: {})
+
+
 @pytest.fixture(scope="session")
 def config(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
@@ -199,7 +205,7 @@ def test_the_files_and_columns_of_a_results_folder(finished):
     assert {"table.csv", "table.md", "table.tex", "episodes.csv", "report.html"} <= names
     assert {f"cells/PointMaze-UMaze-v0__{a}__seed0.json" for a in ("noop", "random", "gcbc", "lewm")} <= names
     assert any(name.startswith("videos/") for name in names)
-    assert "scenes/PointMaze-UMaze-v0.png" in names
+    assert {"scenes/PointMaze-UMaze-v0.png", "success.png"} <= names
     assert not any(Path(name).name.startswith(".") for name in names)  # no half-written file
     assert list(rows(out)[0]) == EPISODE_COLUMNS == list(EpisodeRow.model_fields)
     table = list(rows(out, "table.csv")[0])
@@ -487,7 +493,9 @@ def full_once(monkeypatch, kind: str, name: str) -> None:
 def test_a_finished_training_that_cannot_be_saved_is_not_trained_again(config, tmp_path, monkeypatch, agent, name):
     if agent == "sac-her":
         pytest.importorskip("stable_baselines3")
-    settings = ["sac-her={train: {steps: 600, batch_size: 8}, hidden: [8]}"] if agent == "sac-her" else []
+    settings = (
+        ["sac-her={train: {steps: 60, batch_size: 8}, hidden: [8], episode_steps: 4}"] if agent == "sac-her" else []
+    )
 
     def folder(where: str) -> Path:
         run = make_run(config, tmp_path / where, tmp_path / where, agents=[agent], overrides=settings)
@@ -522,7 +530,10 @@ def test_room_for_the_weights_of_sac_is_held_while_it_trains(config, tmp_path, m
         return learn(self, *args, **kwargs)
 
     monkeypatch.setattr(sb3.SAC, "learn", watched)
-    settings = ["sac-her={train: {steps: 600, batch_size: 8}, hidden: [8]}", "collect.policies={sac: 1.0}"]
+    settings = [
+        "sac-her={train: {steps: 60, batch_size: 8}, hidden: [8], episode_steps: 4}",
+        "collect.policies={sac: 1.0}",
+    ]
     settings += ["collect.sac={steps: 100, warmup: 50, hidden: [8], batch_size: 8}"]
     run = make_run(config, tmp_path, agents=["sac-her"], overrides=settings)
     setting = stages.setting_of(run, run.suite.jobs[0], *stages.dataset_of(run, run.suite.jobs[0].env))

@@ -17,9 +17,9 @@ import yaml
 from commands import outcome
 from hypothesis import given
 from hypothesis import strategies as st
+from layering import reachable, top
 from pydantic import Field
 from scipy import stats
-from test_layering import reachable, top
 from toy_env import ToyEnv
 
 from lewm_bench.agent import AgentConfig, Family, Loaded

@@ -105,7 +105,7 @@ def without(package: str, folder: Path, *arguments: str) -> subprocess.Completed
     "suite, package, what, command",
     [
         ("pusht", "gym_pusht", "PushT", "pip install 'lewm-bench[pusht]'"),
-        ("pusht", "pymunk", "PushT", "pip install 'lewm-bench[pusht]'"),
+        pytest.param("pusht", "pymunk", "PushT", "pip install 'lewm-bench[pusht]'", marks=pytest.mark.slow),
         ("cube", "ogbench", "Cube", "pip install 'lewm-bench[cube]'"),
     ],
 )

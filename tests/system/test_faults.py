@@ -213,9 +213,7 @@ def test_an_environment_package_that_exits_does_not_end_a_list(lewm_bench, monke
         def load(self):
             import theirs_pkg.exits  # noqa: F401
 
-    monkeypatch.setattr(
-        environments, "entry_points", lambda group: [Entry()] if group == environments.ENV_GROUP else []
-    )
+    monkeypatch.setattr(environments, "plugins", lambda group: [Entry()] if group == environments.ENV_GROUP else [])
     assert "lewm_bench/TwoRoom-v0" in environments.environment_ids()
     assert "theirs_pkg.exits" in caplog.text and "sys.exit(0)" in caplog.text
 

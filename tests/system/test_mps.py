@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pretended_mps import CPU, MPS, LackingError, mps_has, pretended
-from test_agents_contract import NAMES, act, base, checkpoint_of, setting_of  # noqa: F401, base is a fixture
+from tiny_agents import NAMES, act, checkpoint_of, setting_of, toy_setting
 
 from lewm_bench.agent import Setting
 from lewm_bench.evaluation.episodes import distance_rank_correlation
@@ -29,6 +29,11 @@ class Fabric(lightning_fabric.Fabric):
         return super().setup(module.to(MPS), *optimizers, move_to_device=False)
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    return toy_setting(tmp_path_factory.mktemp("toy"))
+
+
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(lightning_fabric, "Fabric", Fabric)
@@ -38,7 +43,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in NAMES])
-def test_an_agent_trains_plans_and_decides_on_mps(machine, base: Setting, tmp_path: Path, name: str) -> None:  # noqa: F811
+def test_an_agent_trains_plans_and_decides_on_mps(machine, base: Setting, tmp_path: Path, name: str) -> None:
     setting = setting_of(base, name, device=MPS)
     checkpoint = checkpoint_of(setting, tmp_path)
     loaded = agent_family(name).load(setting, checkpoint)

@@ -386,7 +386,8 @@ def test_run_report_and_a_report_of_two_folders(lewm_bench, tmp_path):
     assert status == 2 and not out and err.count("\n") == 1 and "x.json is damaged" in err
 
 
-def test_understand_looks_into_a_checkpoint_folder(lewm_bench, tmp_path):
+def test_understand_looks_into_a_checkpoint_folder(lewm_bench, tmp_path, finished, monkeypatch):
+    monkeypatch.setenv("LEWM_BENCH_CACHE", str(finished[0].store.root))
     assert lewm_bench("train", "lewm", "--suite", "act", "--device", "cpu", "--out", "mine")[0] == 0
     options = ("--suite", "look", "--device", "cpu", "--set", "understanding.examinations=[collapse, maps]")
     status, out, err = lewm_bench("understand", "mine", *options)
@@ -402,7 +403,8 @@ def test_understand_looks_into_a_checkpoint_folder(lewm_bench, tmp_path):
     assert cell.config["agent"]["train"]["steps"] == 12  # what it was, not what the suite says
 
 
-def test_what_is_refused_costs_no_record(lewm_bench, tmp_path):
+def test_what_is_refused_costs_no_record(lewm_bench, tmp_path, finished, monkeypatch):
+    monkeypatch.setenv("LEWM_BENCH_CACHE", str(finished[0].store.root))
     assert lewm_bench("run", "--suite", "look", "--device", "cpu")[0] == 0
     assert lewm_bench("train", "lewm", "--suite", "act", "--device", "cpu", "--out", "mine")[0] == 0
     options = ("--suite", "look", "--device", "cpu", "--set", "understanding.examinations=[collapse]")
