@@ -133,7 +133,7 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch) -> None:
     """Only the run that several tests look at has them: drawing takes longer than everything else here."""
-    monkeypatch.setattr("lewm_bench.report.plots.draw_all", lambda *_: {})
+    monkeypatch.setattr("lewm_bench.report.figures.files.draw_all", lambda *_: {})
 
 
 @pytest.fixture(scope="session")
