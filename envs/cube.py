@@ -11,8 +11,7 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
-from lewm_bench.core.env import GoalEnv
-from lewm_bench.core.errors import UserError, unknown
+from lewm_bench.core.env import GoalEnv, frame_space
 from lewm_bench.core.exploration import PolicyFactory, generic_policies
 from lewm_bench.envs.parts.cube_state import (
     CUBE_HEIGHT,
@@ -74,13 +73,9 @@ class Cube(GoalEnv):
     proprioception: ClassVar[tuple[str, ...]] = ("effector_position", "effector_yaw", "gripper_opening", "joint_angles")
 
     def __init__(self, image_size: int = 64, render_mode: str = "rgb_array") -> None:
-        if image_size < 16:
-            raise UserError(f"image_size must be at least 16, got {image_size}")
-        if render_mode != "rgb_array":
-            raise unknown("render_mode", str(render_mode), ("rgb_array",))
         self.image_size = image_size
         self.action_space = gym.spaces.Box(-1.0, 1.0, (5,), np.float32)
-        self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self.observation_space = frame_space(image_size, render_mode)
         self._build()
 
     def _build(self) -> None:

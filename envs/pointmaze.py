@@ -14,8 +14,8 @@ import mujoco
 import numpy as np
 from mujoco.rollout import Rollout
 
-from lewm_bench.core.env import GoalEnv
-from lewm_bench.core.errors import UserError, unknown
+from lewm_bench.core.env import GoalEnv, frame_space
+from lewm_bench.core.errors import unknown
 from lewm_bench.core.exploration import PolicyFactory, generic_policies
 from lewm_bench.envs.parts.geodesic import Geodesics
 from lewm_bench.envs.parts.maze import BALL_RADIUS, Box, clearance, parse_maze, wall_boxes
@@ -69,18 +69,14 @@ class PointMaze(GoalEnv):
         threshold: float = 0.45,
         render_mode: str = "rgb_array",
     ) -> None:
-        if image_size < 16:
-            raise UserError(f"image_size must be at least 16, got {image_size}")
         if renderer not in ("raster", "mujoco"):
             raise unknown("renderer", renderer, ("raster", "mujoco"))
-        if render_mode != "rgb_array":
-            raise unknown("render_mode", str(render_mode), ("rgb_array",))
         self.threshold = threshold
         self.walls = parse_maze(maze)
         self.dynamics = DAMPED if damped else INERTIAL
         self.image_size = image_size
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self.observation_space = frame_space(image_size, render_mode)
         self._raster, self._recolored = (Raster(self.walls, image_size, ball) for ball in (BALL, RECOLORED_BALL))
         self._gl = _GLCamera(self.walls, image_size, self._raster.ball_radius) if renderer == "mujoco" else None
         self._model = mujoco.MjModel.from_xml_string(physics_xml(self.walls, self.dynamics))

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from lewm_bench.core.env import GoalEnv
-from lewm_bench.core.errors import UserError, unknown
+from lewm_bench.core.env import GoalEnv, frame_space
+from lewm_bench.core.errors import unknown
 from lewm_bench.core.exploration import PolicyFactory, generic_policies
 from lewm_bench.envs.parts.pusht_policies import (
     ACTION_SCALE,
@@ -67,15 +67,11 @@ class PushT(GoalEnv):
     proprioception: ClassVar[tuple[str, ...]] = ("agent_position", "agent_velocity")
 
     def __init__(self, image_size: int = 64, target: str = "fixed", render_mode: str = "rgb_array") -> None:
-        if image_size < 16:
-            raise UserError(f"image_size must be at least 16, got {image_size}")
         if target not in ("fixed", "none"):
             raise unknown("target", str(target), ("fixed", "none"))
-        if render_mode != "rgb_array":
-            raise unknown("render_mode", str(render_mode), ("rgb_array",))
         self.image_size, self.target = image_size, target
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self.observation_space = frame_space(image_size, render_mode)
         self._state = np.array([256, 400, 256, 300, 0, 0, 0, 0, 0, 0], np.float64)
         self._open()
 

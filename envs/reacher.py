@@ -12,8 +12,8 @@ import mujoco
 import numpy as np
 from mujoco.rollout import Rollout
 
-from lewm_bench.core.env import GoalEnv
-from lewm_bench.core.errors import UserError, unknown
+from lewm_bench.core.env import GoalEnv, frame_space
+from lewm_bench.core.errors import UserError
 from lewm_bench.system.extras import require
 from lewm_bench.system.gl import Camera
 from lewm_bench.system.resources import cores
@@ -47,15 +47,11 @@ class Reacher(GoalEnv):
     def __init__(
         self, image_size: int = 64, wrapped: bool = False, threshold: float = 0.05, render_mode: str = "rgb_array"
     ) -> None:
-        if image_size < 16:
-            raise UserError(f"image_size must be at least 16, got {image_size}")
         if not threshold > 0:
             raise UserError(f"threshold must be positive (radians), got {threshold}")
-        if render_mode != "rgb_array":
-            raise unknown("render_mode", str(render_mode), ("rgb_array",))
         self.threshold, self.wrapped, self.image_size = threshold, wrapped, image_size
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self.observation_space = frame_space(image_size, render_mode)
         self._model = physics_model()
         self._data = mujoco.MjData(self._model)
         self._pool = [mujoco.MjData(self._model) for _ in range(min(cores(), _MAX_THREADS))]

@@ -14,8 +14,7 @@ from typing import ClassVar
 import gymnasium as gym
 import numpy as np
 
-from lewm_bench.core.env import GoalEnv
-from lewm_bench.core.errors import UserError, unknown
+from lewm_bench.core.env import GoalEnv, frame_space
 from lewm_bench.core.exploration import BatchPolicy, PolicyFactory, generic_policies
 from lewm_bench.envs.parts.geodesic import Geodesics
 from lewm_bench.envs.parts.raster import Backdrop, overlap, pushed
@@ -268,13 +267,9 @@ class RoomsEnv(GoalEnv):
     legacy_step: ClassVar[Callable[[np.ndarray, np.ndarray], np.ndarray]]
 
     def __init__(self, image_size: int = 64, legacy: bool = False, render_mode: str = "rgb_array") -> None:
-        if image_size < 16:
-            raise UserError(f"image_size must be at least 16, got {image_size}")
-        if render_mode != "rgb_array":
-            raise unknown("render_mode", str(render_mode), ("rgb_array",))
         self.image_size, self.legacy = image_size, legacy
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self.observation_space = frame_space(image_size, render_mode)
         self._raster = RoomsRaster(self.rooms, image_size)
         self._move = type(self).legacy_step if legacy else Slide(self.rooms)
         self._position = np.array([(self.rooms.low + self.rooms.wall) / 2, self.rooms.door])

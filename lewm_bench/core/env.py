@@ -220,6 +220,22 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
         return {"state": state, "success": bool(self.reached(state.copy(), self._goal_state.copy()))}
 
 
+SMALLEST_IMAGE = 16  # pixels
+
+
+def frame_space(image_size: int, render_mode: str = "rgb_array") -> gym.spaces.Box:
+    """The observations of an environment that draws (image_size, image_size, 3) uint8 frames.
+
+    Raises:
+        UserError: fewer than 16 pixels, or another way to draw.
+    """
+    if image_size < SMALLEST_IMAGE:
+        raise UserError(f"image_size must be at least {SMALLEST_IMAGE}, got {image_size}")
+    if render_mode != "rgb_array":
+        raise unknown("render_mode", str(render_mode), ("rgb_array",))
+    return gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+
+
 def require_spaces(env: GoalEnv, label: str) -> None:
     """Raise a UserError unless an environment has spaces that can be collected in."""
     actions, frames = env.action_space, env.observation_space
