@@ -133,7 +133,8 @@ def _contents(suite) -> str:
     names = [parse_agent(agent) for agent in suite.agents]
     ablations = Counter(name.trained for name in names if name.settings)
     agents = (f"{agent}{_ablations(ablations[agent])}" for agent in dict.fromkeys(name.trained for name in names))
-    return f" ({len(suite.envs)} envs, agents {', '.join(agents)})"
+    envs = "1 env" if len(suite.envs) == 1 else f"{len(suite.envs)} envs"
+    return f" ({envs}, agents {', '.join(agents)})"
 
 
 def _ablations(count: int) -> str:

@@ -188,6 +188,7 @@ class Choices:
             say=say,
             workers=cores(),
         )
-        cells = f"{len(resolved.jobs)} cells on {run.device}"
+        count = "1 cell" if len(resolved.jobs) == 1 else f"{len(resolved.jobs)} cells"
+        cells = f"{count} on {run.device}"
         say(f"suite {self.suite}, profile {self.profile}, {cells}, settings from {path}")
         return run

@@ -52,8 +52,16 @@ def report(
                 copy_folder(part, target / part.name)
         if pack:
             write_packed(folders, target)
-        summary = write_report(cells, target, title or f"Suite {cells[0].suite}")
+        summary = write_report(cells, target, title or title_of(cells[0].suite))
     show(terminal(summary), target)
+
+
+def title_of(suite: str) -> str:
+    """The title of a suite that is still in the file, else its name."""
+    from lewm_bench.run.benchmarks import find_file, load
+
+    known = load(find_file(None)).suites.get(suite)
+    return f"Suite {suite}" if known is None else known.title
 
 
 def _report_understanding(folders: list[Path], out: Path | None, title: str, pack: bool) -> None:
@@ -72,5 +80,5 @@ def _report_understanding(folders: list[Path], out: Path | None, title: str, pac
                 copy_folder(folder / PICTURES, target / PICTURES)
         if pack:
             write_packed(folders, target)
-        shown = terminal(write_understanding(cells, target, title or f"Suite {cells[0].suite}"))
+        shown = terminal(write_understanding(cells, target, title or title_of(cells[0].suite)))
     show(shown, target)

@@ -15,7 +15,7 @@ from pydantic_core import to_jsonable_python
 from lewm_bench.core.config import Config
 from lewm_bench.core.errors import UserError, unknown
 from lewm_bench.core.names import parse_agent, written
-from lewm_bench.core.renamed import renamed
+from lewm_bench.core.renamed import RENAMED, renamed
 from lewm_bench.data.adapt_config import Adapt
 from lewm_bench.run.benchmarks import Benchmarks
 from lewm_bench.run.names import agent_names
@@ -62,6 +62,7 @@ def settings_at(path: str, bench: Benchmarks, profile: str = "") -> list[Part]:
         NotRun: the agent wants a package that is not installed.
     """
     head, *keys = split_path(path)
+    head = RENAMED.get(head, head)
     settings, agents = _layers(bench, profile)
     if head in Settings.model_fields:
         return _within("", [head, *keys], "", Settings, Settings(), settings)

@@ -10,7 +10,7 @@ from lewm_bench.cli.options import Choices, say
 
 def time_planning(choices: Choices, checkpoint: Path | None = None) -> None:
     """Time planning and write the speed report."""
-    from lewm_bench.evaluation.speed import measure, method_of
+    from lewm_bench.evaluation.speed import SpeedConfig, measure, method_of
     from lewm_bench.evaluation.speed_record import SPEED_FILE
     from lewm_bench.report.speed import write_speed_report
     from lewm_bench.report.tables.speed import terminal
@@ -26,7 +26,13 @@ def time_planning(choices: Choices, checkpoint: Path | None = None) -> None:
         say(f"suite {choices.suite}, profile {profile}, on {where}, settings from {path}")
         rows = measure(suite.settings, methods, profile, where, checkpoint, progress=choices.progress)
         set_aside(folder, [SPEED_FILE], SPEED_FILE)
-        shown = terminal(write_speed_report(rows, folder, suite.title))
+        known = suite.settings.speed.methods == SpeedConfig().methods
+        title = (
+            suite.title
+            if known
+            else f"Planning time: {', '.join(dict.fromkeys(row.card.name or row.method for row in rows))}"
+        )
+        shown = terminal(write_speed_report(rows, folder, title))
     if line := line_about(folder):
         say(line)
     show(shown, folder)

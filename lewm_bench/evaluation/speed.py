@@ -357,13 +357,18 @@ def cases(
                 if has_mode(own, model, mode, planner, device, asked=mode in config.modes):
                     agent = own.agent(model, mode, planner, device)
                     yield Case(own, mode, model, agent, planner, batch=config.batch, **common)
-            if extra or method.name not in COMPARED:
+            if extra or not is_swept(method, config):
                 continue
             for name, values in zip(SWEPT, (config.samples, config.horizons, config.batches), strict=True):
                 for value in values:
                     changed, batch = swept(planner, config.batch, name, value)
                     agent = own.agent(model, modes[0], changed, device)
                     yield Case(own, modes[0], model, agent, changed, batch=batch, sweep=name, **common)
+
+
+def is_swept(method: Method, config: SpeedConfig) -> bool:
+    """Whether a method is in the figure of scaling: the two that are compared, and whoever was asked for by name."""
+    return method.name in COMPARED or method.name not in type(config).model_fields["methods"].default
 
 
 def has_mode(

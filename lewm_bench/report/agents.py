@@ -122,6 +122,11 @@ class Agents:
         """What it is called: ``LeWM``, ``LeWM with dropout=0``."""
         return self.title(agent) + (f" with {settings_text(agent)}" if is_ablation(agent) else "")
 
+    def short(self, agent: str) -> str:
+        """What stands at an axis: its name on the command line; of one of another package the card's, which is shorter."""
+        base, card = parts_of(agent).base, self.card(agent)
+        return card.name + agent[len(base) :] if ":" in base and card.name else agent
+
     def label(self, agent: str, recorded: str) -> str:
         """As recorded, with every substitute named, or by its settings if it is an ablation."""
         return self.name(agent) if is_ablation(agent) else recorded or agent

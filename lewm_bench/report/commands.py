@@ -39,6 +39,12 @@ def run_command(cells: Sequence[CellRecord], protocol: str, profile: str, env: s
     return " ".join(["lewm-bench run", *options])
 
 
+OPTIONS = (
+    "Options that were given beside the suite and the profile (--agents, --envs, --seeds, --set, --config) are no part of "
+    "this line: the resolved configurations below say what they were."
+)
+
+
 def join_command(suite: str) -> str:
     """The command that reports a suite together with everything that was run later by ``run_command``."""
     return f"lewm-bench report {shlex.quote(f'results/{suite}')} {shlex.quote(more(suite))}/*"

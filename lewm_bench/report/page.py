@@ -12,7 +12,7 @@ import pandas as pd
 from lewm_bench.core.formatting import short
 from lewm_bench.report.agents import Agents, is_ablation, parts_of, settings_text
 from lewm_bench.report.caption import INTERVALS, caption, protocols
-from lewm_bench.report.commands import join_command
+from lewm_bench.report.commands import OPTIONS, join_command
 from lewm_bench.report.figures.captions import captions
 from lewm_bench.report.html import (
     Section,
@@ -246,6 +246,10 @@ def _not_run(summary: Summary) -> str:
 def _reproduce(summary: Summary) -> str:
     runs = sorted({(c.suite, c.profile) for c in summary.cells})
     commands = "\n".join(f"lewm-bench run --suite {suite} --profile {profile}" for suite, profile in runs)
-    parts = [f"<pre><code>{escape(commands)}</code></pre>", "<h3>Machines and versions</h3>"]
+    parts = [
+        f"<pre><code>{escape(commands)}</code></pre>",
+        paragraph(OPTIONS, "small"),
+        "<h3>Machines and versions</h3>",
+    ]
     parts.append(bullets(escape(line) for line in caption(summary) if line.startswith(("Hard", "Vers", "Comm"))))
     return "".join([*parts, "<h3>Resolved configurations</h3>", *configs(summary.cells)])

@@ -11,9 +11,10 @@ import pandas as pd
 from lewm_bench.core.errors import UserError
 from lewm_bench.evaluation.speed_record import SpeedRow, save_speed
 from lewm_bench.report.agents import Agents
+from lewm_bench.report.agents import title as agent_title
 from lewm_bench.report.figures.drawing import png
 from lewm_bench.report.figures.speed import scaling, speedup
-from lewm_bench.report.html import Section, assemble
+from lewm_bench.report.html import Section, assemble, paragraph
 from lewm_bench.report.tables.markdown import md
 from lewm_bench.report.tables.planning_time import PUBLISHED_NOTE as QUOTED
 from lewm_bench.report.tables.speed import HEADER, PUBLISHED, build_table, groups, reader_rows
@@ -72,12 +73,21 @@ def write_speed_report(rows: Sequence[SpeedRow], folder: Path, title: str, recor
     return table
 
 
+GIVEN = "Options that were given (--methods, --samples, --set and others) are no part of this line; what was timed is in the tables."
+
+
 def caption(rows: Sequence[SpeedRow]) -> list[str]:
     """What must stand beside the numbers."""
     hardware = sorted({hardware_line(r.hardware) for r in rows})
     versions = sorted({", ".join(f"{k} {v}" for k, v in sorted(r.versions.items())) for r in rows})
     commits = sorted({r.commit for r in rows} - {""})
-    lines = {"Hardware": "; ".join(hardware), "Versions": "; ".join(versions), "Commit": ", ".join(commits)}
+    timed = {agent_title(r.method, r.card): r.card.about for r in rows}
+    lines = {
+        "Timed": "; ".join(f"{name}: {about}" for name, about in timed.items() if about),
+        "Hardware": "; ".join(hardware),
+        "Versions": "; ".join(versions),
+        "Commit": ", ".join(commits),
+    }
     return [f"{name}: {text}." for name, text in lines.items() if text]
 
 
@@ -103,4 +113,8 @@ def html(table: pd.DataFrame, rows: Sequence[SpeedRow], figures: dict[str, bytes
     sections.append(Section("Figures", figures=tuple((data, FIGURES[name]) for name, data in figures.items())))
     commands = "\n".join(f"lewm-bench speed --profile {name}" for name in dict.fromkeys(r.profile for r in rows))
     items = "".join(f"<li>{escape(line)}</li>" for line in caption(rows))
-    return assemble(title, sections, {"Reproduce": f"<pre><code>{escape(commands)}</code></pre><ul>{items}</ul>"})
+    return assemble(
+        title,
+        sections,
+        {"Reproduce": f"<pre><code>{escape(commands)}</code></pre>{paragraph(GIVEN, 'small')}<ul>{items}</ul>"},
+    )

@@ -73,6 +73,17 @@ class EnvPart(Config):
     agents: AgentParts = Field(default_factory=dict)
 
 
+def without_limits(data: Any) -> Any:
+    """``data``, unless it has a key that suites once had."""
+    if isinstance(data, Mapping) and "limits" in data:
+        raise ValueError(
+            "limits: a suite's part for a profile lists what runs instead: "
+            "agents: {NAME: {seeds: [0], goal_offset: [25], num_pairs: 20}} "
+            "and for one environment envs: {NAME: {only: [AGENT], seeds: [0], agents: {...}}}"
+        )
+    return data
+
+
 class Part(Config):
     """What runs of a suite in one profile, and its settings there."""
 
@@ -84,12 +95,7 @@ class Part(Config):
     @model_validator(mode="before")
     @classmethod
     def _lists_what_runs(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and "limits" in data:
-            raise ValueError(
-                "limits: a suite lists what runs instead: agents: {NAME: {seeds: [0], goal_offset: [25], num_pairs: 20}} "
-                "and for one environment envs: {NAME: {only: [AGENT], seeds: [0], agents: {...}}}"
-            )
-        return data
+        return without_limits(data)
 
     @property
     def agent_names(self) -> list[str]:
@@ -120,7 +126,7 @@ class SuiteSpec(Config):
             for old in ("speed", "understand"):
                 if old in data:
                     raise ValueError(f"{old}: what a suite does is its kind; write kind: {old}, or nothing to evaluate")
-        return data
+        return without_limits(data)
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> SuiteSpec:

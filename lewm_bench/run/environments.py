@@ -13,10 +13,10 @@ from typing import Any
 import gymnasium as gym
 
 from lewm_bench.core.env import GoalEnv
-from lewm_bench.core.errors import NotRun, UserError, unknown
+from lewm_bench.core.errors import NotRun, PluginError, UserError, unknown
 from lewm_bench.data.adapt import is_adapted, register_env
 from lewm_bench.data.adapt_config import Adapt
-from lewm_bench.run.names import ENV_GROUP, announced, plugins
+from lewm_bench.run.names import ENV_GROUP, FOUND_WHERE, announced, plugins
 from lewm_bench.system.faults import error_line, result_or_error
 from lewm_bench.system.known_packages import package_hint
 
@@ -69,11 +69,15 @@ def make_env(
     known = environment_ids()
     if ":" not in env_id and env_id not in gym.registry:
         raise package_hint(env_id) or unknown("environment", env_id, known)
+    module, colon, _ = env_id.partition(":")
+    error = result_or_error(lambda: importlib.import_module(module)) if colon else None
+    if isinstance(error, (TypeError, ValueError)):  # not what is raised below for wrong arguments
+        raise PluginError(f"{module} cannot be imported: {error_line(error)}") from error
     try:
         env = gym.make(env_id, image_size=image_size, disable_env_checker=True, **(kwargs or {})).unwrapped
     except ModuleNotFoundError as error:  # Gymnasium raises another one, without a name, from the first
         name = error.name or getattr(error.__cause__, "name", None) or env_id.partition(":")[0]
-        raise UserError(f"environment {env_id!r}: cannot import {name!r}; install the package that has it")
+        raise UserError(f"environment {env_id!r}: cannot import {name!r}; {FOUND_WHERE}")
     except (AttributeError, OSError, RuntimeError) as error:  # depends on what is missing
         chosen = os.environ.get("MUJOCO_GL")
         if chosen is None or "mujoco" in sys.modules:

@@ -10,6 +10,7 @@ from lewm_bench.agents import AGENTS
 from lewm_bench.core.errors import unknown
 from lewm_bench.core.names import parse_agent
 
+FOUND_WHERE = "install the package that has it, or put the folder that it lies in on PYTHONPATH"
 AGENT_GROUP, ENV_GROUP = "lewm_bench.agents", "lewm_bench.envs"  # of entry points
 
 

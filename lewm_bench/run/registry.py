@@ -14,7 +14,7 @@ from lewm_bench.core.card import Card
 from lewm_bench.core.errors import NotRun, PluginError, UserError
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.search_space import Dimension
-from lewm_bench.run.names import agent_names, agent_path
+from lewm_bench.run.names import FOUND_WHERE, agent_names, agent_path
 from lewm_bench.system.faults import error_line, result_or_error
 
 
@@ -33,6 +33,8 @@ def agent_family(name: str) -> Family:
         found = getattr(imported, attribute)
     except AttributeError:
         raise UserError(f"agent {base!r}: module {module!r} has nothing called {attribute!r}")
+    if isinstance(found, type) and issubclass(found, Family):
+        raise UserError(f"agent {base!r}: {path} is a class; name an instance of it, {attribute} = {found.__name__}()")
     if not isinstance(found, Family):
         raise UserError(f"agent {base!r}: {path} is a {type(found).__name__}, not a lewm_bench.agent.Family instance")
     if (mend := fault_of(found)) is not None:
@@ -45,7 +47,7 @@ def imported_for(agent: str, module: str) -> ModuleType:
     found = result_or_error(lambda: importlib.import_module(module))
     if isinstance(found, ModuleNotFoundError):
         if agent not in agent_names():
-            raise UserError(f"agent {agent!r}: cannot import {found.name!r}; install the package that has it")
+            raise UserError(f"agent {agent!r}: cannot import {found.name!r}; {FOUND_WHERE}")
         raise NotRun(f"agent {agent!r} needs the package {found.name!r}: pip install {found.name}")
     if isinstance(found, Exception):
         raise PluginError(f"agent {agent!r}: {module} cannot be imported: {error_line(found)}") from found

@@ -19,8 +19,10 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, req
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from pydantic import ValidationError
+
 import lewm_bench
-from lewm_bench.core.errors import Explained, PluginError
+from lewm_bench.core.errors import Explained, PluginError, short_repr
 from lewm_bench.system.files import StorageError, storage_line, write_text
 
 logger = logging.getLogger(__name__)
@@ -74,6 +76,10 @@ def error_line(error: Exception) -> str:
     if isinstance(error, PluginError):  # which tells of its cause
         return _one_line(error)
     name, text, found = type(error).__name__, _one_line(error), place(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        where = ".".join([error.title, *map(str, first["loc"])])
+        text = f"{where}: {first['msg']}, got {short_repr(first['input'])}"
     what = text if isinstance(error, ProgramExit) else f"{name}: {text}" if text else name
     return what if found is None else f"{what}, in {found}"
 

@@ -71,11 +71,11 @@ def test_variants_and_arms_are_shades_of_their_agent():
 
 def test_blocks_have_gaps_and_the_same_rows_in_all_panels():
     kinds = {"lewm": "world model", "pldm": "world model", "gcbc": "policy", "oracle": "privileged", "noop": "floor"}
-    rows = rows_of([*kinds, "lewm:dropout=0"], kinds)
+    rows = rows_of([*kinds, "lewm:dropout=0"], kinds, KNOWN)
     heights = list(rows.heights.values())
     assert np.diff(heights) == pytest.approx([1, 1.75, 1.75, 1.75, 1.75])
     assert [name for _, name in rows.blocks] == ["world models", "policies", "privileged", "floor", "ablations"]
-    assert rows_of(["lewm"], kinds).blocks == ()
+    assert rows_of(["lewm"], kinds, KNOWN).blocks == ()
     cells = [cell("lewm", LEWM), cell("gcbc", DINO), cell("lewm", LEWM, env=OTHER)]
     figure = success(report.summarise(cells, "t"))
     ticks = [[t.get_text() for t in axes.get_yticklabels()] for axes in figure.axes]

@@ -708,7 +708,10 @@ def test_a_mistake_is_one_line_with_the_nearest_name(tmp_path, arguments, says):
         ),
         (
             suite_yaml(f"envs: [{UMAZE}]\nagents: [lewm]\nprofiles: {{quick: {{limits: [{{seeds: [0]}}]}}}}"),
-            ["suites.s.profiles.quick: limits: a suite lists what runs instead: agents: {NAME:", "envs: {NAME: {only:"],
+            [
+                "suites.s.profiles.quick: limits: a suite's part for a profile lists what runs instead: agents: {NAME:",
+                "envs: {NAME: {only:",
+            ],
         ),
         (
             suite_yaml(f"envs: [{UMAZE}]\nagents: [lewm]\nprofiles: {{quick: {{agents: {{lewm: {{seed: [0]}}}}}}}}"),

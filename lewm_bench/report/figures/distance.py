@@ -108,7 +108,15 @@ def _panel(
         reach = [[100 * (s.value - s.low) for _, s in found], [100 * (s.high - s.value) for _, s in found]]
         tone = agents.colour(agent)
         axes.errorbar(x, y, yerr=reach, color=tone, elinewidth=1.3, linestyle="none")
-        axes.plot(x, y, color=tone, marker=agents.marker(agent), markersize=6, linewidth=1, label=axis_name(agent))
+        axes.plot(
+            x,
+            y,
+            color=tone,
+            marker=agents.marker(agent),
+            markersize=6,
+            linewidth=1,
+            label=axis_name(agents.short(agent)),
+        )
     axes.set_xticks(range(len(names)), [f"{name}\n{_pairs(pairs.get(k, 0))}" for k, name in enumerate(names)])
     axes.set_xlim(-0.5, len(names) - 0.5)
     percent_axis(axes, "reached, %", vertical=True)

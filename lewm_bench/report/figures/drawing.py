@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from lewm_bench.core.formatting import seconds, short
-from lewm_bench.report.agents import is_ablation
+from lewm_bench.report.agents import Agents, is_ablation
 from lewm_bench.report.text import offset_name
 
 BLOCK_NAMES = {
@@ -141,6 +141,7 @@ class Rows:
     """Where the agents of a figure stand on its vertical axis: the same in all panels, with a gap before each block."""
 
     heights: Mapping[str, float]
+    names: Mapping[str, str]
     blocks: tuple[tuple[float, str], ...]
 
     @property
@@ -153,7 +154,7 @@ class Rows:
 
     def draw(self, axes: Axes) -> None:
         """Names at the axis, block names above the blocks."""
-        axes.set_yticks(list(self.heights.values()), [axis_name(a) for a in self.heights])
+        axes.set_yticks(list(self.heights.values()), [axis_name(self.names[a]) for a in self.heights])
         axes.set_ylim(self.bottom, -0.95)
         for height, name in self.blocks:
             axes.axhline(height, color="#dddddd", linewidth=0.8, zorder=0)
@@ -163,13 +164,13 @@ class Rows:
             )  # fmt: skip
 
 
-def rows_of(agents: Iterable[str], kinds: Mapping[str, str]) -> Rows:
-    """Rows for agents that are in the order of the table."""
+def rows_of(names: Iterable[str], kinds: Mapping[str, str], agents: Agents) -> Rows:
+    """Rows for the agents of these names, which are in the order of the table."""
     heights, blocks, last, at = {}, [], "", 0.0
-    for agent in dict.fromkeys(agents):
+    for agent in dict.fromkeys(names):
         block = "ablation" if is_ablation(agent) else kinds[agent]
         if block != last:
             at += GAP if last else 0.0
             blocks.append((at - 0.5 - GAP / 2, BLOCK_NAMES[block]))
         heights[agent], last, at = at, block, at + 1
-    return Rows(heights, tuple(blocks[1:] and blocks))
+    return Rows(heights, {agent: agents.short(agent) for agent in heights}, tuple(blocks[1:] and blocks))

@@ -201,7 +201,9 @@ def _outlined(width: float) -> list:
 
 def _agent_handle(agent: str, agents: Agents, faint: bool = False) -> Line2D:
     tone = agents.colour(agent)
-    return Line2D([], [], color=tone, linewidth=3.5, alpha=0.45 if faint else 1.0, label=axis_name(agent, 20))
+    return Line2D(
+        [], [], color=tone, linewidth=3.5, alpha=0.45 if faint else 1.0, label=axis_name(agents.short(agent), 20)
+    )
 
 
 def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:

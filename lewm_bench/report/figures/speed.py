@@ -80,6 +80,7 @@ def _curve(axes: Axes, table: pd.DataFrame) -> None:
     axes.set_xlabel("tokens per frame of DINO-WM", fontsize=10)
     axes.set_title("DINO-WM's time / LeWM's", fontsize=11, loc="left")
     axes.grid(color="#e5e5e5")
+    axes.set_visible(drawn > 0)
     if drawn:
         axes.legend(fontsize=8, frameon=False, loc="lower right")
 

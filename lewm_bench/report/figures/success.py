@@ -40,7 +40,7 @@ def success(summary: Summary) -> Figure | None:
     failed = (summary.table["status"] == "failed") & (~ablation | ablation[table.index].any())
     table = summary.table[(measured & summary.table["agent"].isin(table["agent"])) | failed]
     parts = places(table)
-    rows = rows_of([a for a in summary.table["agent"] if a in set(table["agent"])], summary.kinds)
+    rows = rows_of([a for a in summary.table["agent"] if a in set(table["agent"])], summary.kinds, summary.agents)
     figure, axes = grid(len(parts), 2, rows.inches(), bottom=0.35)
     for each, (title, part) in zip(axes, parts, strict=True):
         _success_panel(each, part, rows, summary.agents)
@@ -92,7 +92,7 @@ def plan_time(summary: Summary) -> Figure | None:
     parts = places(table)
     if not parts:
         return None
-    rows = rows_of([a for a in summary.table["agent"] if a in set(table["agent"])], summary.kinds)
+    rows = rows_of([a for a in summary.table["agent"] if a in set(table["agent"])], summary.kinds, summary.agents)
     figure, axes = grid(len(parts), 2, rows.inches())
     spread = table[["plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75"]].to_numpy(float)
     lowest, highest = np.nanmin(spread[spread > 0]), np.nanmax(spread)

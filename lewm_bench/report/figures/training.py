@@ -43,7 +43,7 @@ def stability(summary: Summary) -> Figure | None:
         return None
     parts = places(table)
     agents = [a for a in dict.fromkeys(summary.table["agent"]) if a in set(table["agent"])]
-    rows = rows_of(agents, summary.kinds)
+    rows = rows_of(agents, summary.kinds, summary.agents)
     figure, axes = grid(len(parts), 2, rows.inches(), bottom=0.35)
     for each, (title, part) in zip(axes, parts, strict=True):
         _stability_panel(each, part, rows, summary.agents)
@@ -148,7 +148,7 @@ def training(summary: Summary) -> Figure | None:
         for spare in row[len(quantities) :]:
             spare.set_axis_off()
         row[0].annotate(
-            axis_name(agent, 60), (0, 1), (-20, 20), "axes fraction", "offset points", fontsize=10.5, fontweight="bold",
+            axis_name(summary.agents.short(agent), 60), (0, 1), (-20, 20), "axes fraction", "offset points", fontsize=10.5, fontweight="bold",
             color=summary.agents.colour(agent),
         )  # fmt: skip
     legend_of_environments(figure, styles)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from lewm_bench.report.agents import colour, is_ablation, marker, parts_of, settings_text
+from lewm_bench.report.agents import Agents, colour, is_ablation, marker, parts_of, settings_text
 from lewm_bench.report.figures.drawing import escape_math, grid, new_figure, png, rows_of, shorten, tidy
 from lewm_bench.report.understanding.event_figures import detection, voe
 from lewm_bench.report.understanding.map_figures import maps
@@ -40,7 +40,7 @@ class Lines:
     """A line per agent, the same in all panels of a figure, and a place on it per training seed."""
 
     def __init__(self, cells: Cells) -> None:
-        self.rows = rows_of([c.agent for c in cells], {c.agent: "world model" for c in cells})
+        self.rows = rows_of([c.agent for c in cells], {c.agent: "world model" for c in cells}, Agents.of(cells))
         self._seeds = {a: sorted({c.seed for c in cells if c.agent == a}) for a in self.rows.heights}
 
     def place(self, cell: UnderstandingRecord) -> float:
@@ -51,7 +51,7 @@ class Lines:
     def draw(self, axes: Axes, names: bool = True) -> None:
         """Names at the axis, or an axis without names."""
         self.rows.draw(axes)
-        axes.set_yticklabels([short_name(a) for a in self.rows.heights] if names else [])
+        axes.set_yticklabels([short_name(self.rows.names[a]) for a in self.rows.heights] if names else [])
         axes.grid(axis="x", color=GRID)
         axes.set_axisbelow(True)
 
@@ -296,7 +296,14 @@ def open_loop(cells: Cells) -> Figure | None:
         tidy(axes, escape_math(heading))
     cards = {c.agent: c.card for c in cells}
     handles = [
-        Line2D([], [], color=colour(a, card), marker=marker(a, card), markersize=5, label=short_name(a, 40))
+        Line2D(
+            [],
+            [],
+            color=colour(a, card),
+            marker=marker(a, card),
+            markersize=5,
+            label=short_name(Agents.of(cells).short(a), 40),
+        )
         for a, card in cards.items()
     ]
     handles.append(Line2D([], [], color="#444444", linestyle="--", linewidth=1, label="copy the last frame"))

@@ -156,7 +156,11 @@ def notes(cells: Sequence[UnderstandingRecord]) -> tuple[str, ...]:
     said = [_seeds(done), INTERVALS, _tests(done), UNITS, SMALL if any(c.profile == "quick" for c in done) else ""]
     said.append(COLLAPSED if any(c.collapse and c.collapse.collapsed for c in done) else "")
     names = {title(c.agent, c.card): c.label for c in done if c.label}
-    said.append(f"What the names stand for: {'; '.join(f'{a} = {b}' for a, b in names.items() if a != b)}.")
+    meant = "; ".join(f"{a} = {b}" for a, b in names.items() if a != b)
+    said.append(f"What the names stand for: {meant}." if meant else "")
+    said += [
+        f"{name}: {about}." for name, about in {title(c.agent, c.card): c.card.about for c in done}.items() if about
+    ]
     said += [f"{model_and_env(c)}: {c.note}." for c in done if c.note]
     return tuple(filter(None, said))
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.formatting import seconds, short
 from lewm_bench.core.reading import is_file, read_bytes
-from lewm_bench.report.html import Section, assemble, configs
+from lewm_bench.report.commands import OPTIONS
+from lewm_bench.report.html import Section, assemble, configs, paragraph
 from lewm_bench.report.tables.markdown import md
 from lewm_bench.report.text import csv_text, hardware_line, number
 from lewm_bench.report.understanding import findings
@@ -205,7 +206,8 @@ def reproduce(cells: Cells) -> str:
     commands = "\n".join(dict.fromkeys(map(command, cells)))
     items = "".join(f"<li>{escape(line)}</li>" for line in caption(cells))
     settings = "".join(configs(cells))
-    return f"<pre><code>{escape(commands)}</code></pre><ul>{items}</ul><h3>Resolved configurations</h3>{settings}"
+    told = paragraph(OPTIONS, "small")
+    return f"<pre><code>{escape(commands)}</code></pre>{told}<ul>{items}</ul><h3>Resolved configurations</h3>{settings}"
 
 
 def markdown(cells: Cells, title: str) -> str:
