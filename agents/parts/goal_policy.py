@@ -136,6 +136,9 @@ class GoalPolicyFamily(Family):
         """The untrained module, from sizes alone."""
         return self.model(config, image_size, action_dim)
 
+    def training_clips(self, setting: Setting) -> int:
+        return len(setting.dataset.clips("train", 2, setting.config.frame_skip))
+
     @abstractmethod
     def batches(self, setting: Setting) -> Batches:
         """A function from a step index to the batch of that step."""

@@ -111,6 +111,14 @@ class Family(ABC):
     def requirements(self, setting: Setting) -> None:  # noqa: B027, most families need nothing
         """Raise ``NotRun`` if this agent cannot run here, saying what to do; called before anything expensive."""
 
+    def training_clips(self, setting: Setting) -> int:
+        """How many different clips a training draws from, of which ``train.epochs`` counts passes.
+
+        Raises:
+            UserError: passes over the data mean nothing for this agent.
+        """
+        raise UserError(f"{setting.agent} counts training steps, not passes over the data; set train.steps")
+
     def outside(self, setting: Setting) -> str:
         """Checksum of weights from elsewhere that training builds upon, "" without any: others make another agent."""
         return ""
@@ -246,6 +254,9 @@ class TrainedWorldModel(Family):
     def label(self, model: nn.Module, config: Any) -> str:
         """Its name for people, with every substitute named; that of its card unless overridden."""
         return self.card.name
+
+    def training_clips(self, setting: Setting) -> int:
+        return len(setting.dataset.clips("train", self.clip_frames(setting.config), setting.config.frame_skip))
 
     def rollout(self, model: nn.Module, config: PlannerConfig) -> BeginRollout:
         """How ``model`` is rolled out while planning; families with a faster way than the plain loop override this.

@@ -24,9 +24,16 @@ class Record(Config):
     model_config = ConfigDict(allow_inf_nan=True)
 
 
+EITHER: Mapping[str, str] = {"steps": "epochs", "epochs": "steps"}
+"""Keys of which the later one is meant, since each says how long a training is."""
+
+
 def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the leaves of ``over`` put in; mappings merge, everything else replaces."""
-    merged = dict(base)
+    """``base`` with the leaves of ``over`` put in; mappings merge, everything else replaces.
+
+    Of two keys that say the same in different ways (``EITHER``) the one in ``over`` takes the place of the other.
+    """
+    merged = {key: value for key, value in base.items() if key in over or over.get(EITHER.get(key, key)) is None}
     for key, value in over.items():
         old = merged.get(key)
         merged[key] = deep_merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value

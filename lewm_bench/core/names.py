@@ -42,7 +42,7 @@ class AgentName(NamedTuple):
 
 def names_steps(agent: str) -> bool:
     """Whether an agent's name sets its training steps, so that no common budget does."""
-    return any(path == "train.steps" for path, _ in parse_agent(known_as(agent)).settings)
+    return any(path in ("train.steps", "train.epochs") for path, _ in parse_agent(known_as(agent)).settings)
 
 
 def parse_agent(name: str) -> AgentName:

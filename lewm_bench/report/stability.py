@@ -94,6 +94,15 @@ def training_steps(cell: CellRecord) -> int | None:
     return training.get("steps") if isinstance(training, dict) else None
 
 
+def training_epochs(cell: CellRecord) -> float | None:
+    """How often a training saw each of its clips, on average; None where that was not recorded or means nothing."""
+    training = cell.config.get("agent", {}).get("train", {})
+    steps, size = (
+        (training.get(name) for name in ("steps", "batch_size")) if isinstance(training, dict) else (None, None)
+    )
+    return steps * size / cell.train_clips if steps and size and cell.train_clips else None
+
+
 def loss_terms(cells: Iterable[CellRecord]) -> dict[str, dict[str, str]]:
     """Agent to the loss terms of its card and their names for people, with the weight where the configuration has one.
 

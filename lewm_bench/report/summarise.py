@@ -44,7 +44,7 @@ COLUMNS = (
     "normalised_hit", "diff_to_lewm", "diff_low", "diff_high", "diff_p", "diff_runs", "diff_p_holm",
     "distance_end_median",
     "steps_to_hit_median", "plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75", "speedup_vs_dino_wm",
-    "parameters", "tokens_per_frame", "train_seconds", "train_steps", "solved_at_start", "stratum_share", "note",
+    "parameters", "tokens_per_frame", "train_seconds", "train_steps", "train_epochs", "solved_at_start", "stratum_share", "note",
 )  # fmt: skip
 INTEGERS = ("goal_offset", "n_pairs", "n_seeds", "diff_runs", "parameters", "tokens_per_frame", "train_steps")
 
@@ -224,6 +224,8 @@ def _cost(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[str])
     row["train_steps"] = max(steps) if steps else None
     if len(steps) > 1:
         notes.append(f"training steps differ between seeds: {', '.join(map(str, steps))}")
+    epochs = [n for c in cells if (n := stability.training_epochs(c)) is not None]
+    row["train_epochs"] = _average(epochs) if epochs else np.nan
     trained = [c.train_seconds for c in cells if c.train_seconds is not None]
     row["train_seconds"] = _average(trained) if trained else np.nan
     return row

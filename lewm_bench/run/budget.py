@@ -71,5 +71,5 @@ def steps_within(seconds: float, fixed: float, step: float) -> int:
 def with_steps(setting: Setting, steps: int, on_collapse: str | None = None) -> Setting:
     """The setting with another length of training; a training that is only timed may end as it likes."""
     own = setting.config.train
-    train = own.model_copy(update={"steps": steps, "on_collapse": on_collapse or own.on_collapse})
+    train = own.model_copy(update={"steps": steps, "epochs": None, "on_collapse": on_collapse or own.on_collapse})
     return replace(setting, config=setting.config.model_copy(update={"train": train}))

@@ -76,6 +76,7 @@ def record(
         tokens_per_frame=first["tokens_per_frame"],
         train_seconds=training.get("seconds"),
         training=training.get("columns", {}),
+        train_clips=training_clips(setting, family),
         train_hardware=training.get("hardware", {}),
         offsets=offsets,
         episodes=rows,
@@ -84,6 +85,14 @@ def record(
         commit=first["commit"],
         created=first["created"],
     )
+
+
+def training_clips(setting: Setting, family: Family) -> int | None:
+    """How many clips a training drew from; None for what does not train, or does not count passes over the data."""
+    try:
+        return family.training_clips(setting) if family.trainable else None
+    except UserError:
+        return None
 
 
 def config_of(run: Run, job: Job, setting: Setting, family: Family) -> dict[str, Any]:

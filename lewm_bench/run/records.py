@@ -121,6 +121,7 @@ class CellRecord(Record):
     tokens_per_frame: int | None = None
     train_seconds: float | None = None
     training: Annotated[dict[str, list[float | None]], AfterValidator(even)] = Field(default_factory=dict)
+    train_clips: int | None = None  # that the training drew from; None where passes over the data mean nothing
     train_hardware: dict[str, str] = Field(default_factory=dict)  # with the device and the number of threads
     evaluation_complete: bool = True
     offsets: tuple[OffsetRecord, ...] = ()

@@ -55,7 +55,7 @@ class Resolved(Config):
         steps = self.settings.training.steps
         if steps is None or not shares_budget(agent):
             return config
-        return config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
+        return config.model_copy(update={"train": config.train.model_copy(update={"steps": steps, "epochs": None})})
 
     def planner(self, agent: str) -> PlannerConfig:
         """The planner's config, with the settings in the agent's name.

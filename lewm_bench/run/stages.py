@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
@@ -125,10 +125,19 @@ def setting_of(run: Run, job: Job, env: GoalEnv, dataset: Dataset, dataset_key: 
     )
     seconds = run.suite.of(job.env).settings.training.seconds
     if seconds is None or not shares_budget(job.agent):
-        return setting
+        return in_steps(setting)
     family = agent_family(job.agent)
     family.requirements(setting)
     return within_seconds(setting, family, seconds, model_spec(setting, family))
+
+
+def in_steps(setting: Setting) -> Setting:
+    """The setting with the steps that its passes over the data take, if its training is given in passes."""
+    train = setting.config.train
+    if train.epochs is None:
+        return setting
+    train = train.on(agent_family(setting.agent).training_clips(setting))
+    return replace(setting, config=setting.config.model_copy(update={"train": train}))
 
 
 def checkpoint_of(setting: Setting, family: Family) -> Path | None:

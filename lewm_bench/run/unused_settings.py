@@ -14,6 +14,8 @@ from lewm_bench.run.settings import Settings
 
 Path = tuple[str, ...]
 
+LENGTHS = (("train", "steps"), ("train", "epochs"))
+
 
 def check_read(suite: Suite, overrides: Sequence[str]) -> None:
     """Raise a UserError for the first setting of the command line, or in an agent's name, that no cell reads.
@@ -28,7 +30,7 @@ def check_read(suite: Suite, overrides: Sequence[str]) -> None:
         for path in leaves(named_settings(job.agent)):
             whole = path if path[0] == PLANNER else (base, *path)
             # A name may set its training steps against the common budget.
-            if whole[1:] != ("train", "steps") and not is_read(suite, job, whole):
+            if whole[1:] not in LENGTHS and not is_read(suite, job, whole):
                 raise UserError(f"nothing reads {'.'.join(path)} of {job.agent!r}; leave it out of the name")
 
 
@@ -56,7 +58,7 @@ def is_read(suite: Suite, job: Job, path: Path) -> bool:
         if rest[:1] == ("train",):
             budget = resolved.settings.training
             given = budget.steps is not None or budget.seconds is not None
-            if not family.trainable or (rest == ("train", "steps") and given and shares_budget(job.agent)):
+            if not family.trainable or (rest in LENGTHS and given and shares_budget(job.agent)):
                 return False
         return not is_unused(resolved.agent_config(job.agent), rest)
     except NotRun:  # a package is missing, so nobody can tell

@@ -7,7 +7,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 COLLAPSED_STD = 0.02
 PATIENCE = 5  # logged steps in a row that must look collapsed
 LEARNED = 0.02  # of the mean action's error, that a policy must be below it at the end
-FREE = ("log_every", "save_every", "on_collapse")  # do not change the weights
+FREE = ("log_every", "save_every", "on_collapse", "epochs")  # do not change the weights, beside the steps
 STATE = ".state"  # scratch of the cache, gone when the stage is complete
 
 Recipe = Mapping[str, Any]
@@ -42,6 +42,9 @@ class TrainConfig(Config):
     """Optimisation of the LeWM paper (appendix D). The budget is in steps, so that a run repeats."""
 
     steps: int = Field(100_000, ge=1, description="updates of the weights")
+    epochs: float | None = Field(
+        None, gt=0, description="passes over the training clips, in place of steps; steps follow when the data is known"
+    )
     batch_size: int = Field(128, ge=2, description="clips or frames per update")
     learning_rate: float = Field(
         5e-5, gt=0, description="highest learning rate, after the warm-up; a cosine to zero follows"
@@ -58,6 +61,15 @@ class TrainConfig(Config):
         "fail",
         description="what a collapse of latents or policy does: fail the cell, or continue, for ablations that show it",
     )
+
+    def unread(self) -> Collection[str]:
+        return () if self.epochs is None else ("steps",)
+
+    def on(self, clips: int) -> TrainConfig:
+        """The same with the steps that ``epochs`` passes over so many clips take; nothing changes without epochs."""
+        if self.epochs is None:
+            return self
+        return self.model_copy(update={"steps": max(1, round(self.epochs * clips / self.batch_size)), "epochs": None})
 
 
 @dataclass(frozen=True)

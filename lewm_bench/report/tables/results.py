@@ -64,6 +64,7 @@ DETAIL_COLUMNS: Mapping[str, Cell] = {
     "Rank correlation of latent and true distance": lambda r: number(r["distance_rank_correlation"]),
     "Parameters": lambda r: count(r["parameters"]),
     "Training time": lambda r: seconds(r["train_seconds"]),
+    "Passes over the data": lambda r: number(r["train_epochs"], ".3g"),
     "Training steps": lambda r: "" if missing(r["train_steps"]) else f"{r['train_steps']:,}",
     "Solved at start, %": lambda r: percent(r["solved_at_start"]),
     "Share of all goals, %": lambda r: percent(r["stratum_share"]),
