@@ -33,8 +33,10 @@ from lewm_bench.core.errors import UserError, short_repr, unknown
 from lewm_bench.core.exploration import LEARNED, PolicyFactory, check_shares
 from lewm_bench.core.rng import stream
 from lewm_bench.core.types import Episode
-from lewm_bench.data.format import Dataset, DatasetWriter, apportion, split_episodes
+from lewm_bench.data.format import Dataset
 from lewm_bench.data.sac_exploration import SACPolicyConfig, load_sac_policy
+from lewm_bench.data.splits import apportion, split_episodes
+from lewm_bench.data.writer import DatasetWriter
 from lewm_bench.system.files import disk_errors
 from lewm_bench.system.signals import end_with_parent, parent_pipe, signals_blocked
 

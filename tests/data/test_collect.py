@@ -27,7 +27,7 @@ def config(**changes) -> CollectConfig:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_what_is_stored_is_what_happened(tmp_path: Path) -> None:
