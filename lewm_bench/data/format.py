@@ -187,9 +187,14 @@ class Clips:
 
     def batch(self, indices: np.ndarray) -> Clip:
         """The clips of (B,) indices: frames (B, T, 3, h, w) uint8, actions (B, T-1, frame_skip x action_dim) float32."""
+        clip = self._stored(indices)
+        return Clip(clip.frames.contiguous(), clip.actions)
+
+    def _stored(self, indices: np.ndarray) -> Clip:
+        """The same, with the frames in memory as they are stored: (B, T, h, w, 3), seen in another order."""
         starts = self.starts[np.asarray(indices)][:, None]
-        frames = self.dataset.frames[starts + np.arange(self.frames) * self.frame_skip]  # (B, T, h, w, 3)
-        return Clip(torch.from_numpy(frames).permute(0, 1, 4, 2, 3).contiguous(), self.action_blocks(indices))
+        frames = self.dataset.frames[starts + np.arange(self.frames) * self.frame_skip]
+        return Clip(torch.from_numpy(frames).permute(0, 1, 4, 2, 3), self.action_blocks(indices))
 
     def action_blocks(self, indices: np.ndarray) -> torch.Tensor:
         """The actions alone, (B, T-1, frame_skip x action_dim) float32."""
@@ -199,8 +204,8 @@ class Clips:
         return torch.from_numpy(blocks)
 
     def sample(self, rng: np.random.Generator, batch_size: int) -> Clip:
-        """``batch_size`` clips drawn uniformly, with replacement."""
-        return self.batch(rng.integers(len(self), size=batch_size))
+        """``batch_size`` clips drawn uniformly, with replacement; frames not contiguous, for the loader to permute."""
+        return self._stored(rng.integers(len(self), size=batch_size))
 
 
 def digest_of(column: Frames | np.ndarray) -> str:

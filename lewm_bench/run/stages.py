@@ -142,7 +142,8 @@ def checkpoint_of(setting: Setting, family: Family) -> Path | None:
 
     def build(work: Path) -> None:
         log, where = family.train(setting, work), hardware(setting.device)
-        write_text(work / TRAINING, json.dumps({"columns": log.columns, "seconds": log.seconds, "hardware": where}))
+        record = {"columns": log.columns, "seconds": log.seconds, "waited": log.waited, "hardware": where}
+        write_text(work / TRAINING, json.dumps(record))
 
     folder = setting.store.stage("model", model_spec(setting, family), build)
     if setting.config.train.on_collapse == "fail":
