@@ -166,7 +166,7 @@ def threaded(fill: Callable[[int, np.ndarray], None], shape: tuple[int, ...]) ->
 
 def picture_blobs(kind: str, **options: object) -> Callable[[Path, np.ndarray], Callable[[], Read]]:
     def write(folder: Path, frames: np.ndarray) -> Callable[[], Read]:
-        encoded = [as_picture(frame, kind, **options) for frame in frames]
+        encoded = list(THREADS.map(lambda frame: as_picture(frame, kind, **options), frames))
         begins = np.cumsum([0, *map(len, encoded)]).tolist()
         (folder / "blobs").write_bytes(b"".join(encoded))
 
@@ -198,7 +198,8 @@ def lance_table(folder: Path, frames: np.ndarray) -> Path:
     import lance
     import pyarrow
 
-    table = pyarrow.table({"pixels": pyarrow.array([as_picture(f, "PNG") for f in frames], pyarrow.large_binary())})
+    encoded = THREADS.map(lambda frame: as_picture(frame, "PNG"), frames)
+    table = pyarrow.table({"pixels": pyarrow.array(list(encoded), pyarrow.large_binary())})
     lance.write_dataset(table, folder / "f.lance")
     return folder / "f.lance"
 
@@ -260,7 +261,7 @@ FORMATS = {
     "HDF5, chunks read directly, two threads": hdf5_direct,
     "HDF5, chunks at known places of a map, two threads": hdf5_places,
     "PNG, two threads": picture_blobs("PNG"),
-    "WebP lossless, two threads": picture_blobs("WEBP", lossless=True, method=2),
+    "WebP lossless, two threads": picture_blobs("WEBP", lossless=True, method=0),
     "Lance with PNG, two threads": lance_png,
     "the same, fetched and not decoded": lance_fetched,
     "stable-worldmodel's Lance (JPEG, with loss)": peer,
