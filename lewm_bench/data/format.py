@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,15 +22,19 @@ from pydantic import ConfigDict, Field
 
 from lewm_bench.core.config import Record
 from lewm_bench.core.errors import UserError, unknown
-from lewm_bench.core.reading import MissingFile, read_model
+from lewm_bench.core.reading import MissingFile, read_json, read_model
 from lewm_bench.core.types import Clip, Episode
 from lewm_bench.data.frames import Frames
 from lewm_bench.system.arrays import read_array
+from lewm_bench.system.files import write_text
 
 FORMAT = 2
 FRAMES = {1: "frames.npy", 2: "frames.zarr"}  # by format
 COLUMNS = {"frames": (np.uint8, 4), "states": (np.float64, 2), "actions": (np.float32, 2), "ends": (np.int64, 1)}
 SPLITS = ("train", "val", "test")
+NOTE = ".checked.json"  # which files have had every number read
+LARGE = 2**26  # bytes of states and actions; reading fewer takes less than a tenth of a second
+PIECE = 2**16  # rows read at once
 MEND = "delete the folder and collect it again"
 
 
@@ -72,6 +77,7 @@ class Dataset:
         meta = _read_meta(folder)
         dataset = cls(folder, meta, *(_column(folder, name, meta.format_version) for name in COLUMNS))
         _check(dataset)
+        _check_numbers(dataset)
         return dataset
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -249,13 +255,6 @@ def _check(dataset: Dataset) -> None:
     require(dataset.frames.shape[3] == 3, frames, f"has shape {dataset.frames.shape}, not (rows, h, w, 3)")
     require(len(dataset.states) == rows, "states.npy", f"has {len(dataset.states)} rows, but {frames} has {rows}")
     require(len(dataset.actions) == rows, "actions.npy", f"has {len(dataset.actions)} rows, but {frames} has {rows}")
-    require(np.isfinite(dataset.states).all(), "states.npy", "has a state that is not finite")
-    last = np.zeros(rows, bool)
-    last[ends - 1] = True
-    require(
-        np.isfinite(dataset.actions[~last]).all(), "actions.npy", "has an action that is not finite inside an episode"
-    )
-    require(np.isnan(dataset.actions[last]).all(), "actions.npy", "has an action after the last frame of an episode")
     require(
         len(meta.policies) == len(ends), "meta.json", f"names {len(meta.policies)} policies for {len(ends)} episodes"
     )
@@ -267,3 +266,52 @@ def _check(dataset: Dataset) -> None:
         all(0 <= e < len(ends) for e in listed), "meta.json", f"has a split with an episode outside 0..{len(ends) - 1}"
     )
     require(len(set(listed)) == len(listed), "meta.json", "has an episode in two splits or twice in one")
+
+
+def _check_numbers(dataset: Dataset) -> None:
+    """Raise a UserError for numbers that are not finite, or are where there are none.
+
+    Of a large dataset every number is read once, as long as its files stay what they are: ``.checked.json`` says so.
+    """
+    large = dataset.states.nbytes + dataset.actions.nbytes >= LARGE
+    files, note = (
+        [_identity(dataset.folder / f"{name}.npy") for name in ("states", "actions", "ends")],
+        dataset.folder / NOTE,
+    )
+    if large and _noted(note) == files:
+        return
+    if (problem := _wrong_number(dataset)) is not None:
+        raise UserError(f"{dataset.folder / problem}; {MEND}")
+    if large:
+        with suppress(OSError, UserError):  # a folder that is only read is read again by the next process
+            write_text(note, json.dumps(files))
+
+
+def _wrong_number(dataset: Dataset) -> str | None:
+    """The file and what is wrong in it, read in pieces."""
+    last = np.zeros(len(dataset.states), bool)
+    last[dataset.ends - 1] = True
+    for begin in range(0, len(last), PIECE):
+        piece = slice(begin, begin + PIECE)
+        if not np.isfinite(dataset.states[piece]).all():
+            return "states.npy has a state that is not finite"
+        actions = dataset.actions[piece]
+        if not (np.isfinite(actions).all(1) | last[piece]).all():
+            return "actions.npy has an action that is not finite inside an episode"
+        if not np.isnan(actions[last[piece]]).all():
+            return "actions.npy has an action after the last frame of an episode"
+    return None
+
+
+def _identity(path: Path) -> list[int]:
+    """What changes when a file is written again."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _noted(note: Path) -> Any:
+    """What an earlier process has noted, or None."""
+    try:
+        return read_json(note, "delete it")
+    except UserError:
+        return None

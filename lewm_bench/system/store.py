@@ -230,13 +230,15 @@ def read_result(folder: Path, name: str) -> Any:
 
 
 def _signature(folder: Path) -> Signature:
+    """The files of a stage without its scratch, which may come and go."""
     stats = {p.relative_to(folder).as_posix(): p.stat() for p in sorted(folder.rglob("*")) if p.is_file()}
-    return {name: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats.items()}
+    known = {name: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats.items()}
+    return {name: entry for name, entry in known.items() if not _is_scratch(name)}
 
 
 def _seal(work: Path, kind: str, spec: dict[str, Any]) -> None:
     """Write ``done.json``. Scratch is not in it and goes after it: on a full disk a training must not be lost."""
-    kept = {name: size for name, (size, *_) in _signature(work).items() if not _is_scratch(name)}
+    kept = {name: size for name, (size, *_) in _signature(work).items()}
     files = {name: {"size": size, "sha256": checksum(work / name)} for name, size in kept.items()}
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     done = {"kind": kind, "spec": spec, "created": created, "files": files}

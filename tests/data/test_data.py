@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.types import Episode
+from lewm_bench.data import format as format_module
 from lewm_bench.data.format import Dataset
 from lewm_bench.data.splits import apportion, split_episodes
 from lewm_bench.data.writer import DatasetWriter
@@ -361,6 +362,25 @@ def test_format_1_is_still_read_and_has_the_same_fingerprint(dataset: Dataset) -
     assert old.fingerprint == dataset.fingerprint
     assert torch.equal(old.clips("train", 2, 1).batch(np.arange(5)).frames, clips.frames)
     np.testing.assert_array_equal(old[1].frames, episode.frames)
+
+
+def test_the_numbers_of_a_large_dataset_are_read_once(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    real = format_module._wrong_number
+    monkeypatch.setattr(format_module, "_wrong_number", lambda d: (read.append(d), real(d))[1])
+    Dataset.open(dataset.folder)
+    Dataset.open(dataset.folder)
+    assert len(read) == 2 and not (dataset.folder / format_module.NOTE).exists()
+    monkeypatch.setattr(format_module, "LARGE", 100)
+    Dataset.open(dataset.folder)
+    Dataset.open(dataset.folder)
+    assert len(read) == 3
+    (dataset.folder / format_module.NOTE).write_text("{")
+    Dataset.open(dataset.folder)
+    assert len(read) == 4
+    save("states.npy", put((4, 1), np.inf))(dataset.folder)
+    with pytest.raises(UserError, match="not finite"):
+        Dataset.open(dataset.folder)
 
 
 # Writing.
