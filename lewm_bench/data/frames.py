@@ -24,6 +24,7 @@ import zstandard
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.reading import read_json, reason_of, require_file
 from lewm_bench.system.files import write_text
+from lewm_bench.system.resources import cores
 
 SHARD = 2**14  # frames per file: few files and few open ones, and a list of places that is read at once
 LEVEL = 9  # of zstd: 60 % of the size of level 3, as fast to read, and still faster written than most frames are drawn
@@ -36,8 +37,13 @@ _own = threading.local()
 
 
 @lru_cache(maxsize=1)
+def _thread_count() -> int:
+    return min(cores(), MOST_THREADS)
+
+
+@lru_cache(maxsize=1)
 def _threads_of(process: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS), "frames")
+    return ThreadPoolExecutor(_thread_count(), "frames")
 
 
 def _threads() -> ThreadPoolExecutor:
@@ -100,7 +106,7 @@ class Frames:
         if rows.size <= INLINE:
             self._fill(rows.ravel(), out)
         else:
-            pieces = min(_threads()._max_workers, rows.size // (INLINE // 2))
+            pieces = min(_thread_count(), rows.size // (INLINE // 2))
             split = zip(np.array_split(rows.ravel(), pieces), np.array_split(out, pieces), strict=True)
             for done in [_threads().submit(self._fill, *piece) for piece in split]:
                 done.result()

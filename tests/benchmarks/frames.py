@@ -18,6 +18,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import time
@@ -275,9 +276,10 @@ def starts(rows: int, span: int) -> np.ndarray:
     return every[every % STEPS + span < STEPS]
 
 
-def compare(folder: Path, frames: np.ndarray, rounds: int) -> None:
+def compare(folder: Path, frames: np.ndarray, rounds: int, only: str) -> None:
     readers, table = {}, {}
-    for number, (name, write) in enumerate(FORMATS.items()):
+    chosen = {name: write for name, write in FORMATS.items() if re.search(only, name)}
+    for number, (name, write) in enumerate(chosen.items()):
         place = folder / str(number)
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
@@ -289,6 +291,7 @@ def compare(folder: Path, frames: np.ndarray, rounds: int) -> None:
         except ImportError as error:
             print(f"{name}: left out ({error})")
             continue
+        print(f"{name}: written in {seconds:.1f} s", flush=True)
         table[name] = sum(p.stat().st_size for p in place.rglob("*") if p.is_file()) / 1e6, seconds
     clips, rng = starts(len(frames), SKIP * FRAMES - 1), np.random.default_rng(0)
     times: dict[str, list[float]] = {name: [] for name in readers}
@@ -346,6 +349,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--env", default="lewm_bench/TwoRoom-v0")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", default="", help="a regular expression of formats")
     parser.add_argument("--large", type=int, default=0)
     options = parser.parse_args()
     source = options.folder / options.env.split("/")[-1]
@@ -357,7 +361,7 @@ def main() -> None:
             process.start()
             process.join()
     else:
-        compare(options.folder / "formats", dataset.frames[:], options.rounds)
+        compare(options.folder / "formats", dataset.frames[:], options.rounds, options.only)
 
 
 if __name__ == "__main__":
