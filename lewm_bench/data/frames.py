@@ -135,7 +135,9 @@ class Frames:
             number = row // SHARD
             try:
                 _decode(self._read(number, *self._places[row].tolist()), target)
-            except (OSError, ValueError) as error:
+            except OSError as error:
+                raise UserError(f"cannot read {_file(self._folder, number)}: {reason_of(error)}; {self._mend}")
+            except ValueError as error:
                 path = _file(self._folder, number)
                 raise UserError(f"{path} has changed since it was written ({reason_of(error)}); {self._mend}")
 
