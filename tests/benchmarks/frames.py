@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -59,7 +60,7 @@ def read_by_zarr(folder: Path, frames: np.ndarray) -> Callable[[], Read]:
     import zarr
 
     lewm_bench(folder, frames)
-    return lambda: zarr.open_array(folder / "frames.zarr", mode="r").get_orthogonal_selection
+    return lambda: row_by_row(zarr.open_array(folder / "frames.zarr", mode="r"))
 
 
 def zarr_blosc(folder: Path, frames: np.ndarray) -> Callable[[], Read]:
@@ -71,7 +72,7 @@ def zarr_blosc(folder: Path, frames: np.ndarray) -> Callable[[], Read]:
         folder / "z", shape=frames.shape, chunks=shape, shards=(STEPS, *shape[1:]), dtype="uint8", compressors=codec
     )
     array[:] = frames
-    return lambda: zarr.open_array(folder / "z", mode="r").get_orthogonal_selection
+    return lambda: row_by_row(zarr.open_array(folder / "z", mode="r"))
 
 
 def blosc2_frames(folder: Path, frames: np.ndarray) -> Callable[[], Read]:
@@ -114,8 +115,7 @@ def hdf5(folder: Path, frames: np.ndarray) -> Callable[[], Read]:
     def opened() -> Read:
         import h5py
 
-        pixels = h5py.File(path)["pixels"]
-        return lambda rows: np.stack([pixels[row] for row in rows])
+        return row_by_row(h5py.File(path)["pixels"])
 
     return opened
 
@@ -154,6 +154,10 @@ def hdf5_places(folder: Path, frames: np.ndarray) -> Callable[[], Read]:
         return threaded(fill, frames.shape)
 
     return opened
+
+
+def row_by_row(array: Any) -> Read:
+    return lambda rows: np.stack([array[row] for row in rows.tolist()])
 
 
 def threaded(fill: Callable[[int, np.ndarray], None], shape: tuple[int, ...]) -> Read:
