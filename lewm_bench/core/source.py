@@ -25,7 +25,7 @@ from lewm_bench.core.errors import UserError
 OURS = "lewm_bench"
 CHANGES_NOTHING = {
     "farama-notifications", "filelock", "glfw", "huggingface-hub", "hypothesis", "imageio", "lewm-bench",
-    "matplotlib", "packaging", "platformdirs", "pydantic", "pytest", "pyyaml", "safetensors", "tqdm", "yaml"
+    "matplotlib", "packaging", "platformdirs", "pydantic", "pytest", "pyyaml", "safetensors", "tqdm", "yaml", "zstandard"
 }  # fmt: skip
 """Distributions whose versions no result depends on."""
 BY_NAME = ("import_module", "require")  # functions that import the module they are given the name of

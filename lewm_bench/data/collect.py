@@ -8,6 +8,7 @@ already holds the wanted dataset is left as it is.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections import deque
@@ -33,10 +34,15 @@ from lewm_bench.core.errors import UserError, short_repr, unknown
 from lewm_bench.core.exploration import LEARNED, PolicyFactory, check_shares
 from lewm_bench.core.rng import stream
 from lewm_bench.core.types import Episode
-from lewm_bench.data.format import Dataset, DatasetWriter, apportion, split_episodes
+from lewm_bench.data.estimate import Estimate, folder_bytes
+from lewm_bench.data.format import Dataset
 from lewm_bench.data.sac_exploration import SACPolicyConfig, load_sac_policy
+from lewm_bench.data.splits import apportion, split_episodes
+from lewm_bench.data.writer import DatasetWriter
 from lewm_bench.system.files import disk_errors
 from lewm_bench.system.signals import end_with_parent, parent_pipe, signals_blocked
+
+logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 2**26  # of frames between two checkpoints
 _PARTS = ".parts"  # what processes have collected and what waits for its turn to be appended, on disk
@@ -108,15 +114,16 @@ def collect(
     progress: bool | Progress = True,
     workers: int = 1,
     learned: Path | None = None,
+    say: Callable[[str], None] = logger.info,
 ) -> Dataset:
     """The dataset in ``folder``, collected first where it is not there yet.
 
     ``env`` comes from ``gymnasium.make``, which records how to make it again. With ``workers`` above 1 processes share
     what takes long; then the main module must be one that can be imported again. ``learned`` is the folder of the
-    policy "sac" (``sac_policy.py``).
+    policy "sac" (``sac_policy.py``). ``say`` is told what a large collection will take, after its first episodes.
 
     Raises:
-        UserError: the folder holds another dataset, or a policy is not known.
+        UserError: the folder holds another dataset, a policy is not known, or the disk has no room.
     """
     folder, env_id, config = Path(folder), _spec(env).id, config.of(env)
     recipe = {**_description(env), "seed": seed, "config": config.recipe()}
@@ -134,11 +141,15 @@ def collect(
         ]
         # Closed at once when something is raised here: its processes must not outlive it.
         with closing(_roll_parts(env, config.steps, learned, parts, workers, folder / _PARTS)) as rolled:
+            before, begin = folder_bytes(folder), time.perf_counter()
             for part, episodes in zip(parts, rolled, strict=True):
                 for number, name, episode in zip(part.numbers, part.policies, episodes, strict=True):
                     writer.add(episode, name)
                     report(number + 1, config.episodes)
                 writer.checkpoint()
+                if part is parts[0]:
+                    seconds = (time.perf_counter() - begin) / _share(env, workers)
+                    _look_ahead(folder, config.episodes, part, folder_bytes(folder) - before, seconds, say)
         return writer.finish(
             **_description(env),
             action_low=env.action_space.low,
@@ -146,6 +157,22 @@ def collect(
             seed=seed,
             splits=split_episodes(config.episodes, fractions, stream(seed, "collect", env_id, "splits")),
         )
+
+
+def _look_ahead(
+    folder: Path, episodes: int, first: Part, written: int, seconds: float, say: Callable[[str], None]
+) -> None:
+    """Say what the episodes after the first part will take, if it is much; raise a UserError if there is no room."""
+    count, done = len(first.numbers), first.numbers[-1] + 1
+    estimate = Estimate(done, episodes - done, written / count, seconds / count)
+    if estimate.worth_a_line:
+        say(str(estimate))
+    estimate.require_room(folder)
+
+
+def _share(env: GoalEnv, workers: int) -> int:
+    """How many episodes are rolled at once where that is worth it."""
+    return workers if isinstance(_spec(env).entry_point, str) else 1
 
 
 def _ranges(done: int, episodes: int, most: int, workers: int) -> Iterator[range]:

@@ -79,12 +79,16 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
     config = settings.collect.of(env)
     key = dataset_spec(spec, env, config)
 
+    def tell(line: str) -> None:
+        run.say(f"{spec.label}: {line}")
+
     def build(work: Path) -> None:
         if env.spec is None or env.spec.namespace != "lewm_bench":  # ours are held to their promises by tests
             require_sound(env, spec.label)
         learned = policy_of(run, env, config, key) if LEARNED in config.policies else None
         begin, resumed = time.perf_counter(), any(work.iterdir())
-        frames = len(collect(env, config, DATA_SEED, work, run.progress, run.workers, learned).frames)
+        found = collect(env, config, DATA_SEED, work, run.progress, run.workers, learned, tell)
+        frames = len(found.frames)
         seconds = time.perf_counter() - begin
         rate = "" if resumed else f" in {seconds:.1f} s, {frames / seconds:.0f} per second"
         run.say(f"{spec.label}: {frames} frames collected{rate}")
@@ -151,7 +155,8 @@ def checkpoint_of(setting: Setting, family: Family) -> Path | None:
 
     def build(work: Path) -> None:
         log, where = family.train(setting, work), hardware(setting.device)
-        write_text(work / TRAINING, json.dumps({"columns": log.columns, "seconds": log.seconds, "hardware": where}))
+        record = {"columns": log.columns, "seconds": log.seconds, "waited": log.waited, "hardware": where}
+        write_text(work / TRAINING, json.dumps(record))
 
     folder = setting.store.stage("model", model_spec(setting, family), build)
     if setting.config.train.on_collapse == "fail":

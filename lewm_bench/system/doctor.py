@@ -23,7 +23,7 @@ from typing import Literal
 
 from lewm_bench.system.extras import remedy
 from lewm_bench.system.resources import cores, memory
-from lewm_bench.system.store import default_cache
+from lewm_bench.system.store import default_cache, fault, stages
 from lewm_bench.system.subprocesses import Fault, fault_of, last_line
 
 Status = Literal["ok", "warn", "fail"]
@@ -50,6 +50,16 @@ class Check:
     status: Status
     detail: str
     remedy: str = ""  # a command or a short sentence; empty when there is nothing to mend
+
+
+def verify_cache(cache: Path | None = None) -> Check:
+    """Whether every byte of the cache is as it was written; reads them all."""
+    cache = cache or default_cache()
+    faults = {folder: reason for folder in stages(cache) if (reason := fault(folder, again=True)) is not None}
+    if not faults:
+        return Check("cache", "ok", f"every byte of {len(stages(cache))} stages in {cache} is as it was written")
+    told = "; ".join(f"{folder.relative_to(cache)}: {reason}" for folder, reason in faults.items())
+    return Check("cache", "fail", told, "nothing to do: it is built again by the next command that needs it")
 
 
 def diagnose(cache: Path | None = None, results: Path | None = None) -> list[Check]:

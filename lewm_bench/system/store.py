@@ -4,7 +4,8 @@ A stage is a folder ``root/kind/key``. While it is built it is called ``key.part
 build can go on from what it finds there; ``done.json`` with the size and checksum of every file is written last, then
 the folder is renamed. A folder with its final name is therefore complete.
 
-On every hit the sizes are compared, and the checksums once per process. A folder that differs is moved aside to
+On every hit the sizes are compared, and the checksums once per process; those of a large folder only once, as long as its
+files keep their size, time and number (``.key.verified`` beside it; ``lewm-bench doctor --verify`` reads all). A folder that differs is moved aside to
 ``key.corrupt-N`` and built again with a warning: every stage can be rebuilt from its specification, so a flipped bit
 costs time and never a wrong number.
 """
@@ -33,9 +34,13 @@ from lewm_bench.system.scratch import delete_stale
 log = logging.getLogger(__name__)
 
 DONE = "done.json"
+LARGE = 2**26  # bytes of a stage; reading fewer costs less than a tenth of a second
 
-_verified: dict[Path, dict[str, tuple[int, int]]] = {}
-"""Folders whose checksums this process has seen to be right, with the (size, mtime) of their files at that time."""
+Signature = dict[str, list[int]]
+"""Size, time of last change and inode of every file of a folder, by its path relative to it."""
+
+_verified: dict[Path, Signature] = {}
+"""Folders whose checksums this process has seen to be right, with their files at that time."""
 
 
 def default_cache() -> Path:
@@ -116,7 +121,7 @@ class Store:
                 _seal(work, kind, spec)
             _delete_scratch(work)
             os.replace(work, folder)
-            _verified[folder] = _signature(folder)
+            _remember(folder, _signature(folder))
         return folder
 
     def _due(self, folder: Path) -> bool:
@@ -159,8 +164,8 @@ def _unusable(folder: Path, read: Callable[[Path], object]) -> str | None:
     return None
 
 
-def fault(folder: Path) -> str | None:
-    """What is wrong with a finished stage, or None. Sizes every time, checksums once per process."""
+def fault(folder: Path, again: bool = False) -> str | None:
+    """What is wrong with a finished stage, or None. Sizes every time, checksums where they are not known or ``again``."""
     try:
         files = read_json(folder / DONE, "delete its folder")["files"]
         before = _signature(folder)
@@ -169,7 +174,7 @@ def fault(folder: Path) -> str | None:
                 return f"{name} is missing"
             if before[name][0] != entry["size"]:
                 return f"{name} has {before[name][0]} bytes instead of {entry['size']}"
-        if _verified.get(folder) == before:
+        if not again and before in (_verified.get(folder), _remembered(folder, before)):
             return None
         for name, entry in files.items():
             if checksum(folder / name) != entry["sha256"]:
@@ -180,8 +185,39 @@ def fault(folder: Path) -> str | None:
         return f"{Path(error.filename).name} is missing"
     except (UserError, ValueError, KeyError, TypeError, AttributeError):
         return f"{DONE} cannot be read"
-    _verified[folder] = before
+    _remember(folder, before)
     return None
+
+
+def stages(root: Path) -> list[Path]:
+    """The folders of all finished stages of a cache."""
+    return sorted(done.parent for done in root.glob(f"*/*/{DONE}") if not done.parent.suffix)
+
+
+def _note(folder: Path) -> Path:
+    """Where it is noted which files of a large stage were right."""
+    return folder.with_name(f".{folder.name}.verified")
+
+
+def _remember(folder: Path, files: Signature) -> None:
+    _verified[folder] = files
+    if _bytes(files) >= LARGE:
+        with suppress(OSError, StorageError):  # a cache that is only read is read again by the next process
+            write_text(_note(folder), json.dumps(files))
+
+
+def _remembered(folder: Path, files: Signature) -> Signature | None:
+    """The files of a large stage that an earlier process has seen to be right."""
+    if _bytes(files) < LARGE or not _note(folder).is_file():
+        return None
+    try:
+        return read_json(_note(folder), "delete it")
+    except UserError:
+        return None
+
+
+def _bytes(files: Signature) -> int:
+    return sum(size for size, *_ in files.values())
 
 
 def read_result(folder: Path, name: str) -> Any:
@@ -193,15 +229,16 @@ def read_result(folder: Path, name: str) -> Any:
     return read_json(folder / name, f"delete {folder} and run the same command again", finite=False)
 
 
-def _signature(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of last change of every file below ``folder``, by its path relative to it."""
+def _signature(folder: Path) -> Signature:
+    """The files of a stage without its scratch, which may come and go."""
     stats = {p.relative_to(folder).as_posix(): p.stat() for p in sorted(folder.rglob("*")) if p.is_file()}
-    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+    known = {name: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats.items()}
+    return {name: entry for name, entry in known.items() if not _is_scratch(name)}
 
 
 def _seal(work: Path, kind: str, spec: dict[str, Any]) -> None:
     """Write ``done.json``. Scratch is not in it and goes after it: on a full disk a training must not be lost."""
-    kept = {name: size for name, (size, _) in _signature(work).items() if not _is_scratch(name)}
+    kept = {name: size for name, (size, *_) in _signature(work).items()}
     files = {name: {"size": size, "sha256": checksum(work / name)} for name, size in kept.items()}
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     done = {"kind": kind, "spec": spec, "created": created, "files": files}

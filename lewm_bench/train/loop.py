@@ -21,7 +21,7 @@ from lewm_bench.core.config import Config
 from lewm_bench.core.errors import TrainingFailed, UserError
 from lewm_bench.core.reading import read_model
 from lewm_bench.core.rng import torch_seed, torch_stream
-from lewm_bench.core.types import Clip
+from lewm_bench.data.loader import Batch, Prefetch
 from lewm_bench.system.checkpoint import load_strict, load_tensors, require_trained, save_tensors
 from lewm_bench.system.files import write_text
 from lewm_bench.train.record import TrainingRecord
@@ -117,10 +117,11 @@ class TrainableModule(nn.Module):
 
 @dataclass
 class TrainingLog:
-    """Columns of the training curve, one entry per logged step, and the seconds that training took."""
+    """Columns of the training curve, one entry per logged step, the seconds that training took and waited for data."""
 
     columns: dict[str, list[float | None]] = field(default_factory=lambda: {"step": []})
     seconds: float = 0.0
+    waited: float = 0.0
 
     def add(self, step: int, parts: dict[str, float]) -> None:
         """Append one logged step."""
@@ -152,7 +153,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 def train(
     model: nn.Module,
-    batch: Callable[[int], Clip | tuple[Tensor, ...]],
+    batch: Callable[[int], Batch],
     config: TrainConfig,
     *,
     seed: int,
@@ -165,7 +166,7 @@ def train(
     """Train ``model`` in place and return its log; a kill loses at most ``save_every`` steps.
 
     Args:
-        batch: the training batch of a step index; must depend on nothing else.
+        batch: the training batch of a step index; must depend on nothing else. Called by another thread, ahead of time.
         folder: where the state lives, in ``folder/.state``. The last one stays there, so that a model that cannot be
             saved need not be trained again: the cache deletes it with its other scratch when the stage is complete.
         of: what else determines the training, as JSON; the state of another one is not gone on from.
@@ -189,35 +190,38 @@ def train(
     wrapped.train()
     started = time.perf_counter() - log.seconds
     bar = tqdm(total=config.steps, initial=first, desc=description, unit="step", disable=not progress, leave=False)
-    for index in range(first, config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, index)
-        step = Step(
-            index,
-            config.steps,
-            torch.Generator().manual_seed(torch_seed(seed, "loss", index)),
-            index % config.log_every == 0 or index == config.steps - 1,
-        )
-        data = _to_device(batch(index), device)
-        with torch_stream(seed, "dropout", index):
-            loss, parts = wrapped.loss(data, step)
-            optimizer.zero_grad()
-            fabric.backward(loss)
-        fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
-        optimizer.step()
-        if isinstance(model, TrainableModule):
-            with torch.no_grad():
-                model.after_step(step)
-        if step.log:
-            log.add(index, {name: float(value.detach()) for name, value in {"loss": loss, **parts}.items()})
-            bar.set_postfix({name: f"{values[-1]:.3g}" for name, values in log.columns.items() if _shown(name, values)})
-            _watch(log, index, config)
-        bar.update()
-        if index + 1 == config.steps:
-            require_trained(model)  # no loss has seen what the last step did
-        if (index + 1) % config.save_every == 0 or index + 1 == config.steps:
-            log.seconds = time.perf_counter() - started
-            _save(state, index + 1, model, optimizer, log, recipe)
+    waited = log.waited
+    with Prefetch(batch, range(first, config.steps), device) as batches:
+        for index, data in zip(range(first, config.steps), batches, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, index)
+            step = Step(
+                index,
+                config.steps,
+                torch.Generator().manual_seed(torch_seed(seed, "loss", index)),
+                index % config.log_every == 0 or index == config.steps - 1,
+            )
+            with torch_stream(seed, "dropout", index):
+                loss, parts = wrapped.loss(data, step)
+                optimizer.zero_grad()
+                fabric.backward(loss)
+            fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
+            optimizer.step()
+            if isinstance(model, TrainableModule):
+                with torch.no_grad():
+                    model.after_step(step)
+            log.waited = waited + batches.waited
+            if step.log:
+                log.add(index, {name: float(value.detach()) for name, value in {"loss": loss, **parts}.items()})
+                log.seconds = time.perf_counter() - started
+                bar.set_postfix(_shown(log))
+                _watch(log, index, config)
+            bar.update()
+            if index + 1 == config.steps:
+                require_trained(model)  # no loss has seen what the last step did
+            if (index + 1) % config.save_every == 0 or index + 1 == config.steps:
+                log.seconds = time.perf_counter() - started
+                _save(state, index + 1, model, optimizer, log, recipe)
     bar.close()
     if config.on_collapse == "fail":
         raise_if_mean_action(log.columns)
@@ -225,8 +229,11 @@ def train(
     return log
 
 
-def _shown(name: str, values: list[float | None]) -> bool:
-    return name not in ("step", "loss") and values[-1] is not None
+def _shown(log: TrainingLog) -> dict[str, str]:
+    """The last logged values beside the loss, and the share of the time that went by in waiting for data."""
+    shown = {n: v[-1] for n, v in log.columns.items() if n not in ("step", "loss") and v[-1] is not None}
+    waiting = {"waiting": f"{100 * log.waited / log.seconds:.0f}%"} if log.seconds else {}
+    return {name: f"{value:.3g}" for name, value in shown.items()} | waiting
 
 
 def _watch(log: TrainingLog, index: int, config: TrainConfig) -> None:
@@ -277,12 +284,6 @@ def policy_error(columns: Mapping[str, Sequence[float | None]]) -> float:
     return sum(error for error, _ in last) / total if total > 0 else math.nan
 
 
-def _to_device(batch, device: torch.device):
-    if isinstance(batch, Clip):
-        return Clip(batch.frames.to(device, non_blocking=True), batch.actions.to(device, non_blocking=True))
-    return tuple(t.to(device, non_blocking=True) for t in batch)
-
-
 def _save(
     state: Path, index: int, model: nn.Module, optimizer: torch.optim.Optimizer, log: TrainingLog, recipe: Recipe
 ) -> None:
@@ -295,7 +296,7 @@ def _save(
         for name, value in entry.items()
     }
     save_tensors(folder / "optimizer.safetensors", moments)
-    content = {"step": index, "columns": log.columns, "seconds": log.seconds, "of": recipe}
+    content = {"step": index, "columns": log.columns, "seconds": log.seconds, "waited": log.waited, "of": recipe}
     write_text(state / "state.json", json.dumps(content))
     for old in state.glob("step-*"):
         if old != folder:
@@ -317,7 +318,7 @@ def _resume(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer, log
         logger.warning("the saved training state in %s is unreadable (%s); training starts again", state, error)
         return 0
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    log.columns, log.seconds = columns, seconds
+    log.columns, log.seconds, log.waited = columns, seconds, content.waited
     logger.info("training goes on at step %d", index)
     return index
 

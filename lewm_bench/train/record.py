@@ -34,4 +34,5 @@ class TrainingRecord(Record):
     of: dict[str, Any] = Field(default_factory=dict)  # what that state is a state of
     columns: Annotated[Curve, AfterValidator(even)]
     seconds: float = Field(ge=0)
+    waited: float = Field(0.0, ge=0)  # of them, for data
     hardware: dict[str, str] = Field(default_factory=dict)

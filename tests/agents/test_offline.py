@@ -23,7 +23,8 @@ from lewm_bench.agents.parts import implicit_policy as offline
 from lewm_bench.agents.parts.implicit_policy import OfflineConfig, Transitions, relabelled_batches
 from lewm_bench.core.rng import stream, torch_stream
 from lewm_bench.core.types import Episode, Goals, Past
-from lewm_bench.data.format import Dataset, DatasetWriter
+from lewm_bench.data.format import Dataset
+from lewm_bench.data.writer import DatasetWriter
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.run.registry import agent_family
 from lewm_bench.system.store import Store

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import shutil
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from toy_env import TOY_ID, ToyEnv, make_toy
 
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.data import collect as collecting
+from lewm_bench.data import estimate
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.data.format import Dataset
 from lewm_bench.data.sac_exploration import SACPolicyConfig, train_sac_policy
@@ -27,7 +29,7 @@ def config(**changes) -> CollectConfig:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_what_is_stored_is_what_happened(tmp_path: Path) -> None:
@@ -478,3 +480,37 @@ def test_the_settings_of_the_learned_policy_are_part_of_the_data_that_it_collect
 def test_a_dataset_whose_policy_is_not_trained_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no policy named 'sac'"):
         collect(make_env(MAZE, 16), small(policies={"sac": 1.0}), 0, tmp_path, progress=False)
+
+
+# Room.
+
+
+def test_what_a_large_collection_takes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    collect(make_toy(), config(), 0, tmp_path / "small", progress=False, say=said.append)
+    assert said == []
+    monkeypatch.setattr(estimate, "WORTH_BYTES", 0)
+    dataset = collect(make_toy(), config(chunk=4), 0, tmp_path / "large", progress=False, say=said.append)
+    (line,) = said
+    assert line.startswith(f"{len(dataset) - 4} episodes to collect take about ") and "MB and" in line
+
+
+def test_a_full_disk_is_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = shutil._ntuple_diskusage(0, 0, estimate.SPARE + 1000)
+    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda path: free)
+    done: list[int] = []
+    with pytest.raises(
+        UserError, match=r"episodes to collect take about .* free; \d+ would fit \(--set collect.episodes="
+    ):
+        collect(make_toy(), config(chunk=4), 0, tmp_path, lambda number, total: done.append(number))
+    assert done == [1, 2, 3, 4]
+    monkeypatch.undo()
+    collect(make_toy(), config(), 0, tmp_path, lambda number, total: done.append(number))
+    assert done == list(range(1, done[-1] + 1))  # what was there is not collected again
+
+
+def test_estimates_are_sums() -> None:
+    left = estimate.Estimate(done=4, left=20_000, bytes_each=1.5e6, seconds_each=0.5)
+    assert str(left) == "20000 episodes to collect take about 30.0 GB and 2.8 hours" and left.worth_a_line
+    assert not estimate.Estimate(4, 100, 1e6, 0.5).worth_a_line
+    assert estimate.Estimate(4, 100, 1e6, 0.7).worth_a_line and estimate.Estimate(4, 10, 2e8, 0).worth_a_line

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,10 @@ from hypothesis import strategies as st
 
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.types import Episode
-from lewm_bench.data.format import Dataset, DatasetWriter, apportion, split_episodes
+from lewm_bench.data import format as format_module
+from lewm_bench.data.format import Dataset
+from lewm_bench.data.splits import apportion, split_episodes
+from lewm_bench.data.writer import DatasetWriter
 
 
 def random_episode(rng: np.random.Generator, steps: int, action_dim: int = 2) -> Episode:
@@ -215,6 +219,23 @@ def save(name: str, change):
     return damage
 
 
+def describe(change):
+    def damage(folder: Path) -> None:
+        path = folder / "frames.zarr/zarr.json"
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    return damage
+
+
+def as_format_1(folder: Path) -> None:
+    """Rewrite a dataset as an earlier version of the program left it."""
+    np.save(folder / "frames.npy", Dataset.open(folder).frames[:])
+    shutil.rmtree(folder / "frames.zarr")
+    edit(lambda meta: meta.update(format_version=1))(folder)
+
+
 def edit(change):
     def damage(folder: Path) -> None:
         meta = json.loads((folder / "meta.json").read_text())
@@ -240,17 +261,35 @@ def resize(name: str, by: int):
     return damage
 
 
-DAMAGE = {
+DAMAGE_OF_FORMAT_1 = {
     "no frames": ("frames.npy.*missing", lambda f: (f / "frames.npy").unlink()),
+    "frames cut by one byte": ("frames.npy", resize("frames.npy", -1)),
+    "frames as floats": ("frames.npy.*float32", save("frames.npy", lambda c: c.astype(np.float32))),
+    "channels first": ("frames.npy.*not", save("frames.npy", lambda c: np.ascontiguousarray(c.transpose(0, 3, 1, 2)))),
+}
+
+PIECE = "frames.zarr/c.0.0.0.0"
+DAMAGE_OF_FORMAT_2 = {
+    "no frames": (f"{PIECE}.*missing", lambda f: (f / PIECE).unlink()),
+    "no description": ("zarr.json.*missing", lambda f: (f / "frames.zarr/zarr.json").unlink()),
+    "frames cut by one byte": (PIECE, resize(PIECE, -1)),
+    "frames cut to almost nothing": (PIECE, resize(PIECE, -(10**6))),
+    "a byte too many": (PIECE, resize(PIECE, 1)),
+    "a folder in place of a file": (f"{PIECE}.*folder", lambda f: ((f / PIECE).unlink(), (f / PIECE).mkdir())),
+    "half a description": ("zarr.json", resize("frames.zarr/zarr.json", -40)),
+    "another array": ("zarr.json", lambda f: (f / "frames.zarr/zarr.json").write_text('{"shape": [3, 4]}')),
+    "other codecs": ("zarr.json.*not of an array", describe(lambda d: d["codecs"].append({"name": "crc32c"}))),
+    "more frames than there are": ("zarr.json", describe(lambda d: d["shape"].__setitem__(0, 38))),
+    "no frame": ("zarr.json", describe(lambda d: d["shape"].__setitem__(0, 0))),
+}
+
+DAMAGE = {
     "no meta": ("not a complete dataset", lambda f: (f / "meta.json").unlink()),
     "half a meta": ("meta.json", resize("meta.json", -40)),
-    "frames cut by one byte": ("frames.npy", resize("frames.npy", -1)),
     "states cut in the header": ("states.npy", resize("states.npy", -(10**6))),
     "bytes too many": ("actions.npy", resize("actions.npy", 3)),
     "empty file": ("ends.npy", lambda f: (f / "ends.npy").write_bytes(b"")),
     "not an array": ("ends.npy", lambda f: (f / "ends.npy").write_bytes(b"episode ends")),
-    "frames as floats": ("frames.npy.*float32", save("frames.npy", lambda c: c.astype(np.float32))),
-    "channels first": ("frames.npy.*not", save("frames.npy", lambda c: np.ascontiguousarray(c.transpose(0, 3, 1, 2)))),
     "one state too few": ("states.npy has 36 rows.*37", save("states.npy", lambda c: c[:-1])),
     "one action too few": ("actions.npy has 36 rows", save("actions.npy", lambda c: c[:-1])),
     "ends fall": ("ends.npy.*increase", save("ends.npy", put(1, 3))),
@@ -265,26 +304,83 @@ DAMAGE = {
     "split missing": ("meta.json.*splits", edit(lambda m: m["splits"].pop("val"))),
     "policy missing": ("meta.json.*policies", edit(lambda m: m["policies"].pop())),
     "bounds too short": ("meta.json.*bounds", edit(lambda m: m["action_low"].pop())),
-    "future format": ("meta.json.*format_version", edit(lambda m: m.update(format_version=2))),
+    "future format": ("meta.json.*format_version", edit(lambda m: m.update(format_version=3))),
     "misspelt key": ("meta.json.*polices", edit(lambda m: m.update(polices=[]))),
 }
 
 
-@pytest.mark.parametrize("message, damage", DAMAGE.values(), ids=DAMAGE)
-def test_damage_is_found_and_named(dataset: Dataset, message: str, damage) -> None:
+def cases_of_damage():
+    for version, own in ((1, DAMAGE_OF_FORMAT_1), (2, DAMAGE_OF_FORMAT_2)):
+        for name, (message, damage) in {**DAMAGE, **own}.items():
+            yield pytest.param(version, message, damage, id=f"format {version}: {name}")
+
+
+@pytest.mark.parametrize("version, message, damage", list(cases_of_damage()))
+def test_damage_is_found_and_named(dataset: Dataset, version: int, message: str, damage) -> None:
+    if version == 1:
+        as_format_1(dataset.folder)
     damage(dataset.folder)
     with pytest.raises(UserError, match=message) as caught:
         Dataset.open(dataset.folder)
     assert "\n" not in str(caught.value) and "collect it again" in str(caught.value)
 
 
-def test_a_flipped_byte_is_found_by_verify(dataset: Dataset) -> None:
-    path = dataset.folder / "frames.npy"
+@pytest.mark.parametrize("version, name, place", [(1, "frames.npy", -100), (2, PIECE, 100), (2, PIECE, 50)])
+def test_a_flipped_byte_is_found_by_verify(dataset: Dataset, version: int, name: str, place: int) -> None:
+    if version == 1:
+        as_format_1(dataset.folder)
+    path = dataset.folder / name
     data = bytearray(path.read_bytes())
-    data[-100] ^= 4
+    data[place] ^= 4
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"frames\.npy has changed"):
+    with pytest.raises(UserError, match=rf"{name} has changed"):
         Dataset.open(dataset.folder).verify()
+
+
+def test_a_flipped_byte_never_becomes_another_frame(dataset: Dataset) -> None:
+    frame, path = dataset.frames[0], dataset.folder / PIECE
+    whole, found = path.read_bytes(), 0
+    size = int.from_bytes(whole[-37 * 16 + 8 : -37 * 16 + 16], "little")
+    for place in range(size):
+        data = bytearray(whole)
+        data[place] ^= 1
+        path.write_bytes(data)
+        try:
+            np.testing.assert_array_equal(Dataset.open(dataset.folder).frames[0], frame)
+        except UserError as error:
+            assert "has changed since it was written" in str(error)
+            found += 1
+    assert found > 0.9 * size
+
+
+def test_format_1_is_still_read_and_has_the_same_fingerprint(dataset: Dataset) -> None:
+    clips = dataset.clips("train", 2, 1).batch(np.arange(5))
+    episode = dataset[1]
+    as_format_1(dataset.folder)
+    old = Dataset.open(dataset.folder)
+    old.verify()
+    assert old.fingerprint == dataset.fingerprint
+    assert torch.equal(old.clips("train", 2, 1).batch(np.arange(5)).frames, clips.frames)
+    np.testing.assert_array_equal(old[1].frames, episode.frames)
+
+
+def test_the_numbers_of_a_large_dataset_are_read_once(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    real = format_module._wrong_number
+    monkeypatch.setattr(format_module, "_wrong_number", lambda d: (read.append(d), real(d))[1])
+    Dataset.open(dataset.folder)
+    Dataset.open(dataset.folder)
+    assert len(read) == 2 and not (dataset.folder / format_module.NOTE).exists()
+    monkeypatch.setattr(format_module, "LARGE", 100)
+    Dataset.open(dataset.folder)
+    Dataset.open(dataset.folder)
+    assert len(read) == 3
+    (dataset.folder / format_module.NOTE).write_text("{")
+    Dataset.open(dataset.folder)
+    assert len(read) == 4
+    save("states.npy", put((4, 1), np.inf))(dataset.folder)
+    with pytest.raises(UserError, match="not finite"):
+        Dataset.open(dataset.folder)
 
 
 # Writing.

@@ -14,7 +14,8 @@ from toy_env import ToyEnv, make_toy
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.types import Episode
 from lewm_bench.data.collect import CollectConfig, collect
-from lewm_bench.data.format import Dataset, DatasetWriter
+from lewm_bench.data.format import Dataset
+from lewm_bench.data.writer import DatasetWriter
 from lewm_bench.evaluation.protocol import CLEAN_1, PAPER_V3, PROTOCOLS, Pairs, Protocol, sample_pairs
 
 

@@ -543,7 +543,8 @@ def test_room_for_the_weights_of_sac_is_held_while_it_trains(config, tmp_path, m
 
 
 @pytest.mark.parametrize(
-    "kind, name", [("dataset", "frames.npy"), ("model", "model.safetensors"), ("evaluation", "episodes.jsonl")]
+    "kind, name",
+    [("dataset", "frames.zarr/c.0.0.0.0"), ("model", "model.safetensors"), ("evaluation", "episodes.jsonl")],
 )
 def test_a_damaged_stage_is_built_again_with_the_same_result(config, tmp_path, kind, name, caplog):
     first = execute(make_run(config, tmp_path, agents=["gcbc"]))

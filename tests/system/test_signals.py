@@ -207,7 +207,7 @@ def test_a_collection_stops_with_its_processes_and_can_go_on(tmp_path: Path, sen
     assert (process.returncode, err) == (143, f"lewm-bench: ended by SIGTERM{GOES_ON}")
     until(lambda: not members(process.pid), 10)  # the tracker ends a moment after the program whose pipe it reads
     left = sorted(path.name for path in (tmp_path / "data").iterdir())
-    assert left == [".progress.json", "actions.npy", "frames.npy", "states.npy"]
+    assert left == [".progress.json", "actions.npy", "frames.zarr", "states.npy"]
 
 
 @pytest.mark.slow
@@ -225,7 +225,7 @@ def test_a_collection_that_is_killed_takes_its_processes_along(tmp_path: Path) -
 @pytest.mark.parametrize("stage", ["collecting", "training", "evaluating", "reporting"])
 def test_every_stage_of_a_run_stops_and_goes_on(tmp_path: Path, stage: str) -> None:
     moments = {
-        "collecting": "from lewm_bench.data import format as data; place, name = data.DatasetWriter, 'add'",
+        "collecting": "from lewm_bench.data import writer as data; place, name = data.DatasetWriter, 'add'",
         "training": "from lewm_bench.train import loop as train; place, name = train, '_to_device'",
         "evaluating": "from lewm_bench.run import stages; place, name = stages, 'measures_of'",
         "reporting": "from lewm_bench.report.figures import files; place, name = files, 'draw_all'",

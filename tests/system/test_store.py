@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,36 @@ def test_checksums_are_read_once_per_process(store: Store, monkeypatch: pytest.M
     store.stage("data", SPEC, never)
     store.stage("data", SPEC, never)
     assert sorted(read) == ["card.json", "numbers.bin"]
+
+
+def test_checksums_of_a_large_stage_are_read_once(store: Store, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    read = []
+    real = store_module.checksum
+    monkeypatch.setattr(store_module, "checksum", lambda path: read.append(path.name) or real(path))
+    monkeypatch.setattr(store_module, "LARGE", 1000)
+    folder = store.stage("data", SPEC, build)
+    read.clear()
+    for _ in range(2):
+        new_process()
+        assert store.stage("data", SPEC, never) == folder and read == []
+    assert store_module.stages(store.root) == [folder]
+    assert store_module.fault(folder, again=True) is None and len(read) == 2
+    (folder.with_name(f".{folder.name}.verified")).write_text("[")
+    new_process()
+    assert store.stage("data", SPEC, never) == folder and len(read) == 4
+    shutil.copy2(folder / "card.json", folder / "other")
+    os.replace(folder / "other", folder / "card.json")  # the same bytes and times, another file
+    new_process()
+    assert store.stage("data", SPEC, never) == folder and len(read) == 6
+    before = (folder / "sub" / "numbers.bin").stat()
+    flip_a_byte(folder)
+    os.utime(folder / "sub" / "numbers.bin", ns=(before.st_atime_ns, before.st_mtime_ns))
+    new_process()
+    assert store_module.fault(folder) is None  # nothing shows it but the bytes
+    assert "numbers.bin has changed" in store_module.fault(folder, again=True)
+    flip_a_byte(folder)
+    flip_a_byte(folder)
+    assert store.stage("data", SPEC, build) == folder and "is damaged" in caplog.text
 
 
 def slow_build(folder: Path) -> None:
