@@ -70,7 +70,8 @@ def page_of(card: Mapping[str, Any], training: Mapping[str, Any], repository: st
         raise UserError(f"the checkpoint's {CARD} does not name agent and environment; {MEND}")
     facts = {name: card.get(name) for name in ("agent", "env", "image_size", "action_dim", "seed", "dataset", "torch")}
     facts |= {"released": card["released"]} if "released" in card else {}
-    facts |= {name: value for name, value in training.items() if name == "seconds"} | dict(training.get("columns", {}))
+    last = {f"{name} at the end": values[-1] for name, values in training.get("columns", {}).items() if values}
+    facts |= ({"seconds of training": training["seconds"]} if training else {}) | last
     rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items() if value is not None)
     config = json.dumps(card.get("config"), indent=1, sort_keys=True)
     return PAGE.format(
