@@ -47,10 +47,10 @@ class Verb(TyperCommand):
             found, (UserError, NotRun, TrainingFailed, UsageProblem, typer.Exit, typer.Abort, BrokenPipeError)
         ):
             raise found
-        raise explained(found, _error_folder(ctx.params), ctx.info_name)
+        raise explained(found, error_folder(ctx.params), ctx.info_name)
 
 
-def _error_folder(options: Mapping[str, Any]) -> Path:
+def error_folder(options: Mapping[str, Any]) -> Path:
     """Where a traceback is kept: in the results if the user has named a folder for them, else in the cache."""
     from lewm_bench.system.store import default_cache
 
