@@ -72,24 +72,32 @@ def read_released(folder: Path, root: Path | None = None) -> Released:
         UserError: a file is missing, damaged, a link to elsewhere, or more than tensors; or the sizes are not LeWM's.
     """
     require_files(folder, root or folder)
-    sizes = read_json(folder / CONFIG, MEND)
-    if not isinstance(sizes, dict):
-        raise UserError(f"{folder / CONFIG} is damaged (not a JSON object); {MEND}")
-    image_size = _number(sizes, folder, "encoder", "image_size")
-    history = _number(sizes, folder, "predictor", "num_frames")
-    block = _number(sizes, folder, "action_encoder", "input_dim")
-    if image_size % PATCH:
-        raise UserError(
-            f"{folder / CONFIG}: encoder.image_size must be a multiple of {PATCH}, got {image_size}; {MEND}"
-        )
-    for path, found, expected in differences(sizes, layout(JEPAConfig(history=history), image_size, block)):
-        raise UserError(
-            f"{folder / CONFIG}: {path} is {short_repr(found)} and not {expected!r}; only LeWM of the paper's size can be "
-            "imported"
-        )
-    found = Released(read_tensors(folder / WEIGHTS), image_size, history, block, _dropout(sizes, folder))
+    sizes = read_sizes(folder)
+    found = Released(read_tensors(folder / WEIGHTS), *sizes)
     _require_sizes(found, folder)
     return found
+
+
+def read_sizes(folder: Path) -> tuple[int, int, int, float]:
+    """Image size, history, numbers of an action block and dropout, as ``config.json`` says them.
+
+    Raises:
+        UserError: it is damaged, does not say one of them, or is about other networks than the paper's.
+    """
+    path = folder / CONFIG
+    sizes = read_json(path, MEND)
+    if not isinstance(sizes, dict):
+        raise UserError(f"{path} is damaged (not a JSON object); {MEND}")
+    image_size = _number(sizes, path, "encoder", "image_size")
+    history = _number(sizes, path, "predictor", "num_frames")
+    block = _number(sizes, path, "action_encoder", "input_dim")
+    if image_size % PATCH:
+        raise UserError(f"{path}: encoder.image_size must be a multiple of {PATCH}, got {image_size}; {MEND}")
+    for name, found, expected in differences(sizes, layout(JEPAConfig(history=history), image_size, block)):
+        raise UserError(
+            f"{path}: {name} is {short_repr(found)} and not {expected!r}; only LeWM of the paper's size can be imported"
+        )
+    return image_size, history, block, _dropout(sizes, path)
 
 
 def require_files(folder: Path, root: Path) -> None:
@@ -200,22 +208,18 @@ def _is_entry(entry: tuple[object, object]) -> bool:
     )
 
 
-def _number(sizes: Mapping[str, Any], folder: Path, block: str, name: str) -> int:
+def _number(sizes: Mapping[str, Any], path: Path, block: str, name: str) -> int:
     part = sizes.get(block)
     value = part.get(name) if isinstance(part, dict) else None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(
-            f"{folder / CONFIG} must say {block}.{name}, a whole number from 1, got {short_repr(value)}; {MEND}"
-        )
+        raise UserError(f"{path} must say {block}.{name}, a whole number from 1, got {short_repr(value)}; {MEND}")
     return value
 
 
-def _dropout(sizes: Mapping[str, Any], folder: Path) -> float:
+def _dropout(sizes: Mapping[str, Any], path: Path) -> float:
     value = sizes["predictor"].get("dropout", JEPAConfig().dropout)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise UserError(
-            f"{folder / CONFIG}: predictor.dropout must be from 0 to below 1, got {short_repr(value)}; {MEND}"
-        )
+        raise UserError(f"{path}: predictor.dropout must be from 0 to below 1, got {short_repr(value)}; {MEND}")
     return float(value)
 
 

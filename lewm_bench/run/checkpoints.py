@@ -108,7 +108,7 @@ def check_card(folder: Path, setting: Setting) -> None:
         if (theirs := card.get(name)) != (ours := own.get(name)):
             raise UserError(
                 f"checkpoint {folder} was made with {name} {theirs!r}, but here it is {ours!r}; set it alike"
-                + alike(found, name, theirs)
+                + (alike(found, name, theirs) if name in card else "")
             )
     check_environment(folder, found, setting)
     if isinstance(seed := found.get("seed"), int) and seed != setting.seed:

@@ -23,6 +23,7 @@ from lewm_bench.run.environments import make_env
 from lewm_bench.run.validation import checked
 from lewm_bench.system.checkpoint import load_card, load_strict, load_weights, save_checkpoint
 from lewm_bench.system.files import checksum
+from lewm_bench.system.hub import PREFIX
 
 REPOSITORIES = {
     "quentinll/lewm-pusht": "lewm_bench/PushT-v0",
@@ -98,7 +99,7 @@ def environment_of(origin: str, named: str) -> str:
     Raises:
         UserError: there is none.
     """
-    env_id = named or REPOSITORIES.get(origin.removeprefix("hf:"))
+    env_id = named or REPOSITORIES.get(origin.removeprefix(PREFIX))
     if env_id is None:
         raise UserError(
             f"{origin} has released weights, which do not say their environment; give `lewm-bench import lewm-weights` the "
@@ -157,7 +158,8 @@ def _card(
         "seed": None,
         "torch": torch.__version__,
         "released": {
-            "source": origin.name,
+            # Not the path on this machine: a card may be published.
+            "source": origin.name if origin.name.startswith(PREFIX) else origin.folder.resolve().name,
             "sha256": {name: checksum(origin.folder / name) for name in (WEIGHTS, CONFIG)},
             "action_statistics": statistics.source,
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import subprocess
@@ -144,6 +145,17 @@ class FakeHub:
     def create_commit(self, repository: str, operations: list[Any], *, commit_message: str) -> None:
         files = {o.path_in_repo: o.path_or_fileobj for o in operations}
         self.calls.append(SimpleNamespace(repository=repository, files=files, message=commit_message))
+
+
+@pytest.mark.parametrize("name", ["create_repo", "create_commit"])
+def test_the_stand_in_is_asked_as_the_hub_can_be(name: str) -> None:
+    """Every argument that ``push`` gives is one of the real interface."""
+    theirs = inspect.signature(getattr(huggingface_hub.HfApi, name)).parameters
+    ours = inspect.signature(getattr(FakeHub, name)).parameters
+    assert {n for n, p in ours.items() if p.kind is p.KEYWORD_ONLY} <= set(theirs)
+    assert [p.kind for p in ours.values() if p.kind is not p.KEYWORD_ONLY] == [
+        p.kind for p in list(theirs.values())[: len(ours)] if p.kind is not p.KEYWORD_ONLY
+    ]
 
 
 def test_a_checkpoint_is_pushed_in_one_commit_with_a_page(checkpoint) -> None:

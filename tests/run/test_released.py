@@ -69,7 +69,7 @@ def test_a_release_of_either_naming_becomes_a_checkpoint(lewm_bench, tensors, tm
     card = load_card(tmp_path / "mine")
     assert (card["agent"], card["env"], card["image_size"], card["action_dim"]) == ("lewm", TWOROOM, SMALL, 2)
     assert (card["config"]["history"], card["config"]["frame_skip"], card["seed"]) == (3, 5, None)
-    assert card["released"]["source"] == str(source) and "--action-mean" in card["released"]["action_statistics"]
+    assert card["released"]["source"] == "source" and "--action-mean" in card["released"]["action_statistics"]
 
 
 def test_names_of_the_installed_transformers_are_understood() -> None:
