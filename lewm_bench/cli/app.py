@@ -3,64 +3,37 @@
 from __future__ import annotations
 
 import ctypes
-import difflib
 import logging
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 import lewm_bench
-from lewm_bench.cli import check, collect, doctor, evaluate, list, report, run, speed, train, tune, understand
+from lewm_bench.cli import (
+    check,
+    collect,
+    doctor,
+    evaluate,
+    export,
+    import_,
+    list,
+    push,
+    report,
+    run,
+    speed,
+    train,
+    tune,
+    understand,
+)
+from lewm_bench.cli.verb import Commands, UsageProblem, Verb
 from lewm_bench.core.errors import Explained, NotRun, TrainingFailed, UserError, one_line
 from lewm_bench.system.resources import limit_threads
 from lewm_bench.system.signals import Stopped, stopping
-
-# Typer stands on click, or on a copy of it inside itself, depending on its version; both have this base.
-UsageProblem = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
-
-
-class Commands(TyperGroup):
-    """Suggests the nearest command on a miss."""
-
-    def resolve_command(self, context, args: list[str]):
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            close = difflib.get_close_matches(args[0], self.commands, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UserError(f"no command {args[0]!r}; known: {', '.join(self.commands)}{hint}")
-        return super().resolve_command(context, args)
-
-
-class Verb(TyperCommand):
-    """A command that ends with one line, whatever is raised in it and by whose code."""
-
-    def invoke(self, ctx):
-        from lewm_bench.system.faults import explained, result_or_error
-
-        found = result_or_error(lambda: super(Verb, self).invoke(ctx))
-        if not isinstance(found, Exception):
-            return found
-        if isinstance(
-            found, (UserError, NotRun, TrainingFailed, UsageProblem, typer.Exit, typer.Abort, BrokenPipeError)
-        ):
-            raise found
-        raise explained(found, _error_folder(ctx.params), ctx.info_name)
-
-
-def _error_folder(options: Mapping[str, Any]) -> Path:
-    """Where a traceback is kept: in the results if the user has named a folder for them, else in the cache."""
-    from lewm_bench.system.store import default_cache
-
-    # An old typer (0.13) gives text here.
-    return Path(options.get("out") or options.get("cache") or default_cache()) / "errors"
-
 
 app = typer.Typer(
     cls=Commands,
@@ -72,9 +45,11 @@ app = typer.Typer(
 
 for verb in (
     run.run, list.list_, collect.collect, train.train, evaluate.evaluate, understand.understand, tune.tune, speed.speed,
-    report.report, check.check, doctor.doctor,
+    report.report, check.check, doctor.doctor, push.push,
 ):  # fmt: skip
     app.command(name=verb.__name__.rstrip("_"), cls=Verb)(verb)
+for group in (import_.app, export.app):
+    app.add_typer(group)
 
 
 def _version(value: bool) -> None:

@@ -28,7 +28,8 @@ def evaluate(
     env: Annotated[str, typer.Option("--env", help="An environment of the suite; its first if left out.")] = "",
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="A folder of `lewm-bench train --out`; else the cache's.")
+        Path | None,
+        typer.Option("--checkpoint", help="A folder of `lewm-bench train --out`, or hf:OWNER/NAME; else the cache's."),
     ] = None,
     suite: SuiteOption = "pointmaze",
     profile: ProfileOption = "quick",
@@ -47,14 +48,17 @@ def evaluate(
     """
     from lewm_bench.report.tables.terminal import terminal
     from lewm_bench.report.write import write_report
+    from lewm_bench.run.checkpoints import checkpoint_folder
     from lewm_bench.run.results_folder import claimed
     from lewm_bench.run.runner import publish_together, run_job
     from lewm_bench.run.stages import dataset_of
     from lewm_bench.system.checkpoint import load_card
     from lewm_bench.system.scratch import scratch_folder
+    from lewm_bench.system.store import Store, default_cache
 
     agent = one_agent(agent)
     if checkpoint is not None:
+        checkpoint = checkpoint_folder(checkpoint, env, Store(cache or default_cache()))
         load_card(checkpoint)  # a wrong folder is found out before data is collected
     it = Choices.of(locals(), agents=agent, seeds=str(seed), envs=env).run()
     jobs = it.suite.jobs  # one, or one for each stratum of its protocol

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -90,6 +91,20 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in names(text))
     except ValueError:
         raise UserError(f"{option} takes comma-separated integers, got {text!r}")
+
+
+def decimals(option: str, text: str) -> tuple[float, ...]:
+    """Decimal numbers between commas."""
+    try:
+        return tuple(float(part) for part in split(text, ",")) if text else ()
+    except ValueError:
+        raise UserError(f"{option} takes comma-separated numbers, got {text!r}")
+
+
+def require_new(folder: Path) -> None:
+    """Refuse a folder that has anything in it, so that nothing is replaced or mixed."""
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} is there already; name a new folder with --out, or delete it")
 
 
 def seed_numbers(text: str) -> tuple[int, ...]:

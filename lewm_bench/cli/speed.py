@@ -36,7 +36,7 @@ def speed(
     ] = "",
     compiled: Annotated[bool, typer.Option("--compile", help="Also time torch.compile; a minute or more at first.")] = False,
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="A trained LeWM (`lewm-bench train --out`) instead of random weights.")
+        Path | None, typer.Option("--checkpoint", help="A trained LeWM (`lewm-bench train --out`, or hf:OWNER/NAME) instead of random weights.")
     ] = None,
     overrides: SetOption = None,
     device: DeviceOption = "auto",

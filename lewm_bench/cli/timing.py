@@ -14,11 +14,15 @@ def time_planning(choices: Choices, checkpoint: Path | None = None) -> None:
     from lewm_bench.evaluation.speed_record import SPEED_FILE
     from lewm_bench.report.speed import write_speed_report
     from lewm_bench.report.tables.speed import terminal
+    from lewm_bench.run.checkpoints import checkpoint_folder
     from lewm_bench.run.registry import agent_family
     from lewm_bench.run.results_folder import claimed, line_about, set_aside
     from lewm_bench.system.device import resolve_device, share_cores
+    from lewm_bench.system.store import Store, default_cache
 
     share_cores()
+    if checkpoint is not None:
+        checkpoint = checkpoint_folder(checkpoint, "", Store(default_cache()))
     suite, path = choices.resolve()
     methods = [method_of(name, agent_family(name), suite.agent_config(name)) for name in suite.settings.speed.methods]
     where, folder, profile = resolve_device(choices.device), choices.folder, choices.profile

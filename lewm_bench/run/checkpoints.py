@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection
 from dataclasses import replace
@@ -9,16 +10,68 @@ from pathlib import Path
 from typing import Any
 
 from lewm_bench.agent import Setting, card_of
+from lewm_bench.agents.lewm import LeWMConfig
+from lewm_bench.agents.parts.released import RELEASED, is_released, require_files
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.reading import is_file, read_model, require_tensors
 from lewm_bench.run.registry import agent_family
+from lewm_bench.run.released import Origin, environment_of, import_lewm, statistics_of
 from lewm_bench.run.validation import checked
-from lewm_bench.system.checkpoint import MEND, WEIGHTS, load_card
+from lewm_bench.system.checkpoint import CARD, MEND, WEIGHTS, load_card
 from lewm_bench.system.files import checksum
+from lewm_bench.system.hub import download, repository_of
+from lewm_bench.system.store import Store
 from lewm_bench.train.record import TrainingRecord
 
 TRAINING = "training.json"  # of a checkpoint folder
+
+
+FILES = (WEIGHTS, CARD, TRAINING)
+
+
+def located(named: Path) -> Origin:
+    """Where a checkpoint is: a folder here, or that of ``hf:OWNER/NAME``, fetched from the hub.
+
+    Raises:
+        UserError: it cannot be fetched.
+    """
+    repository = repository_of(named)
+    if repository is None:
+        return Origin(named, named, str(named))
+    folder = download(repository, (*FILES, *RELEASED))
+    # The hub keeps files once, in a folder of the repository, and links to them from each revision's.
+    return Origin(folder, folder.parents[1], named.as_posix())
+
+
+def checkpoint_folder(named: Path, env_id: str, store: Store) -> Path:
+    """The checkpoint folder of ours that ``--checkpoint`` names: itself, the hub's, or made of LeWM's released weights.
+
+    Args:
+        env_id: that was named beside it, "" if none was.
+
+    Raises:
+        UserError: it cannot be fetched, or is released weights that need to be imported by hand.
+    """
+    origin = located(named)
+    if is_file(origin.folder / CARD) or not is_released(origin.folder):
+        return origin.folder
+    env_id = environment_of(origin.name, env_id)
+    statistics = statistics_of(env_id, (), (), None)
+    require_files(origin.folder, origin.root)
+    files = {name: checksum(origin.folder / name) for name in RELEASED}
+    spec = {"schema": 1, "source": origin.name, "files": files, "env": env_id, "statistics": list(statistics)}
+    skip = LeWMConfig().frame_skip
+    return store.stage("imported", spec, lambda work: import_lewm(origin, work, env_id, statistics, skip))
+
+
+def origin_note(folder: Path | None) -> str:
+    """What a table says of weights that somebody else has trained."""
+    if folder is None or not is_file(folder / CARD):
+        return ""
+    released = load_card(folder).get("released")
+    source = released.get("source") if isinstance(released, dict) else None
+    return f"released weights of {source}, whose training is not ours" if isinstance(source, str) else ""
 
 
 def as_trained(checkpoint: Path, setting: Setting) -> Setting:
@@ -55,12 +108,23 @@ def check_card(folder: Path, setting: Setting) -> None:
         if (theirs := card.get(name)) != (ours := own.get(name)):
             raise UserError(
                 f"checkpoint {folder} was made with {name} {theirs!r}, but here it is {ours!r}; set it alike"
+                + (alike(found, name, theirs) if name in card else "")
             )
     check_environment(folder, found, setting)
     if isinstance(seed := found.get("seed"), int) and seed != setting.seed:
         raise UserError(f"checkpoint {folder} was trained with seed {seed}, not {setting.seed}; add --seed {seed}")
     if not is_file(folder / WEIGHTS):
         raise UserError(f"{folder} is not a checkpoint: it has no {WEIGHTS}")
+
+
+def alike(card: Any, name: str, value: Any) -> str:
+    """How a setting is made that of a card, to be read behind "set it alike"."""
+    if name == "agent":
+        return ""
+    if name == "action_dim":
+        return ", by the environment that it was made in: --env"
+    paper = ", or all of them by --profile paper" if isinstance(card, dict) and "released" in card else ""
+    return f": --set {name}={json.dumps(value)}{paper}"
 
 
 def check_environment(folder: Path, card: dict[str, Any], setting: Setting) -> None:

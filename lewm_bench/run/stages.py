@@ -29,7 +29,7 @@ from lewm_bench.evaluation.episodes import PairResult, distance_rank_correlation
 from lewm_bench.evaluation.protocol import PROTOCOLS, Pairs, sample_pairs
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.budget import within_seconds
-from lewm_bench.run.checkpoints import TRAINING, as_trained, check_card, training_of
+from lewm_bench.run.checkpoints import TRAINING, as_trained, check_card, origin_note, training_of
 from lewm_bench.run.environments import make_env
 from lewm_bench.run.keys import (
     DATA_SEED,
@@ -340,7 +340,7 @@ def measure_job(
 ) -> tuple[PreparedAgent, dict[int, Measured]]:
     """A cell's agent, trained if it is not in the cache, and its episodes by goal offset; raises what ``run_job`` does."""
     agent = prepare_agent(run, job, data, checkpoint)
-    loaded = cache(lambda: load_agent(*agent))
+    loaded = cache(lambda: load_noted(*agent))
     found = {offset: pairs_of(run, job, agent.setting, offset) for offset in job.goal_offset}
     nonempty = {offset: pairs for offset, pairs in found.items() if len(pairs)}
     if not nonempty:
@@ -349,6 +349,12 @@ def measure_job(
         offset: measure(run, job, agent.setting, agent.family, loaded, offset, pairs)
         for offset, pairs in nonempty.items()
     }
+
+
+def load_noted(family: Family, setting: Setting, folder: Path | None) -> Loaded:
+    """The agent, with whose weights it has if they are somebody else's."""
+    loaded = load_agent(family, setting, folder)
+    return replace(loaded, note="; ".join(filter(None, [loaded.note, origin_note(folder)])))
 
 
 def no_pairs(run: Run, job: Job) -> str:

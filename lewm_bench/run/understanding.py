@@ -30,7 +30,7 @@ from lewm_bench.core.names import parse_agent
 from lewm_bench.core.reading import read_bytes
 from lewm_bench.run.cells import config_of, failure, reason_with_details
 from lewm_bench.run.cells import record_fields as common
-from lewm_bench.run.checkpoints import training_of
+from lewm_bench.run.checkpoints import origin_note, training_of
 from lewm_bench.run.keys import model_spec
 from lewm_bench.run.names import agent_names
 from lewm_bench.run.resolve import Job
@@ -250,7 +250,7 @@ def examine_job(
     """
     step("train")
     family, setting, folder = prepare_agent(run, job, data, checkpoint)
-    notes = [] if checkpoint is None else foreign_data(load_card(checkpoint), setting)
+    notes = [] if checkpoint is None else [origin_note(checkpoint), *foreign_data(load_card(checkpoint), setting)]
     case = Case(run, job, setting, family, folder)
     facts = about(case)
     found, skipped = examine_all(case, step)
@@ -291,6 +291,8 @@ def trained_as(checkpoint: Path, named: str = "") -> Trained:
         UserError: it is none, or another agent's than named, or of one that nobody but its card names.
     """
     card = load_card(checkpoint)
+    if "released" in card:  # by somebody who did not say the seed
+        card = card | {"seed": card.get("seed") or 0}
     found = Trained(*(card.get(name) for name in Trained._fields))
     if not (isinstance(found.agent, str) and isinstance(found.seed, int) and isinstance(found.env, str)):
         raise UserError(f"{checkpoint} is not a checkpoint: its card does not name agent, seed and environment")

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from released_layout import released
 
 from lewm_bench.agents.lewm import LeWM, LeWMConfig
 from lewm_bench.agents.parts.jepa import latent_diagnostics
@@ -58,50 +59,6 @@ def clip(batch: int = 6, frames: int = 4, seed: int = 0) -> Clip:
 
 def step(log: bool = False, index: int = 0) -> Step:
     return Step(index, 10, torch.Generator().manual_seed(1), log)
-
-
-def released(inputs: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the released state dicts, for ``inputs`` numbers of an action block."""
-    table: dict[str, tuple[int, ...]] = {}
-
-    def put(name: str, *weight: int) -> None:
-        """A weight and a bias of its first dimension."""
-        table[f"{name}.weight"], table[f"{name}.bias"] = weight, weight[:1]
-
-    table["encoder.embeddings.cls_token"] = (1, 1, 192)
-    table["encoder.embeddings.position_embeddings"] = (1, 257, 192)
-    put("encoder.embeddings.patch_embeddings.projection", 192, 3, 14, 14)
-    for i in range(12):
-        layer = f"encoder.encoder.layer.{i}"
-        for name in ("query", "key", "value"):
-            put(f"{layer}.attention.attention.{name}", 192, 192)
-        put(f"{layer}.attention.output.dense", 192, 192)
-        put(f"{layer}.intermediate.dense", 768, 192)
-        put(f"{layer}.output.dense", 192, 768)
-        put(f"{layer}.layernorm_before", 192)
-        put(f"{layer}.layernorm_after", 192)
-    put("encoder.layernorm", 192)
-    table["predictor.pos_embedding"] = (1, 3, 192)
-    put("predictor.transformer.norm", 192)
-    for i in range(6):
-        layer = f"predictor.transformer.layers.{i}"
-        put(f"{layer}.attn.norm", 192)
-        table[f"{layer}.attn.to_qkv.weight"] = (3072, 192)
-        put(f"{layer}.attn.to_out.0", 192, 1024)
-        put(f"{layer}.mlp.net.0", 192)
-        put(f"{layer}.mlp.net.1", 2048, 192)
-        put(f"{layer}.mlp.net.4", 192, 2048)
-        put(f"{layer}.adaLN_modulation.1", 1152, 192)
-    put("action_encoder.patch_embed", 10, inputs, 1)
-    put("action_encoder.embed.0", 768, 10)
-    put("action_encoder.embed.2", 192, 768)
-    for name in ("projector", "pred_proj"):
-        put(f"{name}.net.0", 2048, 192)
-        put(f"{name}.net.1", 2048)
-        table[f"{name}.net.1.running_mean"] = table[f"{name}.net.1.running_var"] = (2048,)
-        table[f"{name}.net.1.num_batches_tracked"] = ()
-        put(f"{name}.net.3", 192, 2048)
-    return table
 
 
 @pytest.mark.parametrize(("action_dim", "parameters"), [(2, 18_034_478), (5, 18_034_628)])

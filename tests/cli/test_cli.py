@@ -20,8 +20,7 @@ from PIL import Image
 from test_runner import TINY, make_absent
 
 from lewm_bench import __version__
-from lewm_bench.cli import app as cli
-from lewm_bench.cli import speed
+from lewm_bench.cli import speed, verb
 from lewm_bench.core.errors import NotRun
 from lewm_bench.data.adapt import register_env
 from lewm_bench.data.check import CHECKS, Finding, exploration_pairs
@@ -702,5 +701,5 @@ def test_a_run_with_every_solver(lewm_bench, tmp_path):
 
 def test_a_traceback_has_a_place_also_under_an_old_typer() -> None:
     """It passes a path on as text."""
-    assert cli._error_folder({"out": "there"}) == cli._error_folder({"out": Path("there")}) == Path("there/errors")
-    assert cli._error_folder({"out": None, "cache": "here"}) == Path("here/errors")
+    assert verb.error_folder({"out": "there"}) == verb.error_folder({"out": Path("there")}) == Path("there/errors")
+    assert verb.error_folder({"out": None, "cache": "here"}) == Path("here/errors")

@@ -1,0 +1,90 @@
+"""Weights that stable-worldmodel saves mean the same here, and weights of ours the same there.
+
+Slow, and only where the environment variable names a Python that has the peer (tests/benchmarks/peer_weights.py).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lewm_bench.agents.lewm import LEWM, LeWM, LeWMConfig
+from lewm_bench.planning import cem as cem_module
+from lewm_bench.planning.cem import cem
+from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.cost import latent_cost
+from lewm_bench.run.checkpoints import located
+from lewm_bench.run.released import export_lewm, import_lewm, statistics_of
+from lewm_bench.system.checkpoint import load_weights
+
+PUSHT = "lewm_bench/PushT-v0"
+VARIABLE = "LEWM_BENCH_PEER_PYTHON"
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "peer_weights.py"
+
+pytestmark = pytest.mark.slow
+
+
+def peer(*arguments: Path | str) -> None:
+    python = os.environ.get(VARIABLE)
+    if not python:
+        pytest.skip(f"`python {SCRIPT} environment peer` makes the peer's environment; then {VARIABLE}=peer/bin/python")
+    command = [python, str(SCRIPT), *map(str, arguments)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a release that the peer wrote, what it answered, and our checkpoint of the release."""
+    folder = tmp_path_factory.mktemp("peer")
+    peer("write", folder / "release", folder / "answers.npz")
+    pytest.importorskip("gym_pusht")
+    statistics = statistics_of(PUSHT, (), (), None)
+    import_lewm(located(folder / "release"), folder / "ours", PUSHT, statistics, 5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(theirs: Path) -> LeWM:
+    found = LEWM.build(LeWMConfig(), 224, 2)
+    load_weights(found, theirs / "ours")
+    return found.eval().requires_grad_(False)
+
+
+def answers(path: Path) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in np.load(path).items()}
+
+
+def assert_equal(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """To 1e-5 of the size of what is compared; single latents near 0 have no relative error to speak of."""
+    assert (found - expected).norm() / expected.norm() < 1e-5
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().mean().item())
+
+
+@pytest.mark.parametrize("rollout", ["reference", "fast"])
+def test_latents_costs_and_plans_are_the_peers(theirs: Path, model: LeWM, rollout: str, monkeypatch) -> None:
+    asked = answers(theirs / "answers.npz")
+    config = PlannerConfig(num_iterations=len(asked["noise"]), rollout=rollout)
+    with torch.inference_mode():
+        latents = model.encode(asked["frames"])
+        assert_equal(latents, asked["latents"])
+        search = LEWM.rollout(model, config)(latents[:, :1], torch.zeros(1, 0, 10))
+        cost = latent_cost(search, model.encode(asked["goal"])[:, 0], config)
+        torch.testing.assert_close(192 * cost(asked["plans"]), asked["costs"], rtol=1e-5, atol=0)  # ours is a mean
+        monkeypatch.setattr(cem_module, "standard_normal", lambda *_: asked["noise"].clone())
+        plan = cem(cost, torch.zeros(1, config.horizon, 10), config, [])
+    torch.testing.assert_close(plan.actions, asked["plan"], rtol=1e-4, atol=1e-4)
+
+
+def test_an_exported_checkpoint_is_the_same_model_there(theirs: Path, tmp_path: Path) -> None:
+    """It came from the peer; the peer loads strictly what we hand back and answers what it answered."""
+    export_lewm(theirs / "ours", tmp_path / "back")
+    peer("read", tmp_path / "back", theirs / "answers.npz", tmp_path / "again.npz")
+    before, again = answers(theirs / "answers.npz"), answers(tmp_path / "again.npz")
+    for name in ("latents", "costs", "plan"):
+        assert torch.equal(before[name], again[name]), name

@@ -1,0 +1,138 @@
+"""stable-worldmodel's side of the proof that weights mean the same here and there (tests/agents/test_peer_weights.py).
+
+    python tests/benchmarks/peer_weights.py environment FOLDER   # makes a virtual environment, some gigabytes
+    FOLDER/bin/python tests/benchmarks/peer_weights.py write RELEASE ANSWERS.npz
+    FOLDER/bin/python tests/benchmarks/peer_weights.py read RELEASE ANSWERS.npz NEW.npz
+
+``write`` builds the peer's LeWM with random weights and BatchNorm statistics, saves it with the peer's own
+``save_pretrained``, and writes what it answers: latents, costs of 300 candidates, a plan and the noise of that plan.
+``read`` loads a release with the peer's own ``load_pretrained``, which is strict, and answers the same questions.
+Nothing of lewm-bench is imported: two processes, two environments.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+PACKAGES = (
+    "stable-worldmodel==0.1.1", "stable-pretraining>=0.1.7", "hydra-core", "transformers<5",
+    # What its plain install lacks to be imported.
+    "opencv-python-headless", "imageio", "pygame", "pymunk", "shapely",
+)  # fmt: skip
+CANDIDATES, HORIZON, BLOCK, ITERATIONS, ELITES = 300, 5, 10, 10, 30
+MLP = {
+    "_target_": "stable_worldmodel.wm.lewm.module.MLP",
+    "input_dim": 192,
+    "output_dim": 192,
+    "hidden_dim": 2048,
+    "norm_fn": {"_target_": "torch.nn.BatchNorm1d", "_partial_": True},
+}
+CONFIG = {
+    "_target_": "stable_worldmodel.wm.lewm.LeWM",
+    "encoder": {
+        "_target_": "stable_pretraining.backbone.utils.vit_hf",
+        "size": "tiny",
+        "patch_size": 14,
+        "image_size": 224,
+        "pretrained": False,
+        "use_mask_token": False,
+    },
+    "predictor": {
+        "_target_": "stable_worldmodel.wm.lewm.module.Predictor",
+        "num_frames": 3,
+        "input_dim": 192,
+        "hidden_dim": 192,
+        "output_dim": 192,
+        "depth": 6,
+        "heads": 16,
+        "mlp_dim": 2048,
+        "dim_head": 64,
+        "dropout": 0.1,
+        "emb_dropout": 0.0,
+    },
+    "action_encoder": {"_target_": "stable_worldmodel.wm.lewm.module.Embedder", "input_dim": BLOCK, "emb_dim": 192},
+    "projector": MLP,
+    "pred_proj": MLP,
+}
+"""What training with the peer's own scripts saves, written down once more: not taken from lewm-bench."""
+
+
+def environment(folder: str) -> None:
+    venv.create(folder, with_pip=True)
+    python = Path(folder) / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    subprocess.run([python, "-m", "pip", "install", *PACKAGES], check=True)
+
+
+def write(release: str, answers: str) -> None:
+    import numpy as np
+    import torch
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+    from stable_worldmodel.wm.utils import save_pretrained
+
+    torch.manual_seed(0)
+    model = instantiate(CONFIG).eval()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.copy_(torch.rand(tensor.shape) + 0.5)
+            elif tensor.is_floating_point():  # open gates too, so that every part matters
+                tensor.add_(torch.randn(tensor.shape) * (0.3 if "adaLN" in name or "running" in name else 0.03))
+            else:
+                tensor.fill_(1234)
+    place = Path(release)
+    # It saves below a folder "checkpoints" of the cache that it is given; only the two files are wanted.
+    save_pretrained(model, "saved", OmegaConf.create(CONFIG), cache_dir=str(place.parent / "peer-cache"))
+    place.mkdir(parents=True)
+    (saved,) = (place.parent / "peer-cache").rglob("saved")
+    for name in ("weights.pt", "config.json"):
+        (saved / name).rename(place / name)
+    generator = torch.Generator().manual_seed(1)
+    questions = {
+        "frames": torch.randint(0, 256, (1, 3, 3, 224, 224), dtype=torch.uint8, generator=generator),
+        "goal": torch.randint(0, 256, (1, 1, 3, 224, 224), dtype=torch.uint8, generator=generator),
+        "plans": torch.randn(1, CANDIDATES, HORIZON, BLOCK, generator=generator),
+    }
+    np.savez(answers, **{name: t.numpy() for name, t in questions.items()}, **answer(model, questions))
+
+
+def read(release: str, questions: str, answers: str) -> None:
+    import numpy as np
+    import torch
+    from stable_worldmodel.wm.utils import load_pretrained
+
+    model = load_pretrained(str(Path(release).resolve() / "weights.pt")).eval()
+    asked = {name: torch.from_numpy(np.load(questions)[name]) for name in ("frames", "goal", "plans")}
+    np.savez(answers, **answer(model, asked))
+
+
+def answer(model, questions) -> dict:
+    """Latents (1, 3, 192), costs (1, S), a plan (1, H, A) from the first frame and the noise (I, 1, S, H, A) that found it."""
+    from types import SimpleNamespace
+
+    import gymnasium as gym
+    import torch
+    from stable_worldmodel.solver.cem import CEMSolver
+
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    frames, goal = ((questions[name].float() / 255 - mean) / std for name in ("frames", "goal"))
+    solver = CEMSolver(model, num_samples=CANDIDATES, n_steps=ITERATIONS, topk=ELITES, seed=7)
+    space, sizes = gym.spaces.Box(-1, 1, (1, 2)), SimpleNamespace(horizon=HORIZON, action_block=BLOCK // 2)
+    solver.configure(action_space=space, n_envs=1, config=sizes)
+    generator = torch.Generator().manual_seed(7)
+    noise = [torch.randn(1, CANDIDATES, HORIZON, BLOCK, generator=generator) for _ in range(ITERATIONS)]
+    info = {"pixels": frames[:, :1], "goal": goal, "action": torch.zeros(1, 1, BLOCK)}
+    with torch.inference_mode():
+        latents = model.encode({"pixels": frames})["emb"]
+        repeated = {k: v[:, None].expand(1, CANDIDATES, *v.shape[1:]) for k, v in info.items()}
+        costs = model.get_cost(repeated, questions["plans"].clone())
+        plan = solver.solve(dict(info))["actions"]
+    found = {"latents": latents, "costs": costs, "plan": plan, "noise": torch.stack(noise)}
+    return {name: tensor.numpy() for name, tensor in found.items()}
+
+
+if __name__ == "__main__":
+    {"environment": environment, "write": write, "read": read}[sys.argv[1]](*sys.argv[2:])
