@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import lewm_bench
-from lewm_bench.cli import check, collect, doctor, evaluate, list, report, run, speed, train, tune, understand
+from lewm_bench.cli import check, collect, doctor, evaluate, import_, list, report, run, speed, train, tune, understand
 from lewm_bench.core.errors import Explained, NotRun, TrainingFailed, UserError, one_line
 from lewm_bench.system.resources import limit_threads
 from lewm_bench.system.signals import Stopped, stopping
@@ -75,6 +75,11 @@ for verb in (
     report.report, check.check, doctor.doctor,
 ):  # fmt: skip
     app.command(name=verb.__name__.rstrip("_"), cls=Verb)(verb)
+
+imports = typer.Typer(cls=Commands, rich_markup_mode=None, help="Take in what others have recorded.")
+imports.command(name="data", cls=Verb)(import_.data)
+imports.callback()(lambda: None)  # without one a single command would stand for the group
+app.add_typer(imports, name="import")
 
 
 def _version(value: bool) -> None:

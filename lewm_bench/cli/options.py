@@ -47,6 +47,12 @@ FreshOption = Annotated[
     list[str] | None,
     typer.Option("--fresh", help="collect, train or evaluate: this and what follows anew; the old is kept aside."),
 ]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="Use this dataset (of `import data` or RecordTrajectories) in place of collected ones."
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
@@ -122,6 +128,7 @@ class Choices:
     out: Path | None = None
     quiet: bool = False
     fresh: Sequence[str] | None = None
+    data: Path | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any], **others: Any) -> Choices:
@@ -159,7 +166,11 @@ class Choices:
             envs=names(self.envs),
             overrides=self.settings,
         )
-        return resolved, path
+        if self.data is None or resolved.kind == "speed":
+            return resolved, path
+        from lewm_bench.run.given_data import with_data
+
+        return with_data(resolved, self.data), path
 
     def run(self) -> Run:
         """The run that they describe."""
@@ -187,6 +198,7 @@ class Choices:
             progress=self.progress,
             say=say,
             workers=cores(),
+            data=self.data,
         )
         cells = f"{len(resolved.jobs)} cells on {run.device}"
         say(f"suite {self.suite}, profile {self.profile}, {cells}, settings from {path}")
