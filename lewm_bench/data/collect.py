@@ -119,7 +119,7 @@ def collect(
         UserError: the folder holds another dataset, or a policy is not known.
     """
     folder, env_id, config = Path(folder), _spec(env).id, config.of(env)
-    recipe = {**_description(env), "seed": seed, "config": config.recipe()}
+    recipe = {**described(env), "seed": seed, "config": config.recipe()}
     if (folder / "meta.json").exists() and (dataset := Dataset.open(folder)).meta.recipe == recipe:
         return dataset
     names = episode_policies([*env.policies(), LEARNED], config, stream(seed, "collect", env_id, "policies"))
@@ -140,7 +140,7 @@ def collect(
                     report(number + 1, config.episodes)
                 writer.checkpoint()
         return writer.finish(
-            **_description(env),
+            **described(env),
             action_low=env.action_space.low,
             action_high=env.action_space.high,
             seed=seed,
@@ -300,7 +300,7 @@ def _spec(env: GoalEnv) -> EnvSpec:
     return env.spec
 
 
-def _description(env: GoalEnv) -> dict[str, Any]:
+def described(env: GoalEnv) -> dict[str, Any]:
     """What it takes to make the environment again, as JSON gives it back."""
     spec = _spec(env)
     try:

@@ -92,7 +92,7 @@ def test_nothing_is_probed_or_pickled(module: str) -> None:
 
 
 STATIONS = (
-    "core", "system", "envs", "data", "train", "planning", "agent", "agents", "evaluation", "understand", "run",
+    "core", "system", "envs", "data", "record", "train", "planning", "agent", "agents", "evaluation", "understand", "run",
     "report", "cli",
 )  # fmt: skip
 """The walk of a frame: a package imports only what stands before it, lazy and type-only imports counted."""
