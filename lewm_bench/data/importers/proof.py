@@ -17,7 +17,8 @@ from lewm_bench.core.errors import NotRun
 
 EPISODES, STEPS = 8, 4  # looked at, and of each of them
 LEVELS = 16  # of 255: a pixel that differs by more is another one
-MOST_PIXELS = 0.01  # share of other pixels of the typical picture
+MOST_PIXELS = 0.01  # share of other pixels of the typical picture, unless it is closer to its own state than to others:
+MOST_DIFFERENCE = 0.25  # squared error to its own state's picture, of that to other states' pictures
 MOST_MOVEMENT = 0.25  # share of the movement that may be left unexplained
 
 
@@ -36,6 +37,7 @@ class Proof:
     """Errors of a simulator on a sample."""
 
     pixels: np.ndarray | None  # (N,) share of pixels that differ; None where nothing can be drawn
+    difference: float  # squared error to the picture of its own state, of that to those of the other states
     channels_swapped: bool  # the pictures agree with red and blue exchanged
     steps: np.ndarray  # (N,) largest difference of a recorded number of the state after one step
     movement: float  # what is left unexplained of the movement, as a share of it
@@ -57,7 +59,7 @@ class Proof:
 
     def contradiction(self) -> str:
         """Why the data cannot be the simulator's, in words; empty if they can."""
-        if self.pixels is not None and np.median(self.pixels) > MOST_PIXELS:
+        if self.pixels is not None and np.median(self.pixels) > MOST_PIXELS and self.difference > MOST_DIFFERENCE:
             swapped = "; red and blue are exchanged in them" if self.channels_swapped else ""
             return f"{100 * np.median(self.pixels):.2g} % of the pixels of its typical picture differ{swapped}"
         if not self.movement <= MOST_MOVEMENT:
@@ -88,16 +90,20 @@ def _unexplained(off: np.ndarray, moved: np.ndarray) -> float:
     return float((off[:, moves].sum(0) / total[moves]).mean())
 
 
-def _drawn(env: GoalEnv, sample: Sample) -> tuple[np.ndarray | None, bool]:
+def _drawn(env: GoalEnv, sample: Sample) -> tuple[np.ndarray | None, float, bool]:
     try:
         pictures = env.render_states(sample.before)
     except NotRun:
-        return None, False
-    pixels = _other(pictures, sample.frames)
-    swapped = np.median(pixels) > MOST_PIXELS and np.median(_other(pictures[..., ::-1], sample.frames)) <= MOST_PIXELS
-    return pixels, bool(swapped)
+        return None, 0.0, False
+    other = (np.abs(pictures.astype(np.int16) - sample.frames) > LEVELS).any(-1).mean((1, 2))
+    difference = _difference(pictures, sample.frames)
+    swapped = difference > MOST_DIFFERENCE and _difference(pictures[..., ::-1], sample.frames) <= MOST_DIFFERENCE
+    return other, difference, swapped
 
 
-def _other(pictures: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    """(N,) share of the pixels that differ."""
-    return (np.abs(pictures.astype(np.int16) - stored) > LEVELS).any(-1).mean((1, 2))
+def _difference(pictures: np.ndarray, stored: np.ndarray) -> float:
+    """How much closer stored pictures are to those of their own states than to those of others; lossy ones are."""
+    drawn, found = (values.reshape(len(values), -1).astype(np.float32) for values in (pictures, stored))
+    own = np.square(drawn - found).sum(1)
+    others = [np.square(np.roll(drawn, shift, 0) - found).sum(1) for shift in range(1, len(drawn))]
+    return float(own.sum() / max(np.mean(others, 0).sum(), 1.0)) if others else 1.0

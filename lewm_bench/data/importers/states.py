@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,18 @@ GENERIC = ("states", "state", "proprio", "observation.state", "observations", "o
 """Columns that are an environment's state if they have exactly as many numbers, and what stands for it without one."""
 
 
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts, axis=1)
+
+
 @dataclass(frozen=True)
 class Rule:
     """How columns become states."""
 
     columns: tuple[str, ...]
-    make: Callable[[Sequence[np.ndarray]], np.ndarray] = lambda parts: np.concatenate(parts, axis=1)
+    make: Callable[[Sequence[np.ndarray]], np.ndarray] = _joined
     known: int | None = None  # numbers of a state that are recorded, from its first; None: all
-    variants: tuple[Mapping[str, Any], ...] = field(default=({},))  # arguments of environments that may have made it
+    variants: tuple[Mapping[str, Any], ...] = ({},)  # arguments of environments that may have made it
 
     def read(self, table: Table, episode: int) -> np.ndarray:
         """(R, X) float64 states of an episode.
@@ -51,16 +55,29 @@ def _padded(size: int) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     return lambda parts: np.pad(parts[0], ((0, 0), (0, size - parts[0].shape[1])))
 
 
-LEGACY = ({}, {"legacy": True})  # the exact collision, and the reference platform's
-PUBLISHED: Mapping[str, tuple[tuple[tuple[str, ...], int, Rule], ...]] = {
-    "lewm_bench/TwoRoom-v0": tuple(
-        ((name,), 2, Rule((name,), variants=LEGACY)) for name in ("states", "state", "pos_agent", "proprio")
-    ),
+@dataclass(frozen=True)
+class Published:
+    """What is published as the state of one of our environments."""
+
+    names: tuple[tuple[str, ...], ...]  # columns that it may be in, beside the usual ones
+    size: int  # numbers of these columns together
+    make: Callable[[Sequence[np.ndarray]], np.ndarray] = _joined
+    known: int | None = None
+    variants: tuple[Mapping[str, Any], ...] = ({},)
+
+    def rule(self, columns: tuple[str, ...]) -> Rule:
+        """How it is read from ``columns``."""
+        return Rule(columns, self.make, self.known, self.variants)
+
+
+PUBLISHED: Mapping[str, Published] = {
+    # Both the exact collision and the reference platform's.
+    "lewm_bench/TwoRoom-v0": Published((("pos_agent",),), 2, variants=({}, {"legacy": True})),
+    "lewm_bench/Wall-v0": Published((), 2, variants=({}, {"legacy": True})),
     # The block's velocities are not published; away from contacts they are 0.
-    "lewm_bench/PushT-v0": tuple(((name,), 7, Rule((name,), _padded(10), known=7)) for name in ("state", "states")),
-    "lewm_bench/Reacher-v0": ((("qpos", "qvel"), 4, Rule(("qpos", "qvel"))),),
+    "lewm_bench/PushT-v0": Published((), 7, _padded(10), known=7),
+    "lewm_bench/Reacher-v0": Published((("qpos", "qvel"),), 4),
 }
-"""By environment: columns, how many numbers they have together, and what to do with them."""
 
 
 def rule_of(env_id: str, size: int, table: Table, names: Names) -> Rule:
@@ -69,23 +86,18 @@ def rule_of(env_id: str, size: int, table: Table, names: Names) -> Rule:
     Raises:
         UserError: none of them can.
     """
-    columns = table.columns
+    known = PUBLISHED.get(env_id, Published((), size))
     if names.states:
-        wanted = tuple(name.strip() for name in names.states.split(","))
-        count = sum(_numbers(table.column(name), name, table) for name in wanted)
-        known = [rule for _, numbers, rule in PUBLISHED.get(env_id, ()) if numbers == count]
-        if count != size and not known:
+        wanted = _named(table, names)
+        count = sum(_count(table.columns[name]) for name in wanted)
+        if count not in (size, known.size):
             raise UserError(f"{table.source}: {names.states} has {count} numbers, but a state of {env_id} has {size}")
-        if not known:
-            return Rule(wanted)
-        return Rule(wanted, known[0].make, known[0].known, known[0].variants)
-    for needed, count, rule in PUBLISHED.get(env_id, ()):
-        if set(needed) <= set(columns) and sum(_count(columns[name]) for name in needed) == count:
-            return rule
-    for name in GENERIC:
-        if name in columns and _count(columns[name]) == size:
-            return Rule((name,))
-    found = ", ".join(f"{name} {column.shape}" for name, column in columns.items() if not column.is_picture)
+        return known.rule(wanted) if count == known.size else Rule(wanted)
+    for wanted in (*known.names, *((name,) for name in GENERIC)):
+        counts = [_count(table.columns[name]) for name in wanted if name in table.columns]
+        if len(counts) == len(wanted) and min(counts) > 0 and sum(counts) in (known.size, size):
+            return known.rule(wanted) if sum(counts) == known.size else Rule(wanted)
+    found = ", ".join(f"{name} {column.shape}" for name, column in table.columns.items() if not column.is_picture)
     raise UserError(
         f"{table.source} has no column that is the state of {env_id}, {size} numbers; name it with --states, or import "
         f"without a simulator: --env none (columns: {found})"
@@ -95,10 +107,7 @@ def rule_of(env_id: str, size: int, table: Table, names: Names) -> Rule:
 def recorded_rule(table: Table, names: Names) -> Rule:
     """What stands for states where there is no simulator: what was recorded, or one zero."""
     if names.states:
-        wanted = tuple(name.strip() for name in names.states.split(","))
-        for name in wanted:
-            _numbers(table.column(name), name, table)
-        return Rule(wanted)
+        return Rule(_named(table, names))
     for name in GENERIC:
         if name in table.columns and table.columns[name].is_numbers:
             return Rule((name,))
@@ -109,7 +118,10 @@ def _count(column: Column) -> int:
     return int(np.prod(column.shape)) if column.is_numbers else -1
 
 
-def _numbers(column: Column, name: str, table: Table) -> int:
-    if not column.is_numbers:
-        raise UserError(f"{table.source}: {name} has rows {column.dtype} {column.shape}, which are no states")
-    return _count(column)
+def _named(table: Table, names: Names) -> tuple[str, ...]:
+    wanted = tuple(name.strip() for name in names.states.split(","))
+    for name in wanted:
+        column = table.column(name)
+        if not column.is_numbers:
+            raise UserError(f"{table.source}: {name} has rows {column.dtype} {column.shape}, which are no states")
+    return wanted
