@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lewm_bench.core.errors import UserError
-from lewm_bench.core.resize import area_mean
+from lewm_bench.core.resize import LARGEST, area_mean
 from lewm_bench.data.importers.table import Column
 
 CHANNELS = (1, 3, 4)
@@ -76,6 +76,8 @@ def wanted_size(place: str, height: int, width: int, image_size: int | None) -> 
     if image_size is None and height != width:
         raise UserError(f"{place} has pictures of {height} x {width}; agents see square ones: add --image-size 224")
     size = image_size or height
+    if (height, width) != (size, size) and height * width > LARGEST:
+        raise UserError(f"{place} has pictures of {height} x {width}, too large to be resized here; resize them before")
     if not SMALLEST <= size <= LARGEST_SIDE:
         raise UserError(f"frames must have {SMALLEST} to {LARGEST_SIDE} pixels a side, got {size}; set --image-size")
     return size

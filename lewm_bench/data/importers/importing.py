@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lewm_bench.core.env import GoalEnv
-from lewm_bench.core.errors import UserError
+from lewm_bench.core.errors import Problem, UserError
 from lewm_bench.core.rng import stream
 from lewm_bench.data.collect import CollectConfig
 from lewm_bench.data.format import Dataset, DatasetWriter, split_episodes
@@ -184,7 +184,7 @@ def _write(found: _Recognised, wish: Wish, progress: bool) -> Imported:
             _copy(reader, numbers, writer, progress)
             dataset = _finished(found, writer, work)
         folder = _moved(dataset.folder, wish.out)
-    except UserError:
+    except Problem:
         shutil.rmtree(work, ignore_errors=True)
         raise
     return Imported(Dataset.open(folder), (*_lines(found, len(numbers)), *(found.proof.lines() if found.proof else ())))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,13 +33,20 @@ class LeRobotTable(Table):
         version = str(self._info.get("codebase_version"))
         if not version.startswith(VERSION):
             raise UserError(f"{path} is of LeRobot {version}; convert it to v3.0 with lerobot's own script")
+        self._require(self._info, ("features", "fps", "data_path"), "meta/info.json")
         self._episodes = self._read_episodes()
         self._shard: tuple[Path, Any] | None = None
         self._open: dict[str, Video] = {}
-        self.lengths = np.asarray([each["length"] for each in self._episodes], np.int64)
         features = {name: each for name, each in self._info["features"].items() if name not in SKIPPED}
         self.columns = {name: _column(each) for name, each in features.items() if each["dtype"] != "string"}
         self._videos = {name for name, each in features.items() if each["dtype"] == "video"}
+        needed = ["episode_index", "length", "data/chunk_index", "data/file_index"]
+        parts = ("chunk_index", "file_index", "from_timestamp")
+        needed += [f"videos/{name}/{part}" for name in self._videos for part in parts]
+        self._require(self._episodes[0], needed, "meta/episodes")
+        if self._videos:
+            self._require(self._info, ("video_path",), "meta/info.json")
+        self.lengths = np.asarray([each["length"] for each in self._episodes], np.int64)
 
     def read(self, name: str, episode: int) -> np.ndarray:
         facts = self._episodes[episode]
@@ -54,6 +61,11 @@ class LeRobotTable(Table):
         if name not in table.column_names:
             raise UserError(f"{self.source}: meta/info.json names {name}, but the tables do not have it")
         return arrow_rows(table.column(name).combine_chunks(), f"{self.source}: {name}")
+
+    def _require(self, found: Mapping[str, Any], names: Iterable[str], place: str) -> None:
+        missing = [name for name in names if found.get(name) is None]
+        if missing:
+            raise UserError(f"{self.source}: {place} lacks {', '.join(missing)}; it is not the layout of v3.0")
 
     def _video(self, name: str, facts: Mapping[str, Any]) -> np.ndarray:
         place = {
@@ -82,7 +94,9 @@ class LeRobotTable(Table):
         if not files:
             raise UserError(f"{self.source} has no meta/episodes; copy the data set again")
         found = [row for path in files for row in self._parquet(path, stats=False).to_pylist()]
-        return sorted(found, key=lambda row: row["episode_index"])
+        if not found:
+            raise UserError(f"{self.source} has no episodes")
+        return sorted(found, key=lambda row: row.get("episode_index", 0))
 
     def _parquet(self, path: Path, stats: bool = True) -> Any:
         parquet = require("pyarrow.parquet", "importing LeRobot data sets")
