@@ -23,11 +23,11 @@ LENGTHS = (9, 12, 7, 10, 11, 8, 9, 12)  # actions of each episode
 
 @cache
 def episodes() -> tuple[Episode, ...]:
-    """Walks at random, with the reference platform's collision."""
+    """Walks in a direction of their own, with the reference platform's collision."""
     env, rng = make_env(ENV, SIZE, {"legacy": True}), np.random.default_rng(0)
     found = []
     for steps in LENGTHS:
-        actions = rng.uniform(-1, 1, (steps, 2)).astype(np.float32)
+        actions = np.clip(rng.uniform(-1, 1, 2) + rng.normal(0, 0.3, (steps, 2)), -1, 1).astype(np.float32)
         start = env.sample_state(rng)
         states = np.concatenate([start[None], env.simulate(start[None], actions[None])[0]])
         found.append(Episode(env.render_states(states), states, actions))
@@ -214,3 +214,25 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
+
+
+def write_dino_wm(path: Path, video: bool) -> Path:
+    """To its layout: padded tensors, relative actions in pixels with videos, tensors of frames else."""
+    import torch
+
+    (path / "obses").mkdir(parents=True)
+    most = max(len(each.frames) for each in episodes())
+    states, actions = np.zeros((len(LENGTHS), most, 2), np.float32), np.zeros((len(LENGTHS), most, 2), np.float32)
+    for number, each in enumerate(episodes()):
+        states[number, : len(each.states)], actions[number, : len(each.actions)] = each.states, each.actions
+        if video:
+            write_video(path / f"obses/episode_{number:03d}.mp4", each.frames, 10)
+        else:
+            torch.save(torch.from_numpy(each.frames), path / f"obses/episode_{number:03d}.pth")
+    torch.save(torch.from_numpy(states), path / "states.pth")
+    torch.save(torch.from_numpy(actions * 100 if video else actions), path / f"{'rel_' if video else ''}actions.pth")
+    if video:
+        (path / "seq_lengths.pkl").write_bytes(b"never read")
+    else:
+        torch.save(torch.tensor([len(each.frames) for each in episodes()]), path / "seq_lengths.pth")
+    return path

@@ -23,7 +23,7 @@ def data(
     actions: Annotated[str, typer.Option("--actions", help="The column of the actions.")] = "",
     states: Annotated[str, typer.Option("--states", help="The columns of the state, with commas.")] = "",
     episodes: Annotated[str, typer.Option("--episodes", help="The column that says where episodes end.")] = "",
-    kind: Annotated[str, typer.Option("--format", help="npz, hdf5, lance, minari, ogbench, lerobot; else recognised.")] = "",
+    kind: Annotated[str, typer.Option("--format", help="npz, hdf5, lance, minari, ogbench, lerobot, dino-wm; else recognised.")] = "",
     quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Import recorded data and prove that the simulator does what they say; `--data FOLDER` then uses them.

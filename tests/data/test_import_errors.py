@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import sys
 import tarfile
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import recordings
+import torch
 from recordings import ENV, ends, flat
 
 from lewm_bench.core.errors import NotRun, UserError
@@ -153,6 +155,25 @@ def test_lerobot_of_another_version_and_incomplete_copies(tmp_path: Path) -> Non
     info = json.loads((source / "meta/info.json").read_text())
     (source / "meta/info.json").write_text(json.dumps(info | {"codebase_version": "v2.1"}))
     assert "LeRobot v2.1; convert it" in refused(source)
+
+
+def test_dino_wm_with_objects_in_place_of_tensors(tmp_path: Path) -> None:
+    source = recordings.write_dino_wm(tmp_path / "walk", video=False)
+    assert "obses/episode_003" in refused_without(source / "obses/episode_003.pth", source)
+    torch.save({"a": 1}, source / "states.pth")
+    assert "holds a dict, not one tensor" in refused(source)
+    (source / "states.pth").write_bytes(pickle.dumps(print))
+    assert "cannot be read as a tensor" in refused(source)
+
+
+def refused_without(part: Path, source: Path) -> str:
+    """The line that an import without a file of the source ends with."""
+    kept = part.read_bytes()
+    part.unlink()
+    try:
+        return refused(source)
+    finally:
+        part.write_bytes(kept)
 
 
 def test_lance_that_is_damaged(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ TINY = {
     "planner.num_samples": 8,
     "planner.num_elites": 2,
     "planner.horizon": 1,
+    "planner.receding": 1,
     "evaluate.num_pairs": 2,
-    "evaluate.goal_offset": "[3]",
+    "evaluate.goal_offset": "[6]",
     "evaluate.protocol": "clean-1",
     "evaluate.latent_oracle_pairs": 0,
 }

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lewm_bench.core.errors import UserError, unknown
+from lewm_bench.data.importers.dino_wm import DinoWMTable, is_dino_wm
 from lewm_bench.data.importers.hdf5 import HDF5Table, is_hdf5
 from lewm_bench.data.importers.lance import LanceTable
 from lewm_bench.data.importers.lerobot import LeRobotTable, is_lerobot
@@ -22,6 +23,7 @@ FORMATS: dict[str, Callable[[Path, Names], Table]] = {
     "minari": MinariTable,
     "ogbench": OGBenchTable,
     "lerobot": LeRobotTable,
+    "dino-wm": DinoWMTable,
 }
 
 
@@ -79,6 +81,12 @@ def _of_folder(path: Path) -> str:
         return "lerobot"
     if is_minari(path):
         return "minari"
+    if is_dino_wm(path):
+        return "dino-wm"
+    if is_dino_wm(path / "train"):
+        raise UserError(
+            f"{path} has a train and a val folder of DINO-WM; name one of them, for example {path / 'train'}"
+        )
     return ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from lewm_bench.data.importers.archive import is_archive, unpacked
 from lewm_bench.data.importers.columns import Reader, actions_of, pixels_of
 from lewm_bench.data.importers.formats import file_in, open_table
 from lewm_bench.data.importers.frames import Layout, wanted_size
-from lewm_bench.data.importers.proof import Proof, Sample, prove, sampled
+from lewm_bench.data.importers.proof import Proof, Sample, prove, sampled, unexplained
 from lewm_bench.data.importers.states import recorded_rule, rule_of
 from lewm_bench.data.importers.table import Names, Table
 from lewm_bench.data.recorded import RECORDED_ID, recorded_kwargs
@@ -30,6 +30,7 @@ from lewm_bench.system.files import disk_errors, make_folder
 
 IMPORTED = "import"  # in a dataset's recipe: it was not collected here
 _CHECKPOINT_BYTES = 2**28  # of frames between two checkpoints
+_COMPARED = 64  # episodes that tell which arguments of an environment explain the data
 
 MakeEnv = Callable[[int, Mapping[str, Any]], GoalEnv]
 """The environment of an image size and further arguments."""
@@ -142,16 +143,26 @@ def _proved(reader: Reader, make_env: MakeEnv, names: Names) -> _Recognised:
             f"{table.source}: {reader.actions} has {numbers} numbers, but an action of {env_id} has {width}"
         )
     reader = replace(reader, rule=rule, choices=width if discrete else 0)
-    sample = _sample(reader)
     tried = [(kwargs, make_env(reader.size, kwargs) if kwargs else env) for kwargs in rule.variants]
-    proofs = [(prove(each, sample, rule.known), kwargs, each) for kwargs, each in tried]
-    proof, kwargs, env = min(proofs, key=lambda found: found[0].movement)
+    kwargs, env = tried[0] if len(tried) == 1 else _best(reader, tried)
+    proof = prove(env, _sample(reader), rule.known)
     if problem := proof.contradiction():
         raise UserError(
             f"{table.source} is not of {env_id}: {problem}; name another --env or "
             "--states, or import without a simulator: --env none"
         )
     return _Recognised(reader, env, kwargs, proof)
+
+
+def _best(reader: Reader, tried: Sequence[tuple[Mapping[str, Any], GoalEnv]]) -> tuple[Mapping[str, Any], GoalEnv]:
+    """The arguments with which an environment explains most of the movement; they differ at walls, so many steps count."""
+    lengths = reader.table.lengths
+    usable = np.flatnonzero(lengths > 1)
+    chosen = usable[np.unique(np.linspace(0, len(usable) - 1, _COMPARED).astype(int))].tolist()
+    actions = np.concatenate([reader.executed(number) for number in chosen])
+    states = [reader.rule.read(reader.table, number) for number in chosen]
+    before, after = (np.concatenate([each[part] for each in states]) for part in (slice(-1), slice(1, None)))
+    return min(tried, key=lambda each: unexplained(each[1], before, actions, after, reader.rule.known))
 
 
 def column_is_discrete(table: Table, name: str) -> bool:

@@ -81,6 +81,12 @@ def prove(env: GoalEnv, sample: Sample, known: int | None = None) -> Proof:
     return Proof(*_drawn(env, sample), off.max(1), _unexplained(off, moved))
 
 
+def unexplained(env: GoalEnv, before: np.ndarray, actions: np.ndarray, after: np.ndarray, known: int | None) -> float:
+    """What a simulator leaves unexplained of the movement in steps (N, X), as a share of it."""
+    found = env.simulate(before, actions[:, None].astype(np.float64))[:, 0]
+    return _unexplained(*(np.abs(x - after)[:, :known] for x in (found, before)))
+
+
 def _unexplained(off: np.ndarray, moved: np.ndarray) -> float:
     """The mean over the numbers of a state that move, so that their units do not matter."""
     total = moved.sum(0)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lewm_bench.core.errors import UserError
 from lewm_bench.data.importers.table import Column, Names, Table
+
+if TYPE_CHECKING:
+    from lewm_bench.envs.cube import Cube
 
 GENERIC = ("states", "state", "proprio", "observation.state", "observations", "observation")
 """Columns that are an environment's state if they have exactly as many numbers, and what stands for it without one."""
@@ -50,6 +54,22 @@ def flat(values: np.ndarray) -> np.ndarray:
     return np.asarray(values, np.float64).reshape(len(values), -1)
 
 
+def _of_cube(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """(R, 21) qpos and (R, 20) qvel to (R, 74) states of Cube."""
+    cube, states = _cube(), []
+    for qpos, qvel in zip(*parts, strict=True):
+        cube.place(qpos, qvel)
+        states.append(cube.get_state())
+    return np.stack(states)
+
+
+@cache
+def _cube() -> Cube:
+    from lewm_bench.envs.cube import Cube
+
+    return Cube()
+
+
 def _padded(size: int) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     """States of ``size`` numbers, of which the last are not recorded and taken as 0."""
     return lambda parts: np.pad(parts[0], ((0, 0), (0, size - parts[0].shape[1])))
@@ -76,6 +96,7 @@ PUBLISHED: Mapping[str, Published] = {
     "lewm_bench/Wall-v0": Published((), 2, variants=({}, {"legacy": True})),
     # The block's velocities are not published; away from contacts they are 0.
     "lewm_bench/PushT-v0": Published((), 7, _padded(10), known=7),
+    "lewm_bench/Cube-v0": Published((("qpos", "qvel"),), 41, _of_cube, known=41),
     "lewm_bench/Reacher-v0": Published((("qpos", "qvel"),), 4),
 }
 

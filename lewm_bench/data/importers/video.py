@@ -11,6 +11,8 @@ import numpy as np
 from lewm_bench.core.errors import UserError
 from lewm_bench.system.extras import require
 
+WHAT = "importing videos"
+
 
 class Video:
     """A video that is read forward; a step back begins anew."""
@@ -33,16 +35,20 @@ class Video:
             raise UserError(f"{self.path} has fewer than {begin + count} frames; it is cut short, copy it again")
         return np.stack(found)
 
-    def rest(self) -> np.ndarray:
-        """All frames from the first, (N, h, w, 3) uint8."""
-        found = list(_all_frames(self.path))
-        if not found:
-            raise UserError(f"{self.path} has no frames")
-        return np.stack(found)
+
+def frame_count(path: Path) -> int:
+    """Frames of a video: what its header says, else counted."""
+    av = require("av", WHAT)
+    try:
+        with av.open(str(path)) as container:
+            said = container.streams.video[0].frames
+    except (av.FFmpegError, IndexError) as error:
+        raise UserError(f"{path} cannot be read as a video: {error}")
+    return said or sum(1 for _ in _all_frames(path))
 
 
 def _all_frames(path: Path) -> Iterator[np.ndarray]:
-    av = require("av", "importing videos")
+    av = require("av", WHAT)
     try:
         with av.open(str(path)) as container:
             for frame in container.decode(video=0):
