@@ -136,7 +136,8 @@ def _proved(reader: Reader, make_env: MakeEnv, names: Names) -> _Recognised:
     table, env = reader.table, make_env(reader.size, {})
     env_id = env.spec.id if env.spec else type(env).__name__
     rule = rule_of(env_id, env.get_state().size, table, names)
-    width, discrete = env.action_space.shape[0], column_is_discrete(table, reader.actions)
+    width = env.action_space.shape[0]
+    discrete = width > 1 and column_is_discrete(table, reader.actions)
     numbers = width if discrete else int(np.prod(table.column(reader.actions).shape))
     if numbers != width:
         raise UserError(
