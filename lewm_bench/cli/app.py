@@ -76,7 +76,11 @@ for verb in (
 ):  # fmt: skip
     app.command(name=verb.__name__.rstrip("_"), cls=Verb)(verb)
 
-imports = typer.Typer(cls=Commands, rich_markup_mode=None, help="Take in what others have recorded.")
+imports = typer.Typer(
+    cls=Commands,
+    rich_markup_mode=None,
+    help="Take in what others have recorded.\n\nExample: lewm-bench import data FILE --env none --out my-data",
+)
 imports.command(name="data", cls=Verb)(import_.data)
 imports.callback()(lambda: None)  # without one a single command would stand for the group
 app.add_typer(imports, name="import")
