@@ -128,6 +128,15 @@ class Cube(GoalEnv):
         data.site_xpos[self._pinch], data.site_xmat[self._pinch] = state[EFFECTOR_POSITION], state[EFFECTOR_ROTATION]
         self._contact = float(state[GRIPPER_CONTACT])
 
+    def place(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
+        """Put arm and cube at (21,) positions with (20,) velocities, as recordings have them.
+
+        What they leave out: the effector is where the joints put it, the solver begins where it would come out, and the
+        gripper's contact is 0.
+        """
+        self._data.qpos[:], self._data.qvel[:], self._contact = qpos, qvel, 0.0
+        mujoco.mj_forward(self._model, self._data)
+
     def distance(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
         return np.linalg.norm(np.asarray(states)[..., CUBE_POSITION] - np.asarray(goals)[..., CUBE_POSITION], axis=-1)
 

@@ -10,6 +10,7 @@ from lewm_bench.cli.options import (
     CacheOption,
     Choices,
     ConfigOption,
+    DataOption,
     FreshOption,
     ProfileOption,
     QuietOption,
@@ -25,6 +26,7 @@ def collect(
     overrides: SetOption = None,
     cache: CacheOption = None,
     config: ConfigOption = None,
+    data: DataOption = None,
     fresh: FreshOption = None,
     quiet: QuietOption = False,
 ) -> None:

@@ -12,6 +12,7 @@ from lewm_bench.cli.options import (
     CacheOption,
     Choices,
     ConfigOption,
+    DataOption,
     DeviceOption,
     FreshOption,
     ProfileOption,
@@ -39,6 +40,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", help="Also write a report into this folder.")] = None,
     cache: CacheOption = None,
     config: ConfigOption = None,
+    data: DataOption = None,
     fresh: FreshOption = None,
     quiet: QuietOption = False,
 ) -> None:

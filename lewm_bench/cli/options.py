@@ -48,6 +48,12 @@ FreshOption = Annotated[
     list[str] | None,
     typer.Option("--fresh", help="collect, train or evaluate: this and what follows anew; the old is kept aside."),
 ]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="Use this dataset (of `import data` or RecordTrajectories) in place of collected ones."
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
@@ -137,6 +143,7 @@ class Choices:
     out: Path | None = None
     quiet: bool = False
     fresh: Sequence[str] | None = None
+    data: Path | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any], **others: Any) -> Choices:
@@ -174,7 +181,11 @@ class Choices:
             envs=names(self.envs),
             overrides=self.settings,
         )
-        return resolved, path
+        if self.data is None or resolved.kind == "speed":
+            return resolved, path
+        from lewm_bench.run.given_data import with_data
+
+        return with_data(resolved, self.data), path
 
     def run(self) -> Run:
         """The run that they describe."""
@@ -202,6 +213,7 @@ class Choices:
             progress=self.progress,
             say=say,
             workers=cores(),
+            data=self.data,
         )
         count = "1 cell" if len(resolved.jobs) == 1 else f"{len(resolved.jobs)} cells"
         cells = f"{count} on {run.device}"

@@ -13,6 +13,7 @@ from lewm_bench.cli.options import (
     CacheOption,
     Choices,
     ConfigOption,
+    DataOption,
     DeviceOption,
     EnvsOption,
     FreshOption,
@@ -39,6 +40,7 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", help="Default: results/SUITE.")] = None,
     cache: CacheOption = None,
     config: ConfigOption = None,
+    data: DataOption = None,
     fresh: FreshOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -55,6 +57,8 @@ def run(
     if _is_speed(suite, config):
         if agents or seeds or envs:
             raise UserError(f"the suite {suite} times planning and has no agents, seeds or environments to choose")
+        if data is not None:
+            raise UserError(f"the suite {suite} times planning and has no data; leave --data out")
         if fresh:
             raise UserError("--fresh is for what the cache keeps; times are measured anew every time")
         return time_planning(choices)

@@ -11,6 +11,7 @@ from lewm_bench.cli.options import (
     CacheOption,
     Choices,
     ConfigOption,
+    DataOption,
     DeviceOption,
     FreshOption,
     ProfileOption,
@@ -33,6 +34,7 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", help="Also copy the checkpoint into this folder.")] = None,
     cache: CacheOption = None,
     config: ConfigOption = None,
+    data: DataOption = None,
     fresh: FreshOption = None,
     quiet: QuietOption = False,
 ) -> None:

@@ -11,6 +11,7 @@ from lewm_bench.cli.options import (
     CacheOption,
     Choices,
     ConfigOption,
+    DataOption,
     DeviceOption,
     ProfileOption,
     QuietOption,
@@ -34,6 +35,7 @@ def tune(
     out: Annotated[Path | None, typer.Option("--out", help="Holds AGENT-ENV folders; results/tune if left out.")] = None,
     cache: CacheOption = None,
     config: ConfigOption = None,
+    data: DataOption = None,
     quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Find an agent's hyper-parameters with validation episodes, and show the path. Kill it and run it again: it goes on.

@@ -12,6 +12,7 @@ from lewm_bench.cli.options import (
     CacheOption,
     Choices,
     ConfigOption,
+    DataOption,
     DeviceOption,
     ProfileOption,
     QuietOption,
@@ -32,6 +33,7 @@ def understand(
     out: Annotated[Path | None, typer.Option("--out", help="Default: results/understand/NAME of the folder.")] = None,
     cache: CacheOption = None,
     config: ConfigOption = None,
+    data: DataOption = None,
     quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Look into one trained world model: probes, violated expectations, straightness, collapse, decoded dreams.

@@ -126,7 +126,7 @@ def collect(
         UserError: the folder holds another dataset, a policy is not known, or the disk has no room.
     """
     folder, env_id, config = Path(folder), _spec(env).id, config.of(env)
-    recipe = {**_description(env), "seed": seed, "config": config.recipe()}
+    recipe = {**described(env), "seed": seed, "config": config.recipe()}
     if (folder / "meta.json").exists() and (dataset := Dataset.open(folder)).meta.recipe == recipe:
         return dataset
     names = episode_policies([*env.policies(), LEARNED], config, stream(seed, "collect", env_id, "policies"))
@@ -151,7 +151,7 @@ def collect(
                     seconds = (time.perf_counter() - begin) / _share(env, workers)
                     _look_ahead(folder, config.episodes, part, folder_bytes(folder) - before, seconds, say)
         return writer.finish(
-            **_description(env),
+            **described(env),
             action_low=env.action_space.low,
             action_high=env.action_space.high,
             seed=seed,
@@ -327,7 +327,7 @@ def _spec(env: GoalEnv) -> EnvSpec:
     return env.spec
 
 
-def _description(env: GoalEnv) -> dict[str, Any]:
+def described(env: GoalEnv) -> dict[str, Any]:
     """What it takes to make the environment again, as JSON gives it back."""
     spec = _spec(env)
     try:

@@ -31,6 +31,7 @@ from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.budget import within_seconds
 from lewm_bench.run.checkpoints import TRAINING, as_trained, check_card, origin_note, training_of
 from lewm_bench.run.environments import make_env
+from lewm_bench.run.given_data import given_spec, require_made_by
 from lewm_bench.run.keys import (
     DATA_SEED,
     dataset_spec,
@@ -69,6 +70,7 @@ class Run:
     progress: bool = True
     say: Callable[[str], None] = logger.info  # one line per finished cell
     workers: int = 1  # processes that collect; more than 1 needs a main module that can be imported again
+    data: Path | None = None  # a dataset that takes the place of a collected one (run.given_data)
 
 
 def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
@@ -76,6 +78,8 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
     settings = run.suite.of(spec).settings
     env = make_env(spec.id, settings.image_size, spec.kwargs, spec.adapt)
     require_spaces(env, spec.label)
+    if run.data is not None:
+        return given_data(run.data, spec, env)
     config = settings.collect.of(env)
     key = dataset_spec(spec, env, config)
 
@@ -100,6 +104,21 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
         again = f"`lewm-bench check {spec.id}` says why" if built else "collect again with --fresh collect"
         raise UserError(f"{spec.label} does not do again what its data in {dataset.folder} hold: {problem}; {again}")
     return env, dataset, stage_key("dataset", key)
+
+
+def given_data(folder: Path, spec: EnvSpec, env: GoalEnv) -> Data:
+    """An environment, the dataset that the user gives for it, and its key.
+
+    Raises:
+        UserError: it was changed, is of another environment, or not what the simulator does.
+    """
+    dataset = Dataset.open(folder)
+    require_made_by(env, dataset)
+    if problem := disagreement(env, dataset):
+        raise UserError(
+            f"{spec.label} does not do again what the data in {folder} hold: {problem}; import or record them again"
+        )
+    return env, dataset, stage_key("dataset", given_spec(spec, env, dataset))
 
 
 def policy_of(run: Run, env: GoalEnv, config: CollectConfig, dataset: dict[str, Any]) -> Path:

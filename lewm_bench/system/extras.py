@@ -8,7 +8,11 @@ from types import ModuleType
 
 from lewm_bench.core.errors import NotRun
 
-EXTRAS = {"gym_pusht": "pusht", "pymunk": "pusht", "cv2": "pusht", "pygame": "pusht", "ogbench": "cube"}
+EXTRAS = {
+    **dict.fromkeys(("gym_pusht", "pymunk", "cv2", "pygame"), "pusht"),
+    "ogbench": "cube",
+    **dict.fromkeys(("h5py", "hdf5plugin", "lance", "minari", "pyarrow", "av", "zstandard"), "data"),
+}
 """Importable module to the extra of pyproject.toml that installs it."""
 
 NEED_LABMAZE = ("labmaze", "dm_control", "ogbench")  # which has no wheel for Python 3.13, so nobody has an extra there
