@@ -27,7 +27,7 @@ from lewm_bench.system.files import write_text
 from lewm_bench.system.resources import cores
 
 SHARD = 2**14  # frames per file: few files and few open ones, and a list of places that is read at once
-LEVEL = 9  # of zstd: 60 % of the size of level 3, as fast to read, and still faster written than most frames are drawn
+LEVEL = 9  # of zstd: for TwoRoom 64 % of the size of level 3, and as fast to read
 DESCRIPTION = "zarr.json"
 SIZES = ".sizes"  # of an unfinished array: the bytes of each frame, as 32-bit numbers
 INLINE = 8  # rows that are not worth the other threads
