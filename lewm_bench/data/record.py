@@ -14,8 +14,10 @@ from lewm_bench.core.resize import area_mean
 from lewm_bench.core.rng import stream
 from lewm_bench.core.types import Episode
 from lewm_bench.data.collect import CollectConfig, described
-from lewm_bench.data.format import Dataset, DatasetWriter, split_episodes
+from lewm_bench.data.format import Dataset
 from lewm_bench.data.recorded import RECORDED_ID, recorded_kwargs
+from lewm_bench.data.splits import split_episodes
+from lewm_bench.data.writer import DatasetWriter
 
 RECORDED = "record"  # in a dataset's recipe
 

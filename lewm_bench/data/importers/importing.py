@@ -17,7 +17,7 @@ from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import Problem, UserError
 from lewm_bench.core.rng import stream
 from lewm_bench.data.collect import CollectConfig
-from lewm_bench.data.format import Dataset, DatasetWriter, split_episodes
+from lewm_bench.data.format import Dataset
 from lewm_bench.data.importers.archive import is_archive, unpacked
 from lewm_bench.data.importers.columns import Reader, actions_of, pixels_of
 from lewm_bench.data.importers.formats import file_in, open_table
@@ -26,6 +26,8 @@ from lewm_bench.data.importers.proof import Proof, Sample, prove, sampled, unexp
 from lewm_bench.data.importers.states import recorded_rule, rule_of
 from lewm_bench.data.importers.table import Names, Table
 from lewm_bench.data.recorded import RECORDED_ID, recorded_kwargs
+from lewm_bench.data.splits import split_episodes
+from lewm_bench.data.writer import DatasetWriter
 from lewm_bench.system.files import disk_errors, make_folder
 
 IMPORTED = "import"  # in a dataset's recipe: it was not collected here
