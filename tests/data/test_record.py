@@ -129,7 +129,7 @@ def test_plain_environments(tmp_path: Path) -> None:
     env.close()
     dataset = Dataset.open(tmp_path / "data")
     assert dataset.meta.env == RECORDED_ID and dataset.meta.env_kwargs["state_size"] == 4
-    assert dataset.frames.shape[1:] == (16, 16, 3) and (dataset.frames == 7).all()
+    assert dataset.frames.shape[1:] == (16, 16, 3) and (dataset.frames[:] == 7).all()
     executed = dataset.actions[np.isfinite(dataset.actions).all(1)]
     assert set(map(tuple, executed.tolist())) == {(1, -1), (-1, 1)}
 
@@ -144,7 +144,7 @@ def test_observations_that_are_pictures(tmp_path: Path) -> None:
     env = RecordTrajectories(Camera(gym.make("CartPole-v1")), tmp_path / "data")
     walk(env, 1)
     env.close()
-    assert (env.dataset.frames == 9).all() and env.dataset.states.shape[1] == 1
+    assert (env.dataset.frames[:] == 9).all() and env.dataset.states.shape[1] == 1
 
 
 def test_what_cannot_be_recorded(tmp_path: Path) -> None:

@@ -302,7 +302,7 @@ def data_case(root: Path, rng: Random) -> Callable[[Path], Callable[[], object]]
         own = Random(state)
         options = with_template(root, folder, "cache")
         data = next((folder / "cache" / "dataset").glob("*/meta.json")).parent
-        path = own.choice(sorted(path for path in data.iterdir() if path.name != "done.json"))
+        path = own.choice(sorted(path for path in data.rglob("*") if path.is_file() and path.name != "done.json"))
         if own.random() < 0.15:
             path = data / "done.json"
         damage_file(path, own)

@@ -52,8 +52,11 @@ def test_the_files_own_profile_goes_before_a_shipped_one_of_the_name(tmp_path: P
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{quick: {extends: quik}}", ["profiles.quick.extends", "'quik'", "known: paper", "did you mean 'quick'?"]),
-        ("{mine: {extends: mine}}", ["profiles.mine.extends", "no profile named 'mine'", "known: paper, quick"]),
+        (
+            "{quick: {extends: quik}}",
+            ["profiles.quick.extends", "'quik'", "known: gpu, paper", "did you mean 'quick'?"],
+        ),
+        ("{mine: {extends: mine}}", ["profiles.mine.extends", "no profile named 'mine'", "known: gpu, paper, quick"]),
         ("{a: {extends: b}, b: {extends: c}, c: {extends: b}}", ["'b' extends 'c' extends 'b'", "circle"]),
         ("{quick: {extends: paper}, paper: {extends: quick}}", ["'quick' extends 'paper' extends 'quick'"]),
         ("{a: {extends: [quick]}}", ["profiles.a.extends", "the name of a profile", "['quick']"]),
