@@ -226,7 +226,7 @@ def test_a_collection_that_is_killed_takes_its_processes_along(tmp_path: Path) -
 def test_every_stage_of_a_run_stops_and_goes_on(tmp_path: Path, stage: str) -> None:
     moments = {
         "collecting": "from lewm_bench.data import writer as data; place, name = data.DatasetWriter, 'add'",
-        "training": "from lewm_bench.train import loop as train; place, name = train, '_to_device'",
+        "training": "from lewm_bench.train import loop as train; place, name = train, 'learning_rate'",
         "evaluating": "from lewm_bench.run import stages; place, name = stages, 'measures_of'",
         "reporting": "from lewm_bench.report.figures import files; place, name = files, 'draw_all'",
     }
