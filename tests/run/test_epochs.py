@@ -41,6 +41,26 @@ def test_the_profile_gpu_has_the_papers_sizes_and_another_training() -> None:
     assert gpu.model_copy(update={"train": paper.train}) == paper
 
 
+PUBLISHED = {  # episodes and steps of the papers' data, iterations of their planner
+    "TwoRoom-v0": (10_000, 100, 10),
+    "PushT-v0": (18_685, 125, 30),
+    "Cube-v0": (10_000, 200, 10),
+    "Reacher-v0": (10_000, 200, 10),
+    "Wall-v0": (1920, 50, 10),
+    "PointMaze-UMaze-v0": (2000, 100, 10),
+}
+PASSES = {"lewm": (10, 128), "dino-wm": (100, 32), "gcbc": (100, 128), "gcivl": (100, 128), "gciql": (100, 32)}
+
+
+def test_the_profile_paper_collects_and_trains_as_published() -> None:
+    run = resolve(load(find_file(None)), "paper", "paper", agents=tuple(PASSES))
+    found = {env.id.removeprefix("lewm_bench/"): run.of(env).settings for env in run.envs}
+    sizes = {name: (one.collect.episodes, one.collect.steps, one.planner.num_iterations) for name, one in found.items()}
+    assert sizes == PUBLISHED
+    trained = {agent: run.agent_config(agent).train for agent in PASSES}
+    assert {agent: (train.epochs, train.batch_size) for agent, train in trained.items()} == PASSES
+
+
 def test_who_counts_no_passes_says_so() -> None:
     from types import SimpleNamespace
 
