@@ -1,9 +1,10 @@
 """stable-worldmodel's side of the proof that its data sets are imported as what they are (tests/data/test_peer_data.py).
 
-    python tests/benchmarks/peer_data.py environment FOLDER      # makes a virtual environment, some gigabytes
+    python tests/benchmarks/peer_weights.py environment FOLDER   # makes a virtual environment, some gigabytes
     FOLDER/bin/python tests/benchmarks/peer_data.py write DATA [EPISODES [STEPS]]
     FOLDER/bin/python tests/benchmarks/peer_data.py rows DATA/tworoom.lance ROWS.npz
     python tests/benchmarks/peer_data.py compare DATA OUT        # needs lewm-bench[data,pusht]
+    python tests/benchmarks/peer_data.py plan OUT                # a tiny LeWM on each, and plans with it
 
 ``write`` lets the peer's own world collect its own environments with its own policies, as HDF5 and as Lance. ``rows``
 reads a data set with the peer's own reader and draws the rows that its evaluation script draws. Neither imports anything
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import venv
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,21 +23,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-PACKAGES = (
-    "stable-worldmodel==0.1.1", "h5py", "hdf5plugin",
-    # What its plain install lacks to be imported.
-    "opencv-python-headless", "imageio", "pygame", "pymunk", "shapely",
-)  # fmt: skip
 SIZE = 224
 FORMATS = {"hdf5": "h5", "lance": "lance"}
 OURS = {"tworoom": "lewm_bench/TwoRoom-v0", "pusht": "lewm_bench/PushT-v0"}
 SAME = 0.01  # px: a larger difference is another motion, not rounding
-
-
-def environment(folder: str) -> None:
-    venv.create(folder, with_pip=True)
-    python = Path(folder) / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    subprocess.run([python, "-m", "pip", "install", *PACKAGES], check=True)
 
 
 def write(folder: str, episodes: str = "40", steps: str = "60") -> None:
@@ -80,6 +69,35 @@ def compare(folder: str, out: str) -> None:
             subprocess.run(["lewm-bench", "import", "data", source, "--env", env, "--out", to], check=True)
         for line in differences(Path(out) / f"{name}-h5"):
             print(line)
+
+
+TINY = (
+    "image_size=224", "lewm.encoder=cnn", "lewm.latent=16", "lewm.projector_hidden=32", "lewm.width=32", "lewm.depth=1",
+    "lewm.heads=2", "lewm.head_size=16", "lewm.mlp_hidden=64", "lewm.num_directions=16", "lewm.train.steps=60",
+    "lewm.train.batch_size=16", "planner.num_samples=32", "planner.num_elites=4", "planner.num_iterations=2",
+    "evaluate.num_pairs=5", "evaluate.goal_offset=[25]", "evaluate.protocol=paper-v3-all", "evaluate.latent_oracle_pairs=0",
+)  # fmt: skip
+
+
+def plan(out: str) -> None:
+    """Train and plan on the imported data; a network of this size and training says nothing about LeWM."""
+    settings = [part for each in TINY for part in ("--set", each)]
+    for name in OURS:
+        for suffix in FORMATS.values():
+            data = Path(out) / f"{name}-{suffix}"
+            given = (
+                "--suite",
+                name,
+                "--data",
+                data,
+                "--agents",
+                "lewm,random",
+                "--seeds",
+                "0",
+                "--out",
+                f"{data}-results",
+            )
+            subprocess.run(["lewm-bench", "run", *given, *settings, "-q"], check=True)
 
 
 def differences(folder: Path) -> list[str]:
@@ -129,4 +147,4 @@ def why(states: np.ndarray, step: int) -> str:
 
 
 if __name__ == "__main__":
-    {"environment": environment, "write": write, "rows": rows, "compare": compare}[sys.argv[1]](*sys.argv[2:])
+    {"write": write, "rows": rows, "compare": compare, "plan": plan}[sys.argv[1]](*sys.argv[2:])
