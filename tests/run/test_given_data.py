@@ -29,6 +29,9 @@ TINY = {
     "evaluate.latent_oracle_pairs": 0,
 }
 SETTINGS = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
+MODEL = [part for part in SETTINGS if "=" in part and not part.startswith(("planner.", "evaluate."))]
+EXAMINED = ("collapse", "paths", "probe", "open_loop", "retrieval", "maps")
+LOOK = [part for each in (*MODEL, f"understanding.examinations=[{','.join(EXAMINED)}]") for part in ("--set", each)]
 
 
 @pytest.fixture
@@ -65,6 +68,28 @@ def test_imported_data_train_plan_and_say_what_they_are(command: Command, source
     assert status == 0 and "lewm" in out, err
 
 
+VERBS = {
+    "collect": ("collect", "--suite", "tworoom", *SETTINGS),
+    "run": ("run", "--suite", "tworoom", "--agents", "lewm,noop", "--seeds", "0", "--out", "results", *SETTINGS),
+    "train": ("train", "lewm", "--suite", "tworoom", *SETTINGS),
+    "evaluate": ("evaluate", "lewm", "--suite", "tworoom", *SETTINGS),
+    "tune": ("tune", "lewm", "--suite", "tworoom", "--trials", "2", "--search", "random", "--out", "tuned", *SETTINGS),
+    "run, understanding": (
+        *("run", "--suite", "understanding-all", "--envs", recordings.ENV, "--agents", "lewm", "--seeds", "0"),
+        *("--out", "looked", *LOOK),
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_takes_them(verb: str, command: Command, source: Path, tmp_path: Path) -> None:
+    given = ("import", "data", source, "--env", recordings.ENV, "--split", "50,25,25", "--out", "data")
+    assert command(*given)[0] == 0
+    status, _, err = command(*VERBS[verb], "--data", "data", "-q")
+    assert status == 0, err
+    assert not list((tmp_path / "cache").glob("dataset*"))  # nothing was collected
+
+
 def test_other_data_are_another_key(command: Command, source: Path, tmp_path: Path) -> None:
     for name, image_size in (("a", 32), ("b", 16)):
         size = ("--image-size", image_size)
@@ -97,12 +122,13 @@ def test_without_a_simulator_models_are_examined(command: Command, source: Path,
     assert command("import", "data", source, "--env", "none", "--out", "robot")[0] == 0
     status, _, err = command("train", "lewm", "--suite", "tworoom", "--data", "robot", *SETTINGS, "-q", "--out", "ck")
     assert status == 0, err
-    examinations = ("collapse", "paths", "probe")
-    asked = (f"understanding.examinations=[{','.join(examinations)}]", "image_size=32")
-    settings = [part for each in (*asked, *(s for s in SETTINGS if s.startswith("lewm."))) for part in ("--set", each)]
     given = ("--suite", "understanding-all", "--env", recordings.ENV, "--data", "robot")
-    status, _, err = command("understand", "ck", *given, *settings, "-q", "--out", "looked")
+    status, _, err = command("understand", "ck", *given, *LOOK, "-q", "--out", "looked")
     assert status == 0, err
+    (cell,) = cells(tmp_path / "looked")
+    assert cell["env"] == "robot" and not cell["skipped"] and set(cell["seconds"]) == set(EXAMINED)
+    assert cell["open_loop"]["n"] == cell["retrieval"]["n"] > 0
+    assert "Finding goals" in (tmp_path / "looked/report.html").read_text()
 
 
 REFUSED = {
