@@ -160,7 +160,15 @@ def _deal(dataset: Dataset, env: GoalEnv, protocol: Protocol, offset: int, split
 
     An episode that has no pair left drops out, so the pairs stay as balanced as the data allows. Nothing here knows
     how many pairs are wanted, so a smaller run is the beginning of a larger one.
+
+    Raises:
+        UserError: no episode is held out.
     """
+    if not len(dataset.episodes(split)):
+        raise UserError(
+            f"protocol {protocol.id} takes pairs from split {split!r}, in which {dataset.folder} has no episodes; collect or "
+            f"import again with some (--split), or add --set evaluate.protocol={PAPER_V3.id}"
+        )
     address = (protocol.seed, "pairs", dataset.meta.env, offset, split)
     episodes = [e for e in dataset.episodes(split).tolist() if dataset.lengths[e] > offset]
     left = {e: _shuffled_starts(dataset, env, e, offset, stream(*address, "episode", e)) for e in episodes}

@@ -84,7 +84,7 @@ def test_both_formats_hold_the_same_episodes(imported: dict[str, Imported]) -> N
 def test_whole_episodes_are_those_of_our_simulators(imported: dict[str, Imported]) -> None:
     """From the first state alone; PushT where neither a wall nor a contact at the start is involved."""
     for name in peer_data.OURS:
-        told, _ = peer_data.differences(imported[f"{name}.h5"].dataset.folder)
+        told, *_ = peer_data.differences(imported[f"{name}.h5"].dataset.folder)
         assert "elsewhere" not in told and "other" not in told, told
         assert int(told.split(": ")[1].split()[0]) >= (3 if name == "pusht" else 10), told
 

@@ -165,6 +165,13 @@ def test_too_little_data_is_answered_with_numbers(dataset, env, num_pairs, offse
         sample_pairs(dataset, env, CLEAN_1, num_pairs, offset)
 
 
+def test_data_without_held_out_episodes_say_so(tmp_path: Path, env) -> None:
+    data = walk(tmp_path, [np.arange(9.0).tolist()] * 2, {"train": (0, 1), "val": (), "test": ()})
+    with pytest.raises(UserError, match=r"pairs from split 'test', in which .* has no episodes; .*\(--split\)"):
+        sample_pairs(data, env, CLEAN_1, 2, 3)
+    assert len(sample_pairs(data, env, PAPER_V3, 2, 3)) == 2
+
+
 # paper-v3
 
 
