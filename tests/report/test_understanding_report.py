@@ -305,6 +305,7 @@ def test_people_read_intervals_asterisks_and_verdicts():
         "teleport AUC": "0.970 [0.960, 0.980]", "d_z: teleport, recolour": "2.75*, 0.25",
         "recolour / teleport": "0.03 [0.02, 0.03]", "straightness": "0.45 [0.44, 0.46]",
         "collapsed": "no (rank 2.5 of 4)", "1 block ahead: error, copying": "0.050, 0.300",
+        "goal found 1 block ahead, chance": "0.800, 0.003",
     }  # fmt: skip
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import recordings
 from commands import outcome
@@ -153,7 +155,6 @@ def test_data_that_the_simulator_does_not_do_again(command: Command, source: Pat
     meta = json.loads((tmp_path / "data/meta.json").read_text())
     meta |= {"env": recordings.ENV, "env_kwargs": {"image_size": 32}}
     meta["recipe"]["import"]["known"] = None
-    import numpy as np
 
     states = np.load(tmp_path / "data/states.npy")
     np.save(tmp_path / "data/states.npy", np.clip(states[::-1], 30, 90))
@@ -162,6 +163,54 @@ def test_data_that_the_simulator_does_not_do_again(command: Command, source: Pat
     assert status == 2 and "does not do again what the data" in err
 
 
-def test_a_mistake_of_the_import_command_is_one_line(command: Command, source: Path) -> None:
-    status, _, err = command("import", "data", source, "--env", "lewm_bench/TwoRom-v0", "--out", "data")
-    assert status == 2 and "did you mean 'lewm_bench/TwoRoom-v0'" in err and err.count("\n") == 1
+def cut(path: Path) -> Path:
+    data = recordings.write_npz(path).read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    return path
+
+
+def written(**changes) -> Callable[[Path], Path]:
+    return lambda path: recordings.write_npz(path, **changes)
+
+
+def pickled(path: Path) -> Path:
+    path.write_bytes(pickle.dumps({"pixels": [1, 2]}))
+    return path
+
+
+MISTAKES = {
+    "another environment's name": (
+        written(),
+        ("--env", "lewm_bench/TwoRom-v0"),
+        "did you mean 'lewm_bench/TwoRoom-v0'",
+    ),
+    "a file that is cut short": (cut, (), "cut short"),
+    "a column that is missing": (written(actions=None), (), "no actions; name their column with --actions"),
+    "an index that is mixed": (
+        written(episode_ends=None, episode_idx=np.arange(recordings.ends()[-1]) % 3),
+        (),
+        "do not stand together",
+    ),
+    "pictures that were normalised": (
+        written(pixels=(recordings.flat()["pixels"] / 127.5 - 1).astype(np.float32)),
+        (),
+        "undo the normalisation",
+    ),
+    "colours in another order": (
+        written(pixels=recordings.flat()["pixels"][..., ::-1]),
+        (),
+        "red and blue are exchanged",
+    ),
+    "a pickle": (pickled, (), "cannot be read as .npz"),
+    "a split of two parts": (written(), ("--split", "80,20"), "--split takes per cent"),
+    "a split in words": (written(), ("--split", "most"), "--split takes comma-separated numbers"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_of_the_import_command_is_one_line(case: str, command: Command, tmp_path: Path) -> None:
+    write, options, line = MISTAKES[case]
+    source = write(tmp_path / "walk.npz")
+    status, out, err = command("import", "data", source, "--env", recordings.ENV, "--out", "data", *options)
+    assert status == 2 and line in err and err.count("\n") == 1 and not out
+    assert [path.name for path in tmp_path.iterdir()] == ["walk.npz"]

@@ -45,7 +45,8 @@ READ = (
     "shape, of raw pixels, and of pixels reduced to as many numbers as the latent has. AUC: how often a teleport surprises more than the untouched clip. d_z: size of the effect; "
     "an asterisk marks p < 0.05 after Holm's correction, for that one trained model and not for its method. Recolour / teleport: how much of a teleport's effect a mere change of "
     "colour has (empty where the teleport itself has none). Straightness: 1 is a straight path. Errors are squared, over "
-    "the variance of latents: 1 is what the mean latent would give."
+    "the variance of latents: 1 is what the mean latent would give. Goal found: how often the held-out frame whose latent is nearest "
+    "to the one imagined for a goal is of the goal's moment."
 )  # fmt: skip
 
 CAPTIONS = {

@@ -231,6 +231,7 @@ def p_value(p: float) -> str:
 HEADER = (
     "model", "{quantity}: ridge r", "random encoder, pixels, reduced pixels", "teleport AUC", "d_z: teleport, recolour",
     "recolour / teleport", "straightness", "collapsed", "1 block ahead: error, copying",
+    "goal found 1 block ahead, chance",
 )  # fmt: skip
 
 
@@ -262,6 +263,7 @@ def _reader_row(cell: UnderstandingRecord) -> tuple[str, ...]:
         bracket(straight.value if straight else None, ".2f"),
         _verdict(cell),
         pair("open_loop_first", "copy_last_first"),
+        pair("retrieval_first", "retrieval_chance"),
     )
 
 
