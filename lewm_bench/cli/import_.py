@@ -56,6 +56,7 @@ def data(
     states: Annotated[str, typer.Option("--states", help="The columns of the state, with commas.")] = "",
     episodes: Annotated[str, typer.Option("--episodes", help="The column that says where episodes end.")] = "",
     kind: Annotated[str, typer.Option("--format", help="npz, hdf5, lance, minari, ogbench, lerobot, dino-wm; else recognised.")] = "",
+    split: Annotated[str, typer.Option("--split", help="Per cent of the episodes for train, val, test; 75,10,15 if left out.")] = "",
     quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Import recorded data and prove that the simulator does what they say; `--data FOLDER` then uses them.
@@ -69,7 +70,7 @@ def data(
     def make(size: int, kwargs: Mapping[str, Any]) -> GoalEnv:
         return make_env(env, size, kwargs)
 
-    wish = Wish(source, out, Names(pixels, actions, states, episodes), image_size, kind)
+    wish = Wish(source, out, Names(pixels, actions, states, episodes), image_size, kind, decimals("--split", split))
     progress = not quiet and sys.stderr.isatty()
     found = import_data(wish, None if env == NO_SIMULATOR else make, progress)
     for line in found.lines:

@@ -238,9 +238,11 @@ def latent_oracle(loaded: Loaded, setting: Setting, pairs: Pairs, budget: int, g
 def distance_rank_correlation(loaded: Loaded, setting: Setting, split: str, num_frames: int) -> float | None:
     """Spearman's correlation of latent and true distance over all pairs of ``num_frames`` random frames of a split.
 
-    None where there is none, as of latents that are all equal.
+    None where there is none, as of latents that are all equal, or of a split without frames.
     """
     rows = setting.dataset.rows(split)
+    if len(rows) < 2:
+        return None
     rng = stream(0, "rank correlation", setting.env_id, split)
     rows = np.sort(rng.choice(rows, size=min(num_frames, len(rows)), replace=False))
     frames, states = images(setting.dataset.frames[rows]), setting.dataset.states[rows]

@@ -24,7 +24,8 @@ class Protocol(Config):
 
     name: str
     version: str
-    held_out: bool  # pairs from held-out episodes, balanced over them; else uniform over the rows of the training data
+    held_out: bool  # pairs from held-out episodes, balanced over them; else uniform over the rows of ``rows_of``
+    rows_of: Literal["train", "all"] = "train"
     keep_solved: bool  # keep pairs that are solved before the first action
     real_history: bool  # the agent sees the recorded frames and actions before the start; else one frame
     budget_per_offset: int | None = None  # environment steps allowed for each step of the goal offset
@@ -73,7 +74,10 @@ PAPER_V3 = Protocol(
     success=("hit",),
     seed=42,
 )
-PROTOCOLS = {protocol.id: protocol for protocol in (CLEAN_1, CLEAN_2_PLANNING, CLEAN_2_PLAIN, PAPER_V3)}
+# The released script knows no split: of a published file it draws from every episode (scripts/plan/eval_wm.py of
+# stable-worldmodel).
+PAPER_V3_ALL = PAPER_V3.model_copy(update={"version": "v3-all", "rows_of": "all"})
+PROTOCOLS = {p.id: p for p in (CLEAN_1, CLEAN_2_PLANNING, CLEAN_2_PLAIN, PAPER_V3, PAPER_V3_ALL)}
 CHOICES: dict[str, tuple[Protocol, ...]] = {
     "clean-1": (CLEAN_1,),
     "clean-2": (CLEAN_2_PLANNING, CLEAN_2_PLAIN),
@@ -130,10 +134,10 @@ def first_pairs(
 
 
 def _uniform(dataset: Dataset, env: GoalEnv, protocol: Protocol, num_pairs: int, offset: int, _: str) -> Pairs:
-    """Rows of the training episodes, without replacement."""
-    valid = dataset.rows("train", spare=offset)
+    """Rows of the protocol's episodes, without replacement."""
+    valid = dataset.rows(protocol.rows_of, spare=offset)
     if len(valid) < num_pairs:
-        raise _too_few(dataset, "train", num_pairs, offset, len(valid), 0)
+        raise _too_few(dataset, protocol.rows_of, num_pairs, offset, len(valid), 0)
     start = np.sort(np.random.default_rng(protocol.seed).choice(valid, size=num_pairs, replace=False))
     solved = env.reached(dataset.states[start], dataset.states[start + offset])
     episode = np.searchsorted(dataset.ends, start, side="right")
@@ -156,7 +160,15 @@ def _deal(dataset: Dataset, env: GoalEnv, protocol: Protocol, offset: int, split
 
     An episode that has no pair left drops out, so the pairs stay as balanced as the data allows. Nothing here knows
     how many pairs are wanted, so a smaller run is the beginning of a larger one.
+
+    Raises:
+        UserError: no episode is held out.
     """
+    if not len(dataset.episodes(split)):
+        raise UserError(
+            f"protocol {protocol.id} takes pairs from split {split!r}, in which {dataset.folder} has no episodes; collect or "
+            f"import again with some (--split), or add --set evaluate.protocol={PAPER_V3.id}"
+        )
     address = (protocol.seed, "pairs", dataset.meta.env, offset, split)
     episodes = [e for e in dataset.episodes(split).tolist() if dataset.lengths[e] > offset]
     left = {e: _shuffled_starts(dataset, env, e, offset, stream(*address, "episode", e)) for e in episodes}

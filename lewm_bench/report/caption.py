@@ -37,6 +37,10 @@ PROTOCOLS = {
         "(generator seed 42), the goal 25 environment steps after the start, pairs already solved at the start are "
         "kept, 50 environment steps to act, one training seed. An episode counts if the goal is reached at any step."
     ),
+    "paper-v3-all": (
+        "Protocol paper-v3-all: paper-v3 with pairs from the rows of all episodes, those included that no agent was trained "
+        "on: the rows that the released script draws from the same file."
+    ),
 }
 
 

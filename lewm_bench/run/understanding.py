@@ -59,6 +59,7 @@ from lewm_bench.understand.records import (
     holds_understanding,
     strict,
 )
+from lewm_bench.understand.retrieval import retrieval
 from lewm_bench.understand.surprise import examine_surprise
 
 RESULT = "result.json"
@@ -175,6 +176,9 @@ EXAMINATIONS: Mapping[Name, Examination] = {
     "probe": Examination("probes", lambda case, config, _: probed(case, config), PROBE_SCHEMA),
     "surprise": Examination("surprise", lambda case, config, _: examine_surprise(case.examined, config), 2),
     "open_loop": Examination("open_loop", lambda case, config, _: open_loop(case.examined, config), rolls_out=True),
+    "retrieval": Examination(
+        "retrieval", lambda case, config, _: retrieval(case.examined, case.untrained, config), rolls_out=True
+    ),
     "maps": Examination("maps", lambda case, config, _: maps(case.examined, config), 2),
     "decoder": Examination(
         "decoded",

@@ -13,9 +13,10 @@ from lewm_bench.understand.maps import MapsConfig
 from lewm_bench.understand.open_loop import OpenLoopConfig
 from lewm_bench.understand.paths import PathsConfig
 from lewm_bench.understand.probes import ProbeConfig
+from lewm_bench.understand.retrieval import RetrievalConfig
 from lewm_bench.understand.surprise import SurpriseConfig
 
-Name = Literal["collapse", "paths", "probe", "surprise", "open_loop", "maps", "decoder"]
+Name = Literal["collapse", "paths", "probe", "surprise", "open_loop", "retrieval", "maps", "decoder"]
 """The examinations, in the order in which they are made; each has its settings under its name."""
 
 
@@ -28,5 +29,6 @@ class UnderstandingConfig(Config):
     probe: ProbeConfig = Field(ProbeConfig(), description="what of the true state latents tell")
     surprise: SurpriseConfig = Field(SurpriseConfig(), description="whether violated expectations surprise the model")
     open_loop: OpenLoopConfig = Field(OpenLoopConfig(), description="how long imagined latents stay true")
+    retrieval: RetrievalConfig = Field(RetrievalConfig(), description="whether goals are found by latent distance")
     maps: MapsConfig = Field(MapsConfig(), description="latents drawn in the plane")
     decoder: DecoderConfig = Field(DecoderConfig(), description="pictures of latents, by a decoder of their own")

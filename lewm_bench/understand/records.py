@@ -134,6 +134,29 @@ class OpenLoop(Record):
     n_episodes: int
 
 
+class FrameRetrieval(Record):
+    """How often the frame nearest to a goal that is left out is at most a block away from it in its episode."""
+
+    features: Features
+    near: Interval
+
+
+class Retrieval(Record):
+    """Which held-out frame lies nearest to a goal frame, and to what was imagined for it."""
+
+    frames: tuple[FrameRetrieval, ...]
+    frames_chance: float
+    horizons: tuple[int, ...]  # blocks
+    exact: tuple[Interval, ...]  # share of goals whose own frame is nearest to the latent imagined for it
+    near: tuple[Interval, ...]  # at most ``within`` steps away from it in its episode
+    exact_chance: float
+    near_chance: float
+    within: int  # environment steps
+    candidates: int
+    n: int  # clips
+    n_episodes: int
+
+
 class LatentMap(Record):
     """Latents of held-out frames in two dimensions, and what they are coloured by."""
 
@@ -184,6 +207,7 @@ class UnderstandingRecord(Record):
     straightness: tuple[Straightness, ...] = ()
     collapse: Collapse | None = None
     open_loop: OpenLoop | None = None
+    retrieval: Retrieval | None = None
     maps: tuple[LatentMap, ...] = ()
     decoded: Decoded | None = None
     skipped: dict[str, str] = Field(default_factory=dict)  # examination to why it was not made

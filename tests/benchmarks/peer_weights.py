@@ -20,7 +20,7 @@ from pathlib import Path
 PACKAGES = (
     "stable-worldmodel==0.1.1", "stable-pretraining>=0.1.7", "hydra-core", "transformers<5",
     # What its plain install lacks to be imported.
-    "opencv-python-headless", "imageio", "pygame", "pymunk", "shapely",
+    "opencv-python-headless", "imageio", "pygame", "pymunk", "shapely", "h5py", "hdf5plugin",
 )  # fmt: skip
 CANDIDATES, HORIZON, BLOCK, ITERATIONS, ELITES = 300, 5, 10, 10, 30
 MLP = {

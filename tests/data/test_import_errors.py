@@ -61,6 +61,11 @@ PLAIN: dict[str, tuple[dict[str, np.ndarray | None], dict[str, object], str]] = 
     "a mixed index": ({"episode_ends": None, "episode_idx": np.arange(ends()[-1]) % 3}, {}, "do not stand together"),
     "an unfinished episode": ({"episode_ends": None, "dones": np.arange(ends()[-1]) == 5}, {}, "has no end"),
     "normalised pictures": ({"pixels": pictures(lambda p: (p / 127.5 - 1).astype(np.float32))}, {}, "undo the norm"),
+    "floats that leave their range later": (
+        {"pixels": pictures(lambda p: p / 255 * np.where(np.arange(len(p)) < 60, 1, 2)[:, None, None, None])},
+        {},
+        "outside of 0 to 1",
+    ),
     "pictures of objects": ({"pixels": np.array([None] * ends()[-1])}, {}, "Python objects"),
     "wide pictures": ({"pixels": pictures(lambda p: p[:, :20])}, {}, "--image-size"),
     "tiny frames": ({}, {"image_size": 8}, "16 to 4096"),
@@ -127,6 +132,89 @@ def test_archives_that_lead_out_of_their_folder(tmp_path: Path) -> None:
         with tarfile.open(source, "w") as archive:
             archive.addfile(member, io.BytesIO(b"abc") if member is up else None)
         assert "leads out of the folder" in refused(source)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.95])
+def test_tars_that_are_cut_short(packed: bool, share: float, tmp_path: Path) -> None:
+    """Cut before packing, so that the packed file itself is whole."""
+    pytest.importorskip("hdf5plugin")
+    inner = recordings.write_hdf5(tmp_path / "walk.h5")
+    with tarfile.open(tmp_path / "whole.tar", "w") as archive:
+        archive.add(inner, "walk.h5")
+    data = (tmp_path / "whole.tar").read_bytes()
+    data = data[: int(share * len(data))]
+    if packed:
+        data = pytest.importorskip("zstandard").ZstdCompressor().compress(data)
+    source = tmp_path / f"cut.tar{'.zst' if packed else ''}"
+    source.write_bytes(data)
+    assert any(word in refused(source) for word in ("cut short", "damaged"))
+
+
+def test_hard_links_and_devices_in_archives(tmp_path: Path) -> None:
+    for number, kind in enumerate((tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)):
+        member = tarfile.TarInfo("walk.h5")
+        member.type, member.linkname = kind, "../../walk.h5"
+        source = tmp_path / f"{number}.tar"
+        with tarfile.open(source, "w") as archive:
+            archive.addfile(member)
+        assert "leads out of the folder" in refused(source)
+
+
+@pytest.mark.parametrize("how", ["raw bytes of another file", "a view of another file", "a link to another file"])
+def test_hdf5_that_reads_other_files(how: str, tmp_path: Path) -> None:
+    """A downloaded file must not show what else lies on the disk."""
+    h5py = pytest.importorskip("h5py")
+    pytest.importorskip("hdf5plugin")
+    secret = recordings.write_hdf5(tmp_path / "secret.h5")
+    source = recordings.write_hdf5(tmp_path / "walk.h5")
+    with h5py.File(source, "a") as file:
+        shape, dtype = file["proprio"].shape, file["proprio"].dtype
+        del file["proprio"]
+        if how.startswith("raw"):
+            size = dtype.itemsize * int(np.prod(shape))
+            file.create_dataset("proprio", shape, dtype, external=[(str(secret), 0, size)])
+        elif how.startswith("a view"):
+            layout = h5py.VirtualLayout(shape, dtype)
+            layout[:] = h5py.VirtualSource(str(secret), "proprio", shape)
+            file.create_virtual_dataset("proprio", layout)
+        else:
+            file["proprio"] = h5py.ExternalLink(str(secret), "proprio")
+    assert any(word in refused(source) for word in ("another file", "no column that is the state"))
+
+
+def test_minari_that_reads_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    h5py = pytest.importorskip("h5py")
+    source = recordings.write_minari(tmp_path / "minari", monkeypatch)
+    with h5py.File(source / "data/main_data.hdf5", "a") as file:
+        values = file["episode_0/actions"]
+        shape, dtype, size = values.shape, values.dtype, values.nbytes
+        del file["episode_0/actions"]
+        file["episode_0"].create_dataset("actions", shape, dtype, external=[(__file__, 0, size)])
+    assert "lies in another file" in refused(source)
+
+
+def test_pickles_in_place_of_arrays(tmp_path: Path) -> None:
+    """Nothing in them is ever executed."""
+    marks = tmp_path / "executed"
+    payload = pickle.dumps(Exploit(str(marks)))
+    for name in ("a.npz", "a.pkl", "a.h5"):
+        source = tmp_path / name
+        source.write_bytes(payload)
+        refused(source)
+    np.savez(tmp_path / "b.npz", pixels=np.array([Exploit(str(marks))], dtype=object), actions=np.zeros((1, 2)))
+    assert "Python objects" in refused(tmp_path / "b.npz")
+    assert not marks.exists()
+
+
+class Exploit:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (Path(self.path),)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a known format"])

@@ -16,7 +16,7 @@ from lewm_bench.core.types import Episode
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.data.format import Dataset
 from lewm_bench.data.writer import DatasetWriter
-from lewm_bench.evaluation.protocol import CLEAN_1, PAPER_V3, PROTOCOLS, Pairs, Protocol, sample_pairs
+from lewm_bench.evaluation.protocol import CLEAN_1, PAPER_V3, PAPER_V3_ALL, PROTOCOLS, Pairs, Protocol, sample_pairs
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def triples(pairs: Pairs) -> list[tuple[int, int, int]]:
 
 
 def test_the_protocols_of_the_design() -> None:
-    assert set(PROTOCOLS) == {"clean-1", "clean-2/planning", "clean-2/plain", "paper-v3"}
+    assert set(PROTOCOLS) == {"clean-1", "clean-2/planning", "clean-2/plain", "paper-v3", "paper-v3-all"}
     assert [PROTOCOLS["clean-1"].budget(offset) for offset in (25, 50, 100)] == [50, 100, 200]
     assert [PROTOCOLS["paper-v3"].budget(offset) for offset in (25, 50, 100)] == [50, 50, 50]
     with pytest.raises(ValidationError, match="one of budget_per_offset and fixed_budget"):
@@ -165,6 +165,13 @@ def test_too_little_data_is_answered_with_numbers(dataset, env, num_pairs, offse
         sample_pairs(dataset, env, CLEAN_1, num_pairs, offset)
 
 
+def test_data_without_held_out_episodes_say_so(tmp_path: Path, env) -> None:
+    data = walk(tmp_path, [np.arange(9.0).tolist()] * 2, {"train": (0, 1), "val": (), "test": ()})
+    with pytest.raises(UserError, match=r"pairs from split 'test', in which .* has no episodes; .*\(--split\)"):
+        sample_pairs(data, env, CLEAN_1, 2, 3)
+    assert len(sample_pairs(data, env, PAPER_V3, 2, 3)) == 2
+
+
 # paper-v3
 
 
@@ -178,6 +185,14 @@ def test_paper_pairs_are_numpys_choice_of_the_training_rows_with_a_goal(dataset,
     assert sorted(pairs.start_row.tolist()) == sorted(rows[i] for i in chosen)
     assert all(pair in every for pair in triples(pairs)) and set(pairs.episode) <= set(trained_on)
     assert pairs.candidates == 50 and pairs.solved_at_start == sum(every[pair] for pair in triples(pairs))
+
+
+def test_the_released_scripts_pairs_are_numpys_choice_of_all_rows_with_a_goal(dataset, env) -> None:
+    every = sorted(start for _, start, _ in enumerate_pairs(dataset, env, range(len(dataset)), 5))
+    pairs = sample_pairs(dataset, env, PAPER_V3_ALL, 50, 5)
+    chosen = np.random.default_rng(42).choice(len(every), size=50, replace=False)
+    assert pairs.start_row.tolist() == sorted(every[i] for i in chosen)
+    assert not set(pairs.episode) <= set(dataset.episodes("train").tolist())
 
 
 def test_paper_can_choose_every_training_row_the_last_one_included_and_no_other(tmp_path: Path, env) -> None:

@@ -23,10 +23,12 @@ from lewm_bench.run.cells import card_of_agent
 from lewm_bench.understand.records import (
     Collapse,
     Decoded,
+    FrameRetrieval,
     Interval,
     LatentMap,
     OpenLoop,
     ProbeRow,
+    Retrieval,
     Straightness,
     Surprise,
     SurpriseCurve,
@@ -56,7 +58,9 @@ UNDERSTANDING = (
     "recolour_to_teleport,recolour_to_teleport_low,recolour_to_teleport_high,straightness,straightness_low,"
     "straightness_high,straightness_random_encoder,straightness_pixels,straightness_first_logged,"
     "straightness_last_logged,collapsed,latent_size,latent_std,effective_rank,sigreg,sigreg_gaussian,horizon_first,"
-    "open_loop_first,copy_last_first,horizon_last,open_loop_last,copy_last_last,decoder_mse,mean_frame_mse,weights,"
+    "open_loop_first,copy_last_first,horizon_last,open_loop_last,copy_last_last,retrieval_frames,"
+    "retrieval_frames_random_encoder,retrieval_frames_pixels,retrieval_first,retrieval_last,retrieval_exact_first,"
+    "retrieval_exact_last,retrieval_chance,decoder_mse,mean_frame_mse,weights,"
     "parameters,train_seconds,examined_seconds,note"
 )
 
@@ -129,7 +133,7 @@ def record(agent: str = "lewm", seed: int = 0, env: str = UMAZE, **changes) -> U
         "collapse": collapse(),
         "open_loop": OpenLoop(horizons=(1, 2, 3), model=[around(0.05), around(0.2), around(1.4)],
                               copy_last=[around(0.3), around(0.8), around(1.3)], n=99, n_episodes=33),
-        "maps": maps(), "seconds": {"probe": 30.0, "maps": 12.0}, "config": {"agent": {"latent": 4}},
+        "retrieval": found_goals(), "maps": maps(), "seconds": {"probe": 30.0, "maps": 12.0}, "config": {"agent": {"latent": 4}},
         "versions": {"torch": "2.5"}, "hardware": {"device": "cpu", "cpu": "Xeon"}, "commit": "abc1234",
         "created": "2026-11-23T00:00:00+00:00",
     }  # fmt: skip
@@ -137,9 +141,22 @@ def record(agent: str = "lewm", seed: int = 0, env: str = UMAZE, **changes) -> U
     return UnderstandingRecord(**{"card": card_of_agent(fields["agent"]), **fields})
 
 
+def found_goals() -> Retrieval:
+    return Retrieval(
+        frames=[
+            FrameRetrieval(features=name, near=around(value))
+            for name, value in (("model", 0.9), ("random encoder", 0.6), ("pixels", 0.7))
+        ],
+        frames_chance=0.002, horizons=(1, 2, 3), exact=[around(0.5), around(0.3), around(0.125)],
+        near=[around(0.8), around(0.6), around(0.25)], exact_chance=0.001, near_chance=0.003, within=5, candidates=800,
+        n=64, n_episodes=33,
+    )  # fmt: skip
+
+
 def bare(**changes) -> UnderstandingRecord:
     """A cell in which nothing was found."""
     nothing = {"probes": [], "surprise": None, "straightness": [], "training": {}, "collapse": None, "open_loop": None}
+    nothing["retrieval"] = None
     return record(**nothing | {"maps": []} | changes)
 
 
@@ -246,7 +263,9 @@ def test_the_rows_hold_the_numbers_of_the_records(written):
         "straightness_random_encoder": "-0.35", "straightness_first_logged": "-0.4", "straightness_last_logged": "0.5",
         "collapsed": "False", "latent_size": "4", "latent_std": "0.625", "effective_rank": "2.5", "sigreg": "30",
         "sigreg_gaussian": "1.25", "horizon_first": "1", "open_loop_first": "0.05", "copy_last_first": "0.3",
-        "horizon_last": "3", "open_loop_last": "1.4", "copy_last_last": "1.3", "examined_seconds": "42",
+        "retrieval_frames": "0.9", "retrieval_frames_random_encoder": "0.6", "retrieval_frames_pixels": "0.7",
+        "retrieval_first": "0.8", "retrieval_last": "0.25", "retrieval_exact_first": "0.5",
+        "retrieval_exact_last": "0.125", "retrieval_chance": "0.003", "horizon_last": "3", "open_loop_last": "1.4", "copy_last_last": "1.3", "examined_seconds": "42",
     }  # fmt: skip
     for name, value in expected.items():
         found = column(table, name)[0]
@@ -286,6 +305,7 @@ def test_people_read_intervals_asterisks_and_verdicts():
         "teleport AUC": "0.970 [0.960, 0.980]", "d_z: teleport, recolour": "2.75*, 0.25",
         "recolour / teleport": "0.03 [0.02, 0.03]", "straightness": "0.45 [0.44, 0.46]",
         "collapsed": "no (rank 2.5 of 4)", "1 block ahead: error, copying": "0.050, 0.300",
+        "goal found 1 block ahead, chance": "0.800, 0.003",
     }  # fmt: skip
 
 
@@ -316,6 +336,10 @@ def test_statistics_in_words():
     assert "it rose (first logged -0.40, mean of the last fifth 0.50)" in findings.straightness(cell)
     assert "COLLAPSED" not in findings.collapse(cell) and "97 % predictable (n 777" in findings.collapse(cell)
     assert "better than both copying and the mean latent at 1, 2 blocks ahead" in findings.open_loop(cell)
+    told = findings.retrieval(cell)
+    assert "(within 5 steps) in 0.900 [0.890, 0.910] (random encoder 0.600, pixels 0.700, chance 0.002)" in told
+    assert "in 0.800 [0.790, 0.810] at 1 (exactly it: 0.500), 0.250 [0.240, 0.260] at 3 (exactly it: 0.125)" in told
+    assert "by chance 0.003 (0.001; 800 frames, n 64 clips, 33 episodes)" in told
 
 
 def less() -> SurpriseTest:
@@ -434,6 +458,13 @@ def test_the_open_loop_figure_has_copying_dashed():
     assert list(dashed.get_ydata()) == [0.3, 0.8, 1.3]
 
 
+def test_the_retrieval_figure_has_the_very_frame_dotted_and_chance_dashed():
+    (axes,) = figures.retrieval([record()]).axes
+    assert ([1, 2, 3], [0.8, 0.6, 0.25]) in drawn(axes)
+    styles = {line.get_linestyle(): list(line.get_ydata()) for line in axes.get_lines()}
+    assert styles[":"] == [0.5, 0.3, 0.125] and styles["--"] == [0.003, 0.003]
+
+
 def test_maps_begin_with_a_key_and_show_each_model_once():
     figure = map_figures.maps([record(), record(seed=1), record("pldm"), record(env=TWOROOM)])
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.axison]
@@ -502,6 +533,7 @@ def test_the_page_holds_figures_sentences_and_how_to_read_them(written):
             findings.straightness,
             findings.collapse,
             findings.open_loop,
+            findings.retrieval,
         ):
             assert tell(cell) in words
     assert "Insight <b>" in words and "b" not in reader.tags  # titles are text

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import recordings
 from commands import outcome
@@ -29,6 +31,9 @@ TINY = {
     "evaluate.latent_oracle_pairs": 0,
 }
 SETTINGS = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
+MODEL = [part for part in SETTINGS if "=" in part and not part.startswith(("planner.", "evaluate."))]
+EXAMINED = ("collapse", "paths", "probe", "open_loop", "retrieval", "maps")
+LOOK = [part for each in (*MODEL, f"understanding.examinations=[{','.join(EXAMINED)}]") for part in ("--set", each)]
 
 
 @pytest.fixture
@@ -65,6 +70,28 @@ def test_imported_data_train_plan_and_say_what_they_are(command: Command, source
     assert status == 0 and "lewm" in out, err
 
 
+VERBS = {
+    "collect": ("collect", "--suite", "tworoom", *SETTINGS),
+    "run": ("run", "--suite", "tworoom", "--agents", "lewm,noop", "--seeds", "0", "--out", "results", *SETTINGS),
+    "train": ("train", "lewm", "--suite", "tworoom", *SETTINGS),
+    "evaluate": ("evaluate", "lewm", "--suite", "tworoom", *SETTINGS),
+    "tune": ("tune", "lewm", "--suite", "tworoom", "--trials", "2", "--search", "random", "--out", "tuned", *SETTINGS),
+    "run, understanding": (
+        *("run", "--suite", "understanding-all", "--envs", recordings.ENV, "--agents", "lewm", "--seeds", "0"),
+        *("--out", "looked", *LOOK),
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_takes_them(verb: str, command: Command, source: Path, tmp_path: Path) -> None:
+    given = ("import", "data", source, "--env", recordings.ENV, "--split", "50,25,25", "--out", "data")
+    assert command(*given)[0] == 0
+    status, _, err = command(*VERBS[verb], "--data", "data", "-q")
+    assert status == 0, err
+    assert not list((tmp_path / "cache").glob("dataset*"))  # nothing was collected
+
+
 def test_other_data_are_another_key(command: Command, source: Path, tmp_path: Path) -> None:
     for name, image_size in (("a", 32), ("b", 16)):
         size = ("--image-size", image_size)
@@ -97,12 +124,13 @@ def test_without_a_simulator_models_are_examined(command: Command, source: Path,
     assert command("import", "data", source, "--env", "none", "--out", "robot")[0] == 0
     status, _, err = command("train", "lewm", "--suite", "tworoom", "--data", "robot", *SETTINGS, "-q", "--out", "ck")
     assert status == 0, err
-    examinations = ("collapse", "paths", "probe")
-    asked = (f"understanding.examinations=[{','.join(examinations)}]", "image_size=32")
-    settings = [part for each in (*asked, *(s for s in SETTINGS if s.startswith("lewm."))) for part in ("--set", each)]
     given = ("--suite", "understanding-all", "--env", recordings.ENV, "--data", "robot")
-    status, _, err = command("understand", "ck", *given, *settings, "-q", "--out", "looked")
+    status, _, err = command("understand", "ck", *given, *LOOK, "-q", "--out", "looked")
     assert status == 0, err
+    (cell,) = cells(tmp_path / "looked")
+    assert cell["env"] == "robot" and not cell["skipped"] and set(cell["seconds"]) == set(EXAMINED)
+    assert cell["open_loop"]["n"] == cell["retrieval"]["n"] > 0
+    assert "Finding goals" in (tmp_path / "looked/report.html").read_text()
 
 
 REFUSED = {
@@ -127,7 +155,6 @@ def test_data_that_the_simulator_does_not_do_again(command: Command, source: Pat
     meta = json.loads((tmp_path / "data/meta.json").read_text())
     meta |= {"env": recordings.ENV, "env_kwargs": {"image_size": 32}}
     meta["recipe"]["import"]["known"] = None
-    import numpy as np
 
     states = np.load(tmp_path / "data/states.npy")
     np.save(tmp_path / "data/states.npy", np.clip(states[::-1], 30, 90))
@@ -136,6 +163,54 @@ def test_data_that_the_simulator_does_not_do_again(command: Command, source: Pat
     assert status == 2 and "does not do again what the data" in err
 
 
-def test_a_mistake_of_the_import_command_is_one_line(command: Command, source: Path) -> None:
-    status, _, err = command("import", "data", source, "--env", "lewm_bench/TwoRom-v0", "--out", "data")
-    assert status == 2 and "did you mean 'lewm_bench/TwoRoom-v0'" in err and err.count("\n") == 1
+def cut(path: Path) -> Path:
+    data = recordings.write_npz(path).read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    return path
+
+
+def written(**changes) -> Callable[[Path], Path]:
+    return lambda path: recordings.write_npz(path, **changes)
+
+
+def pickled(path: Path) -> Path:
+    path.write_bytes(pickle.dumps({"pixels": [1, 2]}))
+    return path
+
+
+MISTAKES = {
+    "another environment's name": (
+        written(),
+        ("--env", "lewm_bench/TwoRom-v0"),
+        "did you mean 'lewm_bench/TwoRoom-v0'",
+    ),
+    "a file that is cut short": (cut, (), "cut short"),
+    "a column that is missing": (written(actions=None), (), "no actions; name their column with --actions"),
+    "an index that is mixed": (
+        written(episode_ends=None, episode_idx=np.arange(recordings.ends()[-1]) % 3),
+        (),
+        "do not stand together",
+    ),
+    "pictures that were normalised": (
+        written(pixels=(recordings.flat()["pixels"] / 127.5 - 1).astype(np.float32)),
+        (),
+        "undo the normalisation",
+    ),
+    "colours in another order": (
+        written(pixels=recordings.flat()["pixels"][..., ::-1]),
+        (),
+        "red and blue are exchanged",
+    ),
+    "a pickle": (pickled, (), "cannot be read as .npz"),
+    "a split of two parts": (written(), ("--split", "80,20"), "--split takes per cent"),
+    "a split in words": (written(), ("--split", "most"), "--split takes comma-separated numbers"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_of_the_import_command_is_one_line(case: str, command: Command, tmp_path: Path) -> None:
+    write, options, line = MISTAKES[case]
+    source = write(tmp_path / "walk.npz")
+    status, out, err = command("import", "data", source, "--env", recordings.ENV, "--out", "data", *options)
+    assert status == 2 and line in err and err.count("\n") == 1 and not out
+    assert [path.name for path in tmp_path.iterdir()] == ["walk.npz"]

@@ -59,6 +59,7 @@ suites:
         probe: {{train_frames: 200, test_frames: 60, folds: 3, width: 8, depth: 1, steps: 50}}
         surprise: {{triples: 6}}
         open_loop: {{clips: 10, horizon: 2}}
+        retrieval: {{clips: 10, horizon: 2}}
         maps: {{frames: 40}}
         decoder:
           {{frames: 64, test_frames: 16, hidden: 16, width: 4, pictures: 2, videos: 1, blocks: 2, train: {{steps: 4}}}}
@@ -68,7 +69,7 @@ suites:
     kind: evaluate
     agents: [random, lewm]
 """
-FIELDS = {"collapse", "straightness", "probes", "surprise", "open_loop", "maps", "decoded"}
+FIELDS = {"collapse", "straightness", "probes", "surprise", "open_loop", "retrieval", "maps", "decoded"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -128,7 +129,7 @@ def test_a_cell_holds_all_examinations_and_where_it_comes_from(finished):
     assert [cell.agent for cell in cells] == ["lewm", COLLAPSING]
     for cell in cells:
         assert cell.status == "done" and not cell.skipped and not cell.failures, cell.skipped
-        assert cell.collapse and cell.surprise and cell.open_loop and cell.decoded
+        assert cell.collapse and cell.surprise and cell.open_loop and cell.retrieval and cell.decoded
         assert {p.features for p in cell.probes} >= {"model", "random encoder", "pixels"}
         assert {s.features for s in cell.straightness} == {"model", "random encoder", "pixels"}
         assert [m.method for m in cell.maps] == ["PCA", "t-SNE"] and len(cell.maps[0].points) == 40
@@ -146,7 +147,7 @@ def test_pictures_of_two_models_lie_apart_and_are_in_the_page(finished):
     assert len(set(names)) == len(names) == 4 and all((run.out / name).is_file() for name in names)
     page = (run.out / "report.html").read_text()
     assert (
-        page.count("data:image/gif;base64,") == 2 and page.count("data:image/png;base64,") == 7 + 2 + 2
+        page.count("data:image/gif;base64,") == 2 and page.count("data:image/png;base64,") == 8 + 2 + 2
     )  # a still of each film
     with (run.out / "understanding.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -191,7 +192,16 @@ def test_the_bar_counts_what_is_done(config, tmp_path, monkeypatch):
 
 def test_the_second_run_examines_nothing_and_finds_the_same(finished, config, tmp_path, monkeypatch):
     run, cells = finished
-    for name in ("probe", "straightness", "examine_collapse", "examine_surprise", "open_loop", "maps", "decode"):
+    for name in (
+        "probe",
+        "straightness",
+        "examine_collapse",
+        "examine_surprise",
+        "open_loop",
+        "retrieval",
+        "maps",
+        "decode",
+    ):
         monkeypatch.setattr(understanding, name, refuse)
     monkeypatch.setattr("lewm_bench.agent.train_module", refuse)
     monkeypatch.setattr(stages, "collect", refuse)
@@ -217,7 +227,7 @@ def test_models_are_those_of_the_suites_that_act(finished, config, tmp_path, mon
         ("understanding.surprise.noise=0.1", {"examine_surprise"}),
         ("understanding.examinations=[collapse]", set()),
         ("planner.num_samples=5", set()),
-        ("planner.rollout=reference", {"open_loop", "decode"}),
+        ("planner.rollout=reference", {"open_loop", "retrieval", "decode"}),
         ("lewm.train.log_every=2", set()),
     ],
 )
@@ -229,7 +239,16 @@ def test_a_setting_repeats_what_depends_on_it_and_nothing_else(
     def spied(name, real):
         return lambda *args: made.add(name) or real(*args)
 
-    for name in ("probe", "straightness", "examine_collapse", "examine_surprise", "open_loop", "maps", "decode"):
+    for name in (
+        "probe",
+        "straightness",
+        "examine_collapse",
+        "examine_surprise",
+        "open_loop",
+        "retrieval",
+        "maps",
+        "decode",
+    ):
         monkeypatch.setattr(understanding, name, spied(name, getattr(understanding, name)))
     monkeypatch.setattr(stages, "commit", lambda: "c0ffee")
     cache = tmp_path / "cache"

@@ -44,6 +44,12 @@ class HDF5Table(FlatTable):
         self._file.close()
 
 
+def require_whole(path: Path) -> None:
+    """Refuse an HDF5 file with parts that lie in other files."""
+    with _open(path) as file:
+        _datasets(file)
+
+
 def is_hdf5(path: Path) -> bool:
     """Whether a file begins as HDF5 does."""
     with path.open("rb") as file:
@@ -60,9 +66,18 @@ def _open(path: Path) -> Any:
 
 
 def _datasets(file: Any) -> dict[str, Any]:
+    """The datasets of a file by their paths; links to other files are not followed.
+
+    Raises:
+        UserError: one is a view of another file, which a file from elsewhere must not open.
+    """
     h5py = require("h5py", WHAT)
     found: dict[str, Any] = {}
     file.visititems(lambda name, each: found.update({name: each}) if isinstance(each, h5py.Dataset) else None)
+    for name, each in found.items():
+        viewed = {source.file_name for source in each.virtual_sources()} if each.is_virtual else set()
+        if each.external or viewed - {"."}:
+            raise UserError(f"{file.filename}: {name} lies in another file; copy it into this one")
     return found
 
 

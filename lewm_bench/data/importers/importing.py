@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import Problem, UserError
 from lewm_bench.core.rng import stream
 from lewm_bench.data.collect import CollectConfig
-from lewm_bench.data.format import Dataset
+from lewm_bench.data.format import SPLITS, Dataset
 from lewm_bench.data.importers.archive import is_archive, unpacked
 from lewm_bench.data.importers.columns import Reader, actions_of, pixels_of
 from lewm_bench.data.importers.formats import file_in, open_table
@@ -47,6 +48,7 @@ class Wish:
     names: Names
     image_size: int | None = None  # None: as stored
     kind: str = ""  # the format; empty: it is recognised
+    split: tuple[float, ...] = ()  # per cent of the episodes for train, val and test; empty: as collected data
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def import_data(wish: Wish, make_env: MakeEnv | None, progress: bool = True) -> 
     """
     if wish.out.exists() and (not wish.out.is_dir() or any(wish.out.iterdir())):
         raise UserError(f"{wish.out} is there already; name another folder with --out, or delete it")
+    shares_of(wish.split)  # a mistake in it shows before anything is read
     with _opened(wish) as table:
         found = _recognised(table, wish, make_env)
         return _write(found, wish, progress)
@@ -189,14 +192,14 @@ def sample_of(dataset: Dataset) -> Sample:
 
 
 def _write(found: _Recognised, wish: Wish, progress: bool) -> Imported:
-    reader, work = found.reader, _beside(wish.out, "importing")
+    reader, work, shares = found.reader, _beside(wish.out, "importing"), shares_of(wish.split)
     recipe = {IMPORTED: _recipe(found, wish)}
     numbers = np.flatnonzero(reader.table.lengths > 1)
     make_folder(work)
     try:
         with DatasetWriter(work, recipe) as writer:
             _copy(reader, numbers, writer, progress)
-            dataset = _finished(found, writer, work)
+            dataset = _finished(found, writer, shares)
         folder = _moved(dataset.folder, wish.out)
     except Problem:
         shutil.rmtree(work, ignore_errors=True)
@@ -217,10 +220,8 @@ def _copy(reader: Reader, numbers: np.ndarray, writer: DatasetWriter, progress: 
     writer.checkpoint()
 
 
-def _finished(found: _Recognised, writer: DatasetWriter, work: Path) -> Dataset:
-    config = CollectConfig()
-    fractions = {"train": config.train, "val": config.val, "test": config.test}
-    splits = split_episodes(len(writer.ends), fractions, stream(0, "import", "splits"))
+def _finished(found: _Recognised, writer: DatasetWriter, shares: Mapping[str, float]) -> Dataset:
+    splits = split_episodes(len(writer.ends), shares, stream(0, "import", "splits"))
     if found.env is not None and found.env.spec is not None:
         space = found.env.action_space
         kwargs = {**found.env.spec.kwargs, **found.kwargs}
@@ -235,6 +236,23 @@ def _finished(found: _Recognised, writer: DatasetWriter, work: Path) -> Dataset:
     low, high = action_range(found.reader)
     kwargs = recorded_kwargs(low, high, _state_size(found.reader), found.reader.size)
     return writer.finish(env=RECORDED_ID, env_kwargs=kwargs, action_low=low, action_high=high, seed=0, splits=splits)
+
+
+def shares_of(split: Sequence[float]) -> dict[str, float]:
+    """The shares of train, val and test, of their per cent.
+
+    Raises:
+        UserError: they are not three, do not add up to 100, or leave nothing to train on.
+    """
+    if not split:
+        config = CollectConfig()
+        return {name: getattr(config, name) for name in SPLITS}
+    if len(split) != len(SPLITS) or min(split) < 0 or not split[0] or not math.isclose(sum(split), 100):
+        raise UserError(
+            f"--split takes per cent of the episodes for {', '.join(SPLITS)}, together 100, for example 75,10,15; got "
+            f"{','.join(f'{part:g}' for part in split)}"
+        )
+    return {name: part / 100 for name, part in zip(SPLITS, split, strict=True)}
 
 
 def action_range(reader: Reader) -> tuple[np.ndarray, np.ndarray]:

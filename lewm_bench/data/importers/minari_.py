@@ -9,9 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lewm_bench.core.errors import UserError, one_line
+from lewm_bench.data.importers.hdf5 import require_whole
 from lewm_bench.data.importers.table import Column, Names, Table
 from lewm_bench.system.extras import require
 from lewm_bench.system.faults import result_or_error
+
+MAIN = "main_data.hdf5"
 
 
 class MinariTable(Table):
@@ -24,7 +27,10 @@ class MinariTable(Table):
         if names.episodes:
             raise UserError(f"{path} is of Minari, which knows its episodes; leave --episodes out")
         minari = require("minari", "importing Minari data sets")
-        opened = result_or_error(lambda: minari.MinariDataset(path if path.name == "data" else path / "data"))
+        folder = path if path.name == "data" else path / "data"
+        if (folder / MAIN).is_file():
+            require_whole(folder / MAIN)
+        opened = result_or_error(lambda: minari.MinariDataset(folder))
         if isinstance(opened, Exception):
             raise UserError(f"{path} cannot be opened as a Minari data set: {one_line(str(opened))}")
         self._data, self._at = opened, (-1, {})
@@ -65,4 +71,4 @@ def _parts(name: str, values: Any) -> Iterator[tuple[str, np.ndarray]]:
 def is_minari(path: Path) -> bool:
     """Whether a folder is one data set of Minari."""
     folder = path if path.name == "data" else path / "data"
-    return (folder / "main_data.hdf5").is_file() or (folder / "metadata.json").is_file()
+    return (folder / MAIN).is_file() or (folder / "metadata.json").is_file()

@@ -15,7 +15,10 @@ import numpy as np
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import NotRun
 
-EPISODES, STEPS = 8, 4  # looked at, and of each of them
+# Looked at. So many steps, because those with collisions or contacts, where unpublished numbers matter, move most and
+# come in runs: with 32 steps one in twenty data sets of PushT that are what they say would be refused.
+EPISODES, STEPS = 8, 32  # and of each of them
+PICTURES = 32  # of all of these
 LEVELS = 16  # of 255: a pixel that differs by more is another one
 MOST_PIXELS = 0.01  # share of other pixels of the typical picture, unless it is closer to its own state than to others:
 MOST_DIFFERENCE = 0.25  # squared error to its own state's picture, of that to other states' pictures
@@ -97,13 +100,15 @@ def _unexplained(off: np.ndarray, moved: np.ndarray) -> float:
 
 
 def _drawn(env: GoalEnv, sample: Sample) -> tuple[np.ndarray | None, float, bool]:
+    some = np.unique(np.linspace(0, len(sample.frames) - 1, PICTURES).astype(int))
+    frames = sample.frames[some]
     try:
-        pictures = env.render_states(sample.before)
+        pictures = env.render_states(sample.before[some])
     except NotRun:
         return None, 0.0, False
-    other = (np.abs(pictures.astype(np.int16) - sample.frames) > LEVELS).any(-1).mean((1, 2))
-    difference = _difference(pictures, sample.frames)
-    swapped = difference > MOST_DIFFERENCE and _difference(pictures[..., ::-1], sample.frames) <= MOST_DIFFERENCE
+    other = (np.abs(pictures.astype(np.int16) - frames) > LEVELS).any(-1).mean((1, 2))
+    difference = _difference(pictures, frames)
+    swapped = difference > MOST_DIFFERENCE and _difference(pictures[..., ::-1], frames) <= MOST_DIFFERENCE
     return other, difference, swapped
 
 

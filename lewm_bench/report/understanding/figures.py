@@ -1,6 +1,6 @@
 """Figures of examinations, as Matplotlib figures or None where there is nothing to draw. They draw what records hold.
 
-Probes, straightness, collapse and open-loop error are here, the others in ``event_figures`` and ``map_figures``.
+Probes, straightness, collapse, open-loop error and retrieval are here, the others in ``event_figures`` and ``map_figures``.
 """
 
 from __future__ import annotations
@@ -294,18 +294,7 @@ def open_loop(cells: Cells) -> Figure | None:
         axes.set_ylabel("squared error over the variance, log", fontsize=9)
         axes.grid(color=GRID)
         tidy(axes, escape_math(heading))
-    cards = {c.agent: c.card for c in cells}
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=colour(a, card),
-            marker=marker(a, card),
-            markersize=5,
-            label=short_name(Agents.of(cells).short(a), 40),
-        )
-        for a, card in cards.items()
-    ]
+    handles = _agent_handles(cells)
     handles.append(Line2D([], [], color="#444444", linestyle="--", linewidth=1, label="copy the last frame"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
@@ -321,6 +310,57 @@ def _open_loop_line(axes: Axes, cell: UnderstandingRecord) -> None:
     axes.plot(found.horizons, [each.value for each in found.copy_last], "--", color=tone, linewidth=0.9)
 
 
+# Retrieval of goals.
+
+
+def retrieval(cells: Cells) -> Figure | None:
+    """How often the moment that was imagined is found by latent distance, by horizon, a panel per environment."""
+    cells = [c for c in cells if c.retrieval]
+    parts = list(places(cells))
+    if not parts:
+        return None
+    figure, panels = grid(len(parts), 2, 3.6, bottom=0.6)
+    for axes, (heading, own) in zip(panels, parts, strict=True):
+        for cell in own:
+            _retrieval_line(axes, cell)
+        axes.axhline(own[0].retrieval.near_chance, color="#999999", linestyle="--", linewidth=1)
+        axes.set(ylim=(0, 1.02), xticks=sorted({h for c in own for h in c.retrieval.horizons}))
+        axes.set_xlabel("blocks ahead", fontsize=9)
+        axes.set_ylabel("share of goals that are found", fontsize=9)
+        axes.grid(color=GRID)
+        tidy(axes, escape_math(heading))
+    handles = _agent_handles(cells)
+    for label, style in (("within a block", "-"), ("the very frame", ":"), ("chance", "--")):
+        handles.append(Line2D([], [], color="#444444", linestyle=style, linewidth=1, label=label))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
+def _retrieval_line(axes: Axes, cell: UnderstandingRecord) -> None:
+    found, tone = cell.retrieval, colour(cell.agent, cell.card)
+    value, low, high = (np.array([getattr(each, end) for each in found.near]) for end in ("value", "low", "high"))
+    axes.plot(
+        found.horizons, value, "-", color=tone, marker=marker(cell.agent, cell.card), markersize=4.5, linewidth=1.5
+    )
+    axes.fill_between(found.horizons, low, high, color=tone, alpha=0.15, linewidth=0)
+    axes.plot(found.horizons, [each.value for each in found.exact], ":", color=tone, linewidth=1.2)
+
+
+def _agent_handles(cells: Cells) -> list[Line2D]:
+    """What a legend shows of each agent."""
+    return [
+        Line2D(
+            [],
+            [],
+            color=colour(agent, card),
+            marker=marker(agent, card),
+            markersize=5,
+            label=short_name(Agents.of(cells).short(agent), 40),
+        )
+        for agent, card in {c.agent: c.card for c in cells}.items()
+    ]
+
+
 FIGURES: Mapping[str, Callable[[Cells], Figure | None]] = {
     "probe.png": probe,
     "voe.png": voe,
@@ -328,5 +368,6 @@ FIGURES: Mapping[str, Callable[[Cells], Figure | None]] = {
     "straightness.png": straightness,
     "collapse.png": collapse,
     "open_loop.png": open_loop,
+    "retrieval.png": retrieval,
     "maps.png": maps,
 }

@@ -133,6 +133,27 @@ def open_loop(cell: UnderstandingRecord) -> str:
     )
 
 
+def retrieval(cell: UnderstandingRecord) -> str:
+    """How often a goal is found by latent distance, from itself and from what was imagined for it."""
+    found = cell.retrieval
+    if found is None:
+        return ""
+    own, *floors = found.frames
+    beside = ", ".join(
+        [f"{each.features} {each.near.value:.3f}" for each in floors] + [f"chance {found.frames_chance:.3f}"]
+    )
+    ends = ", ".join(
+        f"{bracket(found.near[i], '.3f')} at {found.horizons[i]} (exactly it: {found.exact[i].value:.3f})"
+        for i in dict.fromkeys((0, len(found.horizons) - 1))
+    )
+    return (
+        f"{model_and_env(cell)}: the frame nearest to a goal that is left out is of its moment (within {found.within} steps) in "
+        f"{bracket(own.near, '.3f')} ({beside}); the frame nearest to the latent imagined for it, so many blocks ahead, in {ends}, "
+        f"by chance {found.near_chance:.3f} ({found.exact_chance:.3f}; {found.candidates} frames, n {found.n} clips, "
+        f"{found.n_episodes} episodes)."
+    )
+
+
 def _listed(numbers: Sequence[int]) -> str:
     whole = list(numbers) == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 2
     return f"{numbers[0]} to {numbers[-1]}" if whole else ", ".join(map(str, numbers))

@@ -37,7 +37,7 @@ Cells = Sequence[UnderstandingRecord]
 INTRODUCTION = (
     "A world model turns frames into latents and predicts how actions change them. Planning says whether that is of use; "
     "this page looks inside: what can be read from a latent, what surprises the model, whether its paths are straight, "
-    "whether its latents use their space, how far ahead it imagines, and what it imagines. Everything is measured on "
+    "whether its latents use their space, how far ahead it imagines, whether goals are found by latent distance, and what it imagines. Everything is measured on "
     "episodes that no model was trained on, with the models of the other suites."
 )
 READ = (
@@ -45,7 +45,8 @@ READ = (
     "shape, of raw pixels, and of pixels reduced to as many numbers as the latent has. AUC: how often a teleport surprises more than the untouched clip. d_z: size of the effect; "
     "an asterisk marks p < 0.05 after Holm's correction, for that one trained model and not for its method. Recolour / teleport: how much of a teleport's effect a mere change of "
     "colour has (empty where the teleport itself has none). Straightness: 1 is a straight path. Errors are squared, over "
-    "the variance of latents: 1 is what the mean latent would give."
+    "the variance of latents: 1 is what the mean latent would give. Goal found: how often the held-out frame whose latent is nearest "
+    "to the one imagined for a goal is of the goal's moment."
 )  # fmt: skip
 
 CAPTIONS = {
@@ -63,6 +64,8 @@ CAPTIONS = {
     "SIGReg (5, 25, 75 and 95 % of directions) stands at the tick where latents look Gaussian.",
     "open_loop.png": "How to read it: a solid line below the dashed one of its colour predicts better than assuming that nothing "
     "happens; at the grey line (1) the imagined latent is no nearer than the mean of all latents, at 2 no nearer than that of a random frame.",
+    "retrieval.png": "How to read it: how often the held-out frame whose latent is nearest to the imagined one is of the moment "
+    "that was imagined (solid: at most a block away; dotted: the very frame); the dashed grey line is chance, per environment.",
     "maps.png": "How to read it: each dot is a held-out frame; where neighbouring dots have neighbouring colours (the key shows "
     "which colour is where), the latent space is laid out like the world; in t-SNE distances between far dots mean nothing.",
 }  # fmt: skip
@@ -116,6 +119,7 @@ def html(cells: Cells, figures: dict[str, bytes], folder: Path, title: str) -> s
         figure_section("Straight paths", cells, figures, ("straightness.png",), findings.straightness),
         figure_section("Collapse", cells, figures, ("collapse.png",), findings.collapse),
         figure_section("Imagining without looking", cells, figures, ("open_loop.png",), findings.open_loop),
+        figure_section("Finding goals", cells, figures, ("retrieval.png",), findings.retrieval),
         figure_section("Maps of latents", cells, figures, ("maps.png",), lambda _: ""),
         pictures(cells, folder),
         Section("What to keep in mind", items=findings.notes(cells)),

@@ -30,8 +30,9 @@ COLUMNS = (
     "recolour_to_teleport_high", "straightness", "straightness_low", "straightness_high",
     "straightness_random_encoder", "straightness_pixels", "straightness_first_logged", "straightness_last_logged",
     "collapsed", "latent_size", "latent_std", "effective_rank", "sigreg", "sigreg_gaussian", "horizon_first",
-    "open_loop_first", "copy_last_first", "horizon_last", "open_loop_last", "copy_last_last", "decoder_mse",
-    "mean_frame_mse", "weights", "parameters", "train_seconds", "examined_seconds", "note",
+    "open_loop_first", "copy_last_first", "horizon_last", "open_loop_last", "copy_last_last", "retrieval_frames",
+    "retrieval_frames_random_encoder", "retrieval_frames_pixels", "retrieval_first", "retrieval_last", "retrieval_exact_first",
+    "retrieval_exact_last", "retrieval_chance", "decoder_mse", "mean_frame_mse", "weights", "parameters", "train_seconds", "examined_seconds", "note",
 )  # fmt: skip
 
 
@@ -95,7 +96,7 @@ def main_row(cell: UnderstandingRecord) -> dict[str, Any]:
     del row["straightness"]
     row["note"] = "; ".join(filter(None, [cell.reason, cell.note, *(f"{k} {v}" for k, v in cell.skipped.items())]))
     row["examined_seconds"] = sum(cell.seconds.values()) if cell.seconds else None
-    for part in (_probed, _surprised, _straight, _collapsed, _imagined):
+    for part in (_probed, _surprised, _straight, _collapsed, _imagined, _retrieved):
         row |= part(cell)
     if cell.decoded is not None:
         row |= {"decoder_mse": cell.decoded.mse.value, "mean_frame_mse": cell.decoded.mean_frame_mse}
@@ -152,6 +153,19 @@ def _imagined(cell: UnderstandingRecord) -> dict[str, Any]:
     for end, name in ((0, "first"), (-1, "last")) if found else ():
         row |= {f"horizon_{name}": found.horizons[end], f"open_loop_{name}": found.model[end].value}
         row[f"copy_last_{name}"] = found.copy_last[end].value
+    return row
+
+
+def _retrieved(cell: UnderstandingRecord) -> dict[str, Any]:
+    found = cell.retrieval
+    if found is None:
+        return {}
+    row: dict[str, Any] = {"retrieval_chance": found.near_chance}
+    for each in found.frames:
+        suffix = "" if each.features == "model" else f"_{each.features.replace(' ', '_')}"
+        row[f"retrieval_frames{suffix}"] = each.near.value
+    for end, name in ((0, "first"), (-1, "last")):
+        row |= {f"retrieval_{name}": found.near[end].value, f"retrieval_exact_{name}": found.exact[end].value}
     return row
 
 
@@ -217,6 +231,7 @@ def p_value(p: float) -> str:
 HEADER = (
     "model", "{quantity}: ridge r", "random encoder, pixels, reduced pixels", "teleport AUC", "d_z: teleport, recolour",
     "recolour / teleport", "straightness", "collapsed", "1 block ahead: error, copying",
+    "goal found 1 block ahead, chance",
 )  # fmt: skip
 
 
@@ -248,6 +263,7 @@ def _reader_row(cell: UnderstandingRecord) -> tuple[str, ...]:
         bracket(straight.value if straight else None, ".2f"),
         _verdict(cell),
         pair("open_loop_first", "copy_last_first"),
+        pair("retrieval_first", "retrieval_chance"),
     )
 
 

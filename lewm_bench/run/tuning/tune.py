@@ -101,7 +101,7 @@ def jobs_of(run: Run, agents: Sequence[str]) -> list[Job]:
     whole = ", ".join(name for name, protocol in PROTOCOLS.items() if protocol.held_out and not protocol.stratum)
     if not all(rules.held_out for rules in config.rules):
         raise UserError(
-            f"protocol {config.protocol} draws pairs from the training episodes, which tell nothing about others; tune with {whole}"
+            f"protocol {config.protocol} draws pairs from episodes that were trained on, which tell nothing about others; tune with {whole}"
         )
     if any(rules.stratum for rules in config.rules):
         raise UserError(f"protocol {config.protocol} has no single score to tune for; tune with {whole}")
