@@ -47,7 +47,7 @@ class Estimate:
             UserError: how many episodes would fit.
         """
         free = shutil.disk_usage(folder).free
-        if self.bytes_left <= free - SPARE:
+        if not self.left or self.bytes_left <= free - SPARE:
             return
         fit = self.done + max(0, int((free - SPARE) / self.bytes_each))
         raise UserError(

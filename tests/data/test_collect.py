@@ -509,6 +509,11 @@ def test_a_full_disk_is_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert done == list(range(1, done[-1] + 1))  # what was there is not collected again
 
 
+def test_what_needs_no_more_room_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 1000))
+    assert len(collect(make_toy(), config(chunk=64), 0, tmp_path, progress=False)) == config().episodes
+
+
 def test_estimates_are_sums() -> None:
     left = estimate.Estimate(done=4, left=20_000, bytes_each=1.5e6, seconds_each=0.5)
     assert str(left) == "20000 episodes to collect take about 30.0 GB and 2.8 hours" and left.worth_a_line
