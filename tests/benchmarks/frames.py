@@ -8,7 +8,8 @@ Not part of the test suite; it needs an environment of its own:
 
 Prints megabytes, clips per second (64 clips of 4 frames, 5 steps apart, in the
 fastest round, since other programs only ever slow one down) and seconds of writing as a table; a package that is
-not installed leaves its rows out. The tables are in docs/data.md.
+not installed leaves its rows out. With ``--keep-memory`` freed memory is used again, as under the command line; else the
+kernel zeroes the pages of every batch anew. The tables are in docs/data.md.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lewm_bench.cli.app import _keep_memory
 from lewm_bench.data import frames as ours
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.run.environments import make_env
@@ -312,8 +314,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--env", default="lewm_bench/TwoRoom-v0")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--keep-memory", action="store_true", help="do not give it back to the kernel between rounds")
     parser.add_argument("--only", default="", help="a regular expression of formats")
     options = parser.parse_args()
+    if options.keep_memory:
+        _keep_memory()
     source = options.folder / options.env.split("/")[-1]
     dataset = collect(make_env(options.env, 224), CollectConfig(episodes=60, steps=STEPS - 1), 0, source)
     compare(options.folder / "formats", dataset.frames[:], options.rounds, options.only)
