@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -519,3 +521,10 @@ def test_estimates_are_sums() -> None:
     assert str(left) == "20000 episodes to collect take about 30.0 GB and 2.8 hours" and left.worth_a_line
     assert not estimate.Estimate(4, 100, 1e6, 0.5).worth_a_line
     assert estimate.Estimate(4, 100, 1e6, 0.7).worth_a_line and estimate.Estimate(4, 10, 2e8, 0).worth_a_line
+
+
+def test_a_process_that_collects_does_not_import_torch() -> None:
+    """It is 150 MiB of each, and seconds before the first episode."""
+    program = "import sys, lewm_bench.data.collect, lewm_bench.envs.tworoom; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "False"
