@@ -34,9 +34,11 @@ def collect(
 
     Example: lewm-bench collect lewm_bench/PointMaze-UMaze-v0 --set collect.episodes=100
     """
+    from lewm_bench.run.forecast import require_room
     from lewm_bench.run.stages import dataset_of
 
     it = Choices.of(locals(), envs=env, device="cpu").run()
+    require_room(it)
     for spec in it.suite.envs:
         _, dataset, _ = dataset_of(it, spec)
         rows = len(dataset.frames)

@@ -57,7 +57,7 @@ def train(
     with claimed(*([] if out is None else [out])):
         setting: Setting = setting_of(it, job, *dataset_of(it, job.env))
         family.requirements(setting)
-        folder = checkpoint_of(setting, family)
+        folder = checkpoint_of(setting, family, it.say)
         if out is not None:
             copy_folder(folder, out)
     typer.echo(str(out or folder))

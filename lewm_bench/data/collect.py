@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 2**26  # of frames between two checkpoints
 _PARTS = ".parts"  # what processes have collected and what waits for its turn to be appended, on disk
-_TIMED = 4  # episodes that tell how long the others will take
+TIMED = 4  # episodes that tell how long the others will take
 _WORTH_PROCESSES = 10.0  # seconds of work left; starting processes costs a few
 
 Progress = Callable[[int, int], None]
@@ -148,7 +148,7 @@ def collect(
                     report(number + 1, config.episodes)
                 writer.checkpoint()
                 if part is parts[0]:
-                    seconds = (time.perf_counter() - begin) / _share(env, workers)
+                    seconds = (time.perf_counter() - begin) / share(env, workers)
                     _look_ahead(folder, config.episodes, part, folder_bytes(folder) - before, seconds, say)
         return writer.finish(
             **described(env),
@@ -170,7 +170,7 @@ def _look_ahead(
     estimate.require_room(folder)
 
 
-def _share(env: GoalEnv, workers: int) -> int:
+def share(env: GoalEnv, workers: int) -> int:
     """How many episodes are rolled at once where that is worth it."""
     return workers if isinstance(_spec(env).entry_point, str) else 1
 
@@ -180,7 +180,7 @@ def _ranges(done: int, episodes: int, most: int, workers: int) -> Iterator[range
 
     With several workers the first part is small, because it is only timed, and the others are several for each.
     """
-    first, even = (_TIMED, -(-(episodes - done) // (4 * workers))) if workers > 1 else (most, most)
+    first, even = (TIMED, -(-(episodes - done) // (4 * workers))) if workers > 1 else (most, most)
     begin, size = done, min(first, most)
     while begin < episodes:
         yield range(begin, min(begin + size, episodes))

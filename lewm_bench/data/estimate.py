@@ -22,15 +22,23 @@ class Estimate:
     seconds_each: float
 
     @property
+    def bytes_left(self) -> float:
+        """Bytes that are still to be written."""
+        return self.left * self.bytes_each
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds that collecting will still take."""
+        return self.left * self.seconds_each
+
+    @property
     def worth_a_line(self) -> bool:
         """Whether it is much."""
-        return self.left * self.bytes_each > WORTH_BYTES or self.left * self.seconds_each > WORTH_SECONDS
+        return self.bytes_left > WORTH_BYTES or self.seconds_left > WORTH_SECONDS
 
     def __str__(self) -> str:
-        return (
-            f"{self.left} episodes to collect take about {size(self.left * self.bytes_each)} and "
-            f"{duration(self.left * self.seconds_each)}"
-        )
+        taken = f"{size(self.bytes_left)} and {duration(self.seconds_left)}"
+        return f"{self.left} episodes to collect take about {taken}"
 
     def require_room(self, folder: Path) -> None:
         """Raise unless the disk of ``folder`` has room.
@@ -39,11 +47,11 @@ class Estimate:
             UserError: how many episodes would fit.
         """
         free = shutil.disk_usage(folder).free
-        if self.left * self.bytes_each <= free - SPARE:
+        if not self.left or self.bytes_left <= free - SPARE:
             return
         fit = self.done + max(0, int((free - SPARE) / self.bytes_each))
         raise UserError(
-            f"{self.left} episodes to collect take about {size(self.left * self.bytes_each)}, but {folder.parent} has "
+            f"{self.left} episodes to collect take about {size(self.bytes_left)}, but {folder.parent} has "
             f"{size(free)} free; {fit} would fit (--set collect.episodes={fit}), or choose another --cache"
         )
 

@@ -14,10 +14,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from pydantic import ConfigDict, Field
 
 from lewm_bench.core.config import Record
@@ -27,6 +26,9 @@ from lewm_bench.core.types import Clip, Episode
 from lewm_bench.data.frames import Frames
 from lewm_bench.system.arrays import read_array
 from lewm_bench.system.files import write_text
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT = 2
 FRAMES = {1: "frames.npy", 2: "frames.zarr"}  # by format
@@ -200,18 +202,25 @@ class Clips:
         """The same, with the frames in memory as they are stored: (B, T, h, w, 3), seen in another order."""
         starts = self.starts[np.asarray(indices)][:, None]
         frames = self.dataset.frames[starts + np.arange(self.frames) * self.frame_skip]
-        return Clip(torch.from_numpy(frames).permute(0, 1, 4, 2, 3), self.action_blocks(indices))
+        return Clip(_tensor(frames).permute(0, 1, 4, 2, 3), self.action_blocks(indices))
 
     def action_blocks(self, indices: np.ndarray) -> torch.Tensor:
         """The actions alone, (B, T-1, frame_skip x action_dim) float32."""
         starts = self.starts[np.asarray(indices)][:, None]
         actions = self.dataset.actions[starts + np.arange((self.frames - 1) * self.frame_skip)]
         blocks = actions.reshape(len(starts), self.frames - 1, self.frame_skip * actions.shape[-1])
-        return torch.from_numpy(blocks)
+        return _tensor(blocks)
 
     def sample(self, rng: np.random.Generator, batch_size: int) -> Clip:
         """``batch_size`` clips drawn uniformly, with replacement; frames not contiguous, for the loader to permute."""
         return self._stored(rng.integers(len(self), size=batch_size))
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """The same memory as a tensor. Processes that collect import this module and make none: torch is most of a process."""
+    import torch
+
+    return torch.from_numpy(array)
 
 
 def digest_of(column: Frames | np.ndarray) -> str:

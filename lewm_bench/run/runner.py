@@ -20,6 +20,7 @@ from lewm_bench.data.format import Dataset
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.cells import failure, outcome, record
 from lewm_bench.run.checkpoints import training_of
+from lewm_bench.run.forecast import require_room
 from lewm_bench.run.records import CellRecord
 from lewm_bench.run.resolve import Job
 from lewm_bench.run.results_folder import CELLS, incoming
@@ -67,8 +68,12 @@ def each_job(run: Run, make: Callable[[Run, Job, Data | Exception], R], tell: Ca
 
     Args:
         make: makes the record of a job from its environment's data, or from why there is none.
+
+    Raises:
+        UserError: the disk has no room for the data.
     """
     cells: list[R] = []
+    require_room(run)
     with incoming(run.out) as new:
         beside = replace(run, out=new.folder)
         for spec in run.suite.envs:

@@ -47,7 +47,7 @@ from lewm_bench.run.resolve import Job, Suite, shares_budget
 from lewm_bench.system.files import write_text
 from lewm_bench.system.provenance import commit, hardware, versions
 from lewm_bench.system.store import Store, stage_key
-from lewm_bench.train.loop import raise_if_collapsed, raise_if_mean_action
+from lewm_bench.train.loop import TrainingLog, raise_if_collapsed, raise_if_mean_action
 
 logger = logging.getLogger(__name__)
 
@@ -163,8 +163,10 @@ def in_steps(setting: Setting) -> Setting:
     return replace(setting, config=setting.config.model_copy(update={"train": train}))
 
 
-def checkpoint_of(setting: Setting, family: Family) -> Path | None:
+def checkpoint_of(setting: Setting, family: Family, say: Callable[[str], None] = logger.info) -> Path | None:
     """The checkpoint folder of a job, trained if it is not in the cache; None for agents that do not train.
+
+    ``say`` is told how long a training took and which share of that went by in waiting for data.
 
     Raises:
         TrainingFailed: it did not learn anything usable.
@@ -176,6 +178,7 @@ def checkpoint_of(setting: Setting, family: Family) -> Path | None:
         log, where = family.train(setting, work), hardware(setting.device)
         record = {"columns": log.columns, "seconds": log.seconds, "waited": log.waited, "hardware": where}
         write_text(work / TRAINING, json.dumps(record))
+        say(f"{setting.env_id}: {setting.agent}, seed {setting.seed}, {trained_in(log)}")
 
     folder = setting.store.stage("model", model_spec(setting, family), build)
     if setting.config.train.on_collapse == "fail":
@@ -184,6 +187,12 @@ def checkpoint_of(setting: Setting, family: Family) -> Path | None:
         raise_if_collapsed(columns)
         raise_if_mean_action(columns)
     return folder
+
+
+def trained_in(log: TrainingLog) -> str:
+    """How long a training took, in words; agents that make their data while they learn wait for none."""
+    waiting = f", {100 * log.waited / log.seconds:.1f} % of it waiting for data" if log.waited else ""
+    return f"trained in {log.seconds:.1f} s{waiting}"
 
 
 def pairs_of(run: Run, job: Job, setting: Setting, offset: int) -> Pairs:
@@ -348,7 +357,7 @@ def prepare_agent(run: Run, job: Job, data: Data, checkpoint: Path | None = None
     setting = setting_of(run, job, *data)
     family.requirements(setting)
     if checkpoint is None:
-        return PreparedAgent(family, setting, checkpoint_of(setting, family))
+        return PreparedAgent(family, setting, checkpoint_of(setting, family, run.say))
     check_card(checkpoint, setting)
     training_of(checkpoint)  # a damaged one is found out before anything is evaluated
     return PreparedAgent(family, as_trained(checkpoint, setting), checkpoint)

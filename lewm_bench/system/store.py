@@ -78,6 +78,10 @@ class Store:
         """Where the stage is, or will be."""
         return self.root / kind / stage_key(kind, spec)
 
+    def unfinished(self, kind: str, spec: dict[str, Any]) -> Path:
+        """Where a build of the stage works, and what a killed one has left."""
+        return _partial(self.folder(kind, spec))
+
     def find(self, kind: str, spec: dict[str, Any]) -> Path | None:
         """The folder of the stage if it is complete and sound; needs no write permission."""
         folder = self.folder(kind, spec)
@@ -110,7 +114,7 @@ class Store:
                 if (reason := _unusable(folder, read)) is None:  # another process built it while this one waited
                     return folder
                 _move_aside(folder, reason)
-            work = folder.with_name(f"{folder.name}.partial")
+            work = _partial(folder)
             delete_stale(folder.parent, below=False)
             delete_stale(work)
             if not (work / DONE).is_file() or _unusable(work, read) is not None:
@@ -153,6 +157,10 @@ class Store:
             lock.release()
 
 
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.partial")
+
+
 def _unusable(folder: Path, read: Callable[[Path], object]) -> str | None:
     """Why a finished stage cannot be used, or None."""
     if (reason := fault(folder)) is not None:
@@ -178,6 +186,7 @@ def fault(folder: Path, again: bool = False) -> str | None:
             return None
         for name, entry in files.items():
             if checksum(folder / name) != entry["sha256"]:
+                _forget(folder)
                 return f"{name} has changed since it was written"
     except MissingFile:
         return f"{DONE} is missing"
@@ -204,6 +213,13 @@ def _remember(folder: Path, files: Signature) -> None:
     if _bytes(files) >= LARGE:
         with suppress(OSError, StorageError):  # a cache that is only read is read again by the next process
             write_text(_note(folder), json.dumps(files))
+
+
+def _forget(folder: Path) -> None:
+    """What is known to be damaged is read again by everybody, also where its times say that nothing has changed."""
+    _verified.pop(folder, None)
+    with suppress(OSError):
+        _note(folder).unlink(missing_ok=True)
 
 
 def _remembered(folder: Path, files: Signature) -> Signature | None:
@@ -270,7 +286,7 @@ def _aside(folder: Path, why: str) -> Path:
 
 def _renew(folder: Path) -> None:
     """Move a stage, and what there is of an unfinished one, out of the way of a new one."""
-    for old in (folder, folder.with_name(f"{folder.name}.partial")):
+    for old in (folder, _partial(folder)):
         if old.is_dir():
             aside = _aside(old, "old")
             log.warning("building %s again; the old one is now %s, which you can delete", folder, aside.name)

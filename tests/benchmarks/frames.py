@@ -8,19 +8,16 @@ Not part of the test suite; it needs an environment of its own:
 
 Prints megabytes, clips per second (64 clips of 4 frames, 5 steps apart, in the
 fastest round, since other programs only ever slow one down) and seconds of writing as a table; a package that is
-not installed leaves its rows out. With ``--large 2000000`` it makes a data set of so many rows by repeating compressed
-frames, and prints how long it takes to open and what a process needs to read from it. The table is in docs/data.md.
+not installed leaves its rows out. With ``--keep-memory`` freed memory is used again, as under the command line; else the
+kernel zeroes the pages of every batch anew. The tables are in docs/data.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
-import multiprocessing
 import os
 import re
-import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -31,9 +28,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lewm_bench.cli.app import _keep_memory
 from lewm_bench.data import frames as ours
 from lewm_bench.data.collect import CollectConfig, collect
-from lewm_bench.data.format import Dataset
 from lewm_bench.run.environments import make_env
 
 CLIPS, FRAMES, SKIP, STEPS = 64, 4, 5, 101
@@ -312,61 +309,19 @@ def compare(folder: Path, frames: np.ndarray, rounds: int, only: str) -> None:
         print(f"| {name} | {size:.1f} | {CLIPS / min(times[name]):,.0f} | {seconds:.1f} |")
 
 
-def enlarge(source: Dataset, folder: Path, rows: int) -> None:
-    """A data set of about ``rows`` rows: that of ``source`` again and again."""
-    times = -(-rows // len(source.frames))
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    np.save(folder / "states.npy", np.tile(source.states, (times, 1)))
-    np.save(folder / "actions.npy", np.tile(source.actions, (times, 1)))
-    ends = (source.ends + np.arange(times)[:, None] * len(source.frames)).ravel()
-    np.save(folder / "ends.npy", ends)
-    meta = json.loads((source.folder / "meta.json").read_text())
-    meta["policies"] = meta["policies"] * times
-    meta["splits"] = {
-        split: [e + t * len(source) for t in range(times) for e in episodes]
-        for split, episodes in meta["splits"].items()
-    }
-    (folder / "meta.json").write_text(json.dumps(meta))
-    writer = ours.FramesWriter(folder / "frames.zarr", source.frames.shape[1:])
-    frames = source.frames
-    encoded = [frames._read(row // ours.SHARD, *frames._places[row].tolist()) for row in range(len(frames))]
-    for _ in range(times):
-        for data in encoded:
-            writer._append(data)
-    writer.finish()
-
-
-def measure_process(folder: Path) -> None:
-    """Open and read in a process of its own; print seconds and the most memory it had."""
-    begin = time.perf_counter()
-    dataset = Dataset.open(folder)
-    opening = time.perf_counter() - begin
-    clips, rng = dataset.clips("train", FRAMES, SKIP), np.random.default_rng(0)
-    for _ in range(50):
-        clips.sample(rng, CLIPS)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{len(dataset.frames):,} rows: opened in {opening:.2f} s; at most {most:.2f} GiB after 3,200 clips")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--env", default="lewm_bench/TwoRoom-v0")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--keep-memory", action="store_true", help="do not give it back to the kernel between rounds")
     parser.add_argument("--only", default="", help="a regular expression of formats")
-    parser.add_argument("--large", type=int, default=0)
     options = parser.parse_args()
+    if options.keep_memory:
+        _keep_memory()
     source = options.folder / options.env.split("/")[-1]
     dataset = collect(make_env(options.env, 224), CollectConfig(episodes=60, steps=STEPS - 1), 0, source)
-    if options.large:
-        enlarge(dataset, options.folder / "large", options.large)
-        for folder in (source, options.folder / "large", options.folder / "large"):
-            process = multiprocessing.get_context("spawn").Process(target=measure_process, args=(folder,))
-            process.start()
-            process.join()
-    else:
-        compare(options.folder / "formats", dataset.frames[:], options.rounds, options.only)
+    compare(options.folder / "formats", dataset.frames[:], options.rounds, options.only)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -509,8 +511,20 @@ def test_a_full_disk_is_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert done == list(range(1, done[-1] + 1))  # what was there is not collected again
 
 
+def test_what_needs_no_more_room_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 1000))
+    assert len(collect(make_toy(), config(chunk=64), 0, tmp_path, progress=False)) == config().episodes
+
+
 def test_estimates_are_sums() -> None:
     left = estimate.Estimate(done=4, left=20_000, bytes_each=1.5e6, seconds_each=0.5)
     assert str(left) == "20000 episodes to collect take about 30.0 GB and 2.8 hours" and left.worth_a_line
     assert not estimate.Estimate(4, 100, 1e6, 0.5).worth_a_line
     assert estimate.Estimate(4, 100, 1e6, 0.7).worth_a_line and estimate.Estimate(4, 10, 2e8, 0).worth_a_line
+
+
+def test_a_process_that_collects_does_not_import_torch() -> None:
+    """It is 150 MiB of each, and seconds before the first episode."""
+    program = "import sys, lewm_bench.data.collect, lewm_bench.envs.tworoom; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "False"
