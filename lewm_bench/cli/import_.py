@@ -20,29 +20,41 @@ app = group_of(
 )
 
 
-@app.command(name="lewm-weights", cls=Verb)
-def lewm_weights(
-    source: Annotated[Path, typer.Argument(help="A folder with weights.pt and config.json, or hf:OWNER/NAME.")],
-    out: Annotated[Path, typer.Option("--out", help="The checkpoint folder to make.")],
-    env: Annotated[str, typer.Option("--env", help="The environment it was trained in (`lewm-bench list envs`); known of the authors' own releases.")] = "",
-    action_mean: Annotated[str, typer.Option("--action-mean", help="Mean of the actions that it was trained on, comma-separated.")] = "",
-    action_std: Annotated[str, typer.Option("--action-std", help="Their standard deviation.")] = "",
-    data: Annotated[Path | None, typer.Option("--data", help="A data set of ours to take them from instead.")] = None,
-    frame_skip: Annotated[int, typer.Option("--frame-skip", min=1, help="Actions per block.")] = 5,
-) -> None:  # fmt: skip
-    """Make a checkpoint folder of LeWM's released weights, and print it.
+RELEASES = {"lewm": "LeWM", "pldm": "PLDM as stable-worldmodel saves it", "fast-lewm": "Fast-LeWM"}
+"""Agents of ours that have the networks of others' weights, and whose those are."""
 
-    Example: lewm-bench import lewm-weights their-pusht --env lewm_bench/PushT-v0 --out pusht-lewm
+
+def _weights_verb(agent: str, of: str) -> None:
+    """Register ``lewm-bench import AGENT-weights``."""
+
+    def weights(
+        source: Annotated[Path, typer.Argument(help="A folder with weights.pt and, but for Fast-LeWM, config.json; or hf:OWNER/NAME.")],
+        out: Annotated[Path, typer.Option("--out", help="The checkpoint folder to make.")],
+        env: Annotated[str, typer.Option("--env", help="The environment it was trained in (`lewm-bench list envs`); known of the releases of LeWM's authors.")] = "",
+        action_mean: Annotated[str, typer.Option("--action-mean", help="Mean of the actions that it was trained on, comma-separated.")] = "",
+        action_std: Annotated[str, typer.Option("--action-std", help="Their standard deviation.")] = "",
+        data: Annotated[Path | None, typer.Option("--data", help="A data set of ours to take them from instead.")] = None,
+        frame_skip: Annotated[int, typer.Option("--frame-skip", min=1, help="Actions per block.")] = 5,
+    ) -> None:  # fmt: skip
+        from lewm_bench.run.checkpoints import located
+        from lewm_bench.run.released import environment_of, import_release, statistics_of
+
+        require_new(out)
+        env_id = environment_of(agent, source.as_posix(), env)
+        mean, std = decimals("--action-mean", action_mean), decimals("--action-std", action_std)
+        statistics = statistics_of(agent, env_id, mean, std, data)
+        import_release(agent, located(source), out, env_id, statistics, frame_skip)
+        typer.echo(str(out))
+
+    weights.__doc__ = f"""Make a checkpoint folder of the weights of {of}, and print it.
+
+    Example: lewm-bench import {agent}-weights their-pusht --env lewm_bench/PushT-v0 --out pusht-{agent}
     """
-    from lewm_bench.run.checkpoints import located
-    from lewm_bench.run.released import environment_of, import_lewm, statistics_of
+    app.command(name=f"{agent}-weights", cls=Verb)(weights)
 
-    require_new(out)
-    env_id = environment_of(source.as_posix(), env)
-    mean, std = decimals("--action-mean", action_mean), decimals("--action-std", action_std)
-    statistics = statistics_of(env_id, mean, std, data)
-    import_lewm(located(source), out, env_id, statistics, frame_skip)
-    typer.echo(str(out))
+
+for _agent, _of in RELEASES.items():
+    _weights_verb(_agent, _of)
 
 
 @app.command(name="data", cls=Verb)

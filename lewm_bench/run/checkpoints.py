@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from lewm_bench.agent import Setting, card_of
-from lewm_bench.agents.lewm import LeWMConfig
-from lewm_bench.agents.parts.released import RELEASED, is_released, require_files
+from lewm_bench.agents.parts.jepa import JEPAConfig
+from lewm_bench.agents.parts.released import RELEASED, agent_of, is_released, require_files
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.reading import is_file, read_model, require_tensors
 from lewm_bench.run.registry import agent_family
-from lewm_bench.run.released import Origin, environment_of, import_lewm, statistics_of
+from lewm_bench.run.released import Origin, environment_of, import_release, statistics_of
 from lewm_bench.run.validation import checked
 from lewm_bench.system.checkpoint import CARD, MEND, WEIGHTS, load_card
 from lewm_bench.system.files import checksum
@@ -45,7 +45,7 @@ def located(named: Path) -> Origin:
 
 
 def checkpoint_folder(named: Path, env_id: str, store: Store) -> Path:
-    """The checkpoint folder of ours that ``--checkpoint`` names: itself, the hub's, or made of LeWM's released weights.
+    """The checkpoint folder of ours that ``--checkpoint`` names: itself, the hub's, or made of released weights.
 
     Args:
         env_id: that was named beside it, "" if none was.
@@ -56,13 +56,15 @@ def checkpoint_folder(named: Path, env_id: str, store: Store) -> Path:
     origin = located(named)
     if is_file(origin.folder / CARD) or not is_released(origin.folder):
         return origin.folder
-    env_id = environment_of(origin.name, env_id)
-    statistics = statistics_of(env_id, (), (), None)
     require_files(origin.folder, origin.root)
+    agent = agent_of(origin.folder) or "lewm"
+    env_id = environment_of(agent, origin.name, env_id)
+    statistics = statistics_of(agent, env_id, (), (), None)
     files = {name: checksum(origin.folder / name) for name in RELEASED}
-    spec = {"schema": 1, "source": origin.name, "files": files, "env": env_id, "statistics": list(statistics)}
-    skip = LeWMConfig().frame_skip
-    return store.stage("imported", spec, lambda work: import_lewm(origin, work, env_id, statistics, skip))
+    spec = {"schema": 2, "agent": agent, "source": origin.name, "files": files}
+    spec |= {"env": env_id, "statistics": list(statistics)}
+    skip = JEPAConfig().frame_skip
+    return store.stage("imported", spec, lambda work: import_release(agent, origin, work, env_id, statistics, skip))
 
 
 def origin_note(folder: Path | None) -> str:

@@ -1,10 +1,10 @@
 """stable-worldmodel's side of the proof that weights mean the same here and there (tests/agents/test_peer_weights.py).
 
     python tests/benchmarks/peer_weights.py environment FOLDER   # makes a virtual environment, some gigabytes
-    FOLDER/bin/python tests/benchmarks/peer_weights.py write RELEASE ANSWERS.npz
+    FOLDER/bin/python tests/benchmarks/peer_weights.py write lewm|pldm RELEASE ANSWERS.npz
     FOLDER/bin/python tests/benchmarks/peer_weights.py read RELEASE ANSWERS.npz NEW.npz
 
-``write`` builds the peer's LeWM with random weights and BatchNorm statistics, saves it with the peer's own
+``write`` builds the peer's LeWM or PLDM with random weights and BatchNorm statistics, saves it with the peer's own
 ``save_pretrained``, and writes what it answers: latents, costs of 300 candidates, a plan and the noise of that plan.
 ``read`` loads a release with the peer's own ``load_pretrained``, which is strict, and answers the same questions.
 Nothing of lewm-bench is imported: two processes, two environments.
@@ -23,41 +23,50 @@ PACKAGES = (
     "opencv-python-headless", "imageio", "pygame", "pymunk", "shapely",
 )  # fmt: skip
 CANDIDATES, HORIZON, BLOCK, ITERATIONS, ELITES = 300, 5, 10, 10, 30
-MLP = {
-    "_target_": "stable_worldmodel.wm.lewm.module.MLP",
-    "input_dim": 192,
-    "output_dim": 192,
-    "hidden_dim": 2048,
-    "norm_fn": {"_target_": "torch.nn.BatchNorm1d", "_partial_": True},
-}
-CONFIG = {
-    "_target_": "stable_worldmodel.wm.lewm.LeWM",
-    "encoder": {
-        "_target_": "stable_pretraining.backbone.utils.vit_hf",
-        "size": "tiny",
-        "patch_size": 14,
-        "image_size": 224,
-        "pretrained": False,
-        "use_mask_token": False,
-    },
-    "predictor": {
-        "_target_": "stable_worldmodel.wm.lewm.module.Predictor",
-        "num_frames": 3,
+
+
+def config(package: str, model: str) -> dict:
+    """What training with the peer's own scripts saves, written down once more: not taken from lewm-bench."""
+    mlp = {
+        "_target_": f"{package}.module.MLP",
         "input_dim": 192,
-        "hidden_dim": 192,
         "output_dim": 192,
-        "depth": 6,
-        "heads": 16,
-        "mlp_dim": 2048,
-        "dim_head": 64,
-        "dropout": 0.1,
-        "emb_dropout": 0.0,
-    },
-    "action_encoder": {"_target_": "stable_worldmodel.wm.lewm.module.Embedder", "input_dim": BLOCK, "emb_dim": 192},
-    "projector": MLP,
-    "pred_proj": MLP,
+        "hidden_dim": 2048,
+        "norm_fn": {"_target_": "torch.nn.BatchNorm1d", "_partial_": True},
+    }
+    return {
+        "_target_": model,
+        "encoder": {
+            "_target_": "stable_pretraining.backbone.utils.vit_hf",
+            "size": "tiny",
+            "patch_size": 14,
+            "image_size": 224,
+            "pretrained": False,
+            "use_mask_token": False,
+        },
+        "predictor": {
+            "_target_": f"{package}.module.Predictor",
+            "num_frames": 3,
+            "input_dim": 192,
+            "hidden_dim": 192,
+            "output_dim": 192,
+            "depth": 6,
+            "heads": 16,
+            "mlp_dim": 2048,
+            "dim_head": 64,
+            "dropout": 0.1,
+            "emb_dropout": 0.0,
+        },
+        "action_encoder": {"_target_": f"{package}.module.Embedder", "input_dim": BLOCK, "emb_dim": 192},
+        "projector": mlp,
+        "pred_proj": mlp,
+    }
+
+
+CONFIGS = {
+    "lewm": config("stable_worldmodel.wm.lewm", "stable_worldmodel.wm.lewm.LeWM"),
+    "pldm": config("stable_worldmodel.wm.pldm", "stable_worldmodel.wm.pldm.pldm.PLDM"),
 }
-"""What training with the peer's own scripts saves, written down once more: not taken from lewm-bench."""
 
 
 def environment(folder: str) -> None:
@@ -66,7 +75,7 @@ def environment(folder: str) -> None:
     subprocess.run([python, "-m", "pip", "install", *PACKAGES], check=True)
 
 
-def write(release: str, answers: str) -> None:
+def write(model_name: str, release: str, answers: str) -> None:
     import numpy as np
     import torch
     from hydra.utils import instantiate
@@ -74,7 +83,7 @@ def write(release: str, answers: str) -> None:
     from stable_worldmodel.wm.utils import save_pretrained
 
     torch.manual_seed(0)
-    model = instantiate(CONFIG).eval()
+    model = instantiate(CONFIGS[model_name]).eval()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if name.endswith("running_var"):
@@ -85,7 +94,7 @@ def write(release: str, answers: str) -> None:
                 tensor.fill_(1234)
     place = Path(release)
     # It saves below a folder "checkpoints" of the cache that it is given; only the two files are wanted.
-    save_pretrained(model, "saved", OmegaConf.create(CONFIG), cache_dir=str(place.parent / "peer-cache"))
+    save_pretrained(model, "saved", OmegaConf.create(CONFIGS[model_name]), cache_dir=str(place.parent / "peer-cache"))
     place.mkdir(parents=True)
     (saved,) = (place.parent / "peer-cache").rglob("saved")
     for name in ("weights.pt", "config.json"):

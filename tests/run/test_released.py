@@ -88,7 +88,7 @@ def test_names_of_the_installed_transformers_are_understood() -> None:
 def test_the_sizes_of_cube_and_of_another_history(tmp_path) -> None:
     source = write_release(tmp_path / "cube", random_tensors(25, SMALL, 1), sizes(25, SMALL, 1))
     found = read_released(source)
-    assert (found.block, found.history, found.image_size, found.dropout) == (25, 1, SMALL, 0.1)
+    assert (found.block, found.image_size, found.settings) == (25, SMALL, {"history": 1, "dropout": 0.1})
 
 
 # Statistics and environments.
@@ -114,11 +114,11 @@ def test_published_statistics_are_dino_wms_for_pusht_and_no_others() -> None:
 
 
 def test_the_authors_releases_have_environments() -> None:
-    assert environment_of("hf:quentinll/lewm-pusht", "") == "lewm_bench/PushT-v0"
-    assert environment_of("hf:quentinll/lewm-pusht", "mine:Other-v0") == "mine:Other-v0"
+    assert environment_of("lewm", "hf:quentinll/lewm-pusht", "") == "lewm_bench/PushT-v0"
+    assert environment_of("lewm", "hf:quentinll/lewm-pusht", "mine:Other-v0") == "mine:Other-v0"
     assert len(REPOSITORIES) == 4
     with pytest.raises(UserError, match="do not say their environment"):
-        environment_of("folder", "")
+        environment_of("lewm", "folder", "")
 
 
 MISTAKES = [
@@ -326,10 +326,12 @@ FEW = (
 @pytest.fixture(scope="module")
 def imported(release, tmp_path_factory) -> Path:
     from lewm_bench.run.checkpoints import located
-    from lewm_bench.run.released import import_lewm, statistics_of
+    from lewm_bench.run.released import import_release, statistics_of
 
     out = tmp_path_factory.mktemp("imported") / "mine"
-    import_lewm(located(release), out, TWOROOM, statistics_of(TWOROOM, (0.0, 0.0), (0.5, 0.5), None), 5)
+    import_release(
+        "lewm", located(release), out, TWOROOM, statistics_of("lewm", TWOROOM, (0.0, 0.0), (0.5, 0.5), None), 5
+    )
     return out
 
 
@@ -415,7 +417,8 @@ def test_what_the_released_code_cannot_build_is_not_exported(lewm_bench, importe
 
     small = {**card["config"], "encoder": "stem-vit", "width": 64}
     for changes, says in (
-        ({"agent": "gcbc"}, ["holds 'gcbc'", "builds lewm"]),
+        ({"agent": "gcbc"}, ["holds 'gcbc', not lewm", "builds lewm and pldm"]),
+        ({"agent": "pldm:x"}, ["holds 'pldm:x', not lewm", "`lewm-bench export pldm-weights`"]),
         ({"config": small}, ["lewm.encoder 'stem-vit'", "builds 'vit-tiny'", "--profile paper"]),
         ({"config": None}, ["does not say config"]),
         ({"image_size": "28"}, ["does not say"]),
