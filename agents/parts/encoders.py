@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 DINOV2 = "facebook/dinov2-small"
 DINOV2_FILES = ("config.json", "model.safetensors")
-DINOV2_IMAGE = 196  # 14 x 14 patches of 14 px, as DINO-WM resizes
 TOKEN_RULE = "positions of the original code"  # changes whenever the same weights give other tokens
 STATISTICS_FRAMES = 4096  # training frames behind the mean frame, the token means and the principal components
 
@@ -164,6 +163,20 @@ POSITION_RULES = {PLAIN: PositionRule(0.1, False), WITH_REGISTERS: PositionRule(
 published weights have been used with since includes it. transformers resamples by size, without it."""
 
 
+TRANSFORMERS = PositionRule(0.0, False)
+
+
+class FrameRule(NamedTuple):
+    """How frames enter DINOv2."""
+
+    size: int  # pixels to which they are resized, of 14 px patches
+    positions: PositionRule | None  # None: the original code's, for the kind of weights
+
+
+FRAMES = {"dino-wm": FrameRule(196, None), "stable-worldmodel": FrameRule(224, TRANSFORMERS)}
+"""By whose code does so: 14 x 14 or 16 x 16 tokens of a frame."""
+
+
 def resampled_positions(positions: Tensor, side: int, rule: PositionRule) -> Tensor:
     """(1, 1 + s*s, W) positions of the class token and of s x s patches to (1, 1 + side*side, W), bicubically."""
     own = math.isqrt(positions.shape[1] - 1)
@@ -177,21 +190,29 @@ def resampled_positions(positions: Tensor, side: int, rule: PositionRule) -> Ten
 
 
 class Dinov2Encoder(nn.Module):
-    """DINOv2 ViT-S/14 patch tokens (Oquab et al., 2023): (N, 3, h, w) uint8 to (N, 196, 384).
+    """DINOv2 ViT-S/14 patch tokens (Oquab et al., 2023): (N, 3, h, w) uint8 to (N, 196, 384), or (N, 256, 384).
 
     Its learned positions, of 37 x 37 patches, are resampled to 14 x 14 by the rule of the original code, which DINO-WM
     uses, and not by that of transformers: they differ by up to 1.5 for positions from a standard normal distribution.
+    ``FRAMES`` has another way.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        """From a folder with its weights; without one, untrained at the published size, which is enough for timing."""
+    def __init__(self, folder: Path | None, frames: str = "dino-wm") -> None:
+        """From a folder with its weights; without one, untrained at the published size, which is enough for timing.
+
+        Args:
+            frames: one of ``FRAMES``.
+        """
         super().__init__()
         self.normalize = Normalize()
-        self.identity = b"" if folder is None else dinov2_identity(folder)
+        self.identity = b"" if folder is None else dinov2_identity(folder, frames)
         self.model, self.kind = _dinov2_model(folder)
-        side = DINOV2_IMAGE // self.model.config.patch_size
+        self.frames, rule = frames, FRAMES[frames]
+        self.image_size = rule.size
+        side = rule.size // self.model.config.patch_size
         embeddings = self.model.embeddings
-        positions = resampled_positions(embeddings.position_embeddings.detach(), side, POSITION_RULES[self.kind])
+        own = POSITION_RULES[self.kind] if rule.positions is None else rule.positions
+        positions = resampled_positions(embeddings.position_embeddings.detach(), side, own)
         embeddings.position_embeddings = nn.Parameter(positions)
         self.registers = self.model.config.num_register_tokens if self.kind == WITH_REGISTERS else 0
         self.num_tokens = side**2
@@ -199,7 +220,7 @@ class Dinov2Encoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         images = self.normalize(frames)
-        images = F.interpolate(images, (DINOV2_IMAGE, DINOV2_IMAGE), mode="bilinear", antialias=True)
+        images = F.interpolate(images, (self.image_size, self.image_size), mode="bilinear", antialias=True)
         return self.model(images).last_hidden_state[:, 1 + self.registers :]
 
 
@@ -245,9 +266,9 @@ def dinov2_folder(weights: str | None) -> Path:
         )
 
 
-def dinov2_identity(folder: Path) -> bytes:
-    """What tells the tokens of one folder of weights from those of another, wherever they lie."""
-    content = [TOKEN_RULE, *(checksum(folder / name) for name in DINOV2_FILES)]
+def dinov2_identity(folder: Path, frames: str) -> bytes:
+    """What tells the tokens of one folder of weights from those of another, wherever they lie, and however frames enter."""
+    content = [TOKEN_RULE if frames == "dino-wm" else frames, *(checksum(folder / name) for name in DINOV2_FILES)]
     return hashlib.sha256("".join(content).encode()).digest()
 
 

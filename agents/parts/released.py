@@ -97,12 +97,17 @@ def agent_of(folder: Path) -> str | None:
     Raises:
         UserError: it is damaged.
     """
-    target = _read_config(folder / CONFIG).get("_target_")
+    target = read_config(folder / CONFIG).get("_target_")
     models = {peer.model: agent for agent, peer in PEERS.items()}
     return models.get(target.rpartition(".")[2]) if isinstance(target, str) else None
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """``config.json`` of a release.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
     sizes = read_json(path, MEND)
     if not isinstance(sizes, dict):
         raise UserError(f"{path} is damaged (not a JSON object); {MEND}")
@@ -116,7 +121,7 @@ def _sizes(folder: Path) -> tuple[int, int, int, float]:
         UserError: it is damaged, does not say one of them, or is about other networks than the paper's.
     """
     path = folder / CONFIG
-    sizes = _read_config(path)
+    sizes = read_config(path)
     image_size = _number(sizes, path, "encoder", "image_size")
     history = _number(sizes, path, "predictor", "num_frames")
     block = _number(sizes, path, "action_encoder", "input_dim")
@@ -273,7 +278,9 @@ def _require_sizes(found: Released, folder: Path) -> None:
         ("action blocks of", found.block, "action_encoder.patch_embed.weight", 1, found.block),
     ):
         tensor = found.tensors.get(name)
-        if tensor is not None and (tensor.dim() <= axis or tensor.shape[axis] != size):
+        if tensor is None:
+            raise UserError(f"{folder / WEIGHTS} does not fit this model: tensors 1 missing (first: {name}); {MEND}")
+        if tensor.dim() <= axis or tensor.shape[axis] != size:
             raise UserError(
                 f"{folder / CONFIG} says {what} {said}, which the tensor {name} of shape {tuple(tensor.shape)} is not for; "
                 f"{MEND}"

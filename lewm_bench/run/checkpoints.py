@@ -105,7 +105,7 @@ def check_card(folder: Path, setting: Setting) -> None:
     """
     free = ("train", *agent_family(setting.agent).planning_only)
     found = load_card(folder)
-    card, own = flat_card(found, free), flat_card(card_of(setting), free)
+    card, own = flat_card(_with_later_settings(found, setting), free), flat_card(card_of(setting), free)
     for name in sorted({*card, *own}, key=lambda name: (name != "agent", name)):
         if (theirs := card.get(name)) != (ours := own.get(name)):
             raise UserError(
@@ -117,6 +117,14 @@ def check_card(folder: Path, setting: Setting) -> None:
         raise UserError(f"checkpoint {folder} was trained with seed {seed}, not {setting.seed}; add --seed {seed}")
     if not is_file(folder / WEIGHTS):
         raise UserError(f"{folder} is not a checkpoint: it has no {WEIGHTS}")
+
+
+def _with_later_settings(card: Any, setting: Setting) -> Any:
+    """A card with the defaults of the settings that there were not when it was written: a default changes no weights."""
+    config = card.get("config") if isinstance(card, dict) else None
+    if not isinstance(config, dict) or parse_agent(str(card.get("agent"))).base != parse_agent(setting.agent).base:
+        return card
+    return {**card, "config": {**type(setting.config)().model_dump(mode="json"), **config}}
 
 
 def alike(card: Any, name: str, value: Any) -> str:

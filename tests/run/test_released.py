@@ -314,6 +314,49 @@ def test_links_that_leave_the_folder_and_missing_files_are_one_line(lewm_bench, 
     refused(lewm_bench(*command), [name, "it is a folder"], tmp_path / "mine")
 
 
+# PLDM as stable-worldmodel saves it has the same tensors and sizes, and its own name.
+
+
+def named(config: dict, target: str) -> dict:
+    return {**config, "_target_": target}
+
+
+PLDM, LEWM_ = "stable_worldmodel.wm.pldm.pldm.PLDM", "stable_worldmodel.wm.lewm.LeWM"
+
+
+def test_pldm_there_and_back(lewm_bench, tensors, tmp_path) -> None:
+    source = write_release(tmp_path / "source", tensors, named(sizes(10, SMALL), PLDM))
+    assert lewm_bench("import", "pldm-weights", source, "--out", "mine", *TO_TWOROOM) == (0, "mine\n", "")
+    card = load_card(tmp_path / "mine")
+    assert (card["agent"], card["config"]["history"], card["released"]["source"]) == ("pldm", 3, "source")
+    assert lewm_bench("export", "pldm-weights", "mine", "--out", "back")[:2] == (0, "back\n")
+    back = torch.load(tmp_path / "back" / "weights.pt", weights_only=True)
+    assert back.keys() == tensors.keys() and all(torch.equal(back[name], tensors[name]) for name in tensors)
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert stripped(config) == stripped(sizes(10, SMALL)) and config["_target_"].endswith(".pldm.PLDM")
+    says = ["holds 'pldm', not lewm", "`lewm-bench export pldm-weights`"]
+    refused(lewm_bench("export", "lewm-weights", "mine", "--out", "other"), says, tmp_path / "other")
+
+
+@pytest.mark.parametrize(("verb", "target", "own"), [("lewm", PLDM, "pldm"), ("pldm", LEWM_, "lewm")])
+def test_weights_of_the_other_agent_are_refused(lewm_bench, release, tmp_path, verb, target, own) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    os.link(release / "weights.pt", source / "weights.pt")
+    (source / "config.json").write_text(json.dumps(named(sizes(10, SMALL), target)))
+    says = [f"says that this is {target.rpartition('.')[2]}", f"`lewm-bench import {own}-weights`"]
+    refused(lewm_bench("import", f"{verb}-weights", source, "--out", "mine", *TO_TWOROOM), says, tmp_path / "mine")
+
+
+def test_a_folder_of_pldm_is_no_checkpoint_of_lewm(lewm_bench, tensors, tmp_path, monkeypatch) -> None:
+    from lewm_bench.run import released
+
+    monkeypatch.setitem(released.PUBLISHED, TWOROOM, released.ActionStatistics((0.0, 0.0), (1.0, 1.0), "a test"))
+    source = write_release(tmp_path / "source", tensors, named(sizes(10, SMALL), PLDM))
+    status, _, err = lewm_bench("evaluate", "lewm", *FEW, "--env", TWOROOM, "--checkpoint", source)
+    assert status == 2 and "was made with agent 'pldm', but here it is 'lewm'" in err.splitlines()[-1], err
+
+
 # What takes a checkpoint takes a release.
 
 FEW = (
@@ -356,6 +399,16 @@ def test_an_imported_checkpoint_is_evaluated(lewm_bench, imported, tmp_path) -> 
 def test_other_sizes_are_refused_with_what_mends_them(lewm_bench, imported, option, says) -> None:
     status, _, err = lewm_bench("evaluate", "lewm", *FEW, "--set", option, "--checkpoint", imported)
     assert status == 2 and all(part in err.splitlines()[-1] for part in says), err
+
+
+def test_a_card_of_before_there_was_a_setting_is_believed_to_have_its_default(lewm_bench, imported, tmp_path) -> None:
+    card = load_card(imported)
+    del card["config"]["dropout"]
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older" / "card.json").write_text(json.dumps(card))
+    os.link(imported / "model.safetensors", tmp_path / "older" / "model.safetensors")
+    status, _, err = lewm_bench("evaluate", "lewm", *FEW, "--set", "lewm.dropout=0.2", "--checkpoint", "older")
+    assert status == 2 and "lewm.dropout 0.1, but here it is 0.2" in err
 
 
 def test_another_environment_is_refused(lewm_bench, imported) -> None:
