@@ -48,17 +48,11 @@ BLOCK_NAMES = {
 """What transformers 5 calls the parts of a ViT's block, and what transformers 4 and we call them."""
 
 
-class Peer(NamedTuple):
-    """What stable-worldmodel calls an agent of ours that has LeWM's networks."""
+PACKAGES = {"lewm": "stable_worldmodel.wm.lewm", "pldm": "stable_worldmodel.wm.pldm"}
+"""Where stable-worldmodel has those of our agents that have LeWM's networks."""
 
-    package: str
-    model: str
-
-
-PEERS = {
-    "lewm": Peer("stable_worldmodel.wm.lewm", "LeWM"),
-    "pldm": Peer("stable_worldmodel.wm.pldm", "PLDM"),
-}
+PEERS = {"lewm": "LeWM", "pldm": "PLDM", "dino-wm": "PreJEPA"}
+"""What its classes of our agents are called."""
 
 
 class Released(NamedTuple):
@@ -98,7 +92,7 @@ def agent_of(folder: Path) -> str | None:
         UserError: it is damaged.
     """
     target = read_config(folder / CONFIG).get("_target_")
-    models = {peer.model: agent for agent, peer in PEERS.items()}
+    models = {model: agent for agent, model in PEERS.items()}
     return models.get(target.rpartition(".")[2]) if isinstance(target, str) else None
 
 
@@ -153,7 +147,7 @@ def write_released(
     """Write an agent of the paper's size as LeWM's authors do: transformers 4's names, targets of stable-worldmodel 0.1.1.
 
     Args:
-        agent: one of ``PEERS``.
+        agent: one of ``PACKAGES``.
         block: numbers of an action block.
     """
     buffer = io.BytesIO()
@@ -164,7 +158,7 @@ def write_released(
 
 def layout(agent: str, config: JEPAConfig, image_size: int, block: int) -> dict[str, Any]:
     """``config.json`` of an agent; keys that begin with _ are for the released code alone."""
-    peer, model = PEERS[agent]
+    peer = PACKAGES[agent]
     width = JEPAConfig().width
     projector = {
         "_target_": f"{peer}.module.MLP",
@@ -174,7 +168,7 @@ def layout(agent: str, config: JEPAConfig, image_size: int, block: int) -> dict[
         "norm_fn": {"_target_": "torch.nn.BatchNorm1d", "_partial_": True},
     }
     return {
-        "_target_": f"{peer}.{model}",
+        "_target_": f"{peer}.{PEERS[agent]}",
         "encoder": {
             "_target_": "stable_pretraining.backbone.utils.vit_hf",
             "size": "tiny",

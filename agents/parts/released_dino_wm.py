@@ -19,7 +19,6 @@ from lewm_bench.agents.parts.encoders import FRAMES
 from lewm_bench.agents.parts.released import CONFIG, MEND, PATCH, WEIGHTS, read_config, read_tensors, require_files
 from lewm_bench.core.errors import UserError, short_repr
 
-MODEL = "PreJEPA"
 FED = "stable-worldmodel"  # the way in which frames enter DINOv2 there
 BACKBONE = "backbone."
 MASK = re.compile(r"predictor\.transformer\.layers\.\d+\.0\.bias")

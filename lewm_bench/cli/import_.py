@@ -57,6 +57,37 @@ for _agent, _of in RELEASES.items():
     _weights_verb(_agent, _of)
 
 
+@app.command(name="dino-wm-weights", cls=Verb)
+def dino_wm_weights(
+    source: Annotated[Path, typer.Argument(help="A folder with weights.pt and config.json, or hf:OWNER/NAME.")],
+    out: Annotated[Path, typer.Option("--out", help="The checkpoint folder to make.")],
+    env: Annotated[str, typer.Option("--env", help="The environment it was trained in (`lewm-bench list envs`).")],
+    dinov2: Annotated[Path | None, typer.Option("--dinov2", help="Folder with DINOv2's config.json and model.safetensors (dino-wm.weights); else the cache of Hugging Face.")] = None,
+    action_mean: Annotated[str, typer.Option("--action-mean", help="Mean of the actions that it was trained on, comma-separated.")] = "",
+    action_std: Annotated[str, typer.Option("--action-std", help="Their standard deviation.")] = "",
+    proprio_mean: Annotated[str, typer.Option("--proprio-mean", help="Mean of the proprioception that it was trained on, comma-separated.")] = "",
+    proprio_std: Annotated[str, typer.Option("--proprio-std", help="Its standard deviation.")] = "",
+    data: Annotated[Path | None, typer.Option("--data", help="A data set of ours to take them all from instead.")] = None,
+    frame_skip: Annotated[int, typer.Option("--frame-skip", min=1, help="Actions per block.")] = 5,
+) -> None:  # fmt: skip
+    """Make a checkpoint folder of the weights of a DINO-WM that stable-worldmodel has saved (PreJEPA), and print it.
+
+    Example: lewm-bench import dino-wm-weights their-pusht --env lewm_bench/PushT-v0 --out pusht-dino-wm
+    """
+    from lewm_bench.run.checkpoints import located
+    from lewm_bench.run.released import statistics_of
+    from lewm_bench.run.released_dino_wm import import_dino_wm, proprio_statistics_of
+
+    require_new(out)
+    actions = [decimals(*given) for given in (("--action-mean", action_mean), ("--action-std", action_std))]
+    felt = [decimals(*given) for given in (("--proprio-mean", proprio_mean), ("--proprio-std", proprio_std))]
+    statistics = statistics_of("dino-wm", env, *actions, data)
+    proprio = proprio_statistics_of(env, *felt, data)
+    weights = None if dinov2 is None else str(dinov2)
+    import_dino_wm(located(source), out, env, statistics, proprio, weights, frame_skip)
+    typer.echo(str(out))
+
+
 @app.command(name="data", cls=Verb)
 def data(
     source: Annotated[Path, typer.Argument(help="A file, folder or archive (.zst, .tar.zst) of any known format.")],

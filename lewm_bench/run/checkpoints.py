@@ -16,7 +16,7 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.reading import is_file, read_model, require_tensors
 from lewm_bench.run.registry import agent_family
-from lewm_bench.run.released import Origin, environment_of, import_release, statistics_of
+from lewm_bench.run.released import LAYOUTS, Origin, environment_of, import_release, statistics_of
 from lewm_bench.run.validation import checked
 from lewm_bench.system.checkpoint import CARD, MEND, WEIGHTS, load_card
 from lewm_bench.system.files import checksum
@@ -58,6 +58,10 @@ def checkpoint_folder(named: Path, env_id: str, store: Store) -> Path:
         return origin.folder
     require_files(origin.folder, origin.root)
     agent = agent_of(origin.folder) or "lewm"
+    if agent not in LAYOUTS:
+        raise UserError(
+            f"{origin.folder} is no checkpoint yet; make one of it with `lewm-bench import {agent}-weights`"
+        )
     env_id = environment_of(agent, origin.name, env_id)
     statistics = statistics_of(agent, env_id, (), (), None)
     files = {name: checksum(origin.folder / name) for name in RELEASED}

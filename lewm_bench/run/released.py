@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from lewm_bench.agent import AgentConfig
 from lewm_bench.agents.fast_lewm import FAST_LEWM
 from lewm_bench.agents.lewm import LEWM
 from lewm_bench.agents.parts import released_fast_lewm
-from lewm_bench.agents.parts.jepa import JEPAConfig, JointEmbeddingFamily
+from lewm_bench.agents.parts.jepa import JointEmbeddingFamily
 from lewm_bench.agents.parts.released import (
     CONFIG,
+    PACKAGES,
     PEERS,
     RELEASED,
     SIZES,
@@ -29,6 +31,7 @@ from lewm_bench.agents.parts.released import (
     read_released,
     write_released,
 )
+from lewm_bench.agents.parts.released_dino_wm import ReleasedDinoWM
 from lewm_bench.agents.pldm import PLDM_FAMILY
 from lewm_bench.core.errors import UserError, short_repr
 from lewm_bench.core.names import parse_agent
@@ -156,26 +159,27 @@ def import_release(
     family = layout.family
     found = layout.read(origin.folder, origin.root)
     if CONFIG in layout.files:
-        _require_agent(agent, origin)
-    action_dim = _action_dim(env_id, found, statistics, frame_skip)
+        require_agent(agent, origin)
+    action_dim = action_dim_of(env_id, found, statistics, frame_skip)
     config = checked(lambda: family.Config(frame_skip=frame_skip, **found.settings), agent, family.Config)
     model = family.build(config, found.image_size, action_dim)
     scale = {"action_scale.mean": statistics.mean, "action_scale.std": statistics.std}
     tensors = found.tensors | {name: torch.tensor(value) for name, value in scale.items()}
     load_strict(model, tensors, str(origin.folder / WEIGHTS))
-    save_checkpoint(out, model, _card(agent, origin, config, found, env_id, action_dim, statistics))
+    card = card_of_release(agent, origin, layout.files, config, found.image_size, env_id, action_dim, statistics)
+    save_checkpoint(out, model, card)
 
 
-def _require_agent(agent: str, origin: Origin) -> None:
+def require_agent(agent: str, origin: Origin) -> None:
     """Raise a UserError if a release says that it is of another agent, whose networks may be the same."""
     own = agent_of(origin.folder)
     if own not in (None, agent):
         raise UserError(
-            f"{origin.folder / CONFIG} says that this is {PEERS[own].model}; import it with `lewm-bench import {own}-weights`"
+            f"{origin.folder / CONFIG} says that this is {PEERS[own]}; import it with `lewm-bench import {own}-weights`"
         )
 
 
-def _action_dim(env_id: str, found: Released, statistics: ActionStatistics, frame_skip: int) -> int:
+def action_dim_of(env_id: str, found: Released | ReleasedDinoWM, statistics: ActionStatistics, frame_skip: int) -> int:
     """Numbers of one action, held against the release and the statistics."""
     size = int(make_env(env_id, found.image_size).action_space.shape[0])
     if found.block != frame_skip * size:
@@ -191,11 +195,12 @@ def _action_dim(env_id: str, found: Released, statistics: ActionStatistics, fram
     return size
 
 
-def _card(
+def card_of_release(
     agent: str,
     origin: Origin,
-    config: JEPAConfig,
-    found: Released,
+    files: Sequence[str],
+    config: AgentConfig,
+    image_size: int,
     env_id: str,
     action_dim: int,
     statistics: ActionStatistics,
@@ -205,7 +210,7 @@ def _card(
         "agent": agent,
         "config": config.model_dump(mode="json", exclude={"train"}),
         "env": env_id,
-        "image_size": found.image_size,
+        "image_size": image_size,
         "action_dim": action_dim,
         "dataset": None,
         "seed": None,
@@ -213,7 +218,7 @@ def _card(
         "released": {
             # Not the path on this machine: a card may be published.
             "source": origin.name if origin.name.startswith(PREFIX) else origin.folder.resolve().name,
-            "sha256": {name: checksum(origin.folder / name) for name in LAYOUTS[agent].files},
+            "sha256": {name: checksum(origin.folder / name) for name in files},
             "action_statistics": statistics.source,
         },
     }
@@ -223,7 +228,7 @@ def export_release(agent: str, checkpoint: Path, out: Path) -> ActionStatistics:
     """Write a checkpoint as stable-worldmodel saves weights, and return the statistics that the layout has no place for.
 
     Args:
-        agent: one of ``PEERS``.
+        agent: one of ``PACKAGES``.
 
     Raises:
         UserError: it is another agent, or not of the paper's size, which is all that the released code builds.
@@ -251,9 +256,9 @@ def export_release(agent: str, checkpoint: Path, out: Path) -> ActionStatistics:
 def _mend_export(own: object) -> str:
     """What to do with a checkpoint of another agent than was to be exported."""
     base = parse_agent(own).base if isinstance(own, str) else None
-    if base in PEERS:
+    if base in PACKAGES:
         return f"; use `lewm-bench export {base}-weights`"
-    return f"; the released code builds {' and '.join(PEERS)}"
+    return f"; the released code builds {' and '.join(PACKAGES)}"
 
 
 def _is_size(value: object) -> bool:
