@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -235,10 +237,25 @@ def _dinov2_model(folder: Path | None) -> tuple[nn.Module, str]:
     kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
     if kind not in kinds:
         raise UserError(f"{folder} holds a model of type {kind!r}, not DINOv2; mend dino-wm.weights")
-    model = kinds[kind].from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    with _without_progress():
+        model = kinds[kind].from_pretrained(folder, local_files_only=True, use_safetensors=True)
     if (name := not_finite(model.state_dict())) is not None:
         raise UserError(f"the weights in {folder} are not finite numbers (tensor {name}); fetch them again")
     return model, kind
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    """Without the bar that transformers 5 shows while it reads a file."""
+    from transformers.utils import logging as shown
+
+    was = shown.is_progress_bar_enabled()
+    shown.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was:
+            shown.enable_progress_bar()
 
 
 def dinov2_folder(weights: str | None) -> Path:
