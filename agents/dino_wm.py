@@ -74,8 +74,9 @@ class DinoWMConfig(AgentConfig):
     weights: str | None = Field(
         None, description="folder with DINOv2's config.json and model.safetensors; null: the cache of Hugging Face"
     )
-    frames: Literal["dino-wm", "stable-worldmodel"] = Field(
-        "dino-wm", description="how frames enter DINOv2: resized to 196 px, or to 224 px with positions of transformers"
+    frames: Literal["dino-wm", "stable-worldmodel", "jepa-wms"] = Field(
+        "dino-wm",
+        description="how frames enter DINOv2, by whose code does so: resized to 196 px, or to 224 px (the others)",
     )
     local: LocalConfig = Field(LocalConfig(), description="the encoders lowpass and mae")
     cache_tokens: Literal["auto", "disk", "never"] = Field(
@@ -384,7 +385,11 @@ class ReencodingController(LatentController):
 
 
 ENCODED_TOGETHER = 32
-POSITIONS_OF = {"dino-wm": "the original DINOv2", "stable-worldmodel": "transformers"}
+POSITIONS_OF = {
+    "dino-wm": "the original DINOv2",
+    "stable-worldmodel": "transformers",
+    "jepa-wms": "the original DINOv2",
+}
 
 
 def check_encoder(model: DinoWM, setting: Setting[DinoWMConfig]) -> None:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lewm_bench.agents.parts.nets import Normalize, StemViT
+from lewm_bench.agents.parts.nets import IMAGENET_MEAN, IMAGENET_STD, Normalize, StemViT
 from lewm_bench.core.config import Config
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.core.rng import stream
@@ -173,10 +173,18 @@ class FrameRule(NamedTuple):
 
     size: int  # pixels to which they are resized, of 14 px patches
     positions: PositionRule | None  # None: the original code's, for the kind of weights
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
 
-FRAMES = {"dino-wm": FrameRule(196, None), "stable-worldmodel": FrameRule(224, TRANSFORMERS)}
-"""By whose code does so: 14 x 14 or 16 x 16 tokens of a frame."""
+HALF = (0.5, 0.5, 0.5)
+FRAMES = {
+    "dino-wm": FrameRule(196, None),
+    "stable-worldmodel": FrameRule(224, TRANSFORMERS),
+    "jepa-wms": FrameRule(224, None, HALF, HALF),
+}
+"""By whose code does so: 14 x 14 or 16 x 16 tokens of a frame. Ours differs from DINO-WM's own by ImageNet's mean and
+deviation of colours, in place of halves."""
 
 
 def resampled_positions(positions: Tensor, side: int, rule: PositionRule) -> Tensor:
@@ -206,10 +214,10 @@ class Dinov2Encoder(nn.Module):
             frames: one of ``FRAMES``.
         """
         super().__init__()
-        self.normalize = Normalize()
+        rule = FRAMES[frames]
+        self.normalize = Normalize(rule.mean, rule.std)
         self.identity = b"" if folder is None else dinov2_identity(folder, frames)
         self.model, self.kind = _dinov2_model(folder)
-        self.frames, rule = frames, FRAMES[frames]
         self.image_size = rule.size
         side = rule.size // self.model.config.patch_size
         embeddings = self.model.embeddings

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -210,17 +210,28 @@ def differences(found: Any, expected: Mapping[str, Any], at: str = "") -> Iterat
 
 def read_tensors(path: Path, mend: str = MEND) -> dict[str, Tensor]:
     """The tensors of a state dict under our names; anything else that a file of torch can hold is refused unread."""
-    require_file(path, mend, LARGEST)
-    found = result_or_error(lambda: torch.load(path, map_location="cpu", weights_only=True))
-    if isinstance(found, Exception):
-        reason = reason_of(found).partition(". ")[0]
-        raise UserError(f"{path} is damaged, or holds more than tensors ({short_repr(reason)}); {mend}")
-    if not isinstance(found, dict) or not all(map(_is_entry, found.items())):
+    found = load_plain(path, mend)
+    if not is_state_dict(found):
         raise UserError(f"{path} is not a state dict: it must map names to tensors and hold nothing else; {mend}")
     tensors = {renamed(name): tensor for name, tensor in found.items()}
     if len(tensors) < len(found):
         raise UserError(f"{path} holds tensors twice, under the names of transformers 4 and 5; {mend}")
     return tensors
+
+
+def load_plain(path: Path, mend: str) -> Any:
+    """What a file of torch holds, if that is tensors, numbers, texts and containers of them; nothing in it runs."""
+    require_file(path, mend, LARGEST)
+    found = result_or_error(lambda: torch.load(path, map_location="cpu", weights_only=True))
+    if isinstance(found, Exception):
+        reason = reason_of(found).partition(". ")[0]
+        raise UserError(f"{path} is damaged, or holds more than tensors ({short_repr(reason)}); {mend}")
+    return found
+
+
+def is_state_dict(found: object) -> TypeGuard[dict[str, Tensor]]:
+    """Whether it maps names to plain tensors and holds nothing else."""
+    return isinstance(found, dict) and all(map(_is_entry, found.items()))
 
 
 def renamed(name: str) -> str:

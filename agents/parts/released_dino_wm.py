@@ -1,8 +1,14 @@
-"""DINO-WM as stable-worldmodel saves it ("PreJEPA"): ``weights.pt``, a state dict, and ``config.json``, its sizes.
+"""DINO-WM as two others save it.
 
-The state dict has the frozen DINOv2 too, which stays outside our checkpoints: whoever imports one holds it against
-their own. Its predictor ends with its last norm, where ours has a linear layer behind it, which then passes all
-channels but the action's.
+stable-worldmodel ("PreJEPA"): ``weights.pt``, a state dict, and ``config.json``, its sizes. The state dict has the
+frozen DINOv2 too, which stays outside our checkpoints: whoever imports one holds it against their own.
+
+jepa-wms, which publishes such files: one file, ``NAME.pth.tar``, of the state dicts of predictor, action encoder and
+perhaps proprioception's encoder, of the optimiser's state, which is not read, and no sizes. Those that shapes do not
+tell (heads, dropout) are the published ones, which are our defaults.
+
+Both predictors end with their last norm, where ours has a linear layer behind it, which then passes all channels but
+the action's.
 """
 
 from __future__ import annotations
@@ -16,10 +22,27 @@ import torch
 from torch import Tensor
 
 from lewm_bench.agents.parts.encoders import FRAMES
-from lewm_bench.agents.parts.released import CONFIG, MEND, PATCH, WEIGHTS, read_config, read_tensors, require_files
+from lewm_bench.agents.parts.released import (
+    CONFIG,
+    MEND,
+    PATCH,
+    WEIGHTS,
+    is_state_dict,
+    load_plain,
+    read_config,
+    read_tensors,
+    require_files,
+)
 from lewm_bench.core.errors import UserError, short_repr
 
-FED = "stable-worldmodel"  # the way in which frames enter DINOv2 there
+STABLE, JEPA_WMS = "stable-worldmodel", "jepa-wms"  # whose code, and the way in which frames enter DINOv2 there
+CONTEXT = 2  # frames that jepa-wms plans from, whatever number of them its positions are for
+STATE_DICTS = {
+    "predictor": "predictor.",
+    "action_encoder": "extra_encoders.action.",
+    "proprio_encoder": "extra_encoders.proprio.",
+}
+"""Those of jepa-wms, and how the names of stable-worldmodel begin, which are the same behind that."""
 BACKBONE = "backbone."
 MASK = re.compile(r"predictor\.transformer\.layers\.\d+\.0\.bias")
 """Which tokens see which: the same for all models of a size, and not a weight."""
@@ -51,7 +74,7 @@ class ReleasedDinoWM(NamedTuple):
     """A release: its tensors under our names, those of its DINOv2, sizes, and what it says of the agent's settings."""
 
     tensors: dict[str, Tensor]
-    backbone: dict[str, Tensor]  # under the names of whichever transformers wrote them
+    backbone: dict[str, Tensor] | None  # under the names of whichever transformers wrote them; None: not in it
     image_size: int
     block: int  # numbers of an action block
     proprio: int  # numbers of proprioception; 0: it reads none
@@ -81,8 +104,59 @@ def read_released(folder: Path, root: Path | None = None) -> ReleasedDinoWM:
     proprio, size = read.get("proprio", (0, 0))
     settings = {ours: predictor[theirs] for theirs, ours in SETTINGS.items()}
     settings |= {"history": said["history_size"], "dropout": predictor["dropout"], "action_size": read["action"][1]}
-    settings |= {"frames": FED, "proprio": proprio > 0, **({"proprio_size": size} if proprio else {})}
-    return ReleasedDinoWM(tensors, backbone, FRAMES[FED].size, read["action"][0], proprio, settings)
+    settings |= {"frames": STABLE, "proprio": proprio > 0, **({"proprio_size": size} if proprio else {})}
+    return ReleasedDinoWM(tensors, backbone, FRAMES[STABLE].size, read["action"][0], proprio, settings)
+
+
+def read_jepa_wms(path: Path) -> ReleasedDinoWM:
+    """The model in a file of jepa-wms.
+
+    Raises:
+        UserError: it is missing, damaged, more than plain values and tensors, or not such a DINO-WM.
+    """
+    found = load_plain(path, MEND)
+    parts = found if isinstance(found, dict) else {}
+    if not all(is_state_dict(parts.get(name)) for name in ("predictor", "action_encoder")):
+        raise UserError(f"{path} has no state dicts of predictor and action_encoder, as files of jepa-wms have; {MEND}")
+    dicts = {name: parts[name] for name in STATE_DICTS if is_state_dict(parts.get(name))}
+    named = {
+        STATE_DICTS[part] + name.removeprefix("module."): t for part, own in dicts.items() for name, t in own.items()
+    }
+    rest = {name: t for name, t in named.items() if not MASK.fullmatch(name)}
+    tensors = {our_name(name): _without_kernel(t) if name in CONVOLUTIONS else t for name, t in rest.items()}
+    _, rows, width = _shape(tensors, path, "predictor.positions", 3)
+    action, block = _shape(tensors, path, "predictor.action.weight", 2)
+    size, proprio = _shape(tensors, path, "proprio.embedding.weight", 2) if "proprio_encoder" in dicts else (0, 0)
+    rule = FRAMES[JEPA_WMS]
+    patches = (rule.size // PATCH) ** 2
+    if rows % patches or rows < CONTEXT * patches:
+        raise UserError(
+            f"{path} has positions for {rows} tokens, which are not those of {CONTEXT} or more frames of {patches} patches, as "
+            f"in files of jepa-wms; {MEND}"
+        )
+    positions = tensors["predictor.positions"][:, : CONTEXT * patches]
+    if width <= action + size:
+        raise UserError(
+            f"{path}: a predictor of width {width} has no channels for the frame beside {action + size} others"
+        )
+    settings = {"history": CONTEXT, "frames": JEPA_WMS, "action_size": action, "depth": _blocks(tensors)}
+    settings |= {"mlp_hidden": _shape(tensors, path, "predictor.blocks.0.mlp.0.weight", 2)[0]}
+    settings |= {"proprio": proprio > 0, **({"proprio_size": size} if proprio else {})}
+    tensors |= {"predictor.positions": positions.clone(), **_output(width, action)}
+    return ReleasedDinoWM(tensors, None, rule.size, block, proprio, settings)
+
+
+def _shape(tensors: Mapping[str, Tensor], path: Path, name: str, dimensions: int) -> tuple[int, ...]:
+    """That of a tensor which tells sizes of the model."""
+    found = tensors.get(name)
+    if found is None or found.dim() != dimensions or 0 in found.shape:
+        has = "is missing" if found is None else f"has the shape {tuple(found.shape)}"
+        raise UserError(f"{path} is no DINO-WM of jepa-wms: the tensor {name} {has}; {MEND}")
+    return tuple(found.shape)
+
+
+def _blocks(tensors: Mapping[str, Tensor]) -> int:
+    return len({name.split(".")[2] for name in tensors if name.startswith("predictor.blocks.")})
 
 
 def our_name(name: str) -> str:
@@ -124,7 +198,7 @@ def _require_sizes(
         if found is None or tuple(found.shape) != shape:
             has = "is missing" if found is None else f"has the shape {tuple(found.shape)}"
             raise UserError(f"{folder / CONFIG} says that {name} has the shape {shape}, but it {has}; {MEND}")
-    blocks = len({name.split(".")[2] for name in tensors if name.startswith("predictor.blocks.")})
+    blocks = _blocks(tensors)
     if blocks != predictor["depth"]:
         raise UserError(
             f"{folder / CONFIG} says predictor.depth {predictor['depth']}, but there are {blocks} blocks; {MEND}"
@@ -147,7 +221,7 @@ def _sizes(said: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[st
             "proprio and action, in that order"
         )
     read = {name: _encoder(part, name, path) for name, part in encoders.items()}
-    patches = (FRAMES[FED].size // PATCH) ** 2
+    patches = (FRAMES[STABLE].size // PATCH) ** 2
     for name, found, expected in (
         ("num_pred", said.get("num_pred", 1), 1),
         ("predictor.num_patches", predictor["num_patches"], patches),

@@ -59,7 +59,7 @@ for _agent, _of in RELEASES.items():
 
 @app.command(name="dino-wm-weights", cls=Verb)
 def dino_wm_weights(
-    source: Annotated[Path, typer.Argument(help="A folder with weights.pt and config.json, or hf:OWNER/NAME.")],
+    source: Annotated[Path, typer.Argument(help="A folder with weights.pt and config.json of stable-worldmodel, hf:OWNER/NAME, or a file NAME.pth.tar of jepa-wms.")],
     out: Annotated[Path, typer.Option("--out", help="The checkpoint folder to make.")],
     env: Annotated[str, typer.Option("--env", help="The environment it was trained in (`lewm-bench list envs`).")],
     dinov2: Annotated[Path | None, typer.Option("--dinov2", help="Folder with DINOv2's config.json and model.safetensors (dino-wm.weights); else the cache of Hugging Face.")] = None,
@@ -70,9 +70,9 @@ def dino_wm_weights(
     data: Annotated[Path | None, typer.Option("--data", help="A data set of ours to take them all from instead.")] = None,
     frame_skip: Annotated[int, typer.Option("--frame-skip", min=1, help="Actions per block.")] = 5,
 ) -> None:  # fmt: skip
-    """Make a checkpoint folder of the weights of a DINO-WM that stable-worldmodel has saved (PreJEPA), and print it.
+    """Make a checkpoint folder of the weights of a DINO-WM of stable-worldmodel (PreJEPA) or jepa-wms, and print it.
 
-    Example: lewm-bench import dino-wm-weights their-pusht --env lewm_bench/PushT-v0 --out pusht-dino-wm
+    Example: lewm-bench import dino-wm-weights dino_wm_pusht.pth.tar --env lewm_bench/PushT-v0 --out pusht-dino-wm
     """
     from lewm_bench.run.checkpoints import located
     from lewm_bench.run.released import statistics_of

@@ -29,6 +29,7 @@ from lewm_bench.agents.parts.released import (
     Released,
     agent_of,
     read_released,
+    require_files,
     write_released,
 )
 from lewm_bench.agents.parts.released_dino_wm import ReleasedDinoWM
@@ -157,21 +158,23 @@ def import_release(
     """
     layout = LAYOUTS[agent]
     family = layout.family
-    found = layout.read(origin.folder, origin.root)
     if CONFIG in layout.files:
         require_agent(agent, origin)
+    found = layout.read(origin.folder, origin.root)
     action_dim = action_dim_of(env_id, found, statistics, frame_skip)
     config = checked(lambda: family.Config(frame_skip=frame_skip, **found.settings), agent, family.Config)
     model = family.build(config, found.image_size, action_dim)
     scale = {"action_scale.mean": statistics.mean, "action_scale.std": statistics.std}
     tensors = found.tensors | {name: torch.tensor(value) for name, value in scale.items()}
     load_strict(model, tensors, str(origin.folder / WEIGHTS))
-    card = card_of_release(agent, origin, layout.files, config, found.image_size, env_id, action_dim, statistics)
+    files = [origin.folder / name for name in layout.files]
+    card = card_of_release(agent, origin, files, config, found.image_size, env_id, action_dim, statistics)
     save_checkpoint(out, model, card)
 
 
 def require_agent(agent: str, origin: Origin) -> None:
-    """Raise a UserError if a release says that it is of another agent, whose networks may be the same."""
+    """Raise a UserError if a release lacks a file or says that it is of another agent, whose networks may be the same."""
+    require_files(origin.folder, origin.root)
     own = agent_of(origin.folder)
     if own not in (None, agent):
         raise UserError(
@@ -198,7 +201,7 @@ def action_dim_of(env_id: str, found: Released | ReleasedDinoWM, statistics: Act
 def card_of_release(
     agent: str,
     origin: Origin,
-    files: Sequence[str],
+    files: Sequence[Path],
     config: AgentConfig,
     image_size: int,
     env_id: str,
@@ -218,7 +221,7 @@ def card_of_release(
         "released": {
             # Not the path on this machine: a card may be published.
             "source": origin.name if origin.name.startswith(PREFIX) else origin.folder.resolve().name,
-            "sha256": {name: checksum(origin.folder / name) for name in files},
+            "sha256": {file.name: checksum(file) for file in files},
             "action_statistics": statistics.source,
         },
     }

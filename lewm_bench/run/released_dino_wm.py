@@ -1,7 +1,7 @@
-"""A DINO-WM that stable-worldmodel has saved as a checkpoint of ours.
+"""A DINO-WM that stable-worldmodel or jepa-wms has saved as a checkpoint of ours.
 
-Beside the statistics of actions it lacks those of proprioception, and it has DINOv2 in it, which our checkpoints leave
-where it is published.
+Beside the statistics of actions it lacks those of proprioception. One of stable-worldmodel has DINOv2 in it, which our
+checkpoints leave where it is published.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from torch import Tensor
 from lewm_bench.agents.dino_wm import DinoWM, DinoWMConfig, proprio_of
 from lewm_bench.agents.parts.encoders import DINOV2_FILES, Dinov2Encoder, dinov2_folder
 from lewm_bench.agents.parts.released import RELEASED, WEIGHTS
-from lewm_bench.agents.parts.released_dino_wm import ReleasedDinoWM, read_released
+from lewm_bench.agents.parts.released_dino_wm import ReleasedDinoWM, read_jepa_wms, read_released
 from lewm_bench.core.errors import UserError
+from lewm_bench.core.reading import is_file
 from lewm_bench.data.format import Dataset
 from lewm_bench.run.environments import make_env
 from lewm_bench.run.released import ActionStatistics, Origin, action_dim_of, card_of_release, require_agent
@@ -91,18 +92,27 @@ def import_dino_wm(
         UserError: it is no such release, or not one for this environment or DINOv2. Nothing is written then.
         NotRun: there is no DINOv2.
     """
-    require_agent("dino-wm", origin)
-    found = read_released(origin.folder, origin.root)
+    found, file = _read(origin)
     folder = dinov2_folder(weights)
-    _require_backbone(found.backbone, folder, origin)
+    if found.backbone is not None:
+        _require_backbone(found.backbone, folder, file)
     action_dim = action_dim_of(env_id, found, statistics, frame_skip)
     own = {"encoder": "dinov2-small", "weights": weights, "frame_skip": frame_skip, **found.settings}
     config = checked(lambda: DinoWMConfig(**own), "dino-wm", DinoWMConfig)
     model = DinoWM(config, Dinov2Encoder(folder, config.frames), action_dim, found.proprio)
     tensors = found.tensors | _scales(found, env_id, statistics, proprio) | {"encoder_identity": model.encoder_identity}
-    load_strict(model, tensors, str(origin.folder / WEIGHTS))
-    card = card_of_release("dino-wm", origin, RELEASED, config, found.image_size, env_id, action_dim, statistics)
+    load_strict(model, tensors, str(file))
+    files = [file] if file == origin.folder else [origin.folder / name for name in RELEASED]
+    card = card_of_release("dino-wm", origin, files, config, found.image_size, env_id, action_dim, statistics)
     save_checkpoint(out, model, card)
+
+
+def _read(origin: Origin) -> tuple[ReleasedDinoWM, Path]:
+    """A release and the file with its tensors: of jepa-wms if it is one file, of stable-worldmodel if it is a folder."""
+    if is_file(origin.folder):
+        return read_jepa_wms(origin.folder), origin.folder
+    require_agent("dino-wm", origin)
+    return read_released(origin.folder, origin.root), origin.folder / WEIGHTS
 
 
 def _scales(
@@ -129,12 +139,12 @@ def _scales(
     return {name: torch.tensor(value) for name, value in scales.items()}
 
 
-def _require_backbone(backbone: dict[str, Tensor], folder: Path, origin: Origin) -> None:
+def _require_backbone(backbone: dict[str, Tensor], folder: Path, file: Path) -> None:
     """Raise a UserError unless a release has the DINOv2 of a folder in it, whatever the tensors are called."""
     own = load_tensors(folder / DINOV2_FILES[1])
     if _digests(backbone.values()) != _digests(own.values()):
         raise UserError(
-            f"{origin.folder / WEIGHTS} has another DINOv2 in it than {folder}; name the folder of the one that it was "
+            f"{file} has another DINOv2 in it than {folder}; name the folder of the one that it was "
             "trained with, --dinov2 FOLDER"
         )
 

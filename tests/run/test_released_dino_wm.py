@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 import torch
 from commands import outcome
-from released_dino_wm_layout import PATCHES, PROPRIO, WIDTH, make_dinov2, random_tensors, sizes
+from released_dino_wm_layout import (
+    HEADS,
+    PATCHES,
+    PROPRIO,
+    WIDTH,
+    jepa_wms,
+    make_dinov2,
+    prediction,
+    random_tensors,
+    sizes,
+)
 from released_layout import write_release
 
 from lewm_bench.agents.dino_wm import DinoWM, DinoWMConfig, proprio_of
@@ -89,6 +99,81 @@ def test_tokens_are_those_of_transformers_at_224_px(lewm_bench, dinov2, tmp_path
     theirs = Dinov2Model.from_pretrained(dinov2[1]).eval()((frames[0] / 255 - mean) / std).last_hidden_state[:, 1:]
     found = loaded(tmp_path / "mine", dinov2).encode(frames)[0]
     torch.testing.assert_close(found, theirs, rtol=1e-4, atol=1e-4)
+
+
+def written(found: Any, path: Path) -> Path:
+    torch.save(found, path)
+    return path
+
+
+@pytest.mark.parametrize("theirs", ["stable-worldmodel", "jepa-wms"])
+@torch.no_grad()
+def test_it_predicts_what_theirs_does(lewm_bench, dinov2, tmp_path, theirs) -> None:
+    single = theirs == "jepa-wms"
+    tensors = random_tensors(10, 2, 4, 16, 64) if single else random_tensors(10, 2)
+    source = written(jepa_wms(10, 2), tmp_path / "x.pth.tar") if single else released(dinov2, 2, tmp_path / "x")
+    assert lewm_bench(*command(source, dinov2, *FELT)) == (0, "mine\n", "")
+    card, model = load_card(tmp_path / "mine"), loaded(tmp_path / "mine", dinov2)
+    assert (card["config"]["frames"], card["config"]["history"], card["released"]["source"]) == (theirs, 2, source.name)
+    generator = torch.Generator().manual_seed(1)
+    tokens, felt = torch.randn(1, 2, PATCHES, WIDTH, generator=generator), torch.randn(1, 2, 2, generator=generator)
+    actions = torch.randn(1, 2, 10, generator=generator)
+
+    def embedded(name: str, numbers: torch.Tensor) -> torch.Tensor:
+        weight, bias = (tensors[f"extra_encoders.{name}.patch_embed.{part}"] for part in ("weight", "bias"))
+        return (numbers @ weight[:, :, 0].T + bias)[:, :, None].expand(-1, -1, PATCHES, -1)
+
+    joined = torch.cat([tokens, embedded("proprio", felt), embedded("action", actions)], -1)
+    expected = prediction(tensors, joined, 16 if single else HEADS)[..., : WIDTH + PROPRIO].float()
+    latents = model.join(tokens, felt * model.proprio.std + model.proprio.mean)
+    torch.testing.assert_close(model.predictor(latents, actions), expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_jepa_wms_feeds_dinov2_halves_and_the_original_positions(lewm_bench, dinov2, tmp_path) -> None:
+    from transformers import Dinov2Model
+
+    source = written(jepa_wms(10, 0), tmp_path / "x.pth.tar")
+    assert lewm_bench(*command(source, dinov2))[0] == 0
+    frames = torch.randint(0, 256, (1, 2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model = Dinov2Model.from_pretrained(dinov2[1]).eval()
+    grid = model.embeddings.position_embeddings
+    # The original code, for DINOv2 without registers: by the factor (16 + 0.1) / 37.
+    resampled = torch.nn.functional.interpolate(
+        grid[:, 1:].unflatten(1, (37, 37)).permute(0, 3, 1, 2), mode="bicubic", scale_factor=16.1 / 37
+    )
+    patches = resampled.permute(0, 2, 3, 1).flatten(1, 2)
+    model.embeddings.position_embeddings = torch.nn.Parameter(torch.cat([grid[:, :1], patches], 1))
+    theirs = model((frames[0] / 255 - 0.5) / 0.5).last_hidden_state[:, 1:]
+    torch.testing.assert_close(loaded(tmp_path / "mine", dinov2).encode(frames)[0], theirs, rtol=1e-4, atol=1e-4)
+
+
+def nested(part: str, name: str, value: Any) -> Callable[[dict], Any]:
+    return lambda found: found | {part: found[part] | {name: value}}
+
+
+BAD_FILES = {
+    "a module": (lambda found: found | {"encoder": torch.nn.Linear(2, 2)}, ["holds more than tensors"]),
+    "modules": (lambda found: {"predictor": 3}, ["has no state dicts of predictor and action_encoder"]),
+    "a list": (lambda found: [], ["has no state dicts"]),
+    "missing": (
+        lambda found: found | {"predictor": without("transformer.norm.bias")(found["predictor"])},
+        ["1 missing (first: predictor.norm.bias)"],
+    ),
+    "nan": (nested("action_encoder", "patch_embed.bias", torch.full((10,), float("nan"))), ["not finite"]),
+    "no positions": (nested("predictor", "pos_embedding", torch.zeros(3)), ["predictor.positions has the shape (3,)"]),
+    "other patches": (nested("predictor", "pos_embedding", torch.zeros(1, 588, 34)), ["positions for 588 tokens", "of 256"]),
+    "one frame": (nested("predictor", "pos_embedding", torch.zeros(1, 256, 34)), ["positions for 256 tokens"]),
+    "narrow": (nested("predictor", "pos_embedding", torch.zeros(1, 1024, 10)), ["no channels for the frame"]),
+    "not torch": (lambda found: None, ["has no state dicts"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_bad_file_of_jepa_wms_is_one_line_and_nothing_is_written(lewm_bench, dinov2, tmp_path, kind) -> None:
+    make, says = BAD_FILES[kind]
+    source = written(make(jepa_wms(10, 0)), tmp_path / "x.pth.tar")
+    refused(lewm_bench(*command(source, dinov2)), [*says, "x.pth.tar"], tmp_path / "mine")
 
 
 def test_statistics_come_from_a_dataset(lewm_bench, dinov2, tmp_path) -> None:
