@@ -33,6 +33,7 @@ from lewm_bench.agent import (
     train_module,
 )
 from lewm_bench.agents.parts.encoders import (
+    FRAMES,
     STATISTICS_FRAMES,
     Dinov2Encoder,
     LocalConfig,
@@ -74,9 +75,9 @@ class DinoWMConfig(AgentConfig):
     weights: str | None = Field(
         None, description="folder with DINOv2's config.json and model.safetensors; null: the cache of Hugging Face"
     )
-    frames: Literal["dino-wm", "stable-worldmodel", "jepa-wms"] = Field(
+    frames: Literal["dino-wm", "dino-wm-halves", "stable-worldmodel", "jepa-wms"] = Field(
         "dino-wm",
-        description="how frames enter DINOv2, by whose code does so: resized to 196 px, or to 224 px (the others)",
+        description="how frames enter DINOv2: 196 px, and so with DINO-WM's own colours (halves); 224 px (the others)",
     )
     local: LocalConfig = Field(LocalConfig(), description="the encoders lowpass and mae")
     cache_tokens: Literal["auto", "disk", "never"] = Field(
@@ -385,11 +386,6 @@ class ReencodingController(LatentController):
 
 
 ENCODED_TOGETHER = 32
-POSITIONS_OF = {
-    "dino-wm": "the original DINOv2",
-    "stable-worldmodel": "transformers",
-    "jepa-wms": "the original DINOv2",
-}
 
 
 def check_encoder(model: DinoWM, setting: Setting[DinoWMConfig]) -> None:
@@ -542,7 +538,8 @@ class DinoWMFamily(TrainedWorldModel):
             model.encoder.fit(sample_frames(setting.dataset, STATISTICS_FRAMES).to(setting.device))
         counted = sum(p.numel() for module in {model, model.encoder} for p in module.parameters())
         inside = sum(p.numel() for p in model.encoder.parameters()) if model.encoder in model.modules() else 0
-        about = f"positions resampled as in {POSITIONS_OF[setting.config.frames]}"
+        original = FRAMES[setting.config.frames].positions is None
+        about = f"positions resampled as in {'the original DINOv2' if original else 'transformers'}"
         if isinstance(model.encoder, LocalEncoder):
             about = "local encoder, not DINOv2"
         agent = self.agent(model, setting.config, setting.planner, setting.device)

@@ -32,11 +32,11 @@ def make_dinov2(folder: Path) -> dict[str, Tensor]:
 
 
 def random_tensors(
-    inputs: int, felt: int, frames: int = FRAMES, heads: int = HEADS, head: int = HEAD
+    inputs: int, felt: int, frames: int = FRAMES, heads: int = HEADS, head: int = HEAD, patches: int = PATCHES
 ) -> dict[str, Tensor]:
     """The state dict beside DINOv2, for ``inputs`` numbers of an action block and ``felt`` of proprioception."""
     width = WIDTH + ACTION + (PROPRIO if felt else 0)
-    shapes: dict[str, tuple[int, ...]] = {"predictor.pos_embedding": (1, frames * PATCHES, width)}
+    shapes: dict[str, tuple[int, ...]] = {"predictor.pos_embedding": (1, frames * patches, width)}
 
     def put(name: str, *weight: int) -> None:
         shapes[f"{name}.weight"], shapes[f"{name}.bias"] = weight, weight[:1]
@@ -55,15 +55,15 @@ def random_tensors(
     put("extra_encoders.action.patch_embed", ACTION, inputs, 1)
     generator = torch.Generator().manual_seed(0)
     found = {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    frame = torch.arange(frames).repeat_interleave(PATCHES)
+    frame = torch.arange(frames).repeat_interleave(patches)
     mask = (frame[:, None] >= frame).float()[None, None]
     return found | {f"predictor.transformer.layers.{i}.0.bias": mask.clone() for i in range(DEPTH)}
 
 
-def jepa_wms(inputs: int, felt: int) -> dict[str, Any]:
+def jepa_wms(inputs: int, felt: int, frames: int = 4, patches: int = PATCHES) -> dict[str, Any]:
     """What one of its files holds: positions for four frames, and the published heads, which no shape tells."""
     found: dict[str, Any] = {"opt": {"state": {}, "param_groups": [{"lr": 1e-3}]}, "scaler": None, "epoch": 50}
-    for name, tensor in random_tensors(inputs, felt, 4, 16, 64).items():
+    for name, tensor in random_tensors(inputs, felt, frames, 16, 64, patches).items():
         part, _, rest = name.removeprefix("extra_encoders.").partition(".")
         found.setdefault(part if part == "predictor" else f"{part}_encoder", {})[rest] = tensor
     return found

@@ -180,11 +180,12 @@ class FrameRule(NamedTuple):
 HALF = (0.5, 0.5, 0.5)
 FRAMES = {
     "dino-wm": FrameRule(196, None),
+    "dino-wm-halves": FrameRule(196, None, HALF, HALF),
     "stable-worldmodel": FrameRule(224, TRANSFORMERS),
     "jepa-wms": FrameRule(224, None, HALF, HALF),
 }
-"""By whose code does so: 14 x 14 or 16 x 16 tokens of a frame. Ours differs from DINO-WM's own by ImageNet's mean and
-deviation of colours, in place of halves."""
+"""By whose code does so: 14 x 14 or 16 x 16 tokens of a frame. DINO-WM's own takes halves for mean and deviation of
+colours; ours takes ImageNet's, which DINOv2 was trained with, unless it is asked for halves."""
 
 
 def resampled_positions(positions: Tensor, side: int, rule: PositionRule) -> Tensor:

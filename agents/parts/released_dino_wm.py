@@ -1,13 +1,14 @@
-"""DINO-WM as two others save it.
+"""DINO-WM as others save it.
 
 stable-worldmodel ("PreJEPA"): ``weights.pt``, a state dict, and ``config.json``, its sizes. The state dict has the
 frozen DINOv2 too, which stays outside our checkpoints: whoever imports one holds it against their own.
 
 jepa-wms, which publishes such files: one file, ``NAME.pth.tar``, of the state dicts of predictor, action encoder and
 perhaps proprioception's encoder, of the optimiser's state, which is not read, and no sizes. Those that shapes do not
-tell (heads, dropout) are the published ones, which are our defaults.
+tell (heads, dropout) are the published ones, which are our defaults. DINO-WM's authors publish whole modules, pickled,
+which nothing here reads; whoever takes their state dicts out (docs/weights.md) has such a file too.
 
-Both predictors end with their last norm, where ours has a linear layer behind it, which then passes all channels but
+All predictors end with their last norm, where ours has a linear layer behind it, which then passes all channels but
 the action's.
 """
 
@@ -35,8 +36,11 @@ from lewm_bench.agents.parts.released import (
 )
 from lewm_bench.core.errors import UserError, short_repr
 
-STABLE, JEPA_WMS = "stable-worldmodel", "jepa-wms"  # whose code, and the way in which frames enter DINOv2 there
-CONTEXT = 2  # frames that jepa-wms plans from, whatever number of them its positions are for
+IMAGE = 224  # pixels of the frames that all of them train with
+STABLE = "stable-worldmodel"  # how frames enter DINOv2 there
+CONTEXTS = {"jepa-wms": 2, "dino-wm-halves": None}
+"""How frames enter DINOv2 where there is one file, and of how many it plans; None: as many as it has positions for."""
+
 STATE_DICTS = {
     "predictor": "predictor.",
     "action_encoder": "extra_encoders.action.",
@@ -105,11 +109,11 @@ def read_released(folder: Path, root: Path | None = None) -> ReleasedDinoWM:
     settings = {ours: predictor[theirs] for theirs, ours in SETTINGS.items()}
     settings |= {"history": said["history_size"], "dropout": predictor["dropout"], "action_size": read["action"][1]}
     settings |= {"frames": STABLE, "proprio": proprio > 0, **({"proprio_size": size} if proprio else {})}
-    return ReleasedDinoWM(tensors, backbone, FRAMES[STABLE].size, read["action"][0], proprio, settings)
+    return ReleasedDinoWM(tensors, backbone, IMAGE, read["action"][0], proprio, settings)
 
 
-def read_jepa_wms(path: Path) -> ReleasedDinoWM:
-    """The model in a file of jepa-wms.
+def read_file(path: Path) -> ReleasedDinoWM:
+    """The model in a file of jepa-wms, or in one of the state dicts of DINO-WM's authors, by the tokens of a frame.
 
     Raises:
         UserError: it is missing, damaged, more than plain values and tensors, or not such a DINO-WM.
@@ -117,7 +121,9 @@ def read_jepa_wms(path: Path) -> ReleasedDinoWM:
     found = load_plain(path, MEND)
     parts = found if isinstance(found, dict) else {}
     if not all(is_state_dict(parts.get(name)) for name in ("predictor", "action_encoder")):
-        raise UserError(f"{path} has no state dicts of predictor and action_encoder, as files of jepa-wms have; {MEND}")
+        raise UserError(
+            f"{path} has no state dicts of predictor and action_encoder, as files of jepa-wms have (docs/weights.md); {MEND}"
+        )
     dicts = {name: parts[name] for name in STATE_DICTS if is_state_dict(parts.get(name))}
     named = {
         STATE_DICTS[part] + name.removeprefix("module."): t for part, own in dicts.items() for name, t in own.items()
@@ -127,23 +133,33 @@ def read_jepa_wms(path: Path) -> ReleasedDinoWM:
     _, rows, width = _shape(tensors, path, "predictor.positions", 3)
     action, block = _shape(tensors, path, "predictor.action.weight", 2)
     size, proprio = _shape(tensors, path, "proprio.embedding.weight", 2) if "proprio_encoder" in dicts else (0, 0)
-    rule = FRAMES[JEPA_WMS]
-    patches = (rule.size // PATCH) ** 2
-    if rows % patches or rows < CONTEXT * patches:
-        raise UserError(
-            f"{path} has positions for {rows} tokens, which are not those of {CONTEXT} or more frames of {patches} patches, as "
-            f"in files of jepa-wms; {MEND}"
-        )
-    positions = tensors["predictor.positions"][:, : CONTEXT * patches]
+    frames, context = _frames(rows, path)
+    positions = tensors["predictor.positions"][:, : context * _patches(frames)]
     if width <= action + size:
         raise UserError(
             f"{path}: a predictor of width {width} has no channels for the frame beside {action + size} others"
         )
-    settings = {"history": CONTEXT, "frames": JEPA_WMS, "action_size": action, "depth": _blocks(tensors)}
+    settings = {"history": context, "frames": frames, "action_size": action, "depth": _blocks(tensors)}
     settings |= {"mlp_hidden": _shape(tensors, path, "predictor.blocks.0.mlp.0.weight", 2)[0]}
     settings |= {"proprio": proprio > 0, **({"proprio_size": size} if proprio else {})}
     tensors |= {"predictor.positions": positions.clone(), **_output(width, action)}
-    return ReleasedDinoWM(tensors, None, rule.size, block, proprio, settings)
+    return ReleasedDinoWM(tensors, None, IMAGE, block, proprio, settings)
+
+
+def _patches(frames: str) -> int:
+    return (FRAMES[frames].size // PATCH) ** 2
+
+
+def _frames(rows: int, path: Path) -> tuple[str, int]:
+    """How frames enter DINOv2, and how many there are, from the number of positions."""
+    for name, context in CONTEXTS.items():
+        number, rest = divmod(rows, _patches(name))
+        if not rest and number >= (context or 1):
+            return name, context or number
+    raise UserError(
+        f"{path} has positions for {rows} tokens, which are neither two or more frames of 256, as those of jepa-wms, nor "
+        f"frames of 196, as those of DINO-WM's authors; {MEND}"
+    )
 
 
 def _shape(tensors: Mapping[str, Tensor], path: Path, name: str, dimensions: int) -> tuple[int, ...]:
@@ -151,7 +167,7 @@ def _shape(tensors: Mapping[str, Tensor], path: Path, name: str, dimensions: int
     found = tensors.get(name)
     if found is None or found.dim() != dimensions or 0 in found.shape:
         has = "is missing" if found is None else f"has the shape {tuple(found.shape)}"
-        raise UserError(f"{path} is no DINO-WM of jepa-wms: the tensor {name} {has}; {MEND}")
+        raise UserError(f"{path} is no DINO-WM: the tensor {name} {has}; {MEND}")
     return tuple(found.shape)
 
 
@@ -221,7 +237,7 @@ def _sizes(said: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[st
             "proprio and action, in that order"
         )
     read = {name: _encoder(part, name, path) for name, part in encoders.items()}
-    patches = (FRAMES[STABLE].size // PATCH) ** 2
+    patches = _patches(STABLE)
     for name, found, expected in (
         ("num_pred", said.get("num_pred", 1), 1),
         ("predictor.num_patches", predictor["num_patches"], patches),

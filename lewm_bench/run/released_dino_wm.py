@@ -1,4 +1,4 @@
-"""A DINO-WM that stable-worldmodel or jepa-wms has saved as a checkpoint of ours.
+"""A DINO-WM of stable-worldmodel, jepa-wms or its authors as a checkpoint of ours.
 
 Beside the statistics of actions it lacks those of proprioception. One of stable-worldmodel has DINOv2 in it, which our
 checkpoints leave where it is published.
@@ -19,7 +19,7 @@ from torch import Tensor
 from lewm_bench.agents.dino_wm import DinoWM, DinoWMConfig, proprio_of
 from lewm_bench.agents.parts.encoders import DINOV2_FILES, Dinov2Encoder, dinov2_folder
 from lewm_bench.agents.parts.released import RELEASED, WEIGHTS
-from lewm_bench.agents.parts.released_dino_wm import ReleasedDinoWM, read_jepa_wms, read_released
+from lewm_bench.agents.parts.released_dino_wm import ReleasedDinoWM, read_file, read_released
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.reading import is_file
 from lewm_bench.data.format import Dataset
@@ -108,9 +108,9 @@ def import_dino_wm(
 
 
 def _read(origin: Origin) -> tuple[ReleasedDinoWM, Path]:
-    """A release and the file with its tensors: of jepa-wms if it is one file, of stable-worldmodel if it is a folder."""
+    """A release and the file with its tensors: one of stable-worldmodel is a folder."""
     if is_file(origin.folder):
-        return read_jepa_wms(origin.folder), origin.folder
+        return read_file(origin.folder), origin.folder
     require_agent("dino-wm", origin)
     return read_released(origin.folder, origin.root), origin.folder / WEIGHTS
 

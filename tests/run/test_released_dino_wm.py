@@ -148,6 +148,19 @@ def test_jepa_wms_feeds_dinov2_halves_and_the_original_positions(lewm_bench, din
     torch.testing.assert_close(loaded(tmp_path / "mine", dinov2).encode(frames)[0], theirs, rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def test_state_dicts_of_dino_wms_authors_keep_their_history_and_colours(lewm_bench, dinov2, tmp_path) -> None:
+    source = written(jepa_wms(10, 2, frames=3, patches=196), tmp_path / "x.pth")
+    assert lewm_bench(*command(source, dinov2, *FELT)) == (0, "mine\n", "")
+    config, model = load_card(tmp_path / "mine")["config"], loaded(tmp_path / "mine", dinov2)
+    assert (config["frames"], config["history"], model.tokens_per_frame) == ("dino-wm-halves", 3, 196)
+    frames = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    halves = Dinov2Encoder(dinov2[1]).eval()  # by hand: the same image, in the colours that the other rule undoes
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    recoloured = ((frames / 255 - 0.5) / 0.5 * std + mean) * 255
+    torch.testing.assert_close(model.encoder(frames), halves(recoloured), rtol=1e-4, atol=1e-4)
+
+
 def nested(part: str, name: str, value: Any) -> Callable[[dict], Any]:
     return lambda found: found | {part: found[part] | {name: value}}
 
@@ -162,7 +175,7 @@ BAD_FILES = {
     ),
     "nan": (nested("action_encoder", "patch_embed.bias", torch.full((10,), float("nan"))), ["not finite"]),
     "no positions": (nested("predictor", "pos_embedding", torch.zeros(3)), ["predictor.positions has the shape (3,)"]),
-    "other patches": (nested("predictor", "pos_embedding", torch.zeros(1, 588, 34)), ["positions for 588 tokens", "of 256"]),
+    "other patches": (nested("predictor", "pos_embedding", torch.zeros(1, 200, 34)), ["positions for 200 tokens", "of 256", "of 196"]),
     "one frame": (nested("predictor", "pos_embedding", torch.zeros(1, 256, 34)), ["positions for 256 tokens"]),
     "narrow": (nested("predictor", "pos_embedding", torch.zeros(1, 1024, 10)), ["no channels for the frame"]),
     "not torch": (lambda found: None, ["has no state dicts"]),
