@@ -24,7 +24,7 @@ from lewm_bench.system.faults import result_or_error
 from lewm_bench.system.files import write_bytes, write_text
 
 WEIGHTS, CONFIG = RELEASED = ("weights.pt", "config.json")
-MEND = "fetch both files of the release again"
+MEND = "fetch the files of the release again"
 LARGEST = 2**30  # bytes of weights; the published ones have 72 MB
 PATCH = 14  # pixels
 

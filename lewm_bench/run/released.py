@@ -21,6 +21,7 @@ from lewm_bench.agents.parts import released_fast_lewm
 from lewm_bench.agents.parts.jepa import JointEmbeddingFamily
 from lewm_bench.agents.parts.released import (
     CONFIG,
+    MEND,
     PACKAGES,
     PEERS,
     RELEASED,
@@ -166,7 +167,7 @@ def import_release(
     model = family.build(config, found.image_size, action_dim)
     scale = {"action_scale.mean": statistics.mean, "action_scale.std": statistics.std}
     tensors = found.tensors | {name: torch.tensor(value) for name, value in scale.items()}
-    load_strict(model, tensors, str(origin.folder / WEIGHTS))
+    load_strict(model, tensors, str(origin.folder / WEIGHTS), MEND)
     files = [origin.folder / name for name in layout.files]
     card = card_of_release(agent, origin, files, config, found.image_size, env_id, action_dim, statistics)
     save_checkpoint(out, model, card)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lewm_bench.agents.dino_wm import DinoWM, DinoWMConfig, proprio_of
 from lewm_bench.agents.parts.encoders import DINOV2_FILES, Dinov2Encoder, dinov2_folder
-from lewm_bench.agents.parts.released import RELEASED, WEIGHTS
+from lewm_bench.agents.parts.released import MEND, RELEASED, WEIGHTS
 from lewm_bench.agents.parts.released_dino_wm import ReleasedDinoWM, read_file, read_released
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.reading import is_file
@@ -101,7 +101,7 @@ def import_dino_wm(
     config = checked(lambda: DinoWMConfig(**own), "dino-wm", DinoWMConfig)
     model = DinoWM(config, Dinov2Encoder(folder, config.frames), action_dim, found.proprio)
     tensors = found.tensors | _scales(found, env_id, statistics, proprio) | {"encoder_identity": model.encoder_identity}
-    load_strict(model, tensors, str(file))
+    load_strict(model, tensors, str(file), MEND)
     files = [file] if file == origin.folder else [origin.folder / name for name in RELEASED]
     card = card_of_release("dino-wm", origin, files, config, found.image_size, env_id, action_dim, statistics)
     save_checkpoint(out, model, card)

@@ -180,7 +180,7 @@ BAD_TENSORS = {
     "shape": (changed(QUERY, lambda t: t[:-1].clone()), [f"1 of another shape (first: {QUERY})"]),
     "dtype": (changed(QUERY, torch.Tensor.double), [f"1 of another type (first: {QUERY})"]),
     "half": (changed(QUERY, torch.Tensor.half), ["of another type"]),
-    "nan": (changed(QUERY, nan), ["not finite", QUERY]),
+    "nan": (changed(QUERY, nan), ["not finite", QUERY, "fetch the files of the release again"]),
     "infinite statistics": (changed("projector.net.1.running_var", lambda t: t / 0), ["not finite", "running_var"]),
     "both names": (lambda found: found | {modern(QUERY): found[QUERY]}, ["holds tensors twice"]),
     "nested": (lambda found: {"state_dict": found}, ["is not a state dict"]),
