@@ -396,9 +396,12 @@ def test_an_imported_checkpoint_is_evaluated(lewm_bench, imported, tmp_path) -> 
         ("lewm.frame_skip=2", ["lewm.frame_skip 5, but here it is 2", "--set lewm.frame_skip=5"]),
     ],
 )
-def test_other_sizes_are_refused_with_what_mends_them(lewm_bench, imported, option, says) -> None:
+def test_other_sizes_are_refused_with_what_mends_them_before_data_are_collected(
+    lewm_bench, imported, tmp_path, option, says
+) -> None:
     status, _, err = lewm_bench("evaluate", "lewm", *FEW, "--set", option, "--checkpoint", imported)
     assert status == 2 and all(part in err.splitlines()[-1] for part in says), err
+    assert not list((tmp_path / "cache").rglob("meta.json"))
 
 
 def test_a_card_of_before_there_was_a_setting_is_believed_to_have_its_default(lewm_bench, imported, tmp_path) -> None:
