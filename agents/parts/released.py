@@ -284,7 +284,7 @@ def _require_sizes(found: Released, folder: Path) -> None:
     ):
         tensor = found.tensors.get(name)
         if tensor is None:
-            raise UserError(f"{folder / WEIGHTS} does not fit this model: tensors 1 missing (first: {name}); {MEND}")
+            raise UserError(f"{folder / WEIGHTS} does not fit this model: the tensor {name} is missing; {MEND}")
         if tensor.dim() <= axis or tensor.shape[axis] != size:
             raise UserError(
                 f"{folder / CONFIG} says {what} {said}, which the tensor {name} of shape {tuple(tensor.shape)} is not for; "

@@ -188,8 +188,8 @@ BAD_TENSORS = {
     "a number": (changed(QUERY, lambda t: 3), ["is not a state dict"]),
     "sparse": (changed(QUERY, torch.Tensor.to_sparse), ["is not a state dict"]),
     "an object": (lambda found: found | {"x": Evil()}, ["holds more than tensors"]),
-    "empty": (lambda found: {}, ["303 missing"]),
-    "no positions": (without("encoder.embeddings.position_embeddings"), ["1 missing"]),
+    "empty": (lambda found: {}, ["the tensor encoder.embeddings.position_embeddings is missing"]),
+    "no positions": (without("predictor.pos_embedding"), ["the tensor predictor.pos_embedding is missing"]),
     "flat positions": (changed("predictor.pos_embedding", lambda t: t.flatten()), ["history 3"]),
 }  # fmt: skip
 
