@@ -33,6 +33,7 @@ from lewm_bench.agent import (
     train_module,
 )
 from lewm_bench.agents.parts.encoders import (
+    FRAMES,
     STATISTICS_FRAMES,
     Dinov2Encoder,
     LocalConfig,
@@ -74,6 +75,10 @@ class DinoWMConfig(AgentConfig):
     weights: str | None = Field(
         None, description="folder with DINOv2's config.json and model.safetensors; null: the cache of Hugging Face"
     )
+    frames: Literal["dino-wm", "dino-wm-halves", "stable-worldmodel", "jepa-wms"] = Field(
+        "dino-wm",
+        description="how frames enter DINOv2: 196 px, and so with DINO-WM's own colours (halves); 224 px (the others)",
+    )
     local: LocalConfig = Field(LocalConfig(), description="the encoders lowpass and mae")
     cache_tokens: Literal["auto", "disk", "never"] = Field(
         "auto",
@@ -100,7 +105,7 @@ class DinoWMConfig(AgentConfig):
     train: TrainConfig = Field(TrainConfig(learning_rate=5e-4, batch_size=32), description="optimisation")
 
     def unread(self) -> Collection[str]:
-        names = ["weights" if self.encoder != "dinov2-small" else "local"]
+        names = ["weights", "frames"] if self.encoder != "dinov2-small" else ["local"]
         names += [] if self.proprio else ["proprio_size", "proprio_weight"]
         return [*names, *(["action_size"] if self.conditioning == "adaln" else [])]
 
@@ -455,7 +460,9 @@ class DinoWMFamily(TrainedWorldModel):
 
     def build(self, config: DinoWMConfig, image_size: int, action_dim: int) -> DinoWM:
         dinov2 = config.encoder == "dinov2-small"
-        encoder = Dinov2Encoder(None) if dinov2 else LocalEncoder(config.local, config.encoder, image_size)
+        encoder = (
+            Dinov2Encoder(None, config.frames) if dinov2 else LocalEncoder(config.local, config.encoder, image_size)
+        )
         return DinoWM(config, encoder.eval(), action_dim)
 
     def beside(self, model: DinoWM) -> tuple[nn.Module, ...]:
@@ -491,7 +498,7 @@ class DinoWMFamily(TrainedWorldModel):
     def outside(self, setting: Setting[DinoWMConfig]) -> str:
         if setting.config.encoder != "dinov2-small":
             return ""
-        return dinov2_identity(dinov2_folder(setting.config.weights)).hex()
+        return dinov2_identity(dinov2_folder(setting.config.weights), setting.config.frames).hex()
 
     def train(self, setting: Setting[DinoWMConfig], folder: Path) -> TrainingLog:
         setting = self.trained_as(setting)
@@ -531,7 +538,8 @@ class DinoWMFamily(TrainedWorldModel):
             model.encoder.fit(sample_frames(setting.dataset, STATISTICS_FRAMES).to(setting.device))
         counted = sum(p.numel() for module in {model, model.encoder} for p in module.parameters())
         inside = sum(p.numel() for p in model.encoder.parameters()) if model.encoder in model.modules() else 0
-        about = "positions resampled as in the original DINOv2"
+        original = FRAMES[setting.config.frames].positions is None
+        about = f"positions resampled as in {'the original DINOv2' if original else 'transformers'}"
         if isinstance(model.encoder, LocalEncoder):
             about = "local encoder, not DINOv2"
         agent = self.agent(model, setting.config, setting.planner, setting.device)

@@ -57,6 +57,9 @@ class FastLeWMConfig(SIGRegConfig):
     prefix_heads: int = Field(6, ge=1, description="attention heads of the prefix encoder")
     prefix_head_size: int = Field(32, ge=1, description="channels of a head of the prefix encoder")
     prefix_mlp_hidden: int = Field(768, ge=1, description="width of the prefix encoder's MLPs")
+    prefix_epsilon: float = Field(
+        1e-5, gt=0, description="added to variances in the blocks of the prefix encoder; about 1e-11 as released"
+    )
     fusion_hidden: int = Field(768, ge=1, description="width of the MLP that joins latent and prefix")
     self_consistency: float = Field(
         0.0,
@@ -72,10 +75,10 @@ def sinusoids(length: int, width: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width]
 
 
-def mlp(width: int, hidden: int, dropout: float = 0.0) -> nn.Sequential:
-    """LayerNorm, linear, GELU, linear, with dropout behind both linear layers."""
+def mlp(width: int, hidden: int, dropout: float = 0.0, epsilon: float = 1e-5) -> nn.Sequential:
+    """LayerNorm, linear, GELU, linear, with dropout behind both linear layers; ``epsilon`` is the norm's."""
     return nn.Sequential(
-        nn.LayerNorm(width),
+        nn.LayerNorm(width, eps=epsilon),
         nn.Linear(width, hidden),
         nn.GELU(),
         nn.Dropout(dropout),
@@ -91,10 +94,10 @@ class PrefixBlock(nn.Module):
         super().__init__()
         W, inner = config.width, config.prefix_heads * config.prefix_head_size
         self.heads = config.prefix_heads
-        self.norm = nn.LayerNorm(W)
+        self.norm = nn.LayerNorm(W, eps=config.prefix_epsilon)
         self.qkv = nn.Linear(W, 3 * inner, bias=False)
         self.out = nn.Linear(inner, W)
-        self.mlp = mlp(W, config.prefix_mlp_hidden)
+        self.mlp = mlp(W, config.prefix_mlp_hidden, epsilon=config.prefix_epsilon)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)

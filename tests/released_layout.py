@@ -74,9 +74,14 @@ def modern(name: str) -> str:
 
 def random_tensors(inputs: int, image_size: int = 224, history: int = 3) -> dict[str, Tensor]:
     """A state dict that is no initialisation: every tensor matters."""
+    return random_values(released(inputs, image_size, history))
+
+
+def random_values(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Tensors of these names and shapes."""
     generator = torch.Generator().manual_seed(0)
     found = {}
-    for name, shape in released(inputs, image_size, history).items():
+    for name, shape in shapes.items():
         if name.endswith("num_batches_tracked"):
             found[name] = torch.tensor(1234)
         elif name.endswith("running_var"):

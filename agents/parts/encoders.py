@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,7 +22,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lewm_bench.agents.parts.nets import Normalize, StemViT
+from lewm_bench.agents.parts.nets import IMAGENET_MEAN, IMAGENET_STD, Normalize, StemViT
 from lewm_bench.core.config import Config
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.core.rng import stream
@@ -33,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 DINOV2 = "facebook/dinov2-small"
 DINOV2_FILES = ("config.json", "model.safetensors")
-DINOV2_IMAGE = 196  # 14 x 14 patches of 14 px, as DINO-WM resizes
 TOKEN_RULE = "positions of the original code"  # changes whenever the same weights give other tokens
 STATISTICS_FRAMES = 4096  # training frames behind the mean frame, the token means and the principal components
 
@@ -164,6 +165,29 @@ POSITION_RULES = {PLAIN: PositionRule(0.1, False), WITH_REGISTERS: PositionRule(
 published weights have been used with since includes it. transformers resamples by size, without it."""
 
 
+TRANSFORMERS = PositionRule(0.0, False)
+
+
+class FrameRule(NamedTuple):
+    """How frames enter DINOv2."""
+
+    size: int  # pixels to which they are resized, of 14 px patches
+    positions: PositionRule | None  # None: the original code's, for the kind of weights
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+
+HALF = (0.5, 0.5, 0.5)
+FRAMES = {
+    "dino-wm": FrameRule(196, None),
+    "dino-wm-halves": FrameRule(196, None, HALF, HALF),
+    "stable-worldmodel": FrameRule(224, TRANSFORMERS),
+    "jepa-wms": FrameRule(224, None, HALF, HALF),
+}
+"""By whose code does so: 14 x 14 or 16 x 16 tokens of a frame. DINO-WM's own takes halves for mean and deviation of
+colours; ours takes ImageNet's, which DINOv2 was trained with, unless it is asked for halves."""
+
+
 def resampled_positions(positions: Tensor, side: int, rule: PositionRule) -> Tensor:
     """(1, 1 + s*s, W) positions of the class token and of s x s patches to (1, 1 + side*side, W), bicubically."""
     own = math.isqrt(positions.shape[1] - 1)
@@ -177,21 +201,29 @@ def resampled_positions(positions: Tensor, side: int, rule: PositionRule) -> Ten
 
 
 class Dinov2Encoder(nn.Module):
-    """DINOv2 ViT-S/14 patch tokens (Oquab et al., 2023): (N, 3, h, w) uint8 to (N, 196, 384).
+    """DINOv2 ViT-S/14 patch tokens (Oquab et al., 2023): (N, 3, h, w) uint8 to (N, 196, 384), or (N, 256, 384).
 
     Its learned positions, of 37 x 37 patches, are resampled to 14 x 14 by the rule of the original code, which DINO-WM
     uses, and not by that of transformers: they differ by up to 1.5 for positions from a standard normal distribution.
+    ``FRAMES`` has another way.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        """From a folder with its weights; without one, untrained at the published size, which is enough for timing."""
+    def __init__(self, folder: Path | None, frames: str = "dino-wm") -> None:
+        """From a folder with its weights; without one, untrained at the published size, which is enough for timing.
+
+        Args:
+            frames: one of ``FRAMES``.
+        """
         super().__init__()
-        self.normalize = Normalize()
-        self.identity = b"" if folder is None else dinov2_identity(folder)
+        rule = FRAMES[frames]
+        self.normalize = Normalize(rule.mean, rule.std)
+        self.identity = b"" if folder is None else dinov2_identity(folder, frames)
         self.model, self.kind = _dinov2_model(folder)
-        side = DINOV2_IMAGE // self.model.config.patch_size
+        self.image_size = rule.size
+        side = rule.size // self.model.config.patch_size
         embeddings = self.model.embeddings
-        positions = resampled_positions(embeddings.position_embeddings.detach(), side, POSITION_RULES[self.kind])
+        own = POSITION_RULES[self.kind] if rule.positions is None else rule.positions
+        positions = resampled_positions(embeddings.position_embeddings.detach(), side, own)
         embeddings.position_embeddings = nn.Parameter(positions)
         self.registers = self.model.config.num_register_tokens if self.kind == WITH_REGISTERS else 0
         self.num_tokens = side**2
@@ -199,7 +231,7 @@ class Dinov2Encoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         images = self.normalize(frames)
-        images = F.interpolate(images, (DINOV2_IMAGE, DINOV2_IMAGE), mode="bilinear", antialias=True)
+        images = F.interpolate(images, (self.image_size, self.image_size), mode="bilinear", antialias=True)
         return self.model(images).last_hidden_state[:, 1 + self.registers :]
 
 
@@ -214,10 +246,25 @@ def _dinov2_model(folder: Path | None) -> tuple[nn.Module, str]:
     kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
     if kind not in kinds:
         raise UserError(f"{folder} holds a model of type {kind!r}, not DINOv2; mend dino-wm.weights")
-    model = kinds[kind].from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    with _without_progress():
+        model = kinds[kind].from_pretrained(folder, local_files_only=True, use_safetensors=True)
     if (name := not_finite(model.state_dict())) is not None:
         raise UserError(f"the weights in {folder} are not finite numbers (tensor {name}); fetch them again")
     return model, kind
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    """Without the bar that transformers 5 shows while it reads a file."""
+    from transformers.utils import logging as shown
+
+    was = shown.is_progress_bar_enabled()
+    shown.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was:
+            shown.enable_progress_bar()
 
 
 def dinov2_folder(weights: str | None) -> Path:
@@ -245,9 +292,9 @@ def dinov2_folder(weights: str | None) -> Path:
         )
 
 
-def dinov2_identity(folder: Path) -> bytes:
-    """What tells the tokens of one folder of weights from those of another, wherever they lie."""
-    content = [TOKEN_RULE, *(checksum(folder / name) for name in DINOV2_FILES)]
+def dinov2_identity(folder: Path, frames: str) -> bytes:
+    """What tells the tokens of one folder of weights from those of another, wherever they lie, and however frames enter."""
+    content = [TOKEN_RULE if frames == "dino-wm" else frames, *(checksum(folder / name) for name in DINOV2_FILES)]
     return hashlib.sha256("".join(content).encode()).digest()
 
 

@@ -6,6 +6,7 @@ Shapes: N images or sequences, P tokens of an image, W width, D latent size, T f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +20,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Normalize(nn.Module):
-    """(..., 3, h, w) uint8 frames to float32 with ImageNet's mean and deviation per channel."""
+    """(..., 3, h, w) uint8 frames to float32, less a mean and by a deviation per channel: ImageNet's if left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, deviation: Sequence[float] = IMAGENET_STD) -> None:
         super().__init__()
-        std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
+        std = torch.tensor(deviation).view(3, 1, 1)
         # Not in the state dict: constants, and released LeWM weights do not have them.
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
-        self.register_buffer("shift", -torch.tensor(IMAGENET_MEAN).view(3, 1, 1) / std, persistent=False)
+        self.register_buffer("shift", -torch.tensor(mean).view(3, 1, 1) / std, persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
         return frames.to(self.scale.dtype) * self.scale + self.shift

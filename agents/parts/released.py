@@ -1,7 +1,8 @@
 """The layout in which LeWM's authors release weights: ``weights.pt``, a state dict, and ``config.json``, its sizes.
 
-Our modules have the released names of transformers 4, so what is left to do is to rename those of transformers 5, to
-hold the sizes against the tensors, and to read nothing but tensors.
+stable-worldmodel saves its PLDM alike, whose networks are the same. Our modules have the released names of
+transformers 4, so what is left to do is to rename those of transformers 5, to hold the sizes against the tensors, and
+to read nothing but tensors.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from lewm_bench.system.faults import result_or_error
 from lewm_bench.system.files import write_bytes, write_text
 
 WEIGHTS, CONFIG = RELEASED = ("weights.pt", "config.json")
-MEND = "fetch both files of the release again"
+MEND = "fetch the files of the release again"
 LARGEST = 2**30  # bytes of weights; the published ones have 72 MB
 PATCH = 14  # pixels
 
@@ -47,14 +48,20 @@ BLOCK_NAMES = {
 """What transformers 5 calls the parts of a ViT's block, and what transformers 4 and we call them."""
 
 
+PACKAGES = {"lewm": "stable_worldmodel.wm.lewm", "pldm": "stable_worldmodel.wm.pldm"}
+"""Where stable-worldmodel has those of our agents that have LeWM's networks."""
+
+PEERS = {"lewm": "LeWM", "pldm": "PLDM", "dino-wm": "PreJEPA"}
+"""What its classes of our agents are called."""
+
+
 class Released(NamedTuple):
-    """A release: its tensors under our names, and its sizes."""
+    """A release: its tensors under our names, its sizes, and what it says of the agent's settings."""
 
     tensors: dict[str, Tensor]
     image_size: int
-    history: int
     block: int  # numbers of an action block
-    dropout: float
+    settings: dict[str, Any]
 
 
 def is_released(folder: Path) -> bool:
@@ -72,30 +79,51 @@ def read_released(folder: Path, root: Path | None = None) -> Released:
         UserError: a file is missing, damaged, a link to elsewhere, or more than tensors; or the sizes are not LeWM's.
     """
     require_files(folder, root or folder)
-    sizes = read_sizes(folder)
-    found = Released(read_tensors(folder / WEIGHTS), *sizes)
+    image_size, history, block, dropout = _sizes(folder)
+    found = Released(read_tensors(folder / WEIGHTS), image_size, block, {"history": history, "dropout": dropout})
     _require_sizes(found, folder)
     return found
 
 
-def read_sizes(folder: Path) -> tuple[int, int, int, float]:
+def agent_of(folder: Path) -> str | None:
+    """The agent of ours that ``config.json`` names the peer's class of; None if it names no such class.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    target = read_config(folder / CONFIG).get("_target_")
+    models = {model: agent for agent, model in PEERS.items()}
+    return models.get(target.rpartition(".")[2]) if isinstance(target, str) else None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """``config.json`` of a release.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    sizes = read_json(path, MEND)
+    if not isinstance(sizes, dict):
+        raise UserError(f"{path} is damaged (not a JSON object); {MEND}")
+    return sizes
+
+
+def _sizes(folder: Path) -> tuple[int, int, int, float]:
     """Image size, history, numbers of an action block and dropout, as ``config.json`` says them.
 
     Raises:
         UserError: it is damaged, does not say one of them, or is about other networks than the paper's.
     """
     path = folder / CONFIG
-    sizes = read_json(path, MEND)
-    if not isinstance(sizes, dict):
-        raise UserError(f"{path} is damaged (not a JSON object); {MEND}")
+    sizes = read_config(path)
     image_size = _number(sizes, path, "encoder", "image_size")
     history = _number(sizes, path, "predictor", "num_frames")
     block = _number(sizes, path, "action_encoder", "input_dim")
     if image_size % PATCH:
         raise UserError(f"{path}: encoder.image_size must be a multiple of {PATCH}, got {image_size}; {MEND}")
-    for name, found, expected in differences(sizes, layout(JEPAConfig(history=history), image_size, block)):
+    for name, found, expected in differences(sizes, layout("lewm", JEPAConfig(history=history), image_size, block)):
         raise UserError(
-            f"{path}: {name} is {short_repr(found)} and not {expected!r}; only LeWM of the paper's size can be imported"
+            f"{path}: {name} is {short_repr(found)} and not {expected!r}; only networks of the paper's size can be imported"
         )
     return image_size, history, block, _dropout(sizes, path)
 
@@ -104,27 +132,33 @@ def require_files(folder: Path, root: Path) -> None:
     """Raise a UserError unless a folder has both files of a release, and no link in it leaves ``root``."""
     for path in (folder / name for name in RELEASED):
         require_file(path, f"a release has {WEIGHTS} and {CONFIG}", LARGEST)
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise UserError(f"{path} is a link that leaves {root}; put the file itself there")
+        require_inside(path, root)
+
+
+def require_inside(path: Path, root: Path) -> None:
+    """Raise a UserError if a file is a link out of ``root``."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{path} is a link that leaves {root}; put the file itself there")
 
 
 def write_released(
-    folder: Path, tensors: Mapping[str, Tensor], config: JEPAConfig, image_size: int, block: int
+    folder: Path, agent: str, tensors: Mapping[str, Tensor], config: JEPAConfig, image_size: int, block: int
 ) -> None:
-    """Write a LeWM of the paper's size as its authors do: transformers 4's names, targets of stable-worldmodel 0.1.1.
+    """Write an agent of the paper's size as LeWM's authors do: transformers 4's names, targets of stable-worldmodel 0.1.1.
 
     Args:
+        agent: one of ``PACKAGES``.
         block: numbers of an action block.
     """
     buffer = io.BytesIO()
     torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, buffer)
     write_bytes(folder / WEIGHTS, buffer.getvalue())
-    write_text(folder / CONFIG, json.dumps(layout(config, image_size, block), indent=2))
+    write_text(folder / CONFIG, json.dumps(layout(agent, config, image_size, block), indent=2))
 
 
-def layout(config: JEPAConfig, image_size: int, block: int) -> dict[str, Any]:
-    """``config.json`` of a LeWM; keys that begin with _ are for the released code alone."""
-    peer = "stable_worldmodel.wm.lewm"
+def layout(agent: str, config: JEPAConfig, image_size: int, block: int) -> dict[str, Any]:
+    """``config.json`` of an agent; keys that begin with _ are for the released code alone."""
+    peer = PACKAGES[agent]
     width = JEPAConfig().width
     projector = {
         "_target_": f"{peer}.module.MLP",
@@ -134,7 +168,7 @@ def layout(config: JEPAConfig, image_size: int, block: int) -> dict[str, Any]:
         "norm_fn": {"_target_": "torch.nn.BatchNorm1d", "_partial_": True},
     }
     return {
-        "_target_": f"{peer}.LeWM",
+        "_target_": f"{peer}.{PEERS[agent]}",
         "encoder": {
             "_target_": "stable_pretraining.backbone.utils.vit_hf",
             "size": "tiny",
@@ -174,19 +208,30 @@ def differences(found: Any, expected: Mapping[str, Any], at: str = "") -> Iterat
             yield f"{at}{name}", own, value
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, mend: str = MEND) -> dict[str, Tensor]:
     """The tensors of a state dict under our names; anything else that a file of torch can hold is refused unread."""
-    require_file(path, MEND, LARGEST)
+    found = load_plain(path, mend)
+    if not is_state_dict(found):
+        raise UserError(f"{path} is not a state dict: it must map names to tensors and hold nothing else; {mend}")
+    tensors = {renamed(name): tensor for name, tensor in found.items()}
+    if len(tensors) < len(found):
+        raise UserError(f"{path} holds tensors twice, under the names of transformers 4 and 5; {mend}")
+    return tensors
+
+
+def load_plain(path: Path, mend: str) -> Any:
+    """What a file of torch holds, if that is tensors, numbers, texts and containers of them; nothing in it runs."""
+    require_file(path, mend, LARGEST)
     found = result_or_error(lambda: torch.load(path, map_location="cpu", weights_only=True))
     if isinstance(found, Exception):
         reason = reason_of(found).partition(". ")[0]
-        raise UserError(f"{path} is damaged, or holds more than tensors ({short_repr(reason)}); {MEND}")
-    if not isinstance(found, dict) or not all(map(_is_entry, found.items())):
-        raise UserError(f"{path} is not a state dict: it must map names to tensors and hold nothing else; {MEND}")
-    tensors = {renamed(name): tensor for name, tensor in found.items()}
-    if len(tensors) < len(found):
-        raise UserError(f"{path} holds tensors twice, under the names of transformers 4 and 5; {MEND}")
-    return tensors
+        raise UserError(f"{path} is damaged, or holds more than tensors ({short_repr(reason)}); {mend}")
+    return found
+
+
+def is_state_dict(found: object) -> TypeGuard[dict[str, Tensor]]:
+    """Whether it maps names to plain tensors and holds nothing else."""
+    return isinstance(found, dict) and all(map(_is_entry, found.items()))
 
 
 def renamed(name: str) -> str:
@@ -225,6 +270,7 @@ def _dropout(sizes: Mapping[str, Any], path: Path) -> float:
 
 def _require_sizes(found: Released, folder: Path) -> None:
     """Hold what ``config.json`` says against the tensors, before anything of that size is made."""
+    history = found.settings["history"]
     for what, said, name, axis, size in (
         (
             "images of",
@@ -233,11 +279,13 @@ def _require_sizes(found: Released, folder: Path) -> None:
             1,
             (found.image_size // PATCH) ** 2 + 1,
         ),
-        ("history", found.history, "predictor.pos_embedding", 1, found.history),
+        ("history", history, "predictor.pos_embedding", 1, history),
         ("action blocks of", found.block, "action_encoder.patch_embed.weight", 1, found.block),
     ):
         tensor = found.tensors.get(name)
-        if tensor is not None and (tensor.dim() <= axis or tensor.shape[axis] != size):
+        if tensor is None:
+            raise UserError(f"{folder / WEIGHTS} does not fit this model: the tensor {name} is missing; {MEND}")
+        if tensor.dim() <= axis or tensor.shape[axis] != size:
             raise UserError(
                 f"{folder / CONFIG} says {what} {said}, which the tensor {name} of shape {tuple(tensor.shape)} is not for; "
                 f"{MEND}"

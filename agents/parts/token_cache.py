@@ -48,7 +48,7 @@ TokenSource = Callable[[np.ndarray], Tensor]
 def empty_encoder(setting: Setting) -> Encoder:
     """The encoder without its local pretraining, which a checkpoint holds."""
     if setting.config.encoder == "dinov2-small":
-        return Dinov2Encoder(dinov2_folder(setting.config.weights))
+        return Dinov2Encoder(dinov2_folder(setting.config.weights), setting.config.frames)
     return LocalEncoder(setting.config.local, setting.config.encoder, setting.image_size)
 
 

@@ -53,7 +53,7 @@ def evaluate(
     from lewm_bench.run.checkpoints import checkpoint_folder
     from lewm_bench.run.results_folder import claimed
     from lewm_bench.run.runner import publish_together, run_job
-    from lewm_bench.run.stages import dataset_of
+    from lewm_bench.run.stages import check_use, dataset_of
     from lewm_bench.system.checkpoint import load_card
     from lewm_bench.system.scratch import scratch_folder
     from lewm_bench.system.store import Store, default_cache
@@ -61,9 +61,11 @@ def evaluate(
     agent = one_agent(agent)
     if checkpoint is not None:
         checkpoint = checkpoint_folder(checkpoint, env, Store(cache or default_cache()))
-        load_card(checkpoint)  # a wrong folder is found out before data is collected
+        load_card(checkpoint)
     it = Choices.of(locals(), agents=agent, seeds=str(seed), envs=env).run()
     jobs = it.suite.jobs  # one, or one for each stratum of its protocol
+    if checkpoint is not None:
+        check_use(it, jobs[0], checkpoint)  # what is wrong is found out before data are collected
     with scratch_folder() as scratch, claimed(*([] if out is None else [out])):
         it = dataclasses.replace(it, out=out or scratch)
         cells = publish_together(

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lewm_bench.agent import Setting, card_of
-from lewm_bench.agents.lewm import LeWMConfig
-from lewm_bench.agents.parts.released import RELEASED, is_released, require_files
+from lewm_bench.agent import AgentConfig, Setting
+from lewm_bench.agents.parts.jepa import JEPAConfig
+from lewm_bench.agents.parts.released import RELEASED, agent_of, is_released, require_files
+from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.reading import is_file, read_model, require_tensors
 from lewm_bench.run.registry import agent_family
-from lewm_bench.run.released import Origin, environment_of, import_lewm, statistics_of
+from lewm_bench.run.released import LAYOUTS, Origin, environment_of, import_release, statistics_of
 from lewm_bench.run.validation import checked
 from lewm_bench.system.checkpoint import CARD, MEND, WEIGHTS, load_card
 from lewm_bench.system.files import checksum
@@ -45,7 +46,7 @@ def located(named: Path) -> Origin:
 
 
 def checkpoint_folder(named: Path, env_id: str, store: Store) -> Path:
-    """The checkpoint folder of ours that ``--checkpoint`` names: itself, the hub's, or made of LeWM's released weights.
+    """The checkpoint folder of ours that ``--checkpoint`` names: itself, the hub's, or made of released weights.
 
     Args:
         env_id: that was named beside it, "" if none was.
@@ -56,13 +57,19 @@ def checkpoint_folder(named: Path, env_id: str, store: Store) -> Path:
     origin = located(named)
     if is_file(origin.folder / CARD) or not is_released(origin.folder):
         return origin.folder
-    env_id = environment_of(origin.name, env_id)
-    statistics = statistics_of(env_id, (), (), None)
     require_files(origin.folder, origin.root)
+    agent = agent_of(origin.folder) or "lewm"
+    if agent not in LAYOUTS:
+        raise UserError(
+            f"{origin.folder} is no checkpoint yet; make one of it with `lewm-bench import {agent}-weights`"
+        )
+    env_id = environment_of(agent, origin.name, env_id)
+    statistics = statistics_of(agent, env_id, (), (), None)
     files = {name: checksum(origin.folder / name) for name in RELEASED}
-    spec = {"schema": 1, "source": origin.name, "files": files, "env": env_id, "statistics": list(statistics)}
-    skip = LeWMConfig().frame_skip
-    return store.stage("imported", spec, lambda work: import_lewm(origin, work, env_id, statistics, skip))
+    spec = {"schema": 2, "agent": agent, "source": origin.name, "files": files}
+    spec |= {"env": env_id, "statistics": list(statistics)}
+    skip = JEPAConfig().frame_skip
+    return store.stage("imported", spec, lambda work: import_release(agent, origin, work, env_id, statistics, skip))
 
 
 def origin_note(folder: Path | None) -> str:
@@ -95,7 +102,26 @@ def training_of(folder: Path | None) -> dict[str, Any]:
     return read_model(folder / TRAINING, TrainingRecord, mend).model_dump()
 
 
-def check_card(folder: Path, setting: Setting) -> None:
+@dataclass(frozen=True)
+class Use:
+    """What a checkpoint is used for, as far as that is known before there are data."""
+
+    env: GoalEnv
+    env_id: str
+    agent: str
+    config: AgentConfig
+    seed: int
+
+    @property
+    def image_size(self) -> int:
+        return int(self.env.observation_space.shape[0])
+
+    @property
+    def action_dim(self) -> int:
+        return int(self.env.action_space.shape[0])
+
+
+def check_card(folder: Path, setting: Setting | Use) -> None:
     """Refuse a checkpoint that was made with another configuration than the one it would be evaluated with.
 
     Raises:
@@ -103,7 +129,7 @@ def check_card(folder: Path, setting: Setting) -> None:
     """
     free = ("train", *agent_family(setting.agent).planning_only)
     found = load_card(folder)
-    card, own = flat_card(found, free), flat_card(card_of(setting), free)
+    card, own = flat_card(_with_later_settings(found, setting), free), flat_card(_card_of(setting), free)
     for name in sorted({*card, *own}, key=lambda name: (name != "agent", name)):
         if (theirs := card.get(name)) != (ours := own.get(name)):
             raise UserError(
@@ -117,6 +143,20 @@ def check_card(folder: Path, setting: Setting) -> None:
         raise UserError(f"{folder} is not a checkpoint: it has no {WEIGHTS}")
 
 
+def _card_of(setting: Setting | Use) -> dict[str, Any]:
+    """What of a card is held against another."""
+    config, name = setting.config.model_dump(mode="json"), parse_agent(setting.agent).trained
+    return {"agent": name, "config": config, "image_size": setting.image_size, "action_dim": setting.action_dim}
+
+
+def _with_later_settings(card: Any, setting: Setting | Use) -> Any:
+    """A card with the defaults of the settings that there were not when it was written: a default changes no weights."""
+    config = card.get("config") if isinstance(card, dict) else None
+    if not isinstance(config, dict) or parse_agent(str(card.get("agent"))).base != parse_agent(setting.agent).base:
+        return card
+    return {**card, "config": {**type(setting.config)().model_dump(mode="json"), **config}}
+
+
 def alike(card: Any, name: str, value: Any) -> str:
     """How a setting is made that of a card, to be read behind "set it alike"."""
     if name == "agent":
@@ -127,7 +167,7 @@ def alike(card: Any, name: str, value: Any) -> str:
     return f": --set {name}={json.dumps(value)}{paper}"
 
 
-def check_environment(folder: Path, card: dict[str, Any], setting: Setting) -> None:
+def check_environment(folder: Path, card: dict[str, Any], setting: Setting | Use) -> None:
     """Refuse a checkpoint that was made in another environment, or in another version of this one.
 
     Raises:

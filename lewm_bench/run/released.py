@@ -1,4 +1,4 @@
-"""LeWM's released weights as checkpoints of ours, and back.
+"""Released weights as checkpoints of ours, and back.
 
 A release has neither the statistics of its actions nor the name of its environment; who imports one says both, unless
 they are published and stand in the tables below.
@@ -7,15 +7,34 @@ they are published and stand in the tables below.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from lewm_bench.agents.lewm import LEWM, LeWMConfig
-from lewm_bench.agents.parts.released import CONFIG, SIZES, WEIGHTS, Released, read_released, write_released
+from lewm_bench.agent import AgentConfig
+from lewm_bench.agents.fast_lewm import FAST_LEWM
+from lewm_bench.agents.lewm import LEWM
+from lewm_bench.agents.parts import released_fast_lewm
+from lewm_bench.agents.parts.jepa import JointEmbeddingFamily
+from lewm_bench.agents.parts.released import (
+    CONFIG,
+    MEND,
+    PACKAGES,
+    PEERS,
+    RELEASED,
+    SIZES,
+    WEIGHTS,
+    Released,
+    agent_of,
+    read_released,
+    require_files,
+    write_released,
+)
+from lewm_bench.agents.parts.released_dino_wm import ReleasedDinoWM
+from lewm_bench.agents.pldm import PLDM_FAMILY
 from lewm_bench.core.errors import UserError, short_repr
 from lewm_bench.core.names import parse_agent
 from lewm_bench.data.format import Dataset
@@ -32,6 +51,22 @@ REPOSITORIES = {
     "quentinll/lewm-reacher": "lewm_bench/Reacher-v0",
 }
 """The authors' releases on the hub, and our environments of the same task."""
+
+
+class Layout(NamedTuple):
+    """How the weights of an agent are released."""
+
+    family: JointEmbeddingFamily
+    read: Callable[[Path, Path], Released]  # from a folder; and what links in it may not leave
+    files: tuple[str, ...]
+
+
+LAYOUTS = {
+    "lewm": Layout(LEWM, read_released, RELEASED),
+    "pldm": Layout(PLDM_FAMILY, read_released, RELEASED),
+    "fast-lewm": Layout(FAST_LEWM, released_fast_lewm.read_released, (WEIGHTS,)),
+}
+"""Agents of ours whose networks are those of published weights."""
 
 
 class ActionStatistics(NamedTuple):
@@ -60,7 +95,9 @@ class Origin(NamedTuple):
     name: str  # as it was asked for
 
 
-def statistics_of(env_id: str, mean: Sequence[float], std: Sequence[float], data: Path | None) -> ActionStatistics:
+def statistics_of(
+    agent: str, env_id: str, mean: Sequence[float], std: Sequence[float], data: Path | None
+) -> ActionStatistics:
     """The action statistics from flags, from a data set, or published for an environment.
 
     Raises:
@@ -80,7 +117,7 @@ def statistics_of(env_id: str, mean: Sequence[float], std: Sequence[float], data
     if env_id not in PUBLISHED:
         raise UserError(
             f"released weights do not hold the statistics of their actions, and none are published for {env_id}; `lewm-bench "
-            f"import lewm-weights` takes them from {FLAGS}, or from a folder of `lewm-bench collect` with --data"
+            f"import {agent}-weights` takes them from {FLAGS}, or from a folder of `lewm-bench collect` with --data"
         )
     return PUBLISHED[env_id]
 
@@ -93,7 +130,7 @@ def _statistics_of_data(env_id: str, folder: Path) -> ActionStatistics:
     return ActionStatistics(tuple(mean.tolist()), tuple(std.tolist()), f"data {dataset.fingerprint}")
 
 
-def environment_of(origin: str, named: str) -> str:
+def environment_of(agent: str, origin: str, named: str) -> str:
     """The environment of a release: the one that was named, or that of a release that we know.
 
     Raises:
@@ -102,33 +139,51 @@ def environment_of(origin: str, named: str) -> str:
     env_id = named or REPOSITORIES.get(origin.removeprefix(PREFIX))
     if env_id is None:
         raise UserError(
-            f"{origin} has released weights, which do not say their environment; give `lewm-bench import lewm-weights` the "
-            "--env ID (`lewm-bench list envs`)"
+            f"{origin} has released weights, which do not say their environment; give `lewm-bench import {agent}-weights` "
+            "the --env ID (`lewm-bench list envs`)"
         )
     return env_id
 
 
-def import_lewm(origin: Origin, out: Path, env_id: str, statistics: ActionStatistics, frame_skip: int) -> None:
+def import_release(
+    agent: str, origin: Origin, out: Path, env_id: str, statistics: ActionStatistics, frame_skip: int
+) -> None:
     """Make a checkpoint folder of a release.
 
     Args:
+        agent: one of ``LAYOUTS``.
         frame_skip: actions of a block, which the release does not say.
 
     Raises:
-        UserError: it is no release of LeWM, or not one for this environment. Nothing is written then.
+        UserError: it is no release of that agent, or not one for this environment. Nothing is written then.
     """
-    found = read_released(origin.folder, origin.root)
-    action_dim = _action_dim(env_id, found, statistics, frame_skip)
-    values = {"history": found.history, "frame_skip": frame_skip, "dropout": found.dropout}
-    config = checked(lambda: LeWMConfig(**values), "lewm", LeWMConfig)
-    model = LEWM.build(config, found.image_size, action_dim)
+    layout = LAYOUTS[agent]
+    family = layout.family
+    if CONFIG in layout.files:
+        require_agent(agent, origin)
+    found = layout.read(origin.folder, origin.root)
+    action_dim = action_dim_of(env_id, found, statistics, frame_skip)
+    config = checked(lambda: family.Config(frame_skip=frame_skip, **found.settings), agent, family.Config)
+    model = family.build(config, found.image_size, action_dim)
     scale = {"action_scale.mean": statistics.mean, "action_scale.std": statistics.std}
     tensors = found.tensors | {name: torch.tensor(value) for name, value in scale.items()}
-    load_strict(model, tensors, str(origin.folder / WEIGHTS))
-    save_checkpoint(out, model, _card(origin, config, found, env_id, action_dim, statistics))
+    load_strict(model, tensors, str(origin.folder / WEIGHTS), MEND)
+    files = [origin.folder / name for name in layout.files]
+    card = card_of_release(agent, origin, files, config, found.image_size, env_id, action_dim, statistics)
+    save_checkpoint(out, model, card)
 
 
-def _action_dim(env_id: str, found: Released, statistics: ActionStatistics, frame_skip: int) -> int:
+def require_agent(agent: str, origin: Origin) -> None:
+    """Raise a UserError if a release lacks a file or says that it is of another agent, whose networks may be the same."""
+    require_files(origin.folder, origin.root)
+    own = agent_of(origin.folder)
+    if own not in (None, agent):
+        raise UserError(
+            f"{origin.folder / CONFIG} says that this is {PEERS[own]}; import it with `lewm-bench import {own}-weights`"
+        )
+
+
+def action_dim_of(env_id: str, found: Released | ReleasedDinoWM, statistics: ActionStatistics, frame_skip: int) -> int:
     """Numbers of one action, held against the release and the statistics."""
     size = int(make_env(env_id, found.image_size).action_space.shape[0])
     if found.block != frame_skip * size:
@@ -144,15 +199,22 @@ def _action_dim(env_id: str, found: Released, statistics: ActionStatistics, fram
     return size
 
 
-def _card(
-    origin: Origin, config: LeWMConfig, found: Released, env_id: str, action_dim: int, statistics: ActionStatistics
+def card_of_release(
+    agent: str,
+    origin: Origin,
+    files: Sequence[Path],
+    config: AgentConfig,
+    image_size: int,
+    env_id: str,
+    action_dim: int,
+    statistics: ActionStatistics,
 ) -> dict[str, Any]:
     """What a checkpoint of ours says, as far as a release lets it: neither seed, data nor training are in it."""
     return {
-        "agent": "lewm",
+        "agent": agent,
         "config": config.model_dump(mode="json", exclude={"train"}),
         "env": env_id,
-        "image_size": found.image_size,
+        "image_size": image_size,
         "action_dim": action_dim,
         "dataset": None,
         "seed": None,
@@ -160,35 +222,47 @@ def _card(
         "released": {
             # Not the path on this machine: a card may be published.
             "source": origin.name if origin.name.startswith(PREFIX) else origin.folder.resolve().name,
-            "sha256": {name: checksum(origin.folder / name) for name in (WEIGHTS, CONFIG)},
+            "sha256": {file.name: checksum(file) for file in files},
             "action_statistics": statistics.source,
         },
     }
 
 
-def export_lewm(checkpoint: Path, out: Path) -> ActionStatistics:
-    """Write a checkpoint of LeWM as its authors release weights, and return the statistics that their layout has no place for.
+def export_release(agent: str, checkpoint: Path, out: Path) -> ActionStatistics:
+    """Write a checkpoint as stable-worldmodel saves weights, and return the statistics that the layout has no place for.
+
+    Args:
+        agent: one of ``PACKAGES``.
 
     Raises:
-        UserError: it is not LeWM, or not of the paper's size, which is all that the released code builds.
+        UserError: it is another agent, or not of the paper's size, which is all that the released code builds.
     """
     card = load_card(checkpoint)
-    agent, config, image_size, action_dim = (card.get(name) for name in ("agent", "config", "image_size", "action_dim"))
-    if not isinstance(agent, str) or parse_agent(agent).base != "lewm":
-        raise UserError(f"{checkpoint} holds {short_repr(agent)}, which the released code cannot build; it builds lewm")
+    own, config, image_size, action_dim = (card.get(name) for name in ("agent", "config", "image_size", "action_dim"))
+    if not isinstance(own, str) or parse_agent(own).base != agent:
+        raise UserError(f"{checkpoint} holds {short_repr(own)}, not {agent}{_mend_export(own)}")
     if not (isinstance(config, dict) and _is_size(image_size) and _is_size(action_dim)):
         raise UserError(f"{checkpoint} is not a checkpoint: its card does not say config, image_size and action_dim")
-    sizes = checked(lambda: LeWMConfig(**config), "lewm", LeWMConfig)
+    family = LAYOUTS[agent].family
+    sizes = checked(lambda: family.Config(**config), agent, family.Config)
     for name in SIZES:
-        if (own := getattr(sizes, name)) != (papers := getattr(LeWMConfig(), name)):
+        if (found := getattr(sizes, name)) != (papers := getattr(family.Config(), name)):
             raise UserError(
-                f"{checkpoint} has lewm.{name} {own!r}, but the released code builds {papers!r}; train with --profile paper"
+                f"{checkpoint} has {agent}.{name} {found!r}, but the released code builds {papers!r}; train with --profile paper"
             )
-    model = LEWM.build(sizes, image_size, action_dim)
+    model = family.build(sizes, image_size, action_dim)
     load_weights(model, checkpoint)
     scale = {name: model.state_dict()[f"action_scale.{name}"].tolist() for name in ("mean", "std")}
-    write_released(out, _without_scale(model), sizes, image_size, sizes.frame_skip * action_dim)
+    write_released(out, agent, _without_scale(model), sizes, image_size, sizes.frame_skip * action_dim)
     return ActionStatistics(tuple(scale["mean"]), tuple(scale["std"]), str(checkpoint))
+
+
+def _mend_export(own: object) -> str:
+    """What to do with a checkpoint of another agent than was to be exported."""
+    base = parse_agent(own).base if isinstance(own, str) else None
+    if base in PACKAGES:
+        return f"; use `lewm-bench export {base}-weights`"
+    return f"; the released code builds {' and '.join(PACKAGES)}"
 
 
 def _is_size(value: object) -> bool:

@@ -29,7 +29,7 @@ from lewm_bench.evaluation.episodes import PairResult, distance_rank_correlation
 from lewm_bench.evaluation.protocol import PROTOCOLS, Pairs, sample_pairs
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.budget import within_seconds
-from lewm_bench.run.checkpoints import TRAINING, as_trained, check_card, origin_note, training_of
+from lewm_bench.run.checkpoints import TRAINING, Use, as_trained, check_card, origin_note, training_of
 from lewm_bench.run.environments import make_env
 from lewm_bench.run.given_data import given_spec, require_made_by
 from lewm_bench.run.keys import (
@@ -335,6 +335,13 @@ def provenance_of(run: Run) -> dict[str, Any]:
         "commit": commit(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def check_use(run: Run, job: Job, checkpoint: Path) -> None:
+    """Refuse a ``checkpoint`` folder that is not for a job before data are collected for it; raises a UserError."""
+    settings = run.suite.of(job.env)
+    env = make_env(job.env.id, settings.settings.image_size, job.env.kwargs, job.env.adapt)
+    check_card(checkpoint, Use(env, job.env.label, job.agent, settings.agent_config(job.agent), job.seed))
 
 
 class PreparedAgent(NamedTuple):

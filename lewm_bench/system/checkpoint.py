@@ -51,9 +51,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+def _require_finite(tensors: Mapping[str, Tensor], source: str, mend: str = MEND) -> None:
     if (name := not_finite(tensors)) is not None:
-        raise UserError(f"{source} holds numbers that are not finite (tensor {name}); {MEND}")
+        raise UserError(f"{source} holds numbers that are not finite (tensor {name}); {mend}")
 
 
 def save_checkpoint(folder: Path, model: nn.Module, card: dict[str, Any]) -> None:
@@ -100,8 +100,8 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     load_strict(model, load_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
 
 
-def load_strict(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """Copy ``tensors`` into ``model``, strict in both directions; ``source`` names them in errors."""
+def load_strict(model: nn.Module, tensors: dict[str, Tensor], source: str, mend: str = MEND) -> None:
+    """Copy ``tensors`` into ``model``, strict in both directions; ``source`` names them in errors, ``mend`` the way out."""
     own = model.state_dict()
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     both = own.keys() & tensors.keys()
@@ -119,6 +119,6 @@ def load_strict(model: nn.Module, tensors: dict[str, Tensor], source: str) -> No
             if names
         ]
         raise UserError(f"{source} does not fit this model: tensors {', '.join(parts)}; check the config it came with")
-    _require_finite(tensors, source)
+    _require_finite(tensors, source, mend)
     with torch.no_grad():
         model.load_state_dict(tensors)

@@ -88,7 +88,7 @@ def test_names_of_the_installed_transformers_are_understood() -> None:
 def test_the_sizes_of_cube_and_of_another_history(tmp_path) -> None:
     source = write_release(tmp_path / "cube", random_tensors(25, SMALL, 1), sizes(25, SMALL, 1))
     found = read_released(source)
-    assert (found.block, found.history, found.image_size, found.dropout) == (25, 1, SMALL, 0.1)
+    assert (found.block, found.image_size, found.settings) == (25, SMALL, {"history": 1, "dropout": 0.1})
 
 
 # Statistics and environments.
@@ -114,11 +114,11 @@ def test_published_statistics_are_dino_wms_for_pusht_and_no_others() -> None:
 
 
 def test_the_authors_releases_have_environments() -> None:
-    assert environment_of("hf:quentinll/lewm-pusht", "") == "lewm_bench/PushT-v0"
-    assert environment_of("hf:quentinll/lewm-pusht", "mine:Other-v0") == "mine:Other-v0"
+    assert environment_of("lewm", "hf:quentinll/lewm-pusht", "") == "lewm_bench/PushT-v0"
+    assert environment_of("lewm", "hf:quentinll/lewm-pusht", "mine:Other-v0") == "mine:Other-v0"
     assert len(REPOSITORIES) == 4
     with pytest.raises(UserError, match="do not say their environment"):
-        environment_of("folder", "")
+        environment_of("lewm", "folder", "")
 
 
 MISTAKES = [
@@ -180,7 +180,7 @@ BAD_TENSORS = {
     "shape": (changed(QUERY, lambda t: t[:-1].clone()), [f"1 of another shape (first: {QUERY})"]),
     "dtype": (changed(QUERY, torch.Tensor.double), [f"1 of another type (first: {QUERY})"]),
     "half": (changed(QUERY, torch.Tensor.half), ["of another type"]),
-    "nan": (changed(QUERY, nan), ["not finite", QUERY]),
+    "nan": (changed(QUERY, nan), ["not finite", QUERY, "fetch the files of the release again"]),
     "infinite statistics": (changed("projector.net.1.running_var", lambda t: t / 0), ["not finite", "running_var"]),
     "both names": (lambda found: found | {modern(QUERY): found[QUERY]}, ["holds tensors twice"]),
     "nested": (lambda found: {"state_dict": found}, ["is not a state dict"]),
@@ -188,8 +188,8 @@ BAD_TENSORS = {
     "a number": (changed(QUERY, lambda t: 3), ["is not a state dict"]),
     "sparse": (changed(QUERY, torch.Tensor.to_sparse), ["is not a state dict"]),
     "an object": (lambda found: found | {"x": Evil()}, ["holds more than tensors"]),
-    "empty": (lambda found: {}, ["303 missing"]),
-    "no positions": (without("encoder.embeddings.position_embeddings"), ["1 missing"]),
+    "empty": (lambda found: {}, ["the tensor encoder.embeddings.position_embeddings is missing"]),
+    "no positions": (without("predictor.pos_embedding"), ["the tensor predictor.pos_embedding is missing"]),
     "flat positions": (changed("predictor.pos_embedding", lambda t: t.flatten()), ["history 3"]),
 }  # fmt: skip
 
@@ -314,6 +314,49 @@ def test_links_that_leave_the_folder_and_missing_files_are_one_line(lewm_bench, 
     refused(lewm_bench(*command), [name, "it is a folder"], tmp_path / "mine")
 
 
+# PLDM as stable-worldmodel saves it has the same tensors and sizes, and its own name.
+
+
+def named(config: dict, target: str) -> dict:
+    return {**config, "_target_": target}
+
+
+PLDM, LEWM_ = "stable_worldmodel.wm.pldm.pldm.PLDM", "stable_worldmodel.wm.lewm.LeWM"
+
+
+def test_pldm_there_and_back(lewm_bench, tensors, tmp_path) -> None:
+    source = write_release(tmp_path / "source", tensors, named(sizes(10, SMALL), PLDM))
+    assert lewm_bench("import", "pldm-weights", source, "--out", "mine", *TO_TWOROOM) == (0, "mine\n", "")
+    card = load_card(tmp_path / "mine")
+    assert (card["agent"], card["config"]["history"], card["released"]["source"]) == ("pldm", 3, "source")
+    assert lewm_bench("export", "pldm-weights", "mine", "--out", "back")[:2] == (0, "back\n")
+    back = torch.load(tmp_path / "back" / "weights.pt", weights_only=True)
+    assert back.keys() == tensors.keys() and all(torch.equal(back[name], tensors[name]) for name in tensors)
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert stripped(config) == stripped(sizes(10, SMALL)) and config["_target_"].endswith(".pldm.PLDM")
+    says = ["holds 'pldm', not lewm", "`lewm-bench export pldm-weights`"]
+    refused(lewm_bench("export", "lewm-weights", "mine", "--out", "other"), says, tmp_path / "other")
+
+
+@pytest.mark.parametrize(("verb", "target", "own"), [("lewm", PLDM, "pldm"), ("pldm", LEWM_, "lewm")])
+def test_weights_of_the_other_agent_are_refused(lewm_bench, release, tmp_path, verb, target, own) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    os.link(release / "weights.pt", source / "weights.pt")
+    (source / "config.json").write_text(json.dumps(named(sizes(10, SMALL), target)))
+    says = [f"says that this is {target.rpartition('.')[2]}", f"`lewm-bench import {own}-weights`"]
+    refused(lewm_bench("import", f"{verb}-weights", source, "--out", "mine", *TO_TWOROOM), says, tmp_path / "mine")
+
+
+def test_a_folder_of_pldm_is_no_checkpoint_of_lewm(lewm_bench, tensors, tmp_path, monkeypatch) -> None:
+    from lewm_bench.run import released
+
+    monkeypatch.setitem(released.PUBLISHED, TWOROOM, released.ActionStatistics((0.0, 0.0), (1.0, 1.0), "a test"))
+    source = write_release(tmp_path / "source", tensors, named(sizes(10, SMALL), PLDM))
+    status, _, err = lewm_bench("evaluate", "lewm", *FEW, "--env", TWOROOM, "--checkpoint", source)
+    assert status == 2 and "was made with agent 'pldm', but here it is 'lewm'" in err.splitlines()[-1], err
+
+
 # What takes a checkpoint takes a release.
 
 FEW = (
@@ -326,10 +369,12 @@ FEW = (
 @pytest.fixture(scope="module")
 def imported(release, tmp_path_factory) -> Path:
     from lewm_bench.run.checkpoints import located
-    from lewm_bench.run.released import import_lewm, statistics_of
+    from lewm_bench.run.released import import_release, statistics_of
 
     out = tmp_path_factory.mktemp("imported") / "mine"
-    import_lewm(located(release), out, TWOROOM, statistics_of(TWOROOM, (0.0, 0.0), (0.5, 0.5), None), 5)
+    import_release(
+        "lewm", located(release), out, TWOROOM, statistics_of("lewm", TWOROOM, (0.0, 0.0), (0.5, 0.5), None), 5
+    )
     return out
 
 
@@ -351,9 +396,22 @@ def test_an_imported_checkpoint_is_evaluated(lewm_bench, imported, tmp_path) -> 
         ("lewm.frame_skip=2", ["lewm.frame_skip 5, but here it is 2", "--set lewm.frame_skip=5"]),
     ],
 )
-def test_other_sizes_are_refused_with_what_mends_them(lewm_bench, imported, option, says) -> None:
+def test_other_sizes_are_refused_with_what_mends_them_before_data_are_collected(
+    lewm_bench, imported, tmp_path, option, says
+) -> None:
     status, _, err = lewm_bench("evaluate", "lewm", *FEW, "--set", option, "--checkpoint", imported)
     assert status == 2 and all(part in err.splitlines()[-1] for part in says), err
+    assert not list((tmp_path / "cache").rglob("meta.json"))
+
+
+def test_a_card_of_before_there_was_a_setting_is_believed_to_have_its_default(lewm_bench, imported, tmp_path) -> None:
+    card = load_card(imported)
+    del card["config"]["dropout"]
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older" / "card.json").write_text(json.dumps(card))
+    os.link(imported / "model.safetensors", tmp_path / "older" / "model.safetensors")
+    status, _, err = lewm_bench("evaluate", "lewm", *FEW, "--set", "lewm.dropout=0.2", "--checkpoint", "older")
+    assert status == 2 and "lewm.dropout 0.1, but here it is 0.2" in err
 
 
 def test_another_environment_is_refused(lewm_bench, imported) -> None:
@@ -415,7 +473,8 @@ def test_what_the_released_code_cannot_build_is_not_exported(lewm_bench, importe
 
     small = {**card["config"], "encoder": "stem-vit", "width": 64}
     for changes, says in (
-        ({"agent": "gcbc"}, ["holds 'gcbc'", "builds lewm"]),
+        ({"agent": "gcbc"}, ["holds 'gcbc', not lewm", "builds lewm and pldm"]),
+        ({"agent": "pldm:x"}, ["holds 'pldm:x', not lewm", "`lewm-bench export pldm-weights`"]),
         ({"config": small}, ["lewm.encoder 'stem-vit'", "builds 'vit-tiny'", "--profile paper"]),
         ({"config": None}, ["does not say config"]),
         ({"image_size": "28"}, ["does not say"]),

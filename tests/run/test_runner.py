@@ -22,7 +22,7 @@ import torch
 import yaml
 from toy_env import ToyEnv
 
-from lewm_bench.agent import Family, Loaded
+from lewm_bench.agent import Family, Loaded, card_of
 from lewm_bench.agents.gcbc import GCBC, GCBCFamily
 from lewm_bench.core.errors import NotRun, TrainingFailed, UserError
 from lewm_bench.data.collect import collect
@@ -654,7 +654,7 @@ def test_what_is_not_a_checkpoint_is_said_so(finished, config, tmp_path):
     refused("has no card.json")
     (tmp_path / "card.json").write_text("[]")
     refused("is damaged")
-    (tmp_path / "card.json").write_text(json.dumps(checkpoints.card_of(setting)))
+    (tmp_path / "card.json").write_text(json.dumps(card_of(setting)))
     refused("has no model.safetensors")
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")
     refused("is damaged")
