@@ -56,7 +56,7 @@ def released(inputs: int, image_size: int = 224, history: int = 3) -> dict[str, 
 
 
 def modern(name: str) -> str:
-    """A tensor's name in transformers 5, by the documented renames in their order."""
+    """A tensor's name in transformers since 5.9, by the documented renames in their order."""
     if not name.startswith("encoder."):
         return name
     for old, new in (

@@ -1,7 +1,7 @@
 """The layout in which LeWM's authors release weights: ``weights.pt``, a state dict, and ``config.json``, its sizes.
 
 stable-worldmodel saves its PLDM alike, whose networks are the same. Our modules have the released names of
-transformers 4, so what is left to do is to rename those of transformers 5, to hold the sizes against the tensors, and
+transformers before 5.9, so what is left to do is to rename those of later ones, to hold the sizes against the tensors, and
 to read nothing but tensors.
 """
 
@@ -45,7 +45,7 @@ BLOCK_NAMES = {
     "layernorm_before": "layernorm_before",
     "layernorm_after": "layernorm_after",
 }
-"""What transformers 5 calls the parts of a ViT's block, and what transformers 4 and we call them."""
+"""What transformers since 5.9 calls the parts of a ViT's block, and what earlier ones and we call them."""
 
 
 PACKAGES = {"lewm": "stable_worldmodel.wm.lewm", "pldm": "stable_worldmodel.wm.pldm"}
@@ -144,7 +144,7 @@ def require_inside(path: Path, root: Path) -> None:
 def write_released(
     folder: Path, agent: str, tensors: Mapping[str, Tensor], config: JEPAConfig, image_size: int, block: int
 ) -> None:
-    """Write an agent of the paper's size as LeWM's authors do: transformers 4's names, targets of stable-worldmodel 0.1.1.
+    """Write an agent of the paper's size as LeWM's authors do: the names of transformers before 5.9, targets of stable-worldmodel 0.1.1.
 
     Args:
         agent: one of ``PACKAGES``.
@@ -215,7 +215,7 @@ def read_tensors(path: Path, mend: str = MEND) -> dict[str, Tensor]:
         raise UserError(f"{path} is not a state dict: it must map names to tensors and hold nothing else; {mend}")
     tensors = {renamed(name): tensor for name, tensor in found.items()}
     if len(tensors) < len(found):
-        raise UserError(f"{path} holds tensors twice, under the names of transformers 4 and 5; {mend}")
+        raise UserError(f"{path} holds tensors twice, under older and newer names of transformers; {mend}")
     return tensors
 
 
@@ -235,7 +235,7 @@ def is_state_dict(found: object) -> TypeGuard[dict[str, Tensor]]:
 
 
 def renamed(name: str) -> str:
-    """A tensor's name as transformers 4 has it."""
+    """A tensor's name as transformers before 5.9 has it."""
     match = BLOCK.fullmatch(name)
     if match is None or match[2] not in BLOCK_NAMES:
         return name

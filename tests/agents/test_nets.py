@@ -27,7 +27,7 @@ def seeded() -> None:
 
 
 def theirs(name: str) -> str:
-    """The name in transformers 5 of one of our (and transformers 4's) ViT parameters."""
+    """The name in transformers since 5.9 of one of our (and its earlier versions') ViT parameters."""
     layer = "encoder.layer."
     if not name.startswith(layer):
         return name
@@ -67,7 +67,7 @@ def pair() -> tuple[ViT, nn.Module]:
             assert p.std() > 0, name
     state = ours.state_dict()
     known = model.state_dict().keys()
-    if any(name.startswith("encoder.layer.") for name in known):  # transformers 4
+    if any(name.startswith("encoder.layer.") for name in known):  # transformers before 5.9
         mapped = dict(state)
     else:
         mapped = {theirs(name): value for name, value in state.items()}
