@@ -17,6 +17,7 @@ from lewm_bench.cli.options import (
     DeviceOption,
     EnvsOption,
     FreshOption,
+    JobsOption,
     ProfileOption,
     QuietOption,
     SeedsOption,
@@ -42,6 +43,7 @@ def run(
     config: ConfigOption = None,
     data: DataOption = None,
     fresh: FreshOption = None,
+    jobs: JobsOption = 0,
     quiet: QuietOption = False,
 ) -> None:
     """Collect, train, plan and report: everything a suite needs. Kill it and run it again: it goes on.

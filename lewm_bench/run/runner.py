@@ -17,6 +17,7 @@ from tqdm import tqdm
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.data.format import Dataset
+from lewm_bench.run.ahead import sharing, train_ahead
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.cells import failure, outcome, record
 from lewm_bench.run.checkpoints import training_of
@@ -78,9 +79,11 @@ def each_job(run: Run, make: Callable[[Run, Job, Data | Exception], R], tell: Ca
         beside = replace(run, out=new.folder)
         for spec in run.suite.envs:
             data = dataset_or_error(beside, spec)
+            here = replace(beside, sharing=sharing(beside, spec, data))
+            train_ahead(here, spec, data)
             for number, job in enumerate(run.suite.jobs, 1):
                 if job.env == spec:
-                    cells.append(make(beside, job, data))
+                    cells.append(make(here, job, data))
                     cells[-1].save(new.folder / CELLS)
                     new.publish()
                     run.say(f"[{number}/{len(run.suite.jobs)}] {tell(cells[-1])}")

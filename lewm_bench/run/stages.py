@@ -44,6 +44,7 @@ from lewm_bench.run.keys import (
 from lewm_bench.run.registry import agent_family
 from lewm_bench.run.reproduction import disagreement
 from lewm_bench.run.resolve import Job, Suite, shares_budget
+from lewm_bench.system.device import threads
 from lewm_bench.system.files import write_text
 from lewm_bench.system.provenance import commit, hardware, versions
 from lewm_bench.system.store import Store, stage_key
@@ -51,12 +52,21 @@ from lewm_bench.train.loop import TrainingLog, raise_if_collapsed, raise_if_mean
 
 logger = logging.getLogger(__name__)
 
+BESIDE = "beside"  # of a training's hardware: other trainings at the same time
 EPISODES, MEASURES = "episodes.jsonl", "extras.json"  # of an evaluation's folder
 SORTED = "sorted.json"  # of a folder of pairs
 
 
 Data = tuple[GoalEnv, Dataset, str]
 """An environment, its dataset and the dataset's key."""
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How many processes train side by side, and the threads that each of their trainings has; None: all there are."""
+
+    processes: int = 1
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,8 @@ class Run:
     progress: bool = True
     say: Callable[[str], None] = logger.info  # one line per finished cell
     workers: int = 1  # processes that collect; more than 1 needs a main module that can be imported again
+    trainings: int = 1  # made side by side at most (run.ahead); more than 1 needs such a main module too
+    sharing: Sharing = Sharing()  # among the trainings of the environment that is at work
     data: Path | None = None  # a dataset that takes the place of a collected one (run.given_data)
 
 
@@ -163,10 +175,13 @@ def in_steps(setting: Setting) -> Setting:
     return replace(setting, config=setting.config.model_copy(update={"train": train}))
 
 
-def checkpoint_of(setting: Setting, family: Family, say: Callable[[str], None] = logger.info) -> Path | None:
+def checkpoint_of(
+    setting: Setting, family: Family, say: Callable[[str], None] = logger.info, beside: int = 0
+) -> Path | None:
     """The checkpoint folder of a job, trained if it is not in the cache; None for agents that do not train.
 
-    ``say`` is told how long a training took and which share of that went by in waiting for data.
+    ``say`` is told how long a training took and which share of that went by in waiting for data; ``beside`` are the other
+    trainings that run at the same time.
 
     Raises:
         TrainingFailed: it did not learn anything usable.
@@ -176,9 +191,11 @@ def checkpoint_of(setting: Setting, family: Family, say: Callable[[str], None] =
 
     def build(work: Path) -> None:
         log, where = family.train(setting, work), hardware(setting.device)
+        where |= {BESIDE: str(beside)} if beside else {}
         record = {"columns": log.columns, "seconds": log.seconds, "waited": log.waited, "hardware": where}
         write_text(work / TRAINING, json.dumps(record))
-        say(f"{setting.env_id}: {setting.agent}, seed {setting.seed}, {trained_in(log)}")
+        others = f", with {where['threads']} of the threads and {beside} other beside it" if beside else ""
+        say(f"{setting.env_id}: {setting.agent}, seed {setting.seed}, {trained_in(log)}{others}")
 
     folder = setting.store.stage("model", model_spec(setting, family), build)
     if setting.config.train.on_collapse == "fail":
@@ -352,8 +369,10 @@ class PreparedAgent(NamedTuple):
     folder: Path | None  # its checkpoint; None for agents that do not train
 
 
-def prepare_agent(run: Run, job: Job, data: Data, checkpoint: Path | None = None) -> PreparedAgent:
+def prepare_agent(run: Run, job: Job, data: Data, checkpoint: Path | None = None, beside: int = 0) -> PreparedAgent:
     """The agent of a cell, trained if it is not in the cache, or that of a ``checkpoint`` folder from elsewhere.
+
+    ``beside`` are the other trainings that run at the same time.
 
     Raises:
         NotRun: it cannot run here.
@@ -364,7 +383,8 @@ def prepare_agent(run: Run, job: Job, data: Data, checkpoint: Path | None = None
     setting = setting_of(run, job, *data)
     family.requirements(setting)
     if checkpoint is None:
-        return PreparedAgent(family, setting, checkpoint_of(setting, family, run.say))
+        with threads(run.sharing.threads):
+            return PreparedAgent(family, setting, checkpoint_of(setting, family, run.say, beside))
     check_card(checkpoint, setting)
     training_of(checkpoint)  # a damaged one is found out before anything is evaluated
     return PreparedAgent(family, as_trained(checkpoint, setting), checkpoint)
