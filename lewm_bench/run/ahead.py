@@ -11,6 +11,7 @@ import logging
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from threading import RLock
 
 import torch
 from tqdm import tqdm
@@ -137,6 +138,7 @@ def _start(run: Run, levels: tuple[int, int]) -> None:
     logging.basicConfig(level=everybody, format="%(message)s")
     logging.getLogger("lewm_bench").setLevel(ours)
     keep_memory()
+    tqdm.set_lock(RLock())  # its own is one among processes, and a process that is ended would leave it behind
     torch.set_num_threads(run.sharing.threads or torch.get_num_threads())
     _run.append(run)
 

@@ -194,7 +194,7 @@ def checkpoint_of(
         where |= {BESIDE: str(beside)} if beside else {}
         record = {"columns": log.columns, "seconds": log.seconds, "waited": log.waited, "hardware": where}
         write_text(work / TRAINING, json.dumps(record))
-        others = f", with {where['threads']} of the threads and {beside} other beside it" if beside else ""
+        others = f", threads: {where['threads']}, others at the same time: {beside}" if beside else ""
         say(f"{setting.env_id}: {setting.agent}, seed {setting.seed}, {trained_in(log)}{others}")
 
     folder = setting.store.stage("model", model_spec(setting, family), build)

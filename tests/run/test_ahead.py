@@ -67,7 +67,9 @@ def test_side_by_side_trains_what_one_thread_trains_alone(tmp_path):
     assert [c.status for c in cells] == ["done"] * 4
     trained = [c.train_hardware for c in cells if c.agent == "gcbc"]
     assert [(h["threads"], h["beside"]) for h in trained] == [("1", "1")] * 2
-    assert len([line for line in lines if "trained in" in line and "1 other beside it" in line]) == 2
+    assert (
+        len([line for line in lines if "trained in" in line and "threads: 1, others at the same time: 1" in line]) == 2
+    )
     assert torch.get_num_threads() == 2
 
     (tmp_path / "alone").mkdir()
