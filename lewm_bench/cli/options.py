@@ -58,6 +58,7 @@ JobsOption = Annotated[
     int,
     typer.Option("--jobs", min=0, help="Small trainings side by side on a CPU; 0: as many as cores, 1: one by one."),
 ]
+ProfileTimeOption = Annotated[bool, typer.Option("--profile-time", help="Say at the end where the time went.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 

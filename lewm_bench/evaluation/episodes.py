@@ -33,6 +33,9 @@ from lewm_bench.evaluation.agent_contract import (
 from lewm_bench.evaluation.history import History, images
 from lewm_bench.evaluation.protocol import CHOICES, Pairs, Protocol
 from lewm_bench.system.device import Stopwatch
+from lewm_bench.system.phases import phase
+
+ENCODES, SEARCHES = "planning: encoding", "planning: search"  # phases
 
 
 class EvalConfig(Config):
@@ -184,7 +187,7 @@ def _episodes(
     history = History(env, dataset, pairs.start_row[members], length, (agent.history, agent.frame_skip))
     encode_seconds, search_seconds, env_watch = [], [], 0.0
     goals = Goals(images(dataset.frames[pairs.goal_row[members]]), goal.copy())
-    with _decides(place, 0), Stopwatch(device) as watch:
+    with _decides(place, 0), phase(ENCODES), Stopwatch(device) as watch:
         controller = agent.start(goals, rngs)
     goal_seconds = watch.seconds
     if not isinstance(controller, Controller):
@@ -194,15 +197,15 @@ def _episodes(
     while (done := history.steps) < budget:
         past = history.past()
         with _decides(place, done):
-            with Stopwatch(device) as encode:
+            with phase(ENCODES), Stopwatch(device) as encode:
                 encoded = controller.encode(past)
-            with Stopwatch(device) as search:
+            with phase(SEARCHES), Stopwatch(device) as search:
                 chosen = controller.search(encoded)
         encode_seconds.append((encode.seconds + goal_seconds) / len(members))
         search_seconds.append(search.seconds / len(members))
         goal_seconds = 0.0
         chosen = checked_actions(chosen, env.action_space.shape[0], place, done)
-        with Stopwatch(device) as watch:
+        with phase("simulating episodes"), Stopwatch(device) as watch:
             _execute(env, history, chosen[:, : budget - done], place)
             if history.steps < budget:  # the last frames are shown to nobody
                 history.draw()

@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from threading import RLock
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -24,6 +25,7 @@ from lewm_bench.run.registry import agent_family
 from lewm_bench.run.resolve import Job
 from lewm_bench.run.stages import Data, Run, Sharing, dataset_of, prepare_agent, setting_of
 from lewm_bench.system.faults import result_or_error
+from lewm_bench.system.phases import begin, phase, timed
 from lewm_bench.system.pool import process_pool, submit
 from lewm_bench.system.resources import granted_memory, keep_memory
 from lewm_bench.system.store import Store, stage_key
@@ -89,7 +91,9 @@ def train_ahead(run: Run, spec: EnvSpec, data: Data | Exception) -> None:
         return
     number = min(run.sharing.processes, len(missing))
     bar = tqdm(total=len(missing), desc=f"train {number} side by side", unit="training", disable=not run.progress)
-    with bar, process_pool(number, _start, _carried(run), _levels()) as processes:
+    timing = timed() is not None
+    start = process_pool(number, _start, _carried(run), _levels(), timing)
+    with phase("training: starting processes, waiting for the last"), bar, start as processes:
         try:
             _follow(run, {submit(processes, _train, job): job for job in missing}, number, bar)
         except BrokenProcessPool:
@@ -99,15 +103,18 @@ def train_ahead(run: Run, spec: EnvSpec, data: Data | Exception) -> None:
             )
 
 
-def _follow(run: Run, running: dict[Future[list[str]], Job], number: int, bar: tqdm) -> None:
+def _follow(run: Run, running: dict[Future[Trained], Job], number: int, bar: tqdm) -> None:
     """Tell of every training when it is finished, ``number`` of which run at the same time, in this order."""
     while running:
         bar.set_postfix_str(", ".join(f"{job.agent} seed {job.seed}" for job in list(running.values())[:number]))
         finished, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
         for future in finished:
             del running[future]
-            for line in future.result():
+            trained = future.result()
+            for line in trained.lines:
                 run.say(line)
+            if (phases := timed()) is not None:
+                phases.spread(trained.seconds, number)
             bar.update()
 
 
@@ -115,6 +122,13 @@ def can_share(run: Run, env: GoalEnv) -> bool:
     """Whether other processes can train for a run."""
     # Each would build again what --fresh asks for. An environment whose class is not found by name is known here only.
     return not run.store.renews("model") and env.spec is not None and isinstance(env.spec.entry_point, str)
+
+
+class Trained(NamedTuple):
+    """What a process says of a training: lines for the user, and where the time went if that is asked."""
+
+    lines: list[str]
+    seconds: dict[str, float]
 
 
 # In a process of the pool.
@@ -133,7 +147,7 @@ def _levels() -> tuple[int, int]:
     return logging.getLogger().level, logging.getLogger("lewm_bench").level
 
 
-def _start(run: Run, levels: tuple[int, int]) -> None:
+def _start(run: Run, levels: tuple[int, int], timing: bool) -> None:
     everybody, ours = levels
     logging.basicConfig(level=everybody, format="%(message)s")
     logging.getLogger("lewm_bench").setLevel(ours)
@@ -141,15 +155,18 @@ def _start(run: Run, levels: tuple[int, int]) -> None:
     tqdm.set_lock(RLock())  # its own is one among processes, and a process that is ended would leave it behind
     torch.set_num_threads(run.sharing.threads or torch.get_num_threads())
     _run.append(run)
+    if timing:
+        begin()
 
 
-def _train(job: Job) -> list[str]:
+def _train(job: Job) -> Trained:
     """Train for a job and return what there is to tell; nothing of what goes wrong, which the job will meet."""
     lines: list[str] = []
     run = replace(_run[0], say=lines.append)
     others = run.sharing.processes - 1
     result_or_error(lambda: prepare_agent(run, job, _opened(run, job.env), beside=others))
-    return lines
+    phases = timed()
+    return Trained(lines, {} if phases is None else phases.taken())
 
 
 def _opened(run: Run, spec: EnvSpec) -> Data:

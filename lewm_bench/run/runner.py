@@ -27,6 +27,7 @@ from lewm_bench.run.resolve import Job
 from lewm_bench.run.results_folder import CELLS, incoming
 from lewm_bench.run.stages import Data, Run, dataset_of, measure_job
 from lewm_bench.system.faults import result_or_error
+from lewm_bench.system.phases import phase
 
 
 def run_job(
@@ -39,7 +40,8 @@ def run_job(
         TrainingFailed: it did not learn anything usable.
     """
     (family, setting, folder), measured = measure_job(run, job, (env, dataset, dataset_key), checkpoint)
-    return record(run, job, setting, family, measured, training_of(folder))
+    with phase("drawing and records"):
+        return record(run, job, setting, family, measured, training_of(folder))
 
 
 def run_suite(run: Run) -> list[CellRecord]:

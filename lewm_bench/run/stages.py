@@ -46,6 +46,7 @@ from lewm_bench.run.reproduction import disagreement
 from lewm_bench.run.resolve import Job, Suite, shares_budget
 from lewm_bench.system.device import threads
 from lewm_bench.system.files import write_text
+from lewm_bench.system.phases import phase
 from lewm_bench.system.provenance import commit, hardware, versions
 from lewm_bench.system.store import Store, stage_key
 from lewm_bench.train.loop import TrainingLog, raise_if_collapsed, raise_if_mean_action
@@ -103,7 +104,8 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
             require_sound(env, spec.label)
         learned = policy_of(run, env, config, key) if LEARNED in config.policies else None
         begin, resumed = time.perf_counter(), any(work.iterdir())
-        found = collect(env, config, DATA_SEED, work, run.progress, run.workers, learned, tell)
+        with phase("collecting"):
+            found = collect(env, config, DATA_SEED, work, run.progress, run.workers, learned, tell)
         frames = len(found.frames)
         seconds = time.perf_counter() - begin
         rate = "" if resumed else f" in {seconds:.1f} s, {frames / seconds:.0f} per second"
@@ -112,7 +114,9 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
 
     built: list[Path] = []
     dataset = Dataset.open(run.store.stage("dataset", key, build))
-    if problem := disagreement(env, dataset):
+    with phase("checking data"):
+        problem = disagreement(env, dataset)
+    if problem:
         again = f"`lewm-bench check {spec.id}` says why" if built else "collect again with --fresh collect"
         raise UserError(f"{spec.label} does not do again what its data in {dataset.folder} hold: {problem}; {again}")
     return env, dataset, stage_key("dataset", key)
@@ -190,7 +194,8 @@ def checkpoint_of(
         return None
 
     def build(work: Path) -> None:
-        log, where = family.train(setting, work), hardware(setting.device)
+        with phase("training: other"):
+            log, where = family.train(setting, work), hardware(setting.device)
         where |= {BESIDE: str(beside)} if beside else {}
         record = {"columns": log.columns, "seconds": log.seconds, "waited": log.waited, "hardware": where}
         write_text(work / TRAINING, json.dumps(record))
@@ -225,9 +230,10 @@ def pairs_of(run: Run, job: Job, setting: Setting, offset: int) -> Pairs:
     spec = pairs_spec(run.suite, job, setting, offset)
 
     def build(work: Path) -> None:
-        found = strata.sort_pairs(
-            setting, rules, config.num_pairs, config.candidates, offset, config.split, budget, run.progress
-        )
+        with phase("sorting pairs"):
+            found = strata.sort_pairs(
+                setting, rules, config.num_pairs, config.candidates, offset, config.split, budget, run.progress
+            )
         write_text(work / SORTED, found.model_dump_json())
 
     folder = setting.store.stage("pairs", spec, build, read_sorted)
@@ -279,11 +285,12 @@ def measure(
             skip=[r.pair for r in done],
         )
         name = f"evaluate {setting.agent} offset {offset}"
-        with rows.open("a", encoding="utf-8") as file:
+        with phase("evaluating: other"), rows.open("a", encoding="utf-8") as file:
             for result in tqdm(todo, name, len(pairs), initial=len(done), disable=not run.progress, leave=False):
                 file.write(result.model_dump_json() + "\n")
                 file.flush()
-        found = measures_of(run, job, setting, agent, pairs, budget, offset)
+        with phase("measuring latents"):
+            found = measures_of(run, job, setting, agent, pairs, budget, offset)
         write_text(work / MEASURES, json.dumps(found, allow_nan=False))
 
     folder = run.store.stage("evaluation", spec, build, lambda folder: read_evaluation(folder, len(pairs)))
@@ -408,7 +415,8 @@ def measure_job(
 
 def load_noted(family: Family, setting: Setting, folder: Path | None) -> Loaded:
     """The agent, with whose weights it has if they are somebody else's."""
-    loaded = load_agent(family, setting, folder)
+    with phase("loading"):
+        loaded = load_agent(family, setting, folder)
     return replace(loaded, note="; ".join(filter(None, [loaded.note, origin_note(folder)])))
 
 
