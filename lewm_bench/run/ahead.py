@@ -1,8 +1,8 @@
 """Trainings side by side, ahead of the jobs that need them: small networks gain little from a second thread.
 
 Each process makes one training after another with its share of the threads, through the cache; the jobs find what it
-made. What fails there is left to the job, which meets it again and tells it in its place. While episodes are evaluated,
-and plans timed, nothing else runs.
+made. What fails there is left to the job, which meets it again and tells it in its place. Pairs are sorted beside them, as
+nothing of that is timed. While episodes are evaluated, and plans timed, nothing else runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from threading import RLock
 from typing import NamedTuple
 
@@ -19,11 +19,12 @@ from tqdm import tqdm
 
 from lewm_bench.agent import Setting
 from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.names import stratum_of
 from lewm_bench.run.benchmarks import EnvSpec
-from lewm_bench.run.keys import model_spec
+from lewm_bench.run.keys import model_spec, pairs_spec
 from lewm_bench.run.registry import agent_family
 from lewm_bench.run.resolve import Job
-from lewm_bench.run.stages import Data, Run, Sharing, dataset_of, prepare_agent, setting_of
+from lewm_bench.run.stages import Data, Run, Sharing, dataset_of, pairs_of, prepare_agent, setting_of
 from lewm_bench.system.faults import result_or_error
 from lewm_bench.system.phases import begin, phase, timed
 from lewm_bench.system.pool import process_pool, submit
@@ -76,6 +77,24 @@ def key_of(run: Run, job: Job, data: Data) -> str | None:
     return stage_key("model", model_spec(setting, family)) if is_long(setting) else None
 
 
+def sortings(run: Run, spec: EnvSpec, data: Data) -> dict[str, Task]:
+    """For each sorting of pairs of an environment a job that needs it, by the key of that stage."""
+    found: dict[str, Task] = {}
+    for job in run.suite.jobs:
+        if job.env == spec and stratum_of(job.protocol):
+            setting = result_or_error(lambda job=job: setting_of(run, job, *data))
+            if not isinstance(setting, Exception):
+                for offset in job.goal_offset:
+                    key = stage_key("pairs", pairs_spec(run.suite, job, setting, offset))
+                    found.setdefault(key, Task(job, offset))
+    return found
+
+
+def made(run: Run, kind: str, key: str) -> bool:
+    """Whether the cache has a stage, and keeps it."""
+    return not run.store.renews(kind) and (run.store.root / kind / key).is_dir()
+
+
 def is_long(setting: Setting) -> bool:
     """Whether a training is worth a process."""
     return setting.config.train.steps >= LONG
@@ -85,17 +104,18 @@ def train_ahead(run: Run, spec: EnvSpec, data: Data | Exception) -> None:
     """Make the trainings of an environment that the cache lacks, if they are several that share the cores."""
     if run.sharing.processes < 2 or isinstance(data, Exception) or not can_share(run, data[0]):
         return
-    made = run.store.root / "model"
-    missing = [job for key, job in trainings(run, spec, data).items() if not (made / key).is_dir()]
+    missing = [Task(job) for key, job in trainings(run, spec, data).items() if not made(run, "model", key)]
+    beside = max(0, min(run.sharing.processes, len(missing)) - 1)
+    missing += [task for key, task in sortings(run, spec, data).items() if not made(run, "pairs", key)]
     if len(missing) < 2:
         return
     number = min(run.sharing.processes, len(missing))
-    bar = tqdm(total=len(missing), desc=f"train {number} side by side", unit="training", disable=not run.progress)
+    bar = tqdm(total=len(missing), desc=f"train {number} side by side", unit="task", disable=not run.progress)
     timing = timed() is not None
-    start = process_pool(number, _start, _carried(run), _levels(), timing)
+    start = process_pool(number, _start, _Order(_carried(run), beside, *_levels(), timing))
     with phase("training: starting processes, waiting for the last"), bar, start as processes:
         try:
-            _follow(run, {submit(processes, _train, job): job for job in missing}, number, bar)
+            _follow(run, {submit(processes, _work, task): task for task in missing}, number, bar)
         except BrokenProcessPool:
             logger.warning(
                 "a process that trains was ended from outside, probably for its memory; what is left is trained one by "
@@ -103,29 +123,39 @@ def train_ahead(run: Run, spec: EnvSpec, data: Data | Exception) -> None:
             )
 
 
-def _follow(run: Run, running: dict[Future[Trained], Job], number: int, bar: tqdm) -> None:
-    """Tell of every training when it is finished, ``number`` of which run at the same time, in this order."""
+def _follow(run: Run, running: dict[Future[Done], Task], number: int, bar: tqdm) -> None:
+    """Tell of every task when it is finished, ``number`` of which run at the same time, in this order."""
     while running:
-        bar.set_postfix_str(", ".join(f"{job.agent} seed {job.seed}" for job in list(running.values())[:number]))
+        bar.set_postfix_str(", ".join(map(str, list(running.values())[:number])))
         finished, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
         for future in finished:
             del running[future]
-            trained = future.result()
-            for line in trained.lines:
+            done = future.result()
+            for line in done.lines:
                 run.say(line)
             if (phases := timed()) is not None:
-                phases.spread(trained.seconds, number)
+                phases.spread(done.seconds, number)
             bar.update()
 
 
 def can_share(run: Run, env: GoalEnv) -> bool:
     """Whether other processes can train for a run."""
-    # Each would build again what --fresh asks for. An environment whose class is not found by name is known here only.
+    # Each would train again what --fresh asks for. An environment whose class is not found by name is known here only.
     return not run.store.renews("model") and env.spec is not None and isinstance(env.spec.entry_point, str)
 
 
-class Trained(NamedTuple):
-    """What a process says of a training: lines for the user, and where the time went if that is asked."""
+class Task(NamedTuple):
+    """The training that a job needs, or the sorting of its pairs at a goal offset."""
+
+    job: Job
+    offset: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.job.agent} seed {self.job.seed}" if self.offset is None else f"pairs at offset {self.offset}"
+
+
+class Done(NamedTuple):
+    """What a process says of a task: lines for the user, and where the time went if that is asked."""
 
     lines: list[str]
     seconds: dict[str, float]
@@ -133,9 +163,21 @@ class Trained(NamedTuple):
 
 # In a process of the pool.
 
-_run: list[Run] = []
+
+@dataclass(frozen=True)
+class _Order:
+    """What a process needs to know."""
+
+    run: Run
+    beside: int  # other trainings at the same time
+    level: int  # of everybody's log, and of ours
+    our_level: int
+    timing: bool
+
+
+_orders: list[_Order] = []
 _data: dict[str, Data] = {}
-"""What it trains for, and an environment's data once they are opened."""
+"""What there is to do, and an environment's data once they are opened."""
 
 
 def _carried(run: Run) -> Run:
@@ -147,26 +189,32 @@ def _levels() -> tuple[int, int]:
     return logging.getLogger().level, logging.getLogger("lewm_bench").level
 
 
-def _start(run: Run, levels: tuple[int, int], timing: bool) -> None:
-    everybody, ours = levels
-    logging.basicConfig(level=everybody, format="%(message)s")
-    logging.getLogger("lewm_bench").setLevel(ours)
+def _start(order: _Order) -> None:
+    logging.basicConfig(level=order.level, format="%(message)s")
+    logging.getLogger("lewm_bench").setLevel(order.our_level)
     keep_memory()
     tqdm.set_lock(RLock())  # its own is one among processes, and a process that is ended would leave it behind
-    torch.set_num_threads(run.sharing.threads or torch.get_num_threads())
-    _run.append(run)
-    if timing:
+    torch.set_num_threads(order.run.sharing.threads or torch.get_num_threads())
+    _orders.append(order)
+    if order.timing:
         begin()
 
 
-def _train(job: Job) -> Trained:
-    """Train for a job and return what there is to tell; nothing of what goes wrong, which the job will meet."""
+def _work(task: Task) -> Done:
+    """Do a task and return what there is to tell; nothing of what goes wrong, which the job will meet."""
     lines: list[str] = []
-    run = replace(_run[0], say=lines.append)
-    others = run.sharing.processes - 1
-    result_or_error(lambda: prepare_agent(run, job, _opened(run, job.env), beside=others))
+    run = replace(_orders[0].run, say=lines.append)
+    result_or_error(lambda: _do(run, task))
     phases = timed()
-    return Trained(lines, {} if phases is None else phases.taken())
+    return Done(lines, {} if phases is None else phases.taken())
+
+
+def _do(run: Run, task: Task) -> None:
+    data, job = _opened(run, task.job.env), task.job
+    if task.offset is None:
+        prepare_agent(run, job, data, beside=_orders[0].beside)
+    else:
+        pairs_of(run, job, setting_of(run, job, *data), task.offset)
 
 
 def _opened(run: Run, spec: EnvSpec) -> Data:

@@ -114,14 +114,34 @@ def test_processes_that_do_not_fit_into_memory_are_not_started(tmp_path, monkeyp
     assert ahead.sharing(run, spec, dataset_of(run, spec)) == Sharing()
 
 
-def die(job) -> list[str]:
+def die(task) -> ahead.Done:
     os._exit(1)
 
 
 def test_a_process_that_is_killed_costs_only_time(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(ahead, "_train", die)
+    monkeypatch.setattr(ahead, "_work", die)
     run, _ = tiny(tmp_path)
     cells = run_suite(run)
     assert [c.status for c in cells] == ["done"] * 4
     assert [c.train_hardware["threads"] for c in cells if c.agent == "gcbc"] == ["1", "1"]
     assert len([r for r in caplog.records if "ended from outside" in r.message]) == 1
+
+
+def test_pairs_are_sorted_beside_the_trainings_and_are_the_same(tmp_path, monkeypatch):
+    strata = ("evaluate.protocol=clean-2", "evaluate.candidates=6")
+    found = {}
+    for name, trainings in (("alone", 1), ("together", 2)):
+        (tmp_path / name).mkdir()
+        run, _ = tiny(tmp_path / name, *strata, trainings=trainings)
+        spec = run.suite.envs[0]
+        data = dataset_of(run, spec)
+        if trainings == 2:
+            ahead.train_ahead(replace(run, sharing=ahead.sharing(run, spec, data)), spec, data)
+        else:
+            for job, offset in ahead.sortings(run, spec, data).values():
+                ahead.pairs_of(run, job, ahead.setting_of(run, job, *data), offset)
+        found[name] = {
+            p.parent.name: p.read_bytes() for p in (tmp_path / name / "cache" / "pairs").glob("*/sorted.json")
+        }
+    assert len(found["alone"]) == 1 and found["alone"] == found["together"]
+    assert len(weights(tmp_path / "together")) == 2
