@@ -32,6 +32,7 @@ from lewm_bench.core.source import made_of
 from lewm_bench.system.arrays import read_array
 from lewm_bench.system.checkpoint import load_weights
 from lewm_bench.system.files import disk_errors, write_text
+from lewm_bench.system.phases import phase
 from lewm_bench.system.store import read_result
 
 ENCODER_SCHEMA, TOKENS_SCHEMA = 2, 3
@@ -96,7 +97,8 @@ def pretrain(setting: Setting, work: Path) -> None:
     def finish(encoder: LocalEncoder) -> None:
         encoder.fit(statistics.to(setting.device))
 
-    log = train_module(inner, build, batch, work, finish)
+    with phase("training: other"):
+        log = train_module(inner, build, batch, work, finish)
     write_text(work / SECONDS, json.dumps(log.seconds))
 
 
@@ -156,7 +158,8 @@ def cached_tokens(setting: Setting, encoder: Encoder) -> tuple[np.ndarray, np.nd
 
     def build(work: Path) -> None:
         begin = time.perf_counter()
-        share = write_tokens(setting, encoder, rows, work / "tokens.npy")
+        with phase("encoding frames"):
+            share = write_tokens(setting, encoder, rows, work / "tokens.npy")
         seconds = (time.perf_counter() - begin) / share if share else 0.0
         write_text(work / ENCODING, json.dumps(seconds))
 

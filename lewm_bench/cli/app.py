@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -32,7 +31,7 @@ from lewm_bench.cli import (
 )
 from lewm_bench.cli.verb import Commands, UsageProblem, Verb
 from lewm_bench.core.errors import Explained, NotRun, TrainingFailed, UserError, one_line
-from lewm_bench.system.resources import limit_threads
+from lewm_bench.system.resources import keep_memory, limit_threads
 from lewm_bench.system.signals import Stopped, stopping
 
 app = typer.Typer(
@@ -78,29 +77,13 @@ SPIN = "10000"
 factor of 20 to 40 on two cores: 2.1 s instead of 0.06 s per training step. With this it is 0.2 s, and 5 % alone."""
 
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-
-
-def _keep_memory() -> None:
-    """Let glibc keep freed memory instead of giving it back to the kernel.
-
-    Activations of some megabytes come and go with every layer; without this each one is mapped and zeroed anew, 40,000
-    page faults per iteration of the planner at paper size. Other C libraries are left alone.
-    """
-    if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(M_MMAP_THRESHOLD, 2**30)
-            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 2."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is imported, which is later
     limit_threads(os.environ)
     os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")  # pygame's SDL takes those that nobody has, and swallows
-    _keep_memory()
+    keep_memory()
     try:
         with stopping():
             status = app(sys.argv[1:] or ["--help"], prog_name="lewm-bench", standalone_mode=False)

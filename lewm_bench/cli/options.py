@@ -54,6 +54,11 @@ DataOption = Annotated[
         "--data", help="Use this dataset (of `import data` or RecordTrajectories) in place of collected ones."
     ),
 ]
+JobsOption = Annotated[
+    int,
+    typer.Option("--jobs", min=0, help="Small trainings side by side on a CPU; 0: as many as cores, 1: one by one."),
+]
+ProfileTimeOption = Annotated[bool, typer.Option("--profile-time", help="Say at the end where the time went.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
@@ -144,6 +149,7 @@ class Choices:
     quiet: bool = False
     fresh: Sequence[str] | None = None
     data: Path | None = None
+    jobs: int = 1
 
     @classmethod
     def of(cls, options: Mapping[str, Any], **others: Any) -> Choices:
@@ -189,6 +195,8 @@ class Choices:
 
     def run(self) -> Run:
         """The run that they describe."""
+        import torch
+
         from lewm_bench.run.keys import fresh_kinds
         from lewm_bench.run.stages import Run
         from lewm_bench.run.unused_settings import check_read
@@ -213,6 +221,7 @@ class Choices:
             progress=self.progress,
             say=say,
             workers=cores(),
+            trainings=self.jobs or torch.get_num_threads(),
             data=self.data,
         )
         count = "1 cell" if len(resolved.jobs) == 1 else f"{len(resolved.jobs)} cells"

@@ -17,14 +17,16 @@ from lewm_bench.cli.options import (
     DeviceOption,
     EnvsOption,
     FreshOption,
+    JobsOption,
     ProfileOption,
+    ProfileTimeOption,
     QuietOption,
     SeedsOption,
     SetOption,
     SolverOption,
     SuiteOption,
 )
-from lewm_bench.cli.timing import time_planning
+from lewm_bench.cli.timing import time_planning, where_time_went
 from lewm_bench.core.errors import UserError
 
 
@@ -42,17 +44,14 @@ def run(
     config: ConfigOption = None,
     data: DataOption = None,
     fresh: FreshOption = None,
+    jobs: JobsOption = 0,
+    profile_time: ProfileTimeOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Collect, train, plan and report: everything a suite needs. Kill it and run it again: it goes on.
 
     Example: lewm-bench run --suite pointmaze --seeds 0,1,2
     """
-    from lewm_bench.report.tables.terminal import terminal
-    from lewm_bench.report.write import write_report
-    from lewm_bench.run.results_folder import claimed
-    from lewm_bench.run.runner import run_suite
-
     choices = Choices.of(locals())
     if _is_speed(suite, config):
         if agents or seeds or envs:
@@ -62,14 +61,27 @@ def run(
         if fresh:
             raise UserError("--fresh is for what the cache keeps; times are measured anew every time")
         return time_planning(choices)
-    it = choices.run()
+    with where_time_went(profile_time):
+        _run(choices)
+
+
+def _run(choices: Choices) -> None:
+    from lewm_bench.report.tables.terminal import terminal
+    from lewm_bench.report.write import write_report
+    from lewm_bench.run.results_folder import claimed
+    from lewm_bench.run.runner import run_suite
+    from lewm_bench.system.phases import phase
+
+    with phase("starting"):
+        it = choices.run()
     with claimed(it.out):  # before hours of training, not after
         if it.suite.kind == "understand":
             from lewm_bench.run.understanding import examine_suite
 
             return end_examination(examine_suite(it), it)
         cells = run_suite(it)
-        shown = terminal(write_report(cells, it.out, it.suite.title))
+        with phase("report: tables and page"):
+            shown = terminal(write_report(cells, it.out, it.suite.title))
     end_run(shown, it.out, cells, [(cell, cell.reason) for cell in cells if cell.status == "failed"])
 
 

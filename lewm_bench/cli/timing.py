@@ -1,11 +1,32 @@
-"""Planning times, measured and reported."""
+"""Planning times, measured and reported; and where the time of a verb went."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import typer
 
 from lewm_bench.cli.ending import show
 from lewm_bench.cli.options import Choices, say
+
+
+@contextmanager
+def where_time_went(asked: bool) -> Iterator[None]:
+    """Print what took the time inside this context, if that is asked and it comes to its end."""
+    if not asked:
+        yield
+        return
+    from lewm_bench.system.phases import timing
+
+    with timing() as phases:
+        try:
+            yield
+        except typer.Exit:  # some cells failed
+            typer.echo(phases.table())
+            raise
+        typer.echo(phases.table())
 
 
 def time_planning(choices: Choices, checkpoint: Path | None = None) -> None:

@@ -17,8 +17,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +38,7 @@ from lewm_bench.data.sac_exploration import SACPolicyConfig, load_sac_policy
 from lewm_bench.data.splits import apportion, split_episodes
 from lewm_bench.data.writer import DatasetWriter
 from lewm_bench.system.files import disk_errors
-from lewm_bench.system.signals import end_with_parent, parent_pipe, signals_blocked
+from lewm_bench.system.pool import process_pool, submit
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +214,7 @@ def _roll_parts(
         yield from (_roll(env, steps, policies, part) for part in rest)
         return
     order = _Order(_spec(env), steps, learned, scratch)
-    with _emptied(scratch), _pool(order, workers) as processes:
+    with _emptied(scratch), process_pool(workers, _start_worker, order) as processes:
         try:
             yield from map(_load, _in_order(processes, rest, 2 * workers))
         except BrokenProcessPool:
@@ -236,33 +234,17 @@ class _Order:
     scratch: Path
 
 
-@contextmanager
-def _pool(order: _Order, workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that collect; at the end of this context they are gone, whatever they were at."""
-    line, ours = parent_pipe()
-    with line, ours:
-        with signals_blocked():
-            context = get_context("spawn")
-            processes = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(line, order))
-        try:
-            yield processes
-        finally:
-            ours.close()
-            processes.shutdown(cancel_futures=True)
-
-
 def _in_order(processes: ProcessPoolExecutor, parts: Sequence[Part], most: int) -> Iterator[Path]:
     """The files of the parts, of which at most ``most`` are worked on or wait for their turn."""
 
-    def submit(part: Part) -> Future[Path]:
-        with signals_blocked():  # this is what starts processes
-            return processes.submit(_roll_in_worker, part)
+    def begin(part: Part) -> Future[Path]:
+        return submit(processes, _roll_in_worker, part)
 
-    waiting = deque(map(submit, parts[:most]))
+    waiting = deque(map(begin, parts[:most]))
     for part in [*parts[most:], *[None] * len(waiting)]:
         yield waiting.popleft().result()
         if part is not None:
-            waiting.append(submit(part))
+            waiting.append(begin(part))
 
 
 @contextmanager
@@ -282,9 +264,8 @@ _made: list[GoalEnv] = []
 """In a process of the pool: what to do, and the environment once it is made."""
 
 
-def _start_worker(line: Connection, order: _Order) -> None:
+def _start_worker(order: _Order) -> None:
     global _order
-    end_with_parent(line)
     _order = order
 
 

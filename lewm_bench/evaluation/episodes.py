@@ -5,7 +5,7 @@ Shapes: B episodes side by side, T frames of context, X state size, A numbers of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -33,6 +33,9 @@ from lewm_bench.evaluation.agent_contract import (
 from lewm_bench.evaluation.history import History, images
 from lewm_bench.evaluation.protocol import CHOICES, Pairs, Protocol
 from lewm_bench.system.device import Stopwatch
+from lewm_bench.system.phases import phase
+
+ENCODES, SEARCHES = "planning: encoding", "planning: search"  # phases
 
 
 class EvalConfig(Config):
@@ -115,15 +118,24 @@ def evaluate(
     checked_agent(agent, setting.agent)
     context = _context_lengths(setting.dataset, pairs, agent, real_history)
     waiting = [i for i in range(len(pairs)) if i not in set(skip)]
-    if waiting:
-        _warm_up(agent, setting, pairs, waiting[0], int(context[waiting[0]]))
-    for length in sorted(set(context[waiting].tolist())):  # a batch has one context length
+    batches = list(_batches(waiting, context, batch))
+    _warm_up(agent, setting, pairs, batches, budget)
+    for members, length in batches:
+        name = parse_agent(setting.agent).trained
+        rngs = [stream(setting.seed, "plan", setting.env_id, name, goal_offset, i) for i in members]
+        yield from _episodes(agent, setting, pairs, members, length, rngs, budget)
+
+
+Batch = tuple[list[int], int]
+"""The pairs of episodes that run together, and the frames of context that all of them have."""
+
+
+def _batches(waiting: Sequence[int], context: np.ndarray, size: int) -> Iterator[Batch]:
+    """Batches of at most ``size`` episodes of one context length."""
+    for length in sorted(set(context[waiting].tolist())):
         group = [i for i in waiting if context[i] == length]
-        for begin in range(0, len(group), batch):
-            members = group[begin : begin + batch]
-            name = parse_agent(setting.agent).trained
-            rngs = [stream(setting.seed, "plan", setting.env_id, name, goal_offset, i) for i in members]
-            yield from _episodes(agent, setting, pairs, members, length, rngs, budget)
+        for begin in range(0, len(group), size):
+            yield group[begin : begin + size], length
 
 
 def _context_lengths(dataset: Dataset, pairs: Pairs, agent: Agent, real_history: bool) -> np.ndarray:
@@ -134,10 +146,25 @@ def _context_lengths(dataset: Dataset, pairs: Pairs, agent: Agent, real_history:
     return np.minimum(available, agent.history - 1)
 
 
-def _warm_up(agent: Agent, setting: Setting, pairs: Pairs, index: int, length: int) -> None:
-    """One discarded decision, so that no measured one pays for lazy initialisation."""
-    for _ in _episodes(agent, setting, pairs, [index], length, [stream(setting.seed, "warm-up")], budget=1):
-        pass
+def _warm_up(agent: Agent, setting: Setting, pairs: Pairs, batches: Sequence[Batch], budget: int) -> None:
+    """Discarded decisions of every shape that will be timed, so that none pays for lazy initialisation or compiling.
+
+    Those are the first decision at each context length, and behind the shortest all until the history is full.
+    """
+    warm: set[tuple[int, int]] = set()
+    for members, length in batches:
+        shape = len(members), length
+        if shape in warm:
+            continue
+        growing = agent.history > 1 and not any(size == len(members) for size, _ in warm)
+        warm.add(shape)
+
+        def seen(decisions: int, frames: int, growing: bool = growing) -> bool:
+            return not growing or (decisions > 1 and frames == agent.history)
+
+        rngs = [stream(setting.seed, "warm-up", i) for i in members]
+        for _ in _episodes(agent, setting, pairs, members, length, rngs, budget, seen):
+            pass
 
 
 def _episodes(
@@ -148,15 +175,19 @@ def _episodes(
     length: int,
     rngs: Sequence[np.random.Generator],
     budget: int,
+    enough: Callable[[int, int], bool] = lambda decisions, frames: False,
 ) -> Iterator[PairResult]:
-    """Run a batch of episodes together. Whatever is handed to an agent or an environment is a copy."""
+    """Run a batch of episodes together. Whatever is handed to an agent or an environment is a copy.
+
+    ``enough`` ends them early, from the decisions so far and the frames that the last one was shown.
+    """
     env, dataset, device = setting.env, setting.dataset, setting.device
     place = Place(setting.agent, setting.env_id, members)
     goal = dataset.states[pairs.goal_row[members]]
     history = History(env, dataset, pairs.start_row[members], length, (agent.history, agent.frame_skip))
     encode_seconds, search_seconds, env_watch = [], [], 0.0
     goals = Goals(images(dataset.frames[pairs.goal_row[members]]), goal.copy())
-    with _decides(place, 0), Stopwatch(device) as watch:
+    with _decides(place, 0), phase(ENCODES), Stopwatch(device) as watch:
         controller = agent.start(goals, rngs)
     goal_seconds = watch.seconds
     if not isinstance(controller, Controller):
@@ -166,19 +197,21 @@ def _episodes(
     while (done := history.steps) < budget:
         past = history.past()
         with _decides(place, done):
-            with Stopwatch(device) as encode:
+            with phase(ENCODES), Stopwatch(device) as encode:
                 encoded = controller.encode(past)
-            with Stopwatch(device) as search:
+            with phase(SEARCHES), Stopwatch(device) as search:
                 chosen = controller.search(encoded)
         encode_seconds.append((encode.seconds + goal_seconds) / len(members))
         search_seconds.append(search.seconds / len(members))
         goal_seconds = 0.0
         chosen = checked_actions(chosen, env.action_space.shape[0], place, done)
-        with Stopwatch(device) as watch:
+        with phase("simulating episodes"), Stopwatch(device) as watch:
             _execute(env, history, chosen[:, : budget - done], place)
             if history.steps < budget:  # the last frames are shown to nobody
                 history.draw()
         env_watch += watch.seconds / len(members)
+        if enough(len(search_seconds), past.frames.shape[1]):
+            break
     for b, states in enumerate(history.states):
         yield _result(env, place, b, states, goal[b], encode_seconds, search_seconds, env_watch)
 

@@ -77,12 +77,23 @@ def caption(summary: Summary) -> list[str]:
         "Profile": ", ".join(sorted({c.profile for c in summary.cells})),
         "Training seeds": ", ".join(map(str, seeds)),
         "Training budget": budgets(done),
+        "Training times": beside(done),
         "Hardware": "; ".join(sorted({hardware_line(c.hardware) for c in done} - {""})),
         "Versions": "; ".join(versions),
         "Commit": ", ".join(sorted({c.commit for c in done} - {""})),
         "What the names stand for": "; ".join(substitutes),
     }
     return [f"{name}: {text}." for name, text in lines.items() if text]
+
+
+def beside(done: Iterable[CellRecord]) -> str:
+    """That trainings shared the cores, in words, so that nobody takes their times for times alone; else empty."""
+    shared = [c.train_hardware for c in done if c.train_hardware.get("beside")]
+    found = sorted({(int(h["beside"]) + 1, int(h["threads"])) for h in shared})
+    return "; ".join(
+        f"{number} trainings side by side, {threads} thread{'' if threads == 1 else 's'} each (`run --jobs 1` trains them alone)"
+        for number, threads in found
+    )
 
 
 OWN_STEPS = "each agent its own steps"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lewm_bench.core.statistics import NO_DIFFERENCE, Difference, paired_comparison
+from lewm_bench.evaluation.protocol import PROTOCOLS
 from lewm_bench.run.records import CellRecord, Episodes, OffsetRecord
 
 
@@ -72,6 +73,19 @@ class Group:
         return [s for _, o in self.done for s in o.plan_seconds]
 
     @property
+    def step_seconds(self) -> list[float]:
+        """Seconds of planning per executed environment step, of every episode of every seed.
+
+        One plan is 25, 5 or 1 steps, depending on the agent. Empty where the protocol is not known here.
+        """
+        found = []
+        for cell, _ in self.done:
+            if (steps := budget_of(cell, self.offset)) is not None:
+                times = Episodes.of(cell.episodes).at(self.offset, "encode_seconds", "search_seconds")
+                found += [sum(seconds) / steps for seconds in times]
+        return found
+
+    @property
     def unasked(self) -> bool:
         """Whether nobody asked for this agent here."""
         return not self.done and all(c.status == "done" for c in self.cells)
@@ -81,6 +95,14 @@ class Group:
         """What the plans were timed on."""
         named = ("device", "name", "cpu", "cores", "threads")
         return {tuple((k, c.hardware[k]) for k in named if k in c.hardware) for c, o in self.done if o.plan_seconds}
+
+
+def budget_of(cell: CellRecord, offset: int | None) -> int | None:
+    """Environment steps of each episode of a cell at a goal offset; None where its protocol is not known here."""
+    given = (cell.config.get("evaluate") or {}).get("budget")
+    if given is not None or cell.protocol not in PROTOCOLS or offset is None:
+        return given
+    return PROTOCOLS[cell.protocol].budget(offset)
 
 
 _PAIR = ("pair", "distance_start")

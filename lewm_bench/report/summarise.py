@@ -37,13 +37,15 @@ from lewm_bench.run.records import CellRecord
 
 FLOOR = "random"
 SPEED_REFERENCE = "dino-wm"
+TOLERANCE = 0.1  # of an equal wall-clock budget; beyond it a row says so
 
 COLUMNS = (
     "env", "agent", "goal_offset", "profile", "protocol", "status", "n_pairs", "n_seeds",
     "latent_oracle_hit", "distance_rank_correlation", "hit", "hit_low", "hit_high", "held", "held_low", "held_high",
     "normalised_hit", "diff_to_lewm", "diff_low", "diff_high", "diff_p", "diff_runs", "diff_p_holm",
     "distance_end_median",
-    "steps_to_hit_median", "plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75", "speedup_vs_dino_wm",
+    "steps_to_hit_median", "plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75", "step_seconds_median",
+    "speedup_vs_dino_wm",
     "parameters", "tokens_per_frame", "train_seconds", "train_steps", "train_epochs", "solved_at_start", "stratum_share", "note",
 )  # fmt: skip
 INTEGERS = ("goal_offset", "n_pairs", "n_seeds", "diff_runs", "parameters", "tokens_per_frame", "train_steps")
@@ -212,6 +214,7 @@ def _cost(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[str])
         "plan_seconds_median": time.value,
         "plan_seconds_q25": time.low,
         "plan_seconds_q75": time.high,
+        "step_seconds_median": quartiles(group.step_seconds).value,
         "speedup_vs_dino_wm": _speedup(key, group, groups, notes),
     }
     cells = [c for c, _ in group.done]
@@ -263,6 +266,7 @@ def _notes(group: Group) -> list[str]:
         notes.append(f"the policy of seed {', '.join(map(str, idle))} never left the mean action")
     if _settings_differ(cells):
         notes.append("settings differ between seeds: not one method")
+    notes += [line for c in cells if (line := _missed(c))]
     partial = [c.seed for c in cells if not c.evaluation_complete]
     if partial:
         notes.append(f"partial: evaluation of seed {', '.join(map(str, partial))} is not complete")
@@ -271,6 +275,14 @@ def _notes(group: Group) -> list[str]:
     if elsewhere:
         notes.append(f"seed {', '.join(map(str, elsewhere))} not run at this offset")
     return notes
+
+
+def _missed(cell: CellRecord) -> str:
+    """How far a training was from the time that all share, where that is more than ``TOLERANCE``; else empty."""
+    promised = (cell.config.get("training") or {}).get("seconds") if shares_budget(cell) else None
+    if promised is None or cell.train_seconds is None or abs(cell.train_seconds / promised - 1) <= TOLERANCE:
+        return ""
+    return f"seed {cell.seed} trained for {cell.train_seconds:.0f} s of the {promised:g} s that all were to have"
 
 
 def _settings_differ(cells: Sequence[CellRecord]) -> bool:

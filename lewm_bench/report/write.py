@@ -23,6 +23,7 @@ from lewm_bench.report.tables.markdown import markdown
 from lewm_bench.report.text import csv_text
 from lewm_bench.run.records import CellRecord, EpisodeRow, Episodes
 from lewm_bench.system.files import write_bytes, write_pieces, write_text
+from lewm_bench.system.phases import phase
 
 
 def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: Sequence[Section] = ()) -> Summary:
@@ -40,7 +41,8 @@ def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: S
     write_text(folder / "table.md", markdown(summary))
     write_text(folder / "table.tex", latex(summary))
     write_pieces(folder / "episodes.csv", (text.encode() for text in _episodes(summary.cells)))
-    figures = files.draw_all(summary, folder)
+    with phase("report: figures"):
+        figures = files.draw_all(summary, folder)
     for name in (
         *files.FIGURES,
         *files.IN_SCENES,

@@ -8,6 +8,7 @@ fixed (pretraining an encoder, encoding the frames) cancels in their difference 
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from lewm_bench.system.files import write_text
 from lewm_bench.system.provenance import hardware
 from lewm_bench.system.store import read_result
 
-PROBES = (20, 60)  # steps of the two trainings
+PROBES = (20, 60)  # steps of the two trainings, at least
+PROBED = 8.0  # seconds that the longer one takes at least: a short one is at the mercy of what else runs
 FILE = "pace.json"
 
 
@@ -46,12 +48,17 @@ def within_seconds(setting: Setting, family: Family, seconds: float, spec: dict[
 
 def measure(setting: Setting, family: Family, work: Path) -> None:
     """Time both trainings and leave the seconds that are fixed and those of a step in ``work``."""
-    taken = []
-    for steps in (PROBES[0], *PROBES):  # the first one pays for what a process does once, and is not counted
+
+    def timed(steps: int) -> float:
         with tempfile.TemporaryDirectory(prefix=".training-", dir=work) as folder:
             probe = replace(with_steps(setting, steps, on_collapse="continue"), progress=False)
-            taken.append(family.train(probe, Path(folder)).seconds)
-    fixed, step = line_through(PROBES, taken[1:])
+            return family.train(probe, Path(folder)).seconds
+
+    few, more = PROBES
+    timed(few)  # pays for what a process does once, and is not counted
+    short = timed(few)
+    many = max(more, math.ceil(few * PROBED / max(short, 1e-3)))
+    fixed, step = line_through((few, many), [short, timed(many)])
     write_text(work / FILE, json.dumps({"fixed": fixed, "step": step}))
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.data.format import Dataset
+from lewm_bench.run.ahead import sharing, train_ahead
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.cells import failure, outcome, record
 from lewm_bench.run.checkpoints import training_of
@@ -26,6 +27,7 @@ from lewm_bench.run.resolve import Job
 from lewm_bench.run.results_folder import CELLS, incoming
 from lewm_bench.run.stages import Data, Run, dataset_of, measure_job
 from lewm_bench.system.faults import result_or_error
+from lewm_bench.system.phases import phase
 
 
 def run_job(
@@ -38,7 +40,8 @@ def run_job(
         TrainingFailed: it did not learn anything usable.
     """
     (family, setting, folder), measured = measure_job(run, job, (env, dataset, dataset_key), checkpoint)
-    return record(run, job, setting, family, measured, training_of(folder))
+    with phase("drawing and records"):
+        return record(run, job, setting, family, measured, training_of(folder))
 
 
 def run_suite(run: Run) -> list[CellRecord]:
@@ -78,9 +81,11 @@ def each_job(run: Run, make: Callable[[Run, Job, Data | Exception], R], tell: Ca
         beside = replace(run, out=new.folder)
         for spec in run.suite.envs:
             data = dataset_or_error(beside, spec)
+            here = replace(beside, sharing=sharing(beside, spec, data))
+            train_ahead(here, spec, data)
             for number, job in enumerate(run.suite.jobs, 1):
                 if job.env == spec:
-                    cells.append(make(beside, job, data))
+                    cells.append(make(here, job, data))
                     cells[-1].save(new.folder / CELLS)
                     new.publish()
                     run.say(f"[{number}/{len(run.suite.jobs)}] {tell(cells[-1])}")

@@ -44,19 +44,30 @@ from lewm_bench.run.keys import (
 from lewm_bench.run.registry import agent_family
 from lewm_bench.run.reproduction import disagreement
 from lewm_bench.run.resolve import Job, Suite, shares_budget
+from lewm_bench.system.device import threads
 from lewm_bench.system.files import write_text
+from lewm_bench.system.phases import phase
 from lewm_bench.system.provenance import commit, hardware, versions
 from lewm_bench.system.store import Store, stage_key
 from lewm_bench.train.loop import TrainingLog, raise_if_collapsed, raise_if_mean_action
 
 logger = logging.getLogger(__name__)
 
+BESIDE = "beside"  # of a training's hardware: other trainings at the same time
 EPISODES, MEASURES = "episodes.jsonl", "extras.json"  # of an evaluation's folder
 SORTED = "sorted.json"  # of a folder of pairs
 
 
 Data = tuple[GoalEnv, Dataset, str]
 """An environment, its dataset and the dataset's key."""
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How many processes train side by side, and the threads that each of their trainings has; None: all there are."""
+
+    processes: int = 1
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,8 @@ class Run:
     progress: bool = True
     say: Callable[[str], None] = logger.info  # one line per finished cell
     workers: int = 1  # processes that collect; more than 1 needs a main module that can be imported again
+    trainings: int = 1  # made side by side at most (run.ahead); more than 1 needs such a main module too
+    sharing: Sharing = Sharing()  # among the trainings of the environment that is at work
     data: Path | None = None  # a dataset that takes the place of a collected one (run.given_data)
 
 
@@ -91,7 +104,8 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
             require_sound(env, spec.label)
         learned = policy_of(run, env, config, key) if LEARNED in config.policies else None
         begin, resumed = time.perf_counter(), any(work.iterdir())
-        found = collect(env, config, DATA_SEED, work, run.progress, run.workers, learned, tell)
+        with phase("collecting"):
+            found = collect(env, config, DATA_SEED, work, run.progress, run.workers, learned, tell)
         frames = len(found.frames)
         seconds = time.perf_counter() - begin
         rate = "" if resumed else f" in {seconds:.1f} s, {frames / seconds:.0f} per second"
@@ -100,7 +114,9 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
 
     built: list[Path] = []
     dataset = Dataset.open(run.store.stage("dataset", key, build))
-    if problem := disagreement(env, dataset):
+    with phase("checking data"):
+        problem = disagreement(env, dataset)
+    if problem:
         again = f"`lewm-bench check {spec.id}` says why" if built else "collect again with --fresh collect"
         raise UserError(f"{spec.label} does not do again what its data in {dataset.folder} hold: {problem}; {again}")
     return env, dataset, stage_key("dataset", key)
@@ -163,10 +179,13 @@ def in_steps(setting: Setting) -> Setting:
     return replace(setting, config=setting.config.model_copy(update={"train": train}))
 
 
-def checkpoint_of(setting: Setting, family: Family, say: Callable[[str], None] = logger.info) -> Path | None:
+def checkpoint_of(
+    setting: Setting, family: Family, say: Callable[[str], None] = logger.info, beside: int = 0
+) -> Path | None:
     """The checkpoint folder of a job, trained if it is not in the cache; None for agents that do not train.
 
-    ``say`` is told how long a training took and which share of that went by in waiting for data.
+    ``say`` is told how long a training took and which share of that went by in waiting for data; ``beside`` are the other
+    trainings that run at the same time.
 
     Raises:
         TrainingFailed: it did not learn anything usable.
@@ -175,10 +194,13 @@ def checkpoint_of(setting: Setting, family: Family, say: Callable[[str], None] =
         return None
 
     def build(work: Path) -> None:
-        log, where = family.train(setting, work), hardware(setting.device)
+        with phase("training: other"):
+            log, where = family.train(setting, work), hardware(setting.device)
+        where |= {BESIDE: str(beside)} if beside else {}
         record = {"columns": log.columns, "seconds": log.seconds, "waited": log.waited, "hardware": where}
         write_text(work / TRAINING, json.dumps(record))
-        say(f"{setting.env_id}: {setting.agent}, seed {setting.seed}, {trained_in(log)}")
+        others = f", threads: {where['threads']}, others at the same time: {beside}" if beside else ""
+        say(f"{setting.env_id}: {setting.agent}, seed {setting.seed}, {trained_in(log)}{others}")
 
     folder = setting.store.stage("model", model_spec(setting, family), build)
     if setting.config.train.on_collapse == "fail":
@@ -208,9 +230,10 @@ def pairs_of(run: Run, job: Job, setting: Setting, offset: int) -> Pairs:
     spec = pairs_spec(run.suite, job, setting, offset)
 
     def build(work: Path) -> None:
-        found = strata.sort_pairs(
-            setting, rules, config.num_pairs, config.candidates, offset, config.split, budget, run.progress
-        )
+        with phase("sorting pairs"):
+            found = strata.sort_pairs(
+                setting, rules, config.num_pairs, config.candidates, offset, config.split, budget, run.progress
+            )
         write_text(work / SORTED, found.model_dump_json())
 
     folder = setting.store.stage("pairs", spec, build, read_sorted)
@@ -262,11 +285,12 @@ def measure(
             skip=[r.pair for r in done],
         )
         name = f"evaluate {setting.agent} offset {offset}"
-        with rows.open("a", encoding="utf-8") as file:
+        with phase("evaluating: other"), rows.open("a", encoding="utf-8") as file:
             for result in tqdm(todo, name, len(pairs), initial=len(done), disable=not run.progress, leave=False):
                 file.write(result.model_dump_json() + "\n")
                 file.flush()
-        found = measures_of(run, job, setting, agent, pairs, budget, offset)
+        with phase("measuring latents"):
+            found = measures_of(run, job, setting, agent, pairs, budget, offset)
         write_text(work / MEASURES, json.dumps(found, allow_nan=False))
 
     folder = run.store.stage("evaluation", spec, build, lambda folder: read_evaluation(folder, len(pairs)))
@@ -352,8 +376,10 @@ class PreparedAgent(NamedTuple):
     folder: Path | None  # its checkpoint; None for agents that do not train
 
 
-def prepare_agent(run: Run, job: Job, data: Data, checkpoint: Path | None = None) -> PreparedAgent:
+def prepare_agent(run: Run, job: Job, data: Data, checkpoint: Path | None = None, beside: int = 0) -> PreparedAgent:
     """The agent of a cell, trained if it is not in the cache, or that of a ``checkpoint`` folder from elsewhere.
+
+    ``beside`` are the other trainings that run at the same time.
 
     Raises:
         NotRun: it cannot run here.
@@ -364,7 +390,8 @@ def prepare_agent(run: Run, job: Job, data: Data, checkpoint: Path | None = None
     setting = setting_of(run, job, *data)
     family.requirements(setting)
     if checkpoint is None:
-        return PreparedAgent(family, setting, checkpoint_of(setting, family, run.say))
+        with threads(run.sharing.threads):
+            return PreparedAgent(family, setting, checkpoint_of(setting, family, run.say, beside))
     check_card(checkpoint, setting)
     training_of(checkpoint)  # a damaged one is found out before anything is evaluated
     return PreparedAgent(family, as_trained(checkpoint, setting), checkpoint)
@@ -388,7 +415,8 @@ def measure_job(
 
 def load_noted(family: Family, setting: Setting, folder: Path | None) -> Loaded:
     """The agent, with whose weights it has if they are somebody else's."""
-    loaded = load_agent(family, setting, folder)
+    with phase("loading"):
+        loaded = load_agent(family, setting, folder)
     return replace(loaded, note="; ".join(filter(None, [loaded.note, origin_note(folder)])))
 
 

@@ -66,6 +66,17 @@ def share_cores() -> None:
         torch.set_num_threads(max(1, int(share)))
 
 
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """So many threads of torch inside this context; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Stopwatch:
     """``with Stopwatch(device) as watch: ...`` then ``watch.seconds``; the device is synchronised at both ends."""
 

@@ -74,6 +74,10 @@ class Store:
         self.root = Path(root).expanduser().absolute()
         self._fresh, self._renewed = frozenset(fresh), set[Path]()
 
+    def renews(self, kind: str) -> bool:
+        """Whether stages of a kind are built again, also where the cache has them."""
+        return kind in self._fresh
+
     def folder(self, kind: str, spec: dict[str, Any]) -> Path:
         """Where the stage is, or will be."""
         return self.root / kind / stage_key(kind, spec)

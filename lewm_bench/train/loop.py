@@ -24,6 +24,7 @@ from lewm_bench.core.rng import torch_seed, torch_stream
 from lewm_bench.data.loader import Batch, Prefetch
 from lewm_bench.system.checkpoint import load_strict, load_tensors, require_trained, save_tensors
 from lewm_bench.system.files import write_text
+from lewm_bench.system.phases import phase, timed
 from lewm_bench.train.record import TrainingRecord
 
 logger = logging.getLogger(__name__)
@@ -202,11 +203,14 @@ def train(
                 index % config.log_every == 0 or index == config.steps - 1,
             )
             with torch_stream(seed, "dropout", index):
-                loss, parts = wrapped.loss(data, step)
-                optimizer.zero_grad()
-                fabric.backward(loss)
-            fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
-            optimizer.step()
+                with phase("training: forward", device):
+                    loss, parts = wrapped.loss(data, step)
+                with phase("training: backward", device):
+                    optimizer.zero_grad()
+                    fabric.backward(loss)
+            with phase("training: optimiser", device):
+                fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
+                optimizer.step()
             if isinstance(model, TrainableModule):
                 with torch.no_grad():
                     model.after_step(step)
@@ -221,8 +225,11 @@ def train(
                 require_trained(model)  # no loss has seen what the last step did
             if (index + 1) % config.save_every == 0 or index + 1 == config.steps:
                 log.seconds = time.perf_counter() - started
-                _save(state, index + 1, model, optimizer, log, recipe)
+                with phase("training: saving states"):
+                    _save(state, index + 1, model, optimizer, log, recipe)
     bar.close()
+    if (phases := timed()) is not None:
+        phases.add("training: waiting for data", log.waited - waited)
     if config.on_collapse == "fail":
         raise_if_mean_action(log.columns)
     model.eval()

@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lewm_bench.cli.app import _keep_memory
 from lewm_bench.data import frames as ours
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.run.environments import make_env
+from lewm_bench.system.resources import keep_memory
 
 CLIPS, FRAMES, SKIP, STEPS = 64, 4, 5, 101
 
@@ -318,7 +318,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="a regular expression of formats")
     options = parser.parse_args()
     if options.keep_memory:
-        _keep_memory()
+        keep_memory()
     source = options.folder / options.env.split("/")[-1]
     dataset = collect(make_env(options.env, 224), CollectConfig(episodes=60, steps=STEPS - 1), 0, source)
     compare(options.folder / "formats", dataset.frames[:], options.rounds, options.only)

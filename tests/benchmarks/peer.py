@@ -17,10 +17,11 @@ import io
 import os
 from types import SimpleNamespace
 
-from lewm_bench.cli.app import SPIN, _keep_memory
+from lewm_bench.cli.app import SPIN
+from lewm_bench.system.resources import keep_memory
 
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
-_keep_memory()
+keep_memory()
 
 import gymnasium as gym
 import numpy as np

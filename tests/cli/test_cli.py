@@ -264,6 +264,20 @@ def test_speed_prints_its_table_and_report_makes_it_again(lewm_bench, tmp_path, 
     assert {p.name for p in tmp_path.iterdir()} == {"tiny.yaml", "fast", "again"}
 
 
+def test_a_run_says_where_its_time_went(lewm_bench, monkeypatch):
+    monkeypatch.setattr("lewm_bench.report.figures.files.draw_all", lambda *_: {})
+    status, out, err = lewm_bench(
+        "run", *TINY_RUN, "--agents", "random,gcbc", "--profile-time", "--jobs", "1", "--quiet"
+    )
+    assert status == 0, err
+    rows = out.split("where the time went\n")[1].splitlines()
+    shares = {row[:-22].strip(): float(row.split()[-2]) for row in rows}
+    assert {"collecting", "loading", "planning: search", "drawing and records", "training: backward"} <= set(shares)
+    assert shares.pop("together") == 100 and sum(shares.values()) == pytest.approx(100, abs=0.05 * len(shares))
+    assert "where the time went" not in lewm_bench("run", *TINY_RUN, "--agents", "random", "--quiet")[1]
+    assert "--jobs" in lewm_bench("run", *TINY_RUN, "--jobs=-1")[2]
+
+
 def test_the_speed_suite_runs_like_any_other(lewm_bench, tmp_path, fast_speed):
     sets = [part for i, part in enumerate(TINY_SPEED) if part == "--set" or TINY_SPEED[i - 1] == "--set"]
     few = ["--set", "speed.methods=[lewm]", "--set", "speed.modes=[float32]", "--set", "speed.samples=[]"]

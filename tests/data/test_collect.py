@@ -23,6 +23,7 @@ from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.data.format import Dataset
 from lewm_bench.data.sac_exploration import SACPolicyConfig, train_sac_policy
 from lewm_bench.run.environments import make_env
+from lewm_bench.system import pool
 from lewm_bench.system.store import Store
 
 
@@ -323,7 +324,7 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> list[list]:
             return super().submit(function, part)
 
     monkeypatch.setattr(collecting, "_WORTH_PROCESSES", 0.0)
-    monkeypatch.setattr(collecting, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", Pool)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return started
 

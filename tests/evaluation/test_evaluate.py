@@ -158,7 +158,7 @@ def test_the_agent_sees_what_the_data_and_the_simulator_hold(setting: Setting, p
     """The last frame is now, the others are SKIP steps apart back from it, however many actions a decision has."""
     agent = Recorder(wilder(k))
     run(agent, setting, pairs, real_history=real_history)
-    dataset, env, shown = setting.dataset, setting.env, agent.shown[1:]  # the first one is the warm-up
+    dataset, env, shown = setting.dataset, setting.env, agent.shown[-len(pairs) :]  # behind the warm-up
     decisions = -(-BUDGET // k)
     executed = np.clip(np.concatenate([wilder(k)(n, [0])[0] for n in range(decisions)]), -1, 1)[:BUDGET]
     assert len(shown) == len(pairs)
@@ -195,6 +195,28 @@ def test_the_agent_sees_what_the_data_and_the_simulator_hold(setting: Setting, p
     assert seen_pairs == set(range(len(pairs)))
 
 
+@pytest.mark.parametrize("real_history", [True, False])
+@pytest.mark.parametrize("k", [1, SKIP, 2 * SKIP, BUDGET + 3])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_no_shape_is_timed_that_was_not_seen_before(setting: Setting, pairs: Pairs, real_history, k, batch) -> None:
+    """Neither that of a first decision nor that of a later one, which may encode new frames only."""
+
+    def shapes(begin: int, end: int | None) -> set[tuple]:
+        seen = set()
+        for _, pasts in agent.shown[begin:end]:
+            frames = [past.frames.shape[:2] for past in pasts]
+            seen |= {("first", *frames[0])} | {("later", *shape) for shape in frames[1:]}
+        return seen
+
+    agent = Recorder(wilder(k))
+    run(agent, setting, pairs, real_history=real_history, batch=batch)
+    depth = (pairs.start_row - setting.dataset.starts[pairs.episode]) // SKIP
+    lengths = np.minimum(depth, 2) if real_history else np.zeros(len(pairs), int)
+    timed = sum(-(-np.count_nonzero(lengths == n) // batch) for n in range(3))
+    assert 0 < len(agent.shown) - timed <= 6
+    assert shapes(-timed, None) <= shapes(0, -timed)
+
+
 def from_the_last_chunk(setting: Setting, rows: np.ndarray, k: int, history: int) -> list[tuple]:
     """What agents of whole blocks were shown before contexts came from the states: each chunk's last frames, appended.
 
@@ -221,12 +243,12 @@ def from_the_last_chunk(setting: Setting, rows: np.ndarray, k: int, history: int
 def test_agents_of_whole_blocks_see_what_they_saw(setting: Setting, pairs: Pairs, k: int) -> None:
     agent = Recorder(wilder(k))
     run(agent, setting, pairs, batch=3)
-    batches = agent.shown[1:]
     depth = np.minimum((pairs.start_row - setting.dataset.starts[pairs.episode]) // SKIP, 2)
     members = [
         g[b : b + 3] for length in range(3) for g in [np.flatnonzero(depth == length)] for b in range(0, len(g), 3)
     ]
-    assert len(batches) == len(members) > 3
+    batches = agent.shown[-len(members) :]  # behind the warm-up
+    assert len(members) > 3
     for (_, pasts), of_batch in zip(batches, members, strict=True):
         rows = pairs.start_row[of_batch][:, None] + SKIP * np.arange(-depth[of_batch[0]], 1)
         expected = from_the_last_chunk(setting, rows, k, agent.history)
@@ -267,6 +289,7 @@ def test_a_frame_is_drawn_once_and_not_while_the_clock_runs(
         drawn.append(states)
         return ExactEnv.render_states(setting.env, states)
 
+    monkeypatch.setattr(module, "_warm_up", lambda *_: None)
     monkeypatch.setattr(module, "Stopwatch", Watch)
     monkeypatch.setattr(setting.env, "simulate", simulate)
     monkeypatch.setattr(setting.env, "render_states", render_states)

@@ -22,8 +22,10 @@ from lewm_bench.data.videos import video_name
 from lewm_bench.report import summarise as report
 from lewm_bench.report import video, write
 from lewm_bench.report.agents import SPARE_COLOURS, Agents
+from lewm_bench.report.caption import caption
 from lewm_bench.report.html import Section
 from lewm_bench.report.tables.markdown import markdown
+from lewm_bench.report.tables.results import views
 from lewm_bench.report.tables.terminal import terminal
 from lewm_bench.report.text import count, hardware_line, percent
 from lewm_bench.run.cells import card_of_agent
@@ -116,7 +118,7 @@ def test_columns_are_those_of_the_design():
     expected = (
         "env agent goal_offset profile protocol status n_pairs n_seeds latent_oracle_hit distance_rank_correlation hit "
         "hit_low hit_high held held_low held_high normalised_hit diff_to_lewm diff_low diff_high diff_p diff_runs diff_p_holm "
-        "distance_end_median steps_to_hit_median plan_seconds_median plan_seconds_q25 plan_seconds_q75 speedup_vs_dino_wm parameters "
+        "distance_end_median steps_to_hit_median plan_seconds_median plan_seconds_q25 plan_seconds_q75 step_seconds_median speedup_vs_dino_wm parameters "
         "tokens_per_frame train_seconds train_steps train_epochs solved_at_start stratum_share note"
     )
     assert " ".join(report.build_tables(small()).columns) == expected
@@ -182,6 +184,40 @@ def test_plan_times_ratio_and_sizes():
     assert lewm["train_seconds"] == 120 and lewm["solved_at_start"] == pytest.approx(2 / 12)
     assert pd.isna(row(table, "oracle")["speedup_vs_dino_wm"])  # a planner, but not a world model
     assert pd.isna(row(table, "gcbc")["speedup_vs_dino_wm"])
+
+
+def test_plan_time_per_executed_step_compares_agents_whose_plans_are_of_different_lengths():
+    """Of every episode: 0.1 s of planning and twice the offset in steps, unless the cell has another budget."""
+    table = report.build_tables(small())
+    assert row(table, "lewm")["step_seconds_median"] == pytest.approx(0.1 / 50)
+    assert row(table, "lewm", offset=50)["step_seconds_median"] == pytest.approx(0.1 / 100)
+    config = {"evaluate": {"budget": 20}}
+    shorter = row(report.build_tables([cell("lewm", LEWM, config=config)]), "lewm")
+    assert shorter["step_seconds_median"] == pytest.approx(0.1 / 20)
+    elsewhere = row(report.build_tables([cell("lewm", LEWM, protocol="theirs-1")]), "lewm")
+    assert pd.isna(elsewhere["step_seconds_median"])
+    (view, *_) = views(report.summarise(small(), "t"))
+    assert view.header[view.header.index("Plan time, median [quartiles]") + 1] == "Planning per environment step"
+    assert any("2.00 ms" in line.cells for _, lines in view.groups for line in lines)
+
+
+@pytest.mark.parametrize(("trained", "told"), [(98.0, True), (109.0, False), (195.0, True), (131.0, False)])
+def test_a_training_far_from_the_time_that_all_were_to_have_says_so(trained, told):
+    config = {"training": {"seconds": 120}}
+    found = row(
+        report.build_tables([cell("lewm", LEWM, config=config, weights="trained", train_seconds=trained)]), "lewm"
+    )
+    assert (f"seed 0 trained for {trained:.0f} s of the 120 s" in found["note"]) == told
+    own = row(report.build_tables([cell("lewm", LEWM, weights="trained", train_seconds=trained)]), "lewm")
+    assert "trained for" not in own["note"]
+
+
+def test_times_of_trainings_side_by_side_say_so():
+    beside = HARDWARE | {"beside": "1"}
+    cells = [cell("lewm", LEWM, train_hardware=beside, train_seconds=9.0), cell("gcbc", DINO, train_hardware=HARDWARE)]
+    (line,) = [line for line in caption(report.summarise(cells, "t")) if line.startswith("Training times")]
+    assert "side by side" in line and "1 thread each" in line
+    assert not any(line.startswith("Training times") for line in caption(report.summarise(cells[1:], "t")))
 
 
 def test_no_ratio_between_machines_and_a_named_stand_in_for_dino_wm():

@@ -89,3 +89,10 @@ def test_the_line_goes_through_both_times(fixed, step, seconds):
 
 def test_noise_never_gives_a_negative_pace():
     assert line_through((20, 60), [5.0, 3.0]) == (0.0, 0.05)
+
+
+def test_a_fast_training_is_timed_for_longer(tmp_path):
+    """Of some milliseconds per step sixty are over before anything could be told from them."""
+    family = Clockwork(0, 0.002)
+    assert within_seconds(FakeSetting(Store(tmp_path)), family, 60, spec()).config.train.steps == 30_000
+    assert family.trained[-1] * family.step >= pace.PROBED

@@ -51,6 +51,7 @@ RESULT_COLUMNS: Mapping[str, Cell] = {
     "Plan time, median [quartiles]": lambda r: seconds(
         r["plan_seconds_median"], r["plan_seconds_q25"], r["plan_seconds_q75"]
     ),
+    "Planning per environment step": lambda r: seconds(r["step_seconds_median"]),
     "Speed-up over DINO-WM": lambda r: ratio(r["speedup_vs_dino_wm"]),
     "Tokens per frame": lambda r: number(r["tokens_per_frame"], "d"),
     "Pairs / seeds": lambda r: "" if missing(r["n_pairs"]) else f"{r['n_pairs']} / {r['n_seeds']}",
