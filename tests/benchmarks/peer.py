@@ -25,7 +25,7 @@ _keep_memory()
 import gymnasium as gym
 import numpy as np
 import torch
-from stable_worldmodel.solver.planner import CEMSolver
+from stable_worldmodel.solver.cem import CEMSolver
 from stable_worldmodel.wm.lewm import LeWM as PeerLeWM
 from stable_worldmodel.wm.lewm.module import MLP, Embedder, Predictor
 from torch import nn

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from lewm_bench.planning.config import Arithmetic
 from lewm_bench.planning.cost import Rollout, Score
-from lewm_bench.planning.fast.linears import Layer, Linears, Ranges
+from lewm_bench.planning.fast.linears import Layer, Linears, Norm, Ranges
 from lewm_bench.system.device import tf32
 
 CHUNK_NUMBERS = {"cpu": 2**22, "cuda": 2**28}
@@ -192,9 +192,9 @@ class NormedMLP(NamedTuple):
     second: nn.Linear
 
     def pack(self, linears: Linears) -> Layer:
-        """The same behind a plain LayerNorm of ``norm.eps``."""
+        """The same, with what is affine about the norm in the first layer."""
         folded = fold_norm(self.norm, self.first.weight, self.first.bias)
-        return linears.mlp(*folded, self.second.weight, self.second.bias)
+        return linears.mlp(*folded, self.second.weight, self.second.bias, plain_norm(self.norm, linears.device))
 
 
 class ActionEncoderParts(NamedTuple):
@@ -223,6 +223,12 @@ def pack_modulation(layer: nn.Linear, linears: Linears) -> Layer:
     bias = layer.bias.unflatten(0, (6, -1)).clone()
     bias[[1, 4]] += 1
     return linears.linear(layer.weight, bias.flatten())
+
+
+def plain_norm(norm: nn.LayerNorm, device: torch.device) -> Norm:
+    """What ``fold_norm`` leaves of a norm."""
+    (width,) = norm.normalized_shape
+    return Norm(width, norm.eps, device)
 
 
 def fold_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
