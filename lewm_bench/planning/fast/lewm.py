@@ -27,7 +27,7 @@ from lewm_bench.planning.fast.engine import (
     fold_norm,
     fold_projector,
     pack_input,
-    pack_modulation,
+    pack_modulations,
     plain_norm,
     silu,
 )
@@ -82,7 +82,6 @@ class _LeWMBlock:
         value, value_bias = weight[2 * inner :], bias[2 * inner :]
         self.alone = linears.linear(out.weight @ value, out.weight @ value_bias + out.bias)
         self.mlp = block.mlp.pack(linears)
-        self.modulation = pack_modulation(block.modulation, linears)
 
     def __call__(
         self, x: Tensor, modulations: Sequence[Tensor], entry: Entry, known: Known, last: bool, ranges: Ranges
@@ -137,18 +136,18 @@ def _attend(query: Tensor, changes: list[tuple[Tensor, Tensor]]) -> None:
 
 
 def _weights(scores: list[Tensor]) -> list[Tensor]:
-    """Softmax over frames, from their scores minus the first frame's; each (b, S, heads), of weights (b, S, heads, 1).
+    """Softmax over frames, from their scores minus the first frame's, overwritten; (b, S, heads) to (b, S, heads, 1) each.
 
     The first's are left out. Of sums and ``exp`` alone: see ``silu``.
     """
     if len(scores) == 1:
-        return [(1 / (1 + torch.exp(-scores[0])))[..., None]]
+        return [scores[0].neg_().exp_().add_(1).reciprocal_()[..., None]]
     top = torch.stack(scores).amax(0).clamp_min_(0)
-    powers = [torch.exp(score - top) for score in scores]
-    total = torch.exp(-top)
+    powers = [score.sub_(top).exp_() for score in scores]
+    total = top.neg_().exp_()
     for power in powers:
-        total = total + power
-    return [(power / total)[..., None] for power in powers]
+        total += power
+    return [power.div_(total)[..., None] for power in powers]
 
 
 class PackedLeWM(PackedModel):
@@ -162,6 +161,7 @@ class PackedLeWM(PackedModel):
         self.embed_action = parts.action_encoder.pack(self.linears)
         self.blocks = [_LeWMBlock(block, self.linears) for block in parts.blocks]
         self.depth = len(self.blocks)
+        self.modulation = pack_modulations([block.modulation for block in parts.blocks], self.linears)
         projection = fold_projector(parts.projector)
         norm = plain_norm(parts.norm, self.linears.device)
         self.leave = self.linears.mlp(*fold_norm(parts.norm, *projection[:2]), *projection[2:], norm)
@@ -171,7 +171,7 @@ class PackedLeWM(PackedModel):
 
     def advance(self, latent: Tensor, condition: Tensor, entry: Entry, known: list[Known], ranges: Ranges) -> Tensor:
         x = self.embed_latent(latent, ranges) + self.positions[entry.positions]  # (n, b, S, W)
-        for block, keys in zip(self.blocks, known, strict=True):
-            modulations = block.modulation(condition, ranges).chunk(6, -1)
-            x = block(x, modulations, entry, keys, block is self.blocks[-1], ranges)
+        modulations = self.modulation(condition, ranges).chunk(6 * self.depth, -1)  # (b, S, W) each
+        for i, (block, keys) in enumerate(zip(self.blocks, known, strict=True)):
+            x = block(x, modulations[6 * i : 6 * i + 6], entry, keys, block is self.blocks[-1], ranges)
         return self.leave(x[0], ranges)

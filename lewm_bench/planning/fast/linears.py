@@ -49,12 +49,12 @@ class Norm:
         self._ones, self._zeros = torch.ones(width, device=device), torch.zeros(width, device=device)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, (self.width,), self._ones, self._zeros, self.eps)
+        return torch.layer_norm(x, (self.width,), self._ones, self._zeros, self.eps)
 
     def to_bytes(self, x: Tensor, scale: float, zero: int) -> Tensor:
         """``to_bytes`` of the normalised numbers, which are scaled and shifted on the way."""
         scales, shifts = self._ones / scale, self._zeros + (zero + 0.5)
-        return _floored(F.layer_norm(x, (self.width,), scales, shifts, self.eps))
+        return _floored(torch.layer_norm(x, (self.width,), scales, shifts, self.eps))
 
 
 @cache
