@@ -335,12 +335,12 @@ def test_8_bits_rank_candidates_as_float32_does(model: str, T: int) -> None:
 @needs_int8
 def test_ranges_of_8_bits_are_watched_on_some_candidates_once(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = PackedLeWM(lewm(LEWM_QUICK).parts(), "int8")
-    problem, calls = Problem(lewm(LEWM_QUICK), 1, 1, S=30), []
+    calls: list[tuple[Tensor, bool]] = []
     roll_out = packed.roll_out
     monkeypatch.setattr(packed, "roll_out", lambda *a: calls.append((a[2], a[3].watching)) or roll_out(*a))
-    problem.plan(packed, QUICK.model_copy(update={"num_samples": 30, "num_elites": 3}), 0)
-    assert [(plans.shape[1], watching) for plans, watching in calls] == [(8, True), *[(30, False)] * 3]
-    assert torch.equal(calls[0][0], calls[1][0][:, ::4])
+    Problem(lewm(LEWM_QUICK), 1, 1).plan(packed, QUICK, 0)
+    assert [(plans.shape[1], watching) for plans, watching in calls] == [(43, True), *[(300, False)] * 3]
+    assert torch.equal(calls[0][0], calls[1][0][:, ::7])
 
 
 @pytest.mark.parametrize("frames", [1, 2, 4])

@@ -33,8 +33,8 @@ from lewm_bench.system.device import tf32
 CHUNK_NUMBERS = {"cpu": 2**22, "cuda": 2**28}
 """Activations of the widest layer that are computed together. On a CPU more is not faster: they leave its caches."""
 
-WATCHED_EACH = 4
-"""Of so many candidates of a search's first iteration, one is rolled out in float32 too, for the ranges of 8 bits."""
+WATCHED = 40
+"""At least so many candidates of a search's first iteration are rolled out in float32 too, for the ranges of 8 bits."""
 
 Known = dict[int, list[tuple[Tensor, Tensor]]]
 """Keys and values of the frames of windows, by the window's first frame; (b, S or 1, heads, head size) each, with the
@@ -185,7 +185,8 @@ class _Search:
         if key not in self._known:
             self._known[key] = packed.remember(latents, past, plans.shape[2], ranges)
         if ranges.watching and packed.arithmetic == "int8":
-            packed.roll_out(latents, self._known[key], plans[:, ::WATCHED_EACH], ranges)
+            every = max(1, plans.shape[1] // WATCHED)
+            packed.roll_out(latents, self._known[key], plans[:, ::every], ranges)
         ranges.watching = False
         return packed.roll_out(latents, self._known[key], plans, ranges)
 

@@ -18,7 +18,7 @@ from lewm_bench.planning.config import Arithmetic
 
 
 class Ranges:
-    """Smallest and largest activations of each 8-bit layer, watched while the first call runs in float32."""
+    """Smallest and largest activations of each 8-bit layer, watched while some candidates run in float32."""
 
     def __init__(self) -> None:
         self.watching = True
