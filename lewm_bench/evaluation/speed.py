@@ -104,7 +104,7 @@ class Case:
 
 
 FEWEST = 6  # candidates of a partly timed plan
-LEAST_INT8 = 10  # iterations: the first of a search runs in float32, so fewer would not tell what 8 bits take
+LEAST_INT8 = 10  # iterations: a search finds its ranges in float32, so fewer would not tell what 8 bits take
 
 
 @contextmanager

@@ -29,7 +29,7 @@ EXPLAINED = (
     "and batch. GFLOP are counted by torch while a search runs. The share of the peak is that of the search, against the "
     "fastest large matrix product in the same arithmetic on the same machine. Where a plan takes too long, fewer "
     "iterations or candidates are timed and the search time is multiplied: 'extrapolated' says how many were timed. "
-    "8 bits are left out where fewer than 10 iterations can be timed, since the first of a search runs in float32. "
+    "8 bits are left out where fewer than 10 iterations can be timed, since a search finds its ranges in float32. "
     "'Plain loop' computes the same without any of the shortcuts (docs/speed.md). 8 bits round the numbers; that the "
     "ranking of candidates survives is measured there too. Success rates never come from untrained weights."
 )

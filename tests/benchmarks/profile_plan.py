@@ -12,7 +12,6 @@ import argparse
 import os
 import time
 from collections import defaultdict
-from pathlib import Path
 
 from lewm_bench.cli.app import SPIN
 from lewm_bench.system.resources import keep_memory
@@ -21,12 +20,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
 keep_memory()
 
 import torch
+from episodes import method, suite_of
 
-from lewm_bench.evaluation.speed import agent_of, build, gemm_peak
+from lewm_bench.evaluation.speed import gemm_peak
 from lewm_bench.planning.cost import latent_cost
 from lewm_bench.planning.fast import dino_wm, lewm
-from lewm_bench.run import benchmarks as suites
-from lewm_bench.run.resolve import resolve
 from lewm_bench.system.provenance import hardware
 
 SECONDS: dict[str, float] = defaultdict(float)
@@ -52,10 +50,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--iterations", type=int, default=10)
     arguments = parser.parse_args()
-    resolved = resolve(suites.load(Path("benchmarks.yaml")), "speedup", arguments.profile)
-    cpu = torch.device("cpu")
-    model = build(arguments.method, resolved.agent_settings, resolved.settings.image_size, cpu)
-    packed = agent_of(model, arguments.method, arguments.dtype, resolved.settings.planner, cpu).rollout
+    resolved = suite_of(arguments.profile)
+    cpu, timed_method = torch.device("cpu"), method(resolved, arguments.method)
+    model = timed_method.model(resolved.settings.image_size, cpu)
+    packed = timed_method.agent(model, arguments.dtype, resolved.settings.planner, cpu).rollout
     for holder in (packed, *packed.blocks):
         for name, layer in vars(holder).items():
             if callable(layer) and name not in ("linears", "compiled"):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lewm_bench.core.errors import UserError
 from lewm_bench.planning.fast import linears
-from lewm_bench.planning.fast.linears import Linears, Ranges, has_int8, has_onednn, require, to_bytes
+from lewm_bench.planning.fast.linears import Linears, Norm, Ranges, has_int8, has_onednn, require, to_bytes
 
 CPU = torch.device("cpu")
 needs_int8 = pytest.mark.skipif(not has_int8(), reason="this torch has no 8-bit linear layers")
@@ -210,6 +210,28 @@ def test_bytes_are_the_nearest_ones(scale: float, zero: int) -> None:
     assert np.abs(actual.numpy() - exact.clip(0, 255)).max() <= 0.5 + 1e-4
     assert {0, 255} <= set(actual.flatten().tolist())
     assert to_bytes(torch.zeros(3), scale, zero).tolist() == [zero] * 3
+
+
+def test_a_norm_is_a_layer_norm_without_weights() -> None:
+    norm, x = Norm(48, 1e-6, CPU), 3 * torch.randn(2, 7, 48) + 1
+    assert torch.equal(norm(x), F.layer_norm(x, (48,), eps=1e-6))
+
+
+@pytest.mark.parametrize("scale, zero", [(0.02, 128), (0.011, 0)])
+def test_normalised_bytes_are_the_nearest_ones(scale: float, zero: int) -> None:
+    norm, x = Norm(48, 1e-6, CPU), 3 * torch.randn(50, 48) + 1
+    actual = norm.to_bytes(x, scale, zero)
+    exact = F.layer_norm(x.double(), (48,), eps=1e-6) / scale + zero
+    assert actual.dtype == torch.uint8
+    assert (actual - exact.clamp(0, 255)).abs().max() <= 0.5 + 1e-3
+
+
+@needs_int8
+def test_a_norm_before_an_8_bit_mlp_changes_nothing() -> None:
+    made, mlp, norm = Linears("int8", CPU), (*weights(64, 40), *weights(40, 7)), Norm(64, 1e-6, CPU)
+    plain, normed, x = made.mlp(*mlp), made.mlp(*mlp, norm), 3 * torch.randn(300, 64) + 1
+    expected, actual = plain(norm(x), watched(plain, norm(x))), normed(x, watched(normed, x))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0.02)  # a byte may fall to the other side
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ A numbers of a block, D latent size, P tokens and C channels of a token latent, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,11 +27,14 @@ from torch import Tensor, nn
 
 from lewm_bench.planning.config import Arithmetic
 from lewm_bench.planning.cost import Rollout, Score
-from lewm_bench.planning.fast.linears import Layer, Linears, Ranges
+from lewm_bench.planning.fast.linears import Layer, Linears, Norm, Ranges
 from lewm_bench.system.device import tf32
 
 CHUNK_NUMBERS = {"cpu": 2**22, "cuda": 2**28}
 """Activations of the widest layer that are computed together. On a CPU more is not faster: they leave its caches."""
+
+WATCHED = 40
+"""At least so many candidates of a search's first iteration are rolled out in float32 too, for the ranges of 8 bits."""
 
 Known = dict[int, list[tuple[Tensor, Tensor]]]
 """Keys and values of the frames of windows, by the window's first frame; (b, S or 1, heads, head size) each, with the
@@ -69,7 +73,8 @@ def entries(real: int, horizon: int, history: int) -> list[Entry]:
 def silu(x: Tensor) -> Tensor:
     """As in torch, whose own computes the last numbers of a thread's part in another way than the rest: with it a
     candidate's cost would depend on its place among the others. ``sigmoid`` and ``softmax(0)`` are the same."""
-    return x / (1 + torch.exp(-x))
+    below = torch.neg(x).exp_().add_(1)
+    return torch.div(x, below, out=below)
 
 
 class Packed(ABC):
@@ -147,7 +152,7 @@ class PackedModel(Packed):
 
 
 class _Search:
-    """A ``Rollout`` from one context. 8-bit ranges are those of the first candidates of each piece."""
+    """A ``Rollout`` from one context. 8-bit ranges are those of some of the first candidates of each piece."""
 
     def __init__(self, packed: Packed, latents: Tensor, past_actions: Tensor) -> None:
         self._packed = packed
@@ -179,9 +184,11 @@ class _Search:
         key = episodes.start, episodes.stop, plans.shape[2]
         if key not in self._known:
             self._known[key] = packed.remember(latents, past, plans.shape[2], ranges)
-        imagined = packed.roll_out(latents, self._known[key], plans, ranges)
+        if ranges.watching and packed.arithmetic == "int8":
+            every = max(1, plans.shape[1] // WATCHED)
+            packed.roll_out(latents, self._known[key], plans[:, ::every], ranges)
         ranges.watching = False
-        return imagined
+        return packed.roll_out(latents, self._known[key], plans, ranges)
 
 
 class NormedMLP(NamedTuple):
@@ -192,9 +199,9 @@ class NormedMLP(NamedTuple):
     second: nn.Linear
 
     def pack(self, linears: Linears) -> Layer:
-        """The same behind a plain LayerNorm of ``norm.eps``."""
+        """The same, with what is affine about the norm in the first layer."""
         folded = fold_norm(self.norm, self.first.weight, self.first.bias)
-        return linears.mlp(*folded, self.second.weight, self.second.bias)
+        return linears.mlp(*folded, self.second.weight, self.second.bias, plain_norm(self.norm, linears.device))
 
 
 class ActionEncoderParts(NamedTuple):
@@ -220,9 +227,20 @@ def pack_input(layer: nn.Linear | nn.Identity, linears: Linears) -> Layer:
 
 def pack_modulation(layer: nn.Linear, linears: Linears) -> Layer:
     """Shift, scale and gate of the attention and of the MLP (AdaLN), for x * scale + shift in place of x * (1 + scale)."""
-    bias = layer.bias.unflatten(0, (6, -1)).clone()
-    bias[[1, 4]] += 1
-    return linears.linear(layer.weight, bias.flatten())
+    return pack_modulations([layer], linears)
+
+
+def pack_modulations(layers: Sequence[nn.Linear], linears: Linears) -> Layer:
+    """Those of several blocks, one behind the other, from one matrix product."""
+    bias = torch.stack([layer.bias.unflatten(0, (6, -1)) for layer in layers])  # (blocks, 6, W)
+    bias[:, [1, 4]] += 1
+    return linears.linear(torch.cat([layer.weight for layer in layers]), bias.flatten())
+
+
+def plain_norm(norm: nn.LayerNorm, device: torch.device) -> Norm:
+    """What ``fold_norm`` leaves of a norm."""
+    (width,) = norm.normalized_shape
+    return Norm(width, norm.eps, device)
 
 
 def fold_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,7 @@ from lewm_bench.planning.fast.engine import (
     fold_projector,
     pack_input,
     pack_modulation,
+    plain_norm,
     silu,
 )
 from lewm_bench.planning.fast.linears import Linears, Ranges
@@ -166,7 +167,7 @@ class _PrefixBlock:
     """One block of the prefix encoder, packed."""
 
     def __init__(self, block: PrefixBlockParts, linears: Linears) -> None:
-        self.heads, self.eps, self.mlp_eps = block.heads, block.norm.eps, block.mlp.norm.eps
+        self.heads, self.norm = block.heads, plain_norm(block.norm, linears.device)
         weight, bias = fold_norm(block.norm, block.qkv.weight, None)
         inner = len(weight) // 3
         scale = (inner // block.heads) ** -0.5
@@ -177,12 +178,9 @@ class _PrefixBlock:
         self.alone = linears.linear(out.weight @ value, out.weight @ value_bias + out.bias)
         self.mlp = block.mlp.pack(linears)
 
-    def norm(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], eps=self.eps)
-
     def leave(self, x: Tensor, ranges: Ranges) -> Tensor:
         """The MLP and its residual, (..., W) to (..., W)."""
-        return x + self.mlp(F.layer_norm(x, x.shape[-1:], eps=self.mlp_eps), ranges)
+        return x + self.mlp(x, ranges)
 
     def __call__(self, x: Tensor, token: tuple[Tensor, Tensor], wanted: Sequence[int], ranges: Ranges) -> Tensor:
         """Tokens of the blocks (n, b, S, W) to those ``wanted`` of them, (w, b, S, W); ``token`` is the state's."""
@@ -218,19 +216,16 @@ class _PointwiseBlock:
         self.value = linears.linear(weight, bias)
         self.mlp = block.mlp.pack(linears)
         self.modulation = pack_modulation(block.modulation, linears)
-        self.eps = (block.norm1.eps, norm.eps), (block.norm2.eps, block.mlp.norm.eps)
+        self.norm1, self.value_norm, self.norm2 = (
+            plain_norm(each, linears.device) for each in (block.norm1, norm, block.norm2)
+        )
 
     def __call__(self, x: Tensor, condition: Tensor, ranges: Ranges) -> Tensor:
         """States (w, b, S, W), overwritten, to the same; ``condition`` (w, b, S, W) is silu of the prefixes."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition, ranges).chunk(6, -1)
-        x.addcmul_(gate1, self.value(_modulated(x, shift1, scale1, self.eps[0]), ranges))
-        return x.addcmul_(gate2, self.mlp(_modulated(x, shift2, scale2, self.eps[1]), ranges))
-
-
-def _modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: tuple[float, float]) -> Tensor:
-    """Normalised, modulated, normalised again."""
-    shape = x.shape[-1:]
-    return F.layer_norm(torch.addcmul(shift, F.layer_norm(x, shape, eps=eps[0]), scale), shape, eps=eps[1])
+        y = self.value_norm(torch.addcmul(shift1, self.norm1(x), scale1))
+        x.addcmul_(gate1, self.value(y, ranges))
+        return x.addcmul_(gate2, self.mlp(torch.addcmul(shift2, self.norm2(x), scale2), ranges))
 
 
 class PackedFastLeWM(Packed):
@@ -250,11 +245,11 @@ class PackedFastLeWM(Packed):
         self.prefix_blocks = [_PrefixBlock(block, self.linears) for block in parts.prefix_blocks]
         self.norms = [(n.normalized_shape, n.weight, n.bias, n.eps) for n in parts.prefix_norms]
         self.enter = pack_input(parts.input, self.linears)
-        self.fusion, self.fusion_eps = parts.fusion.pack(self.linears), parts.fusion.norm.eps
+        self.fusion = parts.fusion.pack(self.linears)
         self.blocks = [_PointwiseBlock(block, self.linears) for block in parts.blocks]
         projection = fold_projector(parts.projector)
-        self.leave = self.linears.mlp(*fold_norm(parts.norm, *projection[:2]), *projection[2:])
-        self.leave_eps = parts.norm.eps
+        norm = plain_norm(parts.norm, self.linears.device)
+        self.leave = self.linears.mlp(*fold_norm(parts.norm, *projection[:2]), *projection[2:], norm)
 
     def remember(self, latents: Tensor, past_actions: Tensor, horizon: int, ranges: Ranges) -> Anchor:
         return self.anchor(latents[:, -1:], ranges)
@@ -309,8 +304,8 @@ class PackedFastLeWM(Packed):
         """Summaries (w, b, S, W) to latents (w, b, S, D)."""
         x = anchor.latent.expand_as(prefixes)
         joined = torch.cat([x, prefixes, x * prefixes], -1)
-        x = self.fusion(F.layer_norm(joined, joined.shape[-1:], eps=self.fusion_eps), ranges).add_(x)
+        x = self.fusion(joined, ranges).add_(x)
         condition = silu(prefixes)
         for block in self.blocks:
             x = block(x, condition, ranges)
-        return self.leave(F.layer_norm(x, x.shape[-1:], eps=self.leave_eps), ranges)
+        return self.leave(x, ranges)

@@ -18,7 +18,7 @@ from lewm_bench.planning.config import Arithmetic
 
 
 class Ranges:
-    """Smallest and largest activations of each 8-bit layer, watched while the first call runs in float32."""
+    """Smallest and largest activations of each 8-bit layer, watched while some candidates run in float32."""
 
     def __init__(self) -> None:
         self.watching = True
@@ -39,6 +39,22 @@ class Ranges:
 ROWS = 1024  # for which oneDNN lays weights out; a layout for one row is up to a fifth slower at hundreds
 
 Layer = Callable[[Tensor, Ranges], Tensor]
+
+
+class Norm:
+    """LayerNorm without weights. Torch's takes twice as long without as with ones and zeros, for the same numbers."""
+
+    def __init__(self, width: int, eps: float, device: torch.device) -> None:
+        self.width, self.eps = width, eps
+        self._ones, self._zeros = torch.ones(width, device=device), torch.zeros(width, device=device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.layer_norm(x, (self.width,), self._ones, self._zeros, self.eps)
+
+    def to_bytes(self, x: Tensor, scale: float, zero: int) -> Tensor:
+        """``to_bytes`` of the normalised numbers, which are scaled and shifted on the way."""
+        scales, shifts = self._ones / scale, self._zeros + (zero + 0.5)
+        return _floored(torch.layer_norm(x, (self.width,), scales, shifts, self.eps))
 
 
 @cache
@@ -91,7 +107,7 @@ class Linears:
         require(arithmetic, device)
         if compiled and arithmetic == "int8":
             raise UserError("planner.compile does not go with planner.arithmetic=int8; choose one of them")
-        self.arithmetic = arithmetic
+        self.arithmetic, self.device = arithmetic, device
         self.onednn = device.type == "cpu" and not compiled and has_onednn()
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Layer:
@@ -111,10 +127,14 @@ class Linears:
             return lambda x, _: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
         return lambda x, _: F.linear(x, weight, bias)
 
-    def mlp(self, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Layer:
-        """Linear, GELU, linear: (..., inputs) to (..., outputs)."""
+    def mlp(self, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, norm: Norm | None = None) -> Layer:
+        """A norm, where there is one, linear, GELU, linear: (..., inputs) to (..., outputs)."""
         if self.arithmetic == "int8":
-            return _Int8([(weight1, bias1), (weight2, bias2)])
+            return _Int8([(weight1, bias1), (weight2, bias2)], norm)
+        layer = self._mlp(weight1, bias1, weight2, bias2)
+        return layer if norm is None else lambda x, ranges: layer(norm(x), ranges)
+
+    def _mlp(self, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Layer:
         if self.arithmetic == "bfloat16":
             weight1, bias1, weight2, bias2 = (t.bfloat16() for t in (weight1, bias1, weight2, bias2))
             return lambda x, _: F.linear(F.gelu(F.linear(x.bfloat16(), weight1, bias1)), weight2, bias2).float()
@@ -126,22 +146,32 @@ class Linears:
         return lambda x, ranges: second(F.gelu(F.linear(x, weight1, bias1)), ranges)
 
 
+@cache
+def _half_above(zero: int) -> Tensor:
+    return torch.tensor(zero + 0.5)
+
+
 def to_bytes(x: Tensor, scale: float, zero: int) -> Tensor:
     """Float32 numbers to the nearest unsigned bytes that stand for scale * (byte - zero), of the same shape.
 
     Plain arithmetic, since torch's quantized tensors are going away; conversion drops fractions, hence the half.
     """
-    return torch.add(torch.tensor(zero + 0.5), x, alpha=1 / scale).clamp_(0, 255).to(torch.uint8)
+    return _floored(torch.add(_half_above(zero), x, alpha=1 / scale))
+
+
+def _floored(x: Tensor) -> Tensor:
+    """Numbers, overwritten, to the bytes below. By way of 16 bits: torch's direct conversion takes four times as long."""
+    return x.clamp_(0, 255).to(torch.int16).to(torch.uint8)
 
 
 class _Int8:
     """One linear layer, or two with GELU between, in unsigned 8-bit activations times signed 8-bit weights.
 
-    Weights are scaled per output. Between the two layers nothing leaves 8 bits.
+    Weights are scaled per output. Between the two layers nothing leaves 8 bits, nor between a norm and the first.
     """
 
-    def __init__(self, layers: list[tuple[Tensor, Tensor | None]]) -> None:
-        self._float = layers
+    def __init__(self, layers: list[tuple[Tensor, Tensor | None]], norm: Norm | None = None) -> None:
+        self._float, self._norm = layers, norm
         self._packed = []
         for weight, bias in layers:
             scale = weight.abs().amax(1).clamp_min(1e-12) / 127
@@ -153,7 +183,7 @@ class _Int8:
         if ranges.watching:
             return self._watch(x, ranges)
         scale, zero = ranges.of((self, 0))
-        y = to_bytes(x, scale, zero)
+        y = self._norm.to_bytes(x, scale, zero) if self._norm else to_bytes(x, scale, zero)
         for i, packed in enumerate(self._packed[:-1]):
             after, after_zero = ranges.of((self, i + 1))
             y = torch.ops.onednn.qlinear_pointwise(
@@ -165,6 +195,7 @@ class _Int8:
         )
 
     def _watch(self, x: Tensor, ranges: Ranges) -> Tensor:
+        x = self._norm(x) if self._norm else x
         for i, (weight, bias) in enumerate(self._float):
             x = F.gelu(x) if i else x
             ranges.watch((self, i), x)
