@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from lewm_bench.planning.fast.linears import has_onednn
 
 MANY = 256
-"""Rows from which packing a weight for one product is worth it."""
+"""Rows from which oneDNN's products are faster than what ``F.linear`` calls."""
+
+LARGE = 2**15
+"""Numbers of a weight from which laying it out for one product is worth it."""
 
 FEW = 32
 """Tokens up to which plain attention, which keeps its probabilities, takes less time than the fused kernel."""
@@ -55,7 +58,7 @@ def _trains_here(x: Tensor) -> bool:
 
 
 class _Linear(torch.autograd.Function):
-    """By oneDNN with a weight laid out for it, both ways; a tenth to a quarter faster than what ``F.linear`` calls."""
+    """By oneDNN, with a large weight laid out for it, both ways; a tenth to a quarter faster than what ``F.linear`` calls."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, onto: Tensor | None) -> Tensor:
@@ -74,10 +77,12 @@ class _Linear(torch.autograd.Function):
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor | None) -> Tensor:
     """(R, I) to (R, O)."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), len(rows))
+    rows, weight = rows.contiguous(), weight.contiguous()
+    if weight.numel() >= LARGE:
+        weight = torch.ops.mkldnn._reorder_linear_weight(weight, len(rows))
     if onto is None:
-        return torch.ops.mkldnn._linear_pointwise(rows.contiguous(), packed, bias, "none", [], "")
-    return torch.ops.mkldnn._linear_pointwise.binary(rows.contiguous(), onto.contiguous(), packed, bias, "add")
+        return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise.binary(rows, onto.contiguous(), weight, bias, "add")
 
 
 class _Attention(torch.autograd.Function):
