@@ -31,12 +31,12 @@ class Normalize(nn.Module):
         self.register_buffer("shift", -torch.tensor(mean).view(3, 1, 1) / std, persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """In the order in which they lie in memory."""
-        stored = frames.movedim(-3, -1)  # (..., h, w, 3)
-        if not stored.is_contiguous():
+        """Where a CPU trains, channels last in memory, which is how convolutions take the least time."""
+        if frames.device.type != "cpu" or not torch.is_grad_enabled():
             return frames.to(self.scale.dtype) * self.scale + self.shift
-        x = stored.to(self.scale.dtype, copy=True)
-        width = x.shape[-2]  # a row at a time, since three numbers are too few for a loop
+        stored = frames.movedim(-3, -1)  # (..., h, w, 3)
+        x = stored.to(self.scale.dtype, copy=True, memory_format=torch.contiguous_format)
+        width = x.shape[-2]  # a row of pixels at a time, since three numbers are too few for a loop
         x.flatten(-2).mul_(self.scale.flatten().repeat(width)).add_(self.shift.flatten().repeat(width))
         return x.movedim(-1, -3)
 

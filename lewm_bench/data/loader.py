@@ -70,9 +70,8 @@ def _pinned(tensor: Tensor) -> Tensor:
 
 
 def _to_device(data: Batch, device: torch.device) -> Batch:
-    """The frames of clips arrive in the order they are stored in, channels last, which suits a CPU; others permute fast."""
+    """The frames of clips arrive in the order they are stored in and are permuted where that is fast."""
     if isinstance(data, Clip):
-        frames = data.frames.to(device, non_blocking=True)
-        frames = frames if device.type == "cpu" else frames.contiguous()
+        frames = data.frames.to(device, non_blocking=True).contiguous()
         return Clip(frames, data.actions.to(device, non_blocking=True))
     return tuple(t.to(device, non_blocking=True) for t in data)
