@@ -175,9 +175,7 @@ class JointEmbedding(TrainableModule, ABC):
 
     def embed(self, frames: Tensor, encoder: nn.Module, projector: nn.Module) -> Tensor:
         """(B, T, 3, h, w) uint8 to (B, T, D) by networks that are shaped like the model's own."""
-        tokens = encoder(self.normalize(frames.flatten(0, 1)))
-        # The paper reads the CLS token; the small ViT has none and averages (its few tokens train faster that way).
-        features = tokens.mean(1) if self.config.encoder == "stem-vit" else tokens[:, 0]
+        features = encoder.features(self.normalize(frames.flatten(0, 1)))
         return projector(features.unflatten(0, frames.shape[:2]))
 
     def normalize_actions(self, actions: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lewm_bench.agents.parts.cpu_training import attend, linear
 from lewm_bench.core.errors import UserError
 from lewm_bench.planning.fast.engine import ActionEncoderParts
 
@@ -30,7 +31,14 @@ class Normalize(nn.Module):
         self.register_buffer("shift", -torch.tensor(mean).view(3, 1, 1) / std, persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
-        return frames.to(self.scale.dtype) * self.scale + self.shift
+        """Where a CPU trains, channels last in memory, which is how convolutions take the least time."""
+        if frames.device.type != "cpu" or not torch.is_grad_enabled():
+            return frames.to(self.scale.dtype) * self.scale + self.shift
+        stored = frames.movedim(-3, -1)  # (..., h, w, 3)
+        x = stored.to(self.scale.dtype, copy=True, memory_format=torch.contiguous_format)
+        width = x.shape[-2]  # a row of pixels at a time, since three numbers are too few for a loop
+        x.flatten(-2).mul_(self.scale.flatten().repeat(width)).add_(self.shift.flatten().repeat(width))
+        return x.movedim(-1, -3)
 
 
 class Attention(nn.Module):
@@ -43,8 +51,11 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (N, heads, P, W/heads)
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.beside(x, None)
+
+    def beside(self, x: Tensor, onto: Tensor | None) -> Tensor:
+        """The same, added to ``onto`` (N, P, W) where that is given."""
+        return linear(attend(linear(x, self.qkv), self.heads), self.out, onto)
 
 
 class Block(nn.Module):
@@ -57,8 +68,9 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = self.attention.beside(self.norm1(x), x)
+        first, activation, second = self.mlp
+        return linear(activation(linear(self.norm2(x), first)), second, x)
 
 
 def sine_cosine_positions(side: int, width: int) -> Tensor:
@@ -100,6 +112,10 @@ class StemViT(nn.Module):
         x = self.stem(images).flatten(2).transpose(1, 2) + self.positions  # (N, P, W)
         return self.norm(self.blocks(x))
 
+    def features(self, images: Tensor) -> Tensor:
+        """(N, channels, h, w) to (N, W). It has no CLS token and averages: its few tokens train faster that way."""
+        return self(images).mean(1)
+
 
 class ViT(nn.Module):
     """The paper's encoder, ViT-Tiny with patch 14 (appendix D): (N, 3, h, w) floats to (N, 1 + P, W), CLS first.
@@ -126,6 +142,14 @@ class ViT(nn.Module):
         for layer in self.encoder["layer"]:
             x = layer(x)
         return self.layernorm(x)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N, 3, h, w) to the CLS token (N, W), all of the last block that the paper reads."""
+        x = self.embeddings(images)
+        *inner, last = self.encoder["layer"]
+        for layer in inner:
+            x = layer(x)
+        return self.layernorm(last.first(x))
 
 
 class _Embeddings(nn.Module):
@@ -157,12 +181,29 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.layernorm_before(x)
-        heads = self.attention["attention"]
-        q, k, v = (heads[n](y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for n in ("query", "key", "value"))
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x + self.attention["output"]["dense"](y)
-        y = F.gelu(self.intermediate["dense"](self.layernorm_after(x)))
-        return x + self.output["dense"](y)
+        layers = [self.attention["attention"][name] for name in ("query", "key", "value")]
+        qkv = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        return self._mlp(linear(attend(linear(y, qkv), self.heads), self.attention["output"]["dense"], x))
+
+    def first(self, x: Tensor) -> Tensor:
+        """The first token of ``forward``, (N, P, W) to (N, W), without keys and values of all the tokens.
+
+        A score is q (K y) = (q K) y, and what is attended to V sum_j p_j y_j: each two products with one vector per head.
+        """
+        y = self.layernorm_before(x)
+        query, key, value = (self.attention["attention"][name] for name in ("query", "key", "value"))
+        q = query(y[:, 0]).unflatten(-1, (self.heads, -1)).transpose(0, 1)  # (H, N, d)
+        weights = [layer.weight.unflatten(0, (self.heads, -1)) for layer in (key, value)]  # each (H, d, W)
+        biases = [layer.bias.unflatten(0, (self.heads, 1, -1)) for layer in (key, value)]  # each (H, 1, d)
+        scores = (q @ weights[0]).transpose(0, 1) @ y.transpose(1, 2)  # (N, H, P)
+        scores = scores + (q * biases[0]).sum(-1).t()[..., None]
+        seen = torch.softmax(scores * q.shape[-1] ** -0.5, -1) @ y  # (N, H, W)
+        attended = seen.transpose(0, 1) @ weights[1].transpose(1, 2) + biases[1]  # (H, N, d)
+        return self._mlp(x[:, 0] + self.attention["output"]["dense"](attended.transpose(0, 1).flatten(1)))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        y = F.gelu(linear(self.layernorm_after(x), self.intermediate["dense"]))
+        return linear(y, self.output["dense"], x)
 
 
 class CNN(nn.Module):
@@ -187,7 +228,11 @@ class CNN(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.net(images)[:, None]
+        return self.features(images)[:, None]
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N, 3, h, w) to (N, W)."""
+        return self.net(images)
 
 
 class Projector(nn.Module):

@@ -73,8 +73,8 @@ def sigreg(latents: Tensor, unit_vectors: Tensor, num_knots: int = 17, per_direc
     weights = torch.full_like(knots, 2 * step)
     weights[0] = weights[-1] = step
     with torch.autocast(latents.device.type, enabled=False):  # bfloat16 has too few digits for angles
-        angles = (latents.float() @ unit_vectors.to(latents.device)).unsqueeze(-1) * knots  # (T, B, M, K)
-        real, imaginary = angles.cos().mean(1), angles.sin().mean(1)  # (T, M, K)
+        projections = latents.float() @ unit_vectors.to(latents.device)  # (T, B, M)
+        real, imaginary = characteristic(projections, step, num_knots)
         count = latents.shape[1]
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             real, imaginary = _mean_over_ranks(real), _mean_over_ranks(imaginary)
@@ -82,6 +82,44 @@ def sigreg(latents: Tensor, unit_vectors: Tensor, num_knots: int = 17, per_direc
         distance = (real - target).square() + imaginary.square()
         statistic = count * (distance @ (weights * target))  # (T, M)
     return statistic if per_direction else statistic.mean()
+
+
+def characteristic(projections: Tensor, step: float, num_knots: int) -> tuple[Tensor, Tensor]:
+    """(T, B, M) to real and imaginary part, (T, M, K) each, of mean_b exp(i t h_b) at the knots t = 0, step, 2 step, ..."""
+    if projections.device.type == "cpu":
+        return _Powers.apply(projections, step, num_knots)
+    angles = projections.unsqueeze(-1) * (step * torch.arange(num_knots, device=projections.device))
+    return angles.cos().mean(1), angles.sin().mean(1)
+
+
+class _Powers(torch.autograd.Function):
+    """exp(i k step h) are the powers of one complex number, and so one sine and cosine are computed instead of K.
+
+    The gradient of sum_k a_k Re + b_k Im is -Im(sum_k k step (a_k - i b_k) z^k), by Horner's rule.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, projections: Tensor, step: float, num_knots: int) -> tuple[Tensor, Tensor]:
+        angles = projections * step
+        z = torch.complex(angles.cos(), angles.sin())
+        power, means = torch.ones_like(z), []
+        for _ in range(num_knots):
+            means.append(power.mean(1))
+            power = power * z
+        ctx.step = step
+        ctx.save_for_backward(z)
+        mean = torch.stack(means, -1)
+        return mean.real.clone(), mean.imag.clone()
+
+    @staticmethod
+    def backward(ctx: Any, d_real: Tensor, d_imaginary: Tensor) -> tuple[Tensor, None, None]:
+        (z,) = ctx.saved_tensors
+        knots = ctx.step * torch.arange(d_real.shape[-1], dtype=d_real.dtype)
+        slopes = (torch.complex(d_real, -d_imaginary) * knots / z.shape[1]).unsqueeze(1)  # (T, 1, M, K)
+        total = torch.zeros_like(z)
+        for slope in reversed(slopes.unbind(-1)):
+            total = torch.addcmul(slope, total, z)
+        return -total.imag, None, None
 
 
 def _mean_over_ranks(x: Tensor) -> Tensor:

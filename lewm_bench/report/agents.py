@@ -20,7 +20,7 @@ from lewm_bench.core.names import AgentName, parse_agent
 
 BLOCKS = ("world model", "policy", "privileged", "floor")  # kinds in the order of tables and figures
 
-HARMLESS = ("train.on_collapse", "train.log_every", "train.save_every")
+HARMLESS = ("train.on_collapse", "train.log_every", "train.save_every", "train.save_seconds")
 """Settings that change no result, so agents that differ in them alone are the same."""
 
 # For agents that bring no colour or marker. With many agents no palette tells all apart for every colour vision by hue

@@ -32,7 +32,13 @@ logger = logging.getLogger(__name__)
 COLLAPSED_STD = 0.02
 PATIENCE = 5  # logged steps in a row that must look collapsed
 LEARNED = 0.02  # of the mean action's error, that a policy must be below it at the end
-FREE = ("log_every", "save_every", "on_collapse", "epochs")  # do not change the weights, beside the steps
+FREE = (
+    "log_every",
+    "save_every",
+    "save_seconds",
+    "on_collapse",
+    "epochs",
+)  # do not change the weights, beside the steps
 STATE = ".state"  # scratch of the cache, gone when the stage is complete
 
 Recipe = Mapping[str, Any]
@@ -57,14 +63,25 @@ class TrainConfig(Config):
     log_every: int = Field(
         20, ge=1, description="steps between points of the training curve; does not change the result"
     )
-    save_every: int = Field(200, ge=1, description="steps that a kill may cost; does not change the result")
+    save_seconds: float = Field(
+        60.0, ge=0, description="seconds of training that a kill may cost; does not change the result"
+    )
+    save_every: int | None = Field(
+        None, ge=1, description="steps that a kill may cost, in place of save_seconds; does not change the result"
+    )
     on_collapse: Literal["fail", "continue"] = Field(
         "fail",
         description="what a collapse of latents or policy does: fail the cell, or continue, for ablations that show it",
     )
 
     def unread(self) -> Collection[str]:
-        return () if self.epochs is None else ("steps",)
+        steps = () if self.epochs is None else ("steps",)
+        return steps if self.save_every is None else (*steps, "save_seconds")
+
+    def saves(self, step: int, seconds: float) -> bool:
+        """Whether to save after so many steps, so many seconds of training after the last save."""
+        due = seconds >= self.save_seconds if self.save_every is None else step % self.save_every == 0
+        return due or step == self.steps
 
     def on(self, clips: int) -> TrainConfig:
         """The same with the steps that ``epochs`` passes over so many clips take; nothing changes without epochs."""
@@ -164,7 +181,9 @@ def train(
     progress: bool = True,
     of: Mapping[str, Any] | None = None,
 ) -> TrainingLog:
-    """Train ``model`` in place and return its log; a kill loses at most ``save_every`` steps.
+    """Train ``model`` in place and return its log, whose clock stands still while the state is saved.
+
+    A kill loses at most ``save_seconds`` of training, or ``save_every`` steps.
 
     Args:
         batch: the training batch of a step index; must depend on nothing else. Called by another thread, ahead of time.
@@ -189,7 +208,8 @@ def train(
     wrapped, optimizer = fabric.setup(model, optimizer)
     wrapped.mark_forward_method("loss")
     wrapped.train()
-    started = time.perf_counter() - log.seconds
+    saved = log.seconds
+    started = time.perf_counter() - saved
     bar = tqdm(total=config.steps, initial=first, desc=description, unit="step", disable=not progress, leave=False)
     waited = log.waited
     with Prefetch(batch, range(first, config.steps), device) as batches:
@@ -223,10 +243,11 @@ def train(
             bar.update()
             if index + 1 == config.steps:
                 require_trained(model)  # no loss has seen what the last step did
-            if (index + 1) % config.save_every == 0 or index + 1 == config.steps:
-                log.seconds = time.perf_counter() - started
+            if config.saves(index + 1, time.perf_counter() - started - saved):
+                log.seconds = saved = time.perf_counter() - started
                 with phase("training: saving states"):
                     _save(state, index + 1, model, optimizer, log, recipe)
+                started = time.perf_counter() - saved
     bar.close()
     if (phases := timed()) is not None:
         phases.add("training: waiting for data", log.waited - waited)

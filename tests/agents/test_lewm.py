@@ -11,6 +11,7 @@ from released_layout import released
 
 from lewm_bench.agents.lewm import LeWM, LeWMConfig
 from lewm_bench.agents.parts.jepa import latent_diagnostics
+from lewm_bench.agents.parts.nets import ViT
 from lewm_bench.agents.parts.sigreg import directions, sigreg
 from lewm_bench.core.types import Clip
 from lewm_bench.train.loop import Step, TrainConfig, make_optimizer
@@ -162,8 +163,6 @@ def test_gradients_reach_every_parameter_after_one_step(encoder: str) -> None:
 
 def test_gradients_reach_the_whole_paper_encoder() -> None:
     """A few patches and layers of the real ViT, whose CLS token alone is read."""
-    from lewm_bench.agents.parts.nets import ViT
-
     torch.manual_seed(0)
     model = small()
     model.config = model.config.model_copy(update={"encoder": "vit-tiny"})
@@ -179,8 +178,10 @@ def test_the_latent_is_the_cls_token_or_the_mean_token() -> None:
     model, frames = small(), clip().frames
     tokens = model.encoder(model.normalize(frames.flatten(0, 1)))
     torch.testing.assert_close(model.encode(frames), model.projector(tokens.mean(1).unflatten(0, (6, 4))))
-    model.config = model.config.model_copy(update={"encoder": "vit-tiny"})
-    torch.testing.assert_close(model.encode(frames), model.projector(tokens[:, 0].unflatten(0, (6, 4))))
+    model.encoder, model.projector.net[0] = ViT(56, depth=2), torch.nn.Linear(192, 24)
+    images = torch.nn.functional.interpolate(frames.flatten(0, 1), (56, 56)).unflatten(0, (6, 4))
+    tokens = model.encoder(model.normalize(images.flatten(0, 1)))
+    torch.testing.assert_close(model.encode(images), model.projector(tokens[:, 0].unflatten(0, (6, 4))))
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lewm_bench.agents.parts.sigreg import directions, sigreg
+from lewm_bench.agents.parts.sigreg import _Powers, characteristic, directions, sigreg
 
 
 @pytest.fixture(autouse=True)
@@ -166,3 +166,23 @@ def test_two_processes_have_the_statistic_and_the_gradient_of_the_global_batch(t
         np.testing.assert_allclose(found["gradient"], weight.grad.numpy(), rtol=1e-4, atol=1e-6)
     local = sigreg(inputs()[:, ::2] @ weight, unit(16, 5)).item()
     assert local != pytest.approx(value.item(), rel=1e-2)  # half of the batch has another statistic
+
+
+def angles(projections: Tensor, step: float, num_knots: int) -> tuple[Tensor, Tensor]:
+    """What ``characteristic`` computes by powers, as it reads in the paper."""
+    t = projections.unsqueeze(-1) * (step * torch.arange(num_knots))
+    return t.cos().mean(1), t.sin().mean(1)
+
+
+def test_powers_of_one_number_are_the_sines_and_cosines_of_all_knots() -> None:
+    h = (3 * torch.randn(4, 16, 64)).requires_grad_()
+    weights = torch.randn(2, 4, 64, 17)
+    found, expected = characteristic(h, 3 / 16, 17), angles(h, 3 / 16, 17)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    slopes = [torch.autograd.grad((a * weights[0] + b * weights[1]).sum(), h)[0] for a, b in (found, expected)]
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=0, atol=1e-5 * slopes[1].abs().max().item())
+
+
+def test_the_gradient_of_powers() -> None:
+    h = torch.randn(2, 3, 4, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda h: _Powers.apply(h, 0.3, 5), h)

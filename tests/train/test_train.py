@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 
 from lewm_bench.core.errors import TrainingFailed
 from lewm_bench.core.rng import stream
+from lewm_bench.train import loop
 from lewm_bench.train.loop import (
     Step,
     TrainableModule,
@@ -196,6 +198,36 @@ def test_another_training_does_not_go_on_from_it(tmp_path: Path, change: dict, c
         asked = {"seed": 0, "config": CONFIG, "of": {}} | change
         train(again, batch, device=CPU, folder=tmp_path, progress=False, **asked)
     assert again.seen[0].index == 0 and "of another training" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"save_every": None}, [13]),
+        ({"save_every": None, "save_seconds": 0.0}, list(range(1, 14))),
+        ({"save_every": 4, "save_seconds": 0.0}, [4, 8, 12, 13]),
+    ],
+)
+def test_when_the_state_is_saved(
+    settings: dict, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+    monkeypatch.setattr(loop, "_save", lambda state, index, *_: saved.append(index))
+    run(model(), tmp_path, config=CONFIG.model_copy(update=settings))
+    assert saved == expected
+
+
+def test_the_clock_stands_still_while_the_state_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = loop._save
+
+    def slow(*arguments: object) -> None:
+        time.sleep(1)
+        save(*arguments)
+
+    monkeypatch.setattr(loop, "_save", slow)
+    begin = time.perf_counter()
+    log = run(model(), tmp_path)
+    assert log.seconds < time.perf_counter() - begin - 3
 
 
 def test_seconds_of_all_parts_add_up(tmp_path: Path) -> None:
