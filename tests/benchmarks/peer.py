@@ -44,6 +44,7 @@ from lewm_bench.planning.fast.lewm import PackedLeWM
 from lewm_bench.system.provenance import hardware
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
+LOSSY = {"cpu": ("int8",), "cuda": ("tf32", "bfloat16")}  # further arithmetics that a device has
 SHARED = ("predictor", "action_encoder", "pred_proj")
 
 
@@ -70,25 +71,33 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=30)
     parser.add_argument("--plans", type=int, default=10)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--device", choices=LOSSY, default="cpu")
     arguments = parser.parse_args()
+    device = torch.device(arguments.device)
     if arguments.clock == "cpu":
         torch.set_num_threads(1)
-    clock = CLOCKS[arguments.clock]
+
+    def clock() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return CLOCKS[arguments.clock]()
+
     generator = torch.Generator().manual_seed(0)
-    ours, theirs = models(generator)
+    ours, theirs = (model.to(device) for model in models(generator))
     config = PlannerConfig(num_iterations=arguments.iterations)
-    latents, goal = torch.randn(1, 1, 192, generator=generator), torch.randn(1, 192, generator=generator)
-    past = torch.zeros(1, 0, 10)
+    latents, goal = (torch.randn(*size, 192, generator=generator).to(device) for size in ((1, 1), (1,)))
+    past = torch.zeros(1, 0, 10, device=device)
     rollouts = {
         "plain loop": plain_rollout(ours),
         "fast float32": PackedLeWM(ours.parts()),
-        "fast int8": PackedLeWM(ours.parts(), "int8"),
+        **{f"fast {name}": PackedLeWM(ours.parts(), name) for name in LOSSY[arguments.device]},
     }
 
-    solver = CEMSolver(theirs, n_steps=arguments.iterations, num_samples=config.num_samples, topk=config.num_elites)
+    sizes = {"num_samples": config.num_samples, "topk": config.num_elites}
+    solver = CEMSolver(theirs, n_steps=arguments.iterations, device=device, **sizes)
     box, settings = gym.spaces.Box(-1, 1, (1, 2)), SimpleNamespace(horizon=config.horizon, action_block=5)
     solver.configure(action_space=box, n_envs=1, config=settings)
-    unused = torch.zeros(1, 1, 3, 8, 8)  # it encodes once and finds the embeddings there
+    unused = torch.zeros(1, 1, 3, 8, 8, device=device)  # it encodes once and finds the embeddings there
     info = {"pixels": unused, "goal": unused, "emb": latents, "goal_emb": goal[:, None]}
 
     def peer() -> None:
@@ -97,12 +106,11 @@ def main() -> None:
 
     def plan(name: str) -> None:
         cost = latent_cost(rollouts[name](latents, past), goal, config)
-        cem(cost, torch.zeros(1, config.horizon, 10), config, [stream(0, "peer")])
+        cem(cost, torch.zeros(1, config.horizon, 10, device=device), config, [stream(0, "peer")])
 
     contestants = {"stable-worldmodel": peer, **{name: lambda name=name: plan(name) for name in rollouts}}
-    device = torch.device("cpu")
     with torch.inference_mode():
-        plans = torch.randn(1, config.num_samples, config.horizon, 10, generator=generator)
+        plans = torch.randn(1, config.num_samples, config.horizon, 10, generator=generator).to(device)
         repeated = {k: v[:, None].expand(1, config.num_samples, *v.shape[1:]) for k, v in info.items()}
         truth = theirs.get_cost(repeated, plans) / 192  # theirs is the sum over the latent, ours the mean
         for name, start in rollouts.items():
@@ -110,7 +118,7 @@ def main() -> None:
             cost(plans)  # 8-bit ranges are watched in the first call
             found = cost(plans)
             worst = ((found - truth).abs() / truth).max().item()
-            rank = spearman(found[0].numpy(), truth[0].numpy())
+            rank = spearman(found[0].cpu().numpy(), truth[0].cpu().numpy())
             print(f"{name}: costs differ from the peer's by at most {worst:.1e} relative, rank correlation {rank:.4f}")
         seconds: dict[str, list[float]] = {name: [] for name in contestants}
         for turn in range(arguments.plans + 1):
