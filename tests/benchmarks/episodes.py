@@ -14,10 +14,11 @@ import os
 import time
 from pathlib import Path
 
-from lewm_bench.cli.app import SPIN, _keep_memory
+from lewm_bench.cli.app import SPIN
+from lewm_bench.system.resources import keep_memory
 
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
-_keep_memory()
+keep_memory()
 
 import numpy as np
 import torch

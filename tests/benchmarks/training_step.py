@@ -19,10 +19,11 @@ import statistics
 import time
 from collections.abc import Callable
 
-from lewm_bench.cli.app import SPIN, _keep_memory
+from lewm_bench.cli.app import SPIN
+from lewm_bench.system.resources import keep_memory
 
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
-_keep_memory()
+keep_memory()
 
 import torch
 from stable_worldmodel.wm.lewm import LeWM as PeerLeWM
