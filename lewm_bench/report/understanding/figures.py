@@ -287,7 +287,8 @@ def open_loop(cells: Cells) -> Figure | None:
     figure, panels = grid(len(parts), 2, 3.6, bottom=0.6)
     for axes, (heading, own) in zip(panels, parts, strict=True):
         for cell in own:
-            _open_loop_line(axes, cell)
+            found = cell.open_loop
+            _by_horizon(axes, cell, found.horizons, found.model, found.copy_last, "--")
         axes.axhline(1, color="#bbbbbb", linewidth=1)
         axes.set(yscale="log", xticks=sorted({h for c in own for h in c.open_loop.horizons}))
         axes.set_xlabel("blocks ahead", fontsize=9)
@@ -300,14 +301,20 @@ def open_loop(cells: Cells) -> Figure | None:
     return figure
 
 
-def _open_loop_line(axes: Axes, cell: UnderstandingRecord) -> None:
-    found, tone = cell.open_loop, colour(cell.agent, cell.card)
-    value, low, high = (np.array([getattr(each, end) for each in found.model]) for end in ("value", "low", "high"))
-    axes.plot(
-        found.horizons, value, "-", color=tone, marker=marker(cell.agent, cell.card), markersize=4.5, linewidth=1.5
-    )
-    axes.fill_between(found.horizons, low, high, color=tone, alpha=0.15, linewidth=0)
-    axes.plot(found.horizons, [each.value for each in found.copy_last], "--", color=tone, linewidth=0.9)
+def _by_horizon(
+    axes: Axes,
+    cell: UnderstandingRecord,
+    horizons: Sequence[int],
+    found: Sequence[Interval],
+    other: Sequence[Interval],
+    style: str,
+) -> None:
+    """A model's values with their intervals, and in another line style what they are shown beside."""
+    tone = colour(cell.agent, cell.card)
+    value, low, high = (np.array([getattr(each, end) for each in found]) for end in ("value", "low", "high"))
+    axes.plot(horizons, value, "-", color=tone, marker=marker(cell.agent, cell.card), markersize=4.5, linewidth=1.5)
+    axes.fill_between(horizons, low, high, color=tone, alpha=0.15, linewidth=0)
+    axes.plot(horizons, [each.value for each in other], style, color=tone, linewidth=1)
 
 
 # Retrieval of goals.
@@ -322,7 +329,8 @@ def retrieval(cells: Cells) -> Figure | None:
     figure, panels = grid(len(parts), 2, 3.6, bottom=0.6)
     for axes, (heading, own) in zip(panels, parts, strict=True):
         for cell in own:
-            _retrieval_line(axes, cell)
+            found = cell.retrieval
+            _by_horizon(axes, cell, found.horizons, found.near, found.exact, ":")
         axes.axhline(own[0].retrieval.near_chance, color="#999999", linestyle="--", linewidth=1)
         axes.set(ylim=(0, 1.02), xticks=sorted({h for c in own for h in c.retrieval.horizons}))
         axes.set_xlabel("blocks ahead", fontsize=9)
@@ -334,16 +342,6 @@ def retrieval(cells: Cells) -> Figure | None:
         handles.append(Line2D([], [], color="#444444", linestyle=style, linewidth=1, label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
-
-
-def _retrieval_line(axes: Axes, cell: UnderstandingRecord) -> None:
-    found, tone = cell.retrieval, colour(cell.agent, cell.card)
-    value, low, high = (np.array([getattr(each, end) for each in found.near]) for end in ("value", "low", "high"))
-    axes.plot(
-        found.horizons, value, "-", color=tone, marker=marker(cell.agent, cell.card), markersize=4.5, linewidth=1.5
-    )
-    axes.fill_between(found.horizons, low, high, color=tone, alpha=0.15, linewidth=0)
-    axes.plot(found.horizons, [each.value for each in found.exact], ":", color=tone, linewidth=1.2)
 
 
 def _agent_handles(cells: Cells) -> list[Line2D]:
