@@ -430,6 +430,7 @@ class DinoWMFamily(TrainedWorldModel):
     """``dino-wm`` with the config's encoder, and ``dino-wm:ENCODER``; ``:proprio`` and ``:reencode`` behind either."""
 
     Config = DinoWMConfig
+    seeds_share = True  # the tokens of the frozen encoder
     card = Card(
         name="DINO-WM",
         about="predicts the many patch tokens of an image encoder that was trained beforehand and stays frozen",

@@ -94,6 +94,7 @@ class Family(ABC):
     plans: ClassVar[bool] = False  # searches with the CEM, whose settings then belong to its results
     schema: ClassVar[int] = 1  # raise it when the code changes what a config trains to
     planning_only: ClassVar[tuple[str, ...]] = ()  # settings that change plans and not weights
+    seeds_share: ClassVar[bool] = False  # a training makes stages that those of other seeds read, such as an encoder
     rehearsal: ClassVar[Mapping[str, Any]] = {"train": {"steps": 4, "batch_size": 8, "on_collapse": "continue"}}
     """Settings with which a training takes a moment, for `lewm-bench check`."""
     search_space: ClassVar[tuple[Dimension, ...]] = ()  # what `lewm-bench tune` looks for

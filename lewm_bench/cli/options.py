@@ -58,6 +58,19 @@ JobsOption = Annotated[
     int,
     typer.Option("--jobs", min=0, help="Small trainings side by side on a CPU; 0: as many as cores, 1: one by one."),
 ]
+LauncherOption = Annotated[
+    str,
+    typer.Option(
+        "--launcher", help="Where cells run: here (default), ray or slurm; --devices: on several devices here."
+    ),
+]
+RayAddressOption = Annotated[
+    str, typer.Option("--ray-address", help="Of a Ray cluster, or auto; without it one starts on this machine.")
+]
+StorageOption = Annotated[
+    str,
+    typer.Option("--storage", help="URL through which workers without a shared cache pass stages: s3://bucket/lewm."),
+]
 ProfileTimeOption = Annotated[bool, typer.Option("--profile-time", help="Say at the end where the time went.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 

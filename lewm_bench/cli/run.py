@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -18,16 +18,22 @@ from lewm_bench.cli.options import (
     EnvsOption,
     FreshOption,
     JobsOption,
+    LauncherOption,
     ProfileOption,
     ProfileTimeOption,
     QuietOption,
+    RayAddressOption,
     SeedsOption,
     SetOption,
     SolverOption,
+    StorageOption,
     SuiteOption,
 )
 from lewm_bench.cli.timing import time_planning, where_time_went
-from lewm_bench.core.errors import UserError
+from lewm_bench.core.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from lewm_bench.run.launch.launch import Launcher
 
 
 def run(
@@ -45,6 +51,9 @@ def run(
     data: DataOption = None,
     fresh: FreshOption = None,
     jobs: JobsOption = 0,
+    launcher: LauncherOption = "",
+    ray_address: RayAddressOption = "",
+    storage: StorageOption = "",
     profile_time: ProfileTimeOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -52,7 +61,7 @@ def run(
 
     Example: lewm-bench run --suite pointmaze --seeds 0,1,2
     """
-    choices = Choices.of(locals())
+    choices, elsewhere = Choices.of(locals()), Elsewhere(launcher, ray_address, storage)
     if _is_speed(suite, config):
         if agents or seeds or envs:
             raise UserError(f"the suite {suite} times planning and has no agents, seeds or environments to choose")
@@ -62,10 +71,10 @@ def run(
             raise UserError("--fresh is for what the cache keeps; times are measured anew every time")
         return time_planning(choices)
     with where_time_went(profile_time):
-        _run(choices)
+        _run(choices, elsewhere)
 
 
-def _run(choices: Choices) -> None:
+def _run(choices: Choices, elsewhere: Elsewhere) -> None:
     from lewm_bench.report.tables.terminal import terminal
     from lewm_bench.report.write import write_report
     from lewm_bench.run.results_folder import claimed
@@ -73,16 +82,56 @@ def _run(choices: Choices) -> None:
     from lewm_bench.system.phases import phase
 
     with phase("starting"):
+        launch = elsewhere.launcher()
         it = choices.run()
     with claimed(it.out):  # before hours of training, not after
         if it.suite.kind == "understand":
             from lewm_bench.run.understanding import examine_suite
 
+            if launch is not None:
+                raise UserError(
+                    f"the suite {it.suite.name} looks into models, which --launcher does not do; leave it out"
+                )
             return end_examination(examine_suite(it), it)
-        cells = run_suite(it)
+        failures = None
+        if launch is not None:
+            from lewm_bench.run.launch.launch import make_stages
+
+            it, failures = make_stages(it, launch, choices.device, elsewhere.storage)
+        cells = run_suite(it, failures)
         with phase("report: tables and page"):
             shown = terminal(write_report(cells, it.out, it.suite.title))
     end_run(shown, it.out, cells, [(cell, cell.reason) for cell in cells if cell.status == "failed"])
+
+
+class Elsewhere(NamedTuple):
+    """What the options say of where cells run."""
+
+    name: str
+    ray_address: str
+    storage: str
+
+    def launcher(self) -> Launcher | None:
+        """What starts workers; None where the cells run in this process.
+
+        Raises:
+            UserError: there is no such launcher, or options of another one are given.
+            NotRun: its package is not installed.
+        """
+        if self.name not in ("", *LAUNCHERS):
+            raise unknown("launcher", self.name, LAUNCHERS)
+        if self.ray_address and self.name != "ray":
+            raise UserError("--ray-address belongs to --launcher ray; leave one out or name both")
+        if self.storage and not self.name:
+            raise UserError("--storage is for workers on other machines; name a --launcher")
+        if self.name == "ray":
+            from lewm_bench.run.launch.on_ray import ray_launcher
+
+            return ray_launcher(self.ray_address)
+        return None
+
+
+LAUNCHERS = ("ray",)
 
 
 def _is_speed(suite: str, config: Path | None) -> bool:

@@ -54,6 +54,7 @@ from lewm_bench.train.loop import TrainingLog, raise_if_collapsed, raise_if_mean
 logger = logging.getLogger(__name__)
 
 BESIDE = "beside"  # of a training's hardware: other trainings at the same time
+SHARED = "shared"  # of an evaluation's hardware: what else ran on the device while plans were timed
 EPISODES, MEASURES = "episodes.jsonl", "extras.json"  # of an evaluation's folder
 SORTED = "sorted.json"  # of a folder of pairs
 
@@ -83,6 +84,7 @@ class Run:
     workers: int = 1  # processes that collect; more than 1 needs a main module that can be imported again
     trainings: int = 1  # made side by side at most (run.ahead); more than 1 needs such a main module too
     sharing: Sharing = Sharing()  # among the trainings of the environment that is at work
+    beside: str = ""  # what else runs on the device while plans are timed; empty: nothing
     data: Path | None = None  # a dataset that takes the place of a collected one (run.given_data)
 
 
@@ -355,7 +357,7 @@ def provenance_of(run: Run) -> dict[str, Any]:
     """Where and when something is measured."""
     return {
         "versions": versions(),
-        "hardware": hardware(run.device),
+        "hardware": hardware(run.device) | ({SHARED: run.beside} if run.beside else {}),
         "commit": commit(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

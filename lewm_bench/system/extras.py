@@ -11,6 +11,8 @@ from lewm_bench.core.errors import NotRun
 EXTRAS = {
     **dict.fromkeys(("gym_pusht", "pymunk", "cv2", "pygame"), "pusht"),
     "ogbench": "cube",
+    "ray": "ray",
+    "submitit": "slurm",
     **dict.fromkeys(("h5py", "hdf5plugin", "lance", "minari", "pyarrow", "av", "zstandard"), "data"),
 }
 """Importable module to the extra of pyproject.toml that installs it."""

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import filelock
 import platformdirs
@@ -66,12 +66,27 @@ def stage_key(kind: str, spec: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_json({"kind": kind, "spec": spec}).encode()).hexdigest()[:16]
 
 
+class Mirror(Protocol):
+    """A place that caches of several machines reach."""
+
+    def fetch(self, folder: Path) -> bool:
+        """Make the stage ``folder``, complete or not at all, if the mirror has it."""
+
+    def publish(self, folder: Path) -> None:
+        """Leave a finished stage for others, if the mirror lacks it."""
+
+
 class Store:
     """A folder of finished stages that several processes may share."""
 
-    def __init__(self, root: Path, fresh: Collection[str] = ()) -> None:
-        """``fresh`` are kinds of stages that are built again, each stage once, also where the cache has them."""
-        self.root = Path(root).expanduser().absolute()
+    def __init__(self, root: Path, fresh: Collection[str] = (), mirror: Mirror | None = None) -> None:
+        """A cache.
+
+        Args:
+            fresh: kinds of stages that are built again, each stage once, also where the cache has them.
+            mirror: where other caches' stages are looked for before one is built, and what is built here is left for them.
+        """
+        self.root, self._mirror = Path(root).expanduser().absolute(), mirror
         self._fresh, self._renewed = frozenset(fresh), set[Path]()
 
     def renews(self, kind: str) -> bool:
@@ -118,8 +133,10 @@ class Store:
                 if (reason := _unusable(folder, read)) is None:  # another process built it while this one waited
                     return folder
                 _move_aside(folder, reason)
-            work = _partial(folder)
             delete_stale(folder.parent, below=False)
+            if self._mirror is not None and self._mirror.fetch(folder) and _unusable(folder, read) is None:
+                return folder
+            work = _partial(folder)
             delete_stale(work)
             if not (work / DONE).is_file() or _unusable(work, read) is not None:
                 (work / DONE).unlink(missing_ok=True)
@@ -130,6 +147,8 @@ class Store:
             _delete_scratch(work)
             os.replace(work, folder)
             _remember(folder, _signature(folder))
+            if self._mirror is not None:
+                self._mirror.publish(folder)
         return folder
 
     def _due(self, folder: Path) -> bool:
