@@ -102,17 +102,22 @@ def _follow(run: Run, workers: Workers) -> Failures:
             for task, done, parcel in workers.finished(WAIT):
                 unpack(parcel, run.store.root)
                 bar.update()
-                _tell(run, task, done, time.monotonic() - since.pop(task))
+                _tell(run, task, done)
+                since.pop(task)
                 due += graph.after(task, done.error.received if done.error else None)
             submit(due)
             bar.set_postfix_str(_running(run, since))
     return graph.failures
 
 
-def _tell(run: Run, task: Task, done: Done, seconds: float) -> None:
+def _tell(run: Run, task: Task, done: Done) -> None:
     for line in done.lines:
         run.say(line)
-    how = f"failed: {' '.join(str(done.error.error).split())[:200]}" if done.error else f"done in {in_words(seconds)}"
+    how = (
+        f"failed: {' '.join(str(done.error.error).split())[:200]}"
+        if done.error
+        else f"done in {in_words(done.seconds)}"
+    )
     run.say(f"{done.host}: {told(run, task)}: {how}")
 
 

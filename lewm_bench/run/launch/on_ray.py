@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -46,6 +47,7 @@ def ray_launcher(address: str = "") -> Launcher:
     Raises:
         NotRun: Ray is not installed.
     """
+    _settle(address, os.environ)
     ray = require("ray", "--launcher ray")
 
     @contextmanager
@@ -60,10 +62,21 @@ def ray_launcher(address: str = "") -> Launcher:
     return start
 
 
+def _settle(address: str, environment: MutableMapping[str, str]) -> None:
+    """What Ray reads when it is imported.
+
+    Since 2.5x `ray start` makes a token that clients must show, and clients do not look for it unless they are told to;
+    a cluster without one does not mind.
+    """
+    for name, value in QUIET.items():
+        environment.setdefault(name, value)
+    kept = Path(environment.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    if address and ("RAY_AUTH_TOKEN" in environment or kept.is_file()):
+        environment.setdefault("RAY_AUTH_MODE", "token")
+
+
 @contextmanager
 def _connected(ray: ModuleType, address: str, order: Order) -> Iterator[None]:
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
     own: dict[str, Any] = {"address": address} if address else {"num_cpus": cores(), "include_dashboard": False}
     if not address:
         os.environ["LEWM_BENCH_CACHE"] = str(order.run.store.root)  # which its workers inherit
@@ -131,8 +144,8 @@ class RayWorkers:
         try:
             return self._ray.get(ref, timeout=4 * SECONDS)
         except self._ray.exceptions.RayError as error:
-            line = " ".join(str(getattr(error, "cause", None) or error).split())
-            raise UserError(f"the worker {name} cannot begin ({line[-300:]}); is the same lewm-bench installed there?")
+            last = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+            raise UserError(f"the worker {name} cannot begin ({last}); is the same lewm-bench installed there?")
 
     def submit(self, due: Sequence[Due]) -> None:
         for each in due:
@@ -186,7 +199,7 @@ class RayWorkers:
             raise error.cause if isinstance(error.cause, Exception) else error
         except (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError) as error:
             line = " ".join(str(error).split())[:300]
-            return Finished(task, Done((), "", sent(NotRun(f"its worker died again and again: {line}"))), {})
+            return Finished(task, Done((), "", error=sent(NotRun(f"its worker died again and again: {line}"))), {})
         except errors.RayError as error:
             raise UserError(f"the Ray cluster is gone ({' '.join(str(error).split())[:200]}); the same command goes on")
         return Finished(task, done, parcel)

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -55,6 +56,7 @@ class Done(NamedTuple):
 
     lines: tuple[str, ...]
     host: str
+    seconds: float = 0.0
     error: Sent | None = None
 
 
@@ -126,8 +128,10 @@ def work(order: Order, due: Due, cpus: int, beside: str, parcels: Sequence[Parce
         key = str(root), run.suite.jobs[due.task.job].env.label
         _opened[key] = do(run, due.task, _opened.get(key))
 
+    begin = time.perf_counter()
     error = result_or_error(made)
-    done = Done(tuple(lines), platform.node(), None if not isinstance(error, Exception) else sent(error))
+    seconds = time.perf_counter() - begin
+    done = Done(tuple(lines), platform.node(), seconds, sent(error) if isinstance(error, Exception) else None)
     return done, {} if shares or order.storage else pack(store.touched, root)
 
 
