@@ -549,6 +549,48 @@ def test_a_world_models_outcome_does_not_depend_on_the_batch(setting: Setting, p
             np.testing.assert_allclose(np.array(a.states), np.array(b.states), atol=1e-3)
 
 
+class Sized:
+    """Acts by its own context and numbers, and by how many episodes it is asked about."""
+
+    history, frame_skip = 3, SKIP
+
+    def __init__(self) -> None:
+        self.shown: list[int] = []
+
+    def start(self, goals: Goals, rngs) -> Sized:
+        self._rngs, self._goals = rngs, goals
+        return self
+
+    def encode(self, past: Past) -> Past:
+        everything = past.frames, past.actions, past.states, past.frame_states, self._goals.frames, self._goals.states
+        self.shown += [len(part) for part in (*everything, self._rngs)]
+        return past
+
+    def search(self, past: Past) -> np.ndarray:
+        drawn = [rng.uniform(-0.5, 0.5, (SKIP, 2)) for rng in self._rngs]
+        return np.stack(drawn) + 0.1 * past.states[:, None] + 0.01 * len(past.states)
+
+
+def test_filled_batches_have_one_size_and_an_episode_any_company(setting: Setting, pairs: Pairs) -> None:
+    """Also one that is what a killed evaluation left."""
+    agent = Sized()
+    everything = run(agent, setting, pairs, batch=4, filled=True)
+    assert set(everything) == set(range(14)) and set(agent.shown) == {4}
+    for skip in ((0, 3, 4), range(13), (5,)):
+        rest = run(agent, setting, pairs, batch=4, filled=True, skip=skip)
+        assert set(rest) == set(range(14)) - set(skip)
+        assert all(outcome(rest[i]) == outcome(everything[i]) for i in rest)
+    assert set(agent.shown) == {4}
+    alone, one = run(agent, setting, pairs, skip=range(1, 14), batch=4), run(agent, setting, pairs, filled=True)
+    assert outcome(alone[0]) != outcome(everything[0])  # on the CPU nothing is filled
+    assert outcome(alone[0]) == outcome(one[0])
+
+
+def test_a_filled_batchs_time_is_shared_by_all_that_it_holds(setting: Setting, pairs: Pairs) -> None:
+    (found,) = run(Sleeper(wilder(2)), setting, pairs, batch=4, filled=True, skip=range(1, 14)).values()
+    assert 0.25 * NAP <= np.median(found.search_seconds) < 0.5 * NAP
+
+
 def test_pairs_that_are_recorded_already_are_skipped(setting: Setting, pairs: Pairs) -> None:
     agent = ORACLE.load(setting, None).agent
     everything = run(agent, setting, pairs)
