@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from types import SimpleNamespace
@@ -20,8 +21,10 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.rng import stream
 from lewm_bench.evaluation import speed
-from lewm_bench.evaluation.speed import Case, Method, SpeedConfig, count_flops, method_of, plan_once, share
+from lewm_bench.evaluation.speed import Case, Method, SpeedConfig, count_flops, method_of, plan_once, settle, share
 from lewm_bench.planning import replan
+from lewm_bench.planning.agent import PlanningAgent
+from lewm_bench.planning.company import Company
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.fast import linears
 from lewm_bench.planning.fast.dino_wm import PackedDinoWM
@@ -175,6 +178,26 @@ def test_operations_are_proportional_to_samples_iterations_and_batch(method, mod
     assert count_flops(case(method, mode, num_samples=28, num_iterations=1))[1] == 7 * one
     assert count_flops(case(method, mode, num_samples=4, num_iterations=5))[1] == 5 * one
     assert count_flops(case(method, mode, num_samples=4, num_iterations=1, batch=3))[1] == 3 * one
+
+
+@pytest.mark.parametrize("method", ["lewm", "dino-wm:reencode"])
+def test_what_is_tried_once_is_neither_counted_nor_timed(method, monkeypatch):
+    c = case(method, batch=3, num_samples=37, num_elites=5, num_iterations=3)
+    expected = count_flops(c)
+    company = Company()
+    agent = PlanningAgent if method == "lewm" else ReencodingAgent
+    asked = replace(c, agent=agent(c.model, c.planner, CPU, c.agent.rollout, company=company))
+    assert count_flops(asked) == expected
+
+    part = share(asked, SpeedConfig(seconds=60, plans=3))
+    settle(asked, part.planner)
+    monkeypatch.setattr(company, "alike", lambda what, shape, of: Company.alike(company, what, shape, fail))
+    for number in range(3):
+        plan_once(asked, number, part.planner)
+
+
+def fail(_: slice) -> torch.Tensor:
+    raise AssertionError("tried while a plan is timed")
 
 
 @pytest.mark.parametrize("method", ["lewm", "fast-lewm", "dino-wm", "dino-wm:reencode"])
