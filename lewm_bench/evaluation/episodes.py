@@ -115,7 +115,8 @@ def evaluate(
 ) -> Iterator[PairResult]:
     """The results of all pairs not in ``skip``, as they are measured.
 
-    Each episode plans with the stream (seed, "plan", env, agent, offset, pair), so results do not depend on the batch.
+    Each episode plans with the stream (seed, "plan", env, agent, offset, pair), so results depend on the batch by
+    rounding at most.
 
     Args:
         filled: an agent is always shown ``batch`` episodes, the last one several times where there are fewer, so that

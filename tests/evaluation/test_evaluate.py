@@ -27,6 +27,7 @@ from lewm_bench.evaluation import episodes as module
 from lewm_bench.evaluation.episodes import EvalConfig, PairResult, distance_rank_correlation, evaluate, latent_oracle
 from lewm_bench.evaluation.protocol import CLEAN_1, PAPER_V3, Pairs, sample_pairs
 from lewm_bench.planning import replan
+from lewm_bench.planning.company import Company
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.system.store import Store
 
@@ -585,6 +586,20 @@ def test_filled_batches_have_one_size_and_an_episode_any_company(setting: Settin
     alone, one = run(agent, setting, pairs, skip=range(1, 14), batch=4), run(agent, setting, pairs, filled=True)
     assert outcome(alone[0]) != outcome(everything[0])  # on the CPU nothing is filled
     assert outcome(alone[0]) == outcome(one[0])
+
+
+@pytest.mark.parametrize("sharing", ["one size", "no"])
+def test_a_world_models_filled_batches_are_the_same_in_any_company(setting: Setting, pairs: Pairs, sharing) -> None:
+    """To the bit, as on a device that chooses kernels by size; an episode is planned with others after a kill."""
+    chosen = small_lewm(setting)
+    loaded = LEWM.load(chosen, None)
+    packed = loaded.agent.rollout
+    packed.sharing = sharing
+    agent = PlanningAgent(loaded.model, CEM, chosen.device, packed, company=Company())
+    everything = run(agent, chosen, pairs, batch=4, filled=True)
+    rest = run(agent, chosen, pairs, batch=4, filled=True, skip=(0, 3, 4, 8))
+    assert all(outcome(rest[i]) == outcome(everything[i]) for i in rest)
+    assert {len(everything), len(rest)} == {14, 10}
 
 
 def test_a_filled_batchs_time_is_shared_by_all_that_it_holds(setting: Setting, pairs: Pairs) -> None:

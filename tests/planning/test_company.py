@@ -21,6 +21,7 @@ from lewm_bench.core.types import Goals, Past
 from lewm_bench.planning.company import Company, apart
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import BeginRollout, Rollout, Score, latent_cost
+from lewm_bench.planning.fast.dino_wm import PackedDinoWM
 from lewm_bench.planning.fast.lewm import PackedLeWM
 
 CPU = torch.device("cpu")
@@ -219,6 +220,13 @@ def test_plans_are_those_of_the_episode(change: str) -> None:
     agent = PlanningAgent(lewm(), CONFIG, CPU, begin, company=Company())
     assert_company_changes_nothing(agent)
     assert ((4, 40) in packed.calls) and (((1, 40) in packed.calls) == bool(change))
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+def test_plans_of_dino_wm_are_those_of_the_episode(arithmetic: str) -> None:
+    packed = PackedDinoWM(dino().parts(), arithmetic)
+    packed.sharing, packed.candidates = "one size", 90  # two episodes in a call, or one if their place mattered
+    assert_company_changes_nothing(PlanningAgent(dino(), CONFIG, CPU, packed, company=Company()))
 
 
 @pytest.mark.slow

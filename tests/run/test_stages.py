@@ -29,7 +29,10 @@ FILE = Path(__file__).with_name("stages.json")
 ENVS, AGENTS_FOLDER = "lewm_bench.envs.", "lewm_bench.agents."
 PLANNING = {
     *(f"lewm_bench.planning.fast.{name}" for name in ("engine", "linears", "lewm", "dino_wm", "fast_lewm")),
-    *(f"lewm_bench.planning.{name}" for name in ("agent", "config", "cost", "replan", "sampling", "solvers", *SOLVERS)),
+    *(
+        f"lewm_bench.planning.{name}"
+        for name in ("agent", "company", "config", "cost", "replan", "sampling", "solvers", *SOLVERS)
+    ),
 }
 EVALUATION = {
     "lewm_bench.evaluation.episodes",
