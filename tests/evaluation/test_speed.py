@@ -242,10 +242,13 @@ def timing(encode: float, call: float, each: float, first: float = 0.0):
 WHOLE = PlannerConfig()  # 300 samples, 30 iterations, 30 elites
 
 
+ALONE = SimpleNamespace(company=None)  # a CPU's agent
+
+
 def chosen(monkeypatch, whole: float, seconds: float, *, encode=0.0, plans=50, first=0.0, mode="float32"):
     """The share of a plan that takes ``whole`` seconds within a budget."""
     monkeypatch.setattr(speed, "plan_once", timing(encode, 0.0, whole / 9000, first))
-    found = share(SimpleNamespace(planner=WHOLE, mode=mode), SpeedConfig(seconds=seconds, plans=plans))
+    found = share(SimpleNamespace(planner=WHOLE, mode=mode, agent=ALONE), SpeedConfig(seconds=seconds, plans=plans))
     return found.planner.num_samples, found.planner.num_iterations, found.plans
 
 
@@ -270,7 +273,7 @@ def test_what_is_timed_of_a_plan(monkeypatch, whole, encode, expected):
 @pytest.mark.parametrize("whole, encode", [(1e4, 0.0), (1e6, 0.0), (5.0, 100.0)])
 def test_never_fewer_candidates_than_elites(monkeypatch, whole, encode):
     monkeypatch.setattr(speed, "plan_once", timing(encode, 0.0, whole / 9000))
-    found = share(SimpleNamespace(planner=WHOLE, mode="float32"), SpeedConfig(seconds=10.0))
+    found = share(SimpleNamespace(planner=WHOLE, mode="float32", agent=ALONE), SpeedConfig(seconds=10.0))
     assert 2 <= found.planner.num_elites <= found.planner.num_samples <= 30 and found.planner.num_iterations == 1
     assert found.plans == 3 and found.factor(WHOLE) == 30 * 300 / found.planner.num_samples
 
@@ -294,7 +297,9 @@ def test_whatever_is_timed_gives_the_whole(encode, call, each, seconds, plans, s
     whole = PlannerConfig(num_samples=max(samples, elites), num_elites=elites, num_iterations=iterations)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "plan_once", timing(encode, call, each))
-        found = share(SimpleNamespace(planner=whole, mode="float32"), SpeedConfig(seconds=seconds, plans=plans))
+        found = share(
+            SimpleNamespace(planner=whole, mode="float32", agent=ALONE), SpeedConfig(seconds=seconds, plans=plans)
+        )
     part = found.planner
     assert part == whole.model_copy(update=part.model_dump(include={"num_samples", "num_iterations", "num_elites"}))
     assert 1 < part.num_elites <= part.num_samples <= whole.num_samples and 1 <= part.num_iterations <= iterations
