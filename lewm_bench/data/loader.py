@@ -70,8 +70,11 @@ def _pinned(tensor: Tensor) -> Tensor:
 
 
 def _to_device(data: Batch, device: torch.device) -> Batch:
-    """The frames of clips arrive in the order they are stored in and are permuted where that is fast."""
+    """Frames lie channels last on a CPU, which convolutions like, wherever a batch comes from, and permuted elsewhere."""
     if isinstance(data, Clip):
-        frames = data.frames.to(device, non_blocking=True).contiguous()
+        if device.type == "cpu":
+            frames = data.frames.movedim(-3, -1).contiguous().movedim(-1, -3)  # copies nothing of what is stored so
+        else:
+            frames = data.frames.to(device, non_blocking=True).contiguous()
         return Clip(frames, data.actions.to(device, non_blocking=True))
     return tuple(t.to(device, non_blocking=True) for t in data)

@@ -69,7 +69,7 @@ class Sum(nn.Module):
         self.net = nn.Conv2d(3, 4, 3)
 
     def loss(self, clip: Clip, step) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        assert clip.frames.is_contiguous()
+        assert clip.frames.movedim(-3, -1).is_contiguous()
         noise = torch.rand(())
         return self.net(clip.frames.flatten(0, 1) / 255).square().mean() * noise, {}
 
