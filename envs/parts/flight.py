@@ -55,8 +55,8 @@ class FreeFlight:
         cells *= _FINE
         np.maximum(cells, 0, out=cells)
         np.minimum(cells, self._last, out=cells)  # the outermost are walls
-        column, row = np.moveaxis(cells.astype(np.intp), -1, 0)
-        return self._clear[row, column]
+        cells = cells.astype(np.intp)
+        return self._clear[cells[..., 1], cells[..., 0]]
 
     def is_exact(self) -> bool:
         """Whether this processor and this MuJoCo round as it is written here: there are others."""
