@@ -69,7 +69,7 @@ class FreeFlight:
         after, clear = self(states, actions, steps)
         full = np.concatenate([np.zeros((balls, 1)), states], axis=1)  # MuJoCo's states begin with the time
         with Rollout(nthread=0) as rollout:
-            data = mujoco.MjData(self._model)
+            data = [mujoco.MjData(self._model)]
             every, _ = rollout.rollout(self._model, data, full, np.repeat(actions[:, None], steps, axis=1))
         return bool(clear.any()) and np.array_equal(after[clear], every[clear, -1, 1:])
 
