@@ -58,11 +58,12 @@ JobsOption = Annotated[
     int,
     typer.Option("--jobs", min=0, help="Small trainings side by side on a CPU; 0: as many as cores, 1: one by one."),
 ]
+DevicesOption = Annotated[
+    str, typer.Option("--devices", help="Cells side by side on several devices of this machine: cuda:0,cuda:1.")
+]
 LauncherOption = Annotated[
     str,
-    typer.Option(
-        "--launcher", help="Where cells run: here (default), ray or slurm; --devices: on several devices here."
-    ),
+    typer.Option("--launcher", help="Where cells run: in this process (default), ray or slurm."),
 ]
 RayAddressOption = Annotated[
     str, typer.Option("--ray-address", help="Of a Ray cluster, or auto; without it one starts on this machine.")

@@ -15,6 +15,7 @@ from lewm_bench.cli.options import (
     ConfigOption,
     DataOption,
     DeviceOption,
+    DevicesOption,
     EnvsOption,
     FreshOption,
     JobsOption,
@@ -51,6 +52,7 @@ def run(
     data: DataOption = None,
     fresh: FreshOption = None,
     jobs: JobsOption = 0,
+    devices: DevicesOption = "",
     launcher: LauncherOption = "",
     ray_address: RayAddressOption = "",
     storage: StorageOption = "",
@@ -61,7 +63,10 @@ def run(
 
     Example: lewm-bench run --suite pointmaze --seeds 0,1,2
     """
-    choices, elsewhere = Choices.of(locals()), Elsewhere(launcher, ray_address, storage)
+    choices, elsewhere = (
+        Choices.of(locals()),
+        Elsewhere(launcher, ray_address, storage, tuple(part.strip() for part in devices.split(",") if part.strip())),
+    )
     if _is_speed(suite, config):
         if agents or seeds or envs:
             raise UserError(f"the suite {suite} times planning and has no agents, seeds or environments to choose")
@@ -110,6 +115,7 @@ class Elsewhere(NamedTuple):
     name: str
     ray_address: str
     storage: str
+    devices: tuple[str, ...]
 
     def launcher(self) -> Launcher | None:
         """What starts workers; None where the cells run in this process.
@@ -124,14 +130,24 @@ class Elsewhere(NamedTuple):
             raise UserError("--ray-address belongs to --launcher ray; leave one out or name both")
         if self.storage and not self.name:
             raise UserError("--storage is for workers on other machines; name a --launcher")
+        if self.devices and self.name:
+            raise UserError("--devices are those of this machine, which --launcher does not ask; leave one out")
+        if self.devices:
+            from lewm_bench.run.launch.on_devices import devices_launcher
+
+            return devices_launcher(self.devices)
         if self.name == "ray":
             from lewm_bench.run.launch.on_ray import ray_launcher
 
             return ray_launcher(self.ray_address)
+        if self.name:
+            from lewm_bench.run.launch.on_slurm import slurm_launcher
+
+            return slurm_launcher()
         return None
 
 
-LAUNCHERS = ("ray",)
+LAUNCHERS = ("ray", "slurm")
 
 
 def _is_speed(suite: str, config: Path | None) -> bool:
