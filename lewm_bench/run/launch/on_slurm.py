@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +22,7 @@ from lewm_bench.system.extras import require
 from lewm_bench.system.faults import sent
 from lewm_bench.system.resources import cores
 
-POLL = 0.5  # seconds between two looks at jobs; submitit asks Slurm itself less often
+POLL, ASK = 0.5, 20.0  # seconds between two looks for results, and between two questions to Slurm
 MINUTES = 24 * 60  # of a job, unless launch.slurm says something else
 BESIDE = "other jobs on the same machine"
 
@@ -59,14 +61,16 @@ class SlurmWorkers:
         self._folder = Path(order.run.out) / "slurm"
         self._running: dict[Any, Task] = {}
         self._cuda = order.device.startswith("cuda")
+        self._asked, self._missed = time.monotonic(), set[str]()
+        logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns of every cluster that keeps no accounts
 
     def places(self) -> Mapping[str, Place]:
         job = self._executor("look", 1, 1 if self._cuda else 0, alone=False).submit(look, self._order)
-        try:
-            place: Place = job.result()
-        except (self._submitit.core.utils.UncompletedJobError, self._submitit.core.utils.FailedJobError) as error:
-            last = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-            raise UserError(f"a job cannot begin ({last[:300]}); its log is in {self._folder}")
+        while not (self._has_result(job) or self._gone([job])):
+            time.sleep(POLL)
+        place = self._answer(job)
+        if isinstance(place, NotRun):
+            raise UserError(str(place))
         self._cuda = place.device == "cuda"
         if not (place.shares or self._order.storage):
             raise UserError(
@@ -120,19 +124,53 @@ class SlurmWorkers:
 
     def finished(self, timeout: float) -> list[Finished]:
         until = time.monotonic() + timeout
-        while not (ready := [job for job in self._running if job.done()]) and time.monotonic() < until:
+        while not (ready := [job for job in self._running if self._has_result(job)]) and time.monotonic() < until:
             time.sleep(POLL)
-        return [self._result(job) for job in ready]
+        return [self._result(job) for job in ready or self._gone(list(self._running))]
+
+    def _has_result(self, job: Any) -> bool:
+        return job.paths.result_pickle.exists()
+
+    def _gone(self, jobs: Sequence[Any]) -> list[Any]:
+        """Jobs that Slurm does not know any more, twice in a row: a result may take a moment to be seen.
+
+        Many clusters keep no accounts, so the queue is asked.
+        """
+        if time.monotonic() < self._asked + ASK:
+            return []
+        self._asked = time.monotonic()
+        missing = {job.job_id for job in jobs if not self._is_queued(job)}
+        gone = [job for job in jobs if job.job_id in missing & self._missed]
+        self._missed = missing
+        return gone
+
+    def _is_queued(self, job: Any) -> bool:
+        if self._cluster == "local":
+            return not job.done()
+        asked = subprocess.run(
+            ["squeue", "--noheader", "--format=%i", f"--jobs={job.job_id}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        known = asked.returncode == 0 or "Invalid job id" in asked.stderr  # else Slurm itself does not answer
+        return bool(asked.stdout.strip()) or not known
+
+    def _answer(self, job: Any) -> Any:
+        """What a job returned, or why it has no result."""
+        if not self._has_result(job):
+            return NotRun(f"its job {job.job_id} ended without a result; log: {job.paths.stderr}")
+        if (error := job.exception()) is None:
+            return job.result()
+        trace = [line for line in str(error).split("-" * 22)[1].splitlines() if line.strip()]
+        return NotRun(f"its job {job.job_id} failed: {trace[-1].strip()[:300]}; log: {job.paths.stderr}")
 
     def _result(self, job: Any) -> Finished:
-        task = self._running.pop(job)
-        error = job.exception()
-        if error is None:
-            done, _ = job.result()
-            return Finished(task, done, {})
-        last = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-        line = f"its job {job.job_id} ended without a result ({last[:300]}); log: {job.paths.stderr}"
-        return Finished(task, Done((), "", error=sent(NotRun(line))), {})
+        task, answer = self._running.pop(job), self._answer(job)
+        if isinstance(answer, NotRun):
+            return Finished(task, Done((), "", error=sent(answer)), {})
+        return Finished(task, answer[0], {})
 
     def cancel(self) -> None:
         """End what still runs; its state stays in the cache."""
