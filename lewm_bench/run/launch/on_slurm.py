@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -56,7 +57,8 @@ class SlurmWorkers:
     """``Workers`` as jobs, whose logs lie in ``OUT/slurm``. A job that is preempted is queued again by submitit."""
 
     def __init__(self, submitit: ModuleType, order: Order, cluster: Cluster) -> None:
-        self._submitit, self._order, self._cluster = submitit, order, cluster
+        self._submitit, self._cluster = submitit, cluster
+        self._order = replace(order, our_level=logging.INFO)  # into the logs of jobs
         self._config: LaunchConfig = order.run.suite.settings.launch
         self._folder = Path(order.run.out) / "slurm"
         self._running: dict[Any, Task] = {}
