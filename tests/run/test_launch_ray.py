@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(autouse=True)
 def no_cache_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The launcher names the cache to the workers that it starts by the environment."""
+    """The launcher names the cache, to the workers that it starts, by the environment."""
     monkeypatch.delenv("LEWM_BENCH_CACHE", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # as Ray was imported: a token of this user is for other clusters
 
 
 def test_a_cluster_that_starts_by_itself(tmp_path: Path, alone) -> None:
@@ -51,18 +54,35 @@ def two_nodes(tmp_path: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"127.0.0.1:{port}"
-    ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
-    quiet = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    try:
-        for number, where in enumerate(
-            (["--head", f"--port={port}", "--include-dashboard=false"], [f"--address={address}"])
-        ):
-            own = quiet | {"LEWM_BENCH_CACHE": str(tmp_path / f"node-{number}")}
-            command = [*ray, "start", *where, "--node-ip-address=127.0.0.1", "--num-cpus=1"]
-            subprocess.run(command, env=own, check=True, capture_output=True, timeout=120)
+    command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block", "--num-cpus=1"]
+    places = (
+        ["--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false"],
+        [f"--address={address}"],
+    )
+    with ExitStack() as nodes:
+        for number, where in enumerate(places):
+            own = {
+                "RAY_AUTH_MODE": "disabled",
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "LEWM_BENCH_CACHE": str(tmp_path / f"node-{number}"),
+            }
+            nodes.enter_context(running([*command, *where], os.environ | own, tmp_path / f"{number}.log"))
         yield address
-    finally:
-        subprocess.run([*ray, "stop", "--force"], env=quiet, check=False, capture_output=True, timeout=120)
+
+
+@contextmanager
+def running(command: list[str], environment: dict[str, str], log: Path) -> Iterator[None]:
+    """A node, which takes its processes with it; other clusters of this machine are left alone."""
+    with log.open("w") as file, subprocess.Popen(command, env=environment, stdout=file, stderr=file) as node:
+        try:
+            until = time.monotonic() + 120
+            while "Ray runtime started" not in log.read_text():
+                assert node.poll() is None and time.monotonic() < until, log.read_text()
+                time.sleep(0.2)
+            yield
+        finally:
+            node.terminate()
+            node.wait(60)
 
 
 def test_two_nodes_without_a_shared_cache(tmp_path: Path, alone, two_nodes: str) -> None:

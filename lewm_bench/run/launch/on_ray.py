@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ QUIET = {
     "RAY_DEDUP_LOGS": "1",
     "RAY_TQDM": "0",
 }
-SECONDS = 30  # that an address has to answer
+SECONDS = 10  # that an address has to answer
 BESIDE = "other Ray nodes on the same machine"
 
 
@@ -44,9 +45,12 @@ class Machine(NamedTuple):
 def ray_launcher(address: str = "") -> Launcher:
     """Workers of the cluster at ``address`` (``auto``: the one that this machine belongs to), or of one that is started here.
 
+    Inside a Ray job ``RAY_ADDRESS`` is the address.
+
     Raises:
         NotRun: Ray is not installed.
     """
+    address = address or os.environ.get("RAY_ADDRESS", "")
     _settle(address, os.environ)
     ray = require("ray", "--launcher ray")
 
@@ -77,8 +81,10 @@ def _settle(address: str, environment: MutableMapping[str, str]) -> None:
 
 @contextmanager
 def _connected(ray: ModuleType, address: str, order: Order) -> Iterator[None]:
-    own: dict[str, Any] = {"address": address} if address else {"num_cpus": cores(), "include_dashboard": False}
-    if not address:
+    _require_answer(address)
+    own: dict[str, Any] = {"address": address}
+    if not address:  # another one that was started on this machine is not ours
+        own = {"address": "local", "num_cpus": cores(), "include_dashboard": False}
         os.environ["LEWM_BENCH_CACHE"] = str(order.run.store.root)  # which its workers inherit
     before = {number: signal.getsignal(number) for number in ENDING}
     try:
@@ -95,6 +101,17 @@ def _connected(ray: ModuleType, address: str, order: Order) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Refuse an address where nothing listens: Ray itself tries for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdecimal()):  # none, or ``auto``, of which Ray knows at once
+        return
+    try:
+        socket.create_connection((host, int(port)), SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`")
 
 
 def _here(address: str) -> str | None:
@@ -142,10 +159,15 @@ class RayWorkers:
 
     def _place(self, name: str, ref: Any) -> Place:
         try:
-            return self._ray.get(ref, timeout=4 * SECONDS)
+            return self._ray.get(ref, timeout=12 * SECONDS)
         except self._ray.exceptions.RayError as error:
-            last = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-            raise UserError(f"the worker {name} cannot begin ({last}); is the same lewm-bench installed there?")
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            told = (
+                lines[-1]
+                if isinstance(error, self._ray.exceptions.RayTaskError)
+                else f"{type(error).__name__}: {lines[0]}"
+            )
+            raise UserError(f"the worker {name} cannot begin ({told}); is the same lewm-bench installed there?")
 
     def submit(self, due: Sequence[Due]) -> None:
         for each in due:
