@@ -67,22 +67,20 @@ def run(
 
 def _run(choices: Choices) -> None:
     from lewm_bench.report.tables.terminal import terminal
-    from lewm_bench.report.write import write_report
     from lewm_bench.run.results_folder import claimed
-    from lewm_bench.run.runner import run_suite
     from lewm_bench.system.phases import phase
 
     with phase("starting"):
         it = choices.run()
-    with claimed(it.out):  # before hours of training, not after
-        if it.suite.kind == "understand":
-            from lewm_bench.run.understanding import examine_suite
+    if it.suite.kind == "understand":
+        from lewm_bench.run.understanding import examine_suite
 
+        with claimed(it.out):  # before hours of training, not after
             return end_examination(examine_suite(it), it)
-        cells = run_suite(it)
-        with phase("report: tables and page"):
-            shown = terminal(write_report(cells, it.out, it.suite.title))
-    end_run(shown, it.out, cells, [(cell, cell.reason) for cell in cells if cell.status == "failed"])
+    from lewm_bench.api.running import evaluated
+
+    cells, summary = evaluated(it)
+    end_run(terminal(summary), it.out, cells, [(cell, cell.reason) for cell in cells if cell.status == "failed"])
 
 
 def _is_speed(suite: str, config: Path | None) -> bool:
