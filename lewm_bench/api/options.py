@@ -19,6 +19,8 @@ from lewm_bench.run.request import Request
 
 log = logging.getLogger(__name__)
 
+WORDS = {str: "names", int: "whole numbers"}
+
 
 def settings_of(set: Mapping[str, Any] | None, solver: str = "") -> list[str]:
     """``{"lewm.train.steps": 500}`` and the name of a solver, of which the former wins, as ``--set`` has them.
@@ -49,7 +51,7 @@ def several(name: str, given: Sequence[Any] | Any, kind: type) -> tuple[Any, ...
     """
     values = (given,) if isinstance(given, kind) and given != "" else tuple(given or ())
     if wrong := [value for value in values if not isinstance(value, kind) or isinstance(value, bool)]:
-        raise UserError(f"{name} takes a {kind.__name__} or a list of them, got {short_repr(wrong[0])}")
+        raise UserError(f"{name} takes {WORDS[kind]}, one or a list of them, got {short_repr(wrong[0])}")
     return tuple(dict.fromkeys(values))
 
 

@@ -75,7 +75,8 @@ class Request:
         resolved, path = self.resolve()
         if resolved.kind == "speed":
             raise UserError(
-                f"the suite {self.suite} times planning and has no environments; `lewm-bench run --suite {self.suite}`"
+                f"the suite {self.suite} times planning and has no environments; `lewm-bench run --suite {self.suite}`, "
+                "or lewm_bench.speed()"
             )
         if not resolved.jobs:
             raise UserError("the suite lists nothing to run here; name --seeds or --set evaluate.goal_offset=[25]")
