@@ -4,6 +4,7 @@ Everything here is also an attribute of ``lewm_bench`` itself: ``import lewm_ben
 """
 
 from lewm_bench.api.acting import ActingAgent
+from lewm_bench.api.checking import check
 from lewm_bench.api.loading import load
 from lewm_bench.api.results import Result, SpeedResult
 from lewm_bench.api.running import run
@@ -18,6 +19,7 @@ __all__ = [
     "SpeedResult",
     "TrainingFailed",
     "UserError",
+    "check",
     "load",
     "run",
     "speed",
