@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +40,9 @@ class Result:
     """
 
     def __init__(self, summary: Summary, folder: Path, held: tempfile.TemporaryDirectory | None) -> None:
-        self.summary, self.folder, self._held = summary, folder, held
+        self.summary, self.folder = summary, folder
+        if held is not None:
+            weakref.finalize(self, held.cleanup)
 
     def __repr__(self) -> str:
         return terminal(self.summary)
