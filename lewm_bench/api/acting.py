@@ -60,8 +60,7 @@ class ActingAgent:
             UserError: the picture has another shape or type, or the agent needs ``goal_state``.
         """
         goals = Goals(images(self._frame(goal, "the goal")[None]), self._state(goal_state, "start", "goal_state"))
-        self._frames: list[np.ndarray] = []
-        self._states: list[np.ndarray | None] = []
+        self._seen: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}  # frame and state of each step still shown
         self._actions: list[np.ndarray] = []
         self._planned: deque[np.ndarray] = deque()
         rng = stream(seed, "act", self._setting.env_id, self.name)
@@ -82,8 +81,9 @@ class ActingAgent:
         """
         if self._controller is None:
             raise UserError(f"{self.name}: start an episode before it acts, agent.start(goal=picture)")
-        self._frames.append(self._frame(observation, "the observation"))
-        self._states.append(state)
+        now = len(self._actions)
+        self._seen[now] = self._frame(observation, "the observation"), None if state is None else np.array(state, float)
+        self._seen.pop(now - self.frame_skip * (self.history - 1) - 1, None)
         if not self._planned:
             self._planned.extend(self._decide(self._controller))
         action = self._planned.popleft()
@@ -99,14 +99,13 @@ class ActingAgent:
 
     def _past(self) -> Past:
         """What it may look at now."""
-        shown = shown_steps(len(self._frames) - 1, self.history, self.frame_skip)
+        shown = shown_steps(len(self._actions), self.history, self.frame_skip)
         actions = np.array(self._actions[shown[0] :], np.float32)
         blocks = actions.reshape(1, len(shown) - 1, self.frame_skip * self._setting.action_dim)
-        states = [self._states[step] for step in shown]
+        frames, states = zip(*(self._seen[step] for step in shown), strict=True)
         missing = any(state is None for state in states)
-        past = Withheld(self._asked("act", "state")) if missing else np.stack(states).astype(np.float64)[None]
-        frames = images(np.stack([self._frames[step] for step in shown])[None])
-        return Past(frames, torch.from_numpy(blocks), past[:, -1], past)
+        past = Withheld(self._asked("act", "state")) if missing else np.stack(states)[None]
+        return Past(images(np.stack(frames)[None]), torch.from_numpy(blocks), past[:, -1], past)
 
     def _frame(self, given: Any, what: str) -> np.ndarray:
         """(h, w, 3) uint8, a copy."""

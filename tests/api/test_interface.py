@@ -89,7 +89,7 @@ def test_importing_it_imports_nothing_heavy_and_leaves_nothing_behind(tmp_path):
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": place}, check=True)
 
 
-PUBLIC = {"load": lb.load, "run": lb.run, "train": lb.train, "speed": lb.speed}
+PUBLIC = {"load": lb.load, "run": lb.run, "train": lb.train, "speed": lb.speed, "check": lb.check}
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -334,10 +334,17 @@ def test_an_agent_that_reads_the_state_is_given_it_or_says_so(counting):
     agent.start(picture(0), goal_state=np.arange(4.0))
     np.testing.assert_array_equal(inner.goal, [[0, 1, 2, 3]])
     with pytest.raises(lb.UserError, match=r"agent.act\(..., state=info"):
-        agent.act(picture(0))
-    agent.start(picture(0), goal_state=np.arange(4.0))
-    agent.act(picture(0), state=np.arange(4.0))
-    np.testing.assert_array_equal(inner.pasts[-1].states, [[0, 1, 2, 3]])
+        agent.act(picture(7))
+    inner.pasts.clear()
+    state = np.arange(4.0)
+    agent.act(picture(8), state=state)  # the same step again
+    assert inner.pasts[0].frames.shape[1] == 1 and inner.pasts[0].frames.unique().tolist() == [8]
+    for step in range(4):
+        state += 1  # an environment may go on with its own array
+        agent.act(picture(step), state=state)
+    np.testing.assert_array_equal(inner.pasts[0].states, [[0, 1, 2, 3]])
+    np.testing.assert_array_equal(inner.pasts[1].frame_states[0, :, 0], [1, 4])  # 3 steps apart, the last one now
+    np.testing.assert_array_equal(inner.pasts[1].states, [[4, 5, 6, 7]])
 
 
 def test_what_is_withheld_cannot_be_read():
@@ -381,6 +388,12 @@ def test_planning_times(tmp_path):
     assert load_speed(tmp_path / "times") == list(found.rows)
 
 
+def test_an_environment_that_keeps_no_promise():
+    """What is kept is in the notebook's test (tests/contracts/test_site.py)."""
+    (row,) = lb.check(gym.make("CartPole-v1")).to_dict("records")
+    assert row["name"] == "contract" and row["ok"] is False and "must be a subclass of" in row["detail"]
+
+
 # Mistakes.
 
 MISTAKES = {
@@ -402,6 +415,7 @@ MISTAKES = {
     "frames of another size": (lambda c: lb.load(c, env=gym.make(UMAZE, image_size=32)), "with image_size=64"),
     "an environment of others": (lambda c: lb.load(c, env=gym.make("CartPole-v1")), "is not a lewm_bench.core.env.GoalEnv"),
     "another agent's checkpoint": (lambda c: lb.load(c, agent="gcbc"), "is of the agent 'lewm'"),
+    "no environment to check": (lambda c: lb.check("PointMaze-v0"), "PointMaze"),
     "no world model to time": (lambda c: lb.speed("gcbc"), "gcbc cannot be timed"),
     "frames of another shape": (lambda c: lb.load(c, device="cpu").start(np.zeros((3, 64, 64))), r"\(64, 64, 3\) uint8"),
 }  # fmt: skip
