@@ -53,13 +53,17 @@ def speed(
         SUITE, Path(), profile=profile, solver=solver, set={**chosen, **(set or {})}, device=device, config=config,
         progress=progress,
     )  # fmt: skip
-    return timed(asked, asked.resolve()[0], path_of(checkpoint))
+    return timed(asked, asked.resolve()[0], weights_of(asked, path_of(checkpoint)))
 
 
-def timed(asked: Request, suite: Suite, checkpoint: Path | None) -> SpeedResult:
+def weights_of(asked: Request, checkpoint: Path | None) -> Path | None:
+    """The folder of a checkpoint that is named, fetched if need be."""
+    return None if checkpoint is None else checkpoint_folder(checkpoint, "", asked.store)
+
+
+def timed(asked: Request, suite: Suite, weights: Path | None) -> SpeedResult:
     """Planning times of a suite that a request has resolved to."""
     share_cores()
-    weights = None if checkpoint is None else checkpoint_folder(checkpoint, "", asked.store)
     methods = [method_of(name, agent_family(name), suite.agent_config(name)) for name in suite.settings.speed.methods]
     where = resolve_device(asked.device)
     rows = measure(suite.settings, methods, asked.profile, where, weights, progress=asked.progress)

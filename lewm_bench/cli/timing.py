@@ -31,7 +31,7 @@ def where_time_went(asked: bool) -> Iterator[None]:
 
 def time_planning(choices: Choices, checkpoint: Path | None = None) -> None:
     """Time planning and write the speed report."""
-    from lewm_bench.api.timing import timed
+    from lewm_bench.api.timing import timed, weights_of
     from lewm_bench.evaluation.speed_record import SPEED_FILE
     from lewm_bench.report.speed import write_speed_report
     from lewm_bench.report.tables.speed import terminal
@@ -39,10 +39,10 @@ def time_planning(choices: Choices, checkpoint: Path | None = None) -> None:
     from lewm_bench.system.device import resolve_device
 
     asked = choices.request
-    suite, path = asked.resolve()
+    weights, (suite, path) = weights_of(asked, checkpoint), asked.resolve()
     with claimed(asked.out):
         say(f"suite {asked.suite}, profile {asked.profile}, on {resolve_device(asked.device)}, settings from {path}")
-        found = timed(asked, suite, checkpoint)
+        found = timed(asked, suite, weights)
         set_aside(asked.out, [SPEED_FILE], SPEED_FILE)
         shown = terminal(write_speed_report(found.rows, asked.out, found.title))
     if line := line_about(asked.out):

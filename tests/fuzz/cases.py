@@ -242,7 +242,14 @@ VERBS = {
     "list": [["suites"], ["--config", "tiny.yaml"]],
     "speed": [["--methods", "lewm"], ["--samples", "6"], ["--horizon", "2"], ["--batch", "1"], ["--dtype", "float32"]],
     "doctor": [["--cache", "cache"]],
-    "cache": [["prune"], ["--cache", "cache"], ["--older-than", "1d"], ["--kind", "model"], ["--corrupt"], ["--dry-run"]],
+    "cache": [
+        ["prune"],
+        ["--cache", "cache"],
+        ["--older-than", "1d"],
+        ["--kind", "model"],
+        ["--corrupt"],
+        ["--dry-run"],
+    ],
 }
 WORDS = [
     "", " ", ",", ",,", "a,b", "--", "-x", "--nope", "-1", "0", "9" * 5000, "1e3", "nan", "inf", "None", "0,0", "1,-1", "é", "\udcff",
