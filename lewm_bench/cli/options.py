@@ -16,7 +16,7 @@ from lewm_bench.core.errors import UserError, unknown
 from lewm_bench.core.names import canonical, split
 
 if TYPE_CHECKING:
-    from lewm_bench.run.resolve import Suite
+    from lewm_bench.run.request import Request
     from lewm_bench.run.stages import Run
 
 
@@ -186,59 +186,31 @@ class Choices:
         """Where the results go."""
         return self.out or Path("results") / self.suite
 
-    def resolve(self) -> tuple[Suite, Path]:
-        """The suite with its settings, and the file that they are from."""
-        from lewm_bench.run.benchmarks import find_file, load
-        from lewm_bench.run.resolve import resolve
+    @property
+    def request(self) -> Request:
+        """The same as values."""
+        from lewm_bench.run.request import Request
+        from lewm_bench.system.resources import cores
 
-        path = find_file(self.config)
-        resolved = resolve(
-            load(path),
-            self.suite,
-            self.profile,
+        return Request(
+            suite=self.suite,
+            profile=self.profile,
+            out=self.folder,
+            say=say,
             agents=agent_names(self.agents),
             seeds=seed_numbers(self.seeds),
             envs=names(self.envs),
-            overrides=self.settings,
+            settings=self.settings,
+            device=self.device,
+            cache=self.cache,
+            config=self.config,
+            progress=self.progress,
+            fresh=names(",".join(self.fresh or ())),
+            data=self.data,
+            jobs=self.jobs,
+            workers=cores(),
         )
-        if self.data is None or resolved.kind == "speed":
-            return resolved, path
-        from lewm_bench.run.given_data import with_data
-
-        return with_data(resolved, self.data), path
 
     def run(self) -> Run:
         """The run that they describe."""
-        import torch
-
-        from lewm_bench.run.keys import fresh_kinds
-        from lewm_bench.run.stages import Run
-        from lewm_bench.run.unused_settings import check_read
-        from lewm_bench.system.device import resolve_device, share_cores
-        from lewm_bench.system.resources import cores
-        from lewm_bench.system.store import Store, default_cache
-
-        share_cores()
-        resolved, path = self.resolve()
-        if resolved.kind == "speed":
-            raise UserError(
-                f"the suite {self.suite} times planning and has no environments; `lewm-bench run --suite {self.suite}`"
-            )
-        if not resolved.jobs:
-            raise UserError("the suite lists nothing to run here; name --seeds or --set evaluate.goal_offset=[25]")
-        check_read(resolved, self.settings)
-        run = Run(
-            suite=resolved,
-            store=Store(self.cache or default_cache(), fresh_kinds(names(",".join(self.fresh or ())))),
-            out=self.folder,
-            device=resolve_device(self.device),
-            progress=self.progress,
-            say=say,
-            workers=cores(),
-            trainings=self.jobs or torch.get_num_threads(),
-            data=self.data,
-        )
-        count = "1 cell" if len(resolved.jobs) == 1 else f"{len(resolved.jobs)} cells"
-        cells = f"{count} on {run.device}"
-        say(f"suite {self.suite}, profile {self.profile}, {cells}, settings from {path}")
-        return run
+        return self.request.run()

@@ -63,9 +63,9 @@ def run(
 
     Example: lewm-bench run --suite pointmaze --seeds 0,1,2
     """
-    choices, elsewhere = (
-        Choices.of(locals()),
-        Elsewhere(launcher, ray_address, storage, tuple(part.strip() for part in devices.split(",") if part.strip())),
+    choices = Choices.of(locals())
+    elsewhere = Elsewhere(
+        launcher, ray_address, storage, tuple(name.strip() for name in devices.split(",") if name.strip())
     )
     if _is_speed(suite, config):
         if agents or seeds or envs:
@@ -81,32 +81,25 @@ def run(
 
 def _run(choices: Choices, elsewhere: Elsewhere) -> None:
     from lewm_bench.report.tables.terminal import terminal
-    from lewm_bench.report.write import write_report
     from lewm_bench.run.results_folder import claimed
-    from lewm_bench.run.runner import run_suite
     from lewm_bench.system.phases import phase
 
     with phase("starting"):
-        launch = elsewhere.launcher()
+        launcher = elsewhere.launcher()
         it = choices.run()
-    with claimed(it.out):  # before hours of training, not after
-        if it.suite.kind == "understand":
-            from lewm_bench.run.understanding import examine_suite
+    if it.suite.kind == "understand":
+        from lewm_bench.run.understanding import examine_suite
 
-            if launch is not None:
-                raise UserError(
-                    f"the suite {it.suite.name} looks into models, which --launcher does not do; leave it out"
-                )
+        if launcher is not None:
+            raise UserError(
+                f"the suite {it.suite.name} looks into models, which is done in this process; leave --launcher out"
+            )
+        with claimed(it.out):  # before hours of training, not after
             return end_examination(examine_suite(it), it)
-        failures = None
-        if launch is not None:
-            from lewm_bench.run.launch.launch import make_stages
+    from lewm_bench.api.running import evaluated
 
-            it, failures = make_stages(it, launch, choices.device, elsewhere.storage)
-        cells = run_suite(it, failures)
-        with phase("report: tables and page"):
-            shown = terminal(write_report(cells, it.out, it.suite.title))
-    end_run(shown, it.out, cells, [(cell, cell.reason) for cell in cells if cell.status == "failed"])
+    cells, summary = evaluated(it, launcher, choices.device, elsewhere.storage)
+    end_run(terminal(summary), it.out, cells, [(cell, cell.reason) for cell in cells if cell.status == "failed"])
 
 
 class Elsewhere(NamedTuple):

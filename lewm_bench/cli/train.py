@@ -20,7 +20,6 @@ from lewm_bench.cli.options import (
     SuiteOption,
     one_agent,
 )
-from lewm_bench.core.errors import UserError
 
 
 def train(
@@ -42,22 +41,9 @@ def train(
 
     Example: lewm-bench train lewm --env lewm_bench/PointMaze-UMaze-v0 --seed 1 --out my-lewm
     """
-    from lewm_bench.agent import Setting
-    from lewm_bench.run.registry import agent_family
-    from lewm_bench.run.results_folder import claimed
-    from lewm_bench.run.stages import checkpoint_of, dataset_of, setting_of
-    from lewm_bench.system.files import copy_folder
+    from lewm_bench.api.training import trainable, trained
 
     agent = one_agent(agent)
-    family = agent_family(agent)
-    if not family.trainable:
-        raise UserError(f"{agent} does not train; evaluate it right away: lewm-bench evaluate {agent}")
+    family = trainable(agent)
     it = Choices.of(locals(), agents=agent, seeds=str(seed), envs=env, out=None).run()
-    job = it.suite.jobs[0]
-    with claimed(*([] if out is None else [out])):
-        setting: Setting = setting_of(it, job, *dataset_of(it, job.env))
-        family.requirements(setting)
-        folder = checkpoint_of(setting, family, it.say)
-        if out is not None:
-            copy_folder(folder, out)
-    typer.echo(str(out or folder))
+    typer.echo(str(trained(it, family, out)))

@@ -106,7 +106,7 @@ def test_nothing_is_probed_or_pickled(module: str) -> None:
 
 STATIONS = (
     "core", "system", "envs", "data", "record", "train", "planning", "agent", "agents", "evaluation", "understand", "run",
-    "report", "cli",
+    "report", "api", "cli",
 )  # fmt: skip
 """The walk of a frame: a package imports only what stands before it, lazy and type-only imports counted."""
 

@@ -1,0 +1,89 @@
+"""One agent, trained on one environment, as `lewm-bench train` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lewm_bench.agent import Family, Setting
+from lewm_bench.api.options import path_of, request
+from lewm_bench.core.errors import UserError
+from lewm_bench.run.benchmarks import ADDED, ALL
+from lewm_bench.run.registry import agent_family
+from lewm_bench.run.results_folder import claimed
+from lewm_bench.run.stages import Run, checkpoint_of, dataset_of, setting_of
+from lewm_bench.system.files import copy_folder
+
+
+def train(
+    agent: str,
+    *,
+    suite: str = "pointmaze",
+    env: str = "",
+    seed: int = 0,
+    profile: str = "quick",
+    set: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    out: str | Path | None = None,
+    cache: str | Path | None = None,
+    config: str | Path | None = None,
+    data: str | Path | None = None,
+    fresh: str = "",
+    progress: bool | None = None,
+) -> Path:
+    """Train one agent on one environment; the folder of its checkpoint, from the cache if it is there.
+
+    The keywords are the options of `lewm-bench train`, with values in place of text.
+
+    Args:
+        agent: its name (`lewm-bench list agents`).
+        suite: the suite whose settings, data and environment it takes.
+        env: an environment of the suite; its first if left out.
+        seed: of the training.
+        profile: quick, a laptop; paper, the papers' networks and images; or one of yours.
+        set: settings by dotted path, `{"lewm.train.steps": 500}`.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        out: also copy the checkpoint into this folder, and return that.
+        cache: where stages are kept.
+        config: another benchmarks.yaml.
+        data: a dataset that takes the place of the collected one.
+        fresh: collect or train: this and what follows anew.
+        progress: bars on standard error; where there is a terminal if left out.
+
+    Raises:
+        UserError: a name or a setting that there is not, or an agent that does not train.
+        NotRun: it cannot run here.
+        TrainingFailed: it did not learn anything usable.
+    """
+    options = {name: value for name, value in locals().items() if name not in ("agent", "suite", "env", "seed", "out")}
+    if agent == ALL or agent.startswith(ADDED):
+        raise UserError(f"expected one agent, got {agent!r}")
+    family = trainable(agent)
+    target = path_of(out)
+    it = request(suite, target or Path(), agents=agent, seeds=seed, envs=env or (), **options).run()
+    return trained(it, family, target)
+
+
+def trainable(agent: str) -> Family:
+    """The family of an agent that learns.
+
+    Raises:
+        UserError: it does not train.
+    """
+    family = agent_family(agent)
+    if not family.trainable:
+        raise UserError(f"{agent} does not train; evaluate it right away: lewm-bench evaluate {agent}")
+    return family
+
+
+def trained(it: Run, family: Family, out: Path | None) -> Path:
+    """The checkpoint of a run's first job, trained if it is not in the cache, and copied to ``out`` if that is given."""
+    job = it.suite.jobs[0]
+    with claimed(*([] if out is None else [out])):
+        setting: Setting = setting_of(it, job, *dataset_of(it, job.env))
+        family.requirements(setting)
+        folder = checkpoint_of(setting, family, it.say)
+        if out is not None:
+            copy_folder(folder, out)
+    return out or folder
