@@ -18,6 +18,7 @@ from lewm_bench.core.names import canonical, split
 if TYPE_CHECKING:
     from lewm_bench.run.resolve import Suite
     from lewm_bench.run.stages import Run
+    from lewm_bench.train.logs import LogTo
 
 
 SuiteOption = Annotated[str, typer.Option("--suite", "-s", help="A suite of benchmarks.yaml (`lewm-bench list`).")]
@@ -57,6 +58,9 @@ DataOption = Annotated[
 JobsOption = Annotated[
     int,
     typer.Option("--jobs", min=0, help="Small trainings side by side on a CPU; 0: as many as cores, 1: one by one."),
+]
+LogOption = Annotated[
+    str, typer.Option("--log", help="Follow trainings with tensorboard, wandb or mlflow, comma-separated.")
 ]
 ProfileTimeOption = Annotated[bool, typer.Option("--profile-time", help="Say at the end where the time went.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
@@ -150,6 +154,8 @@ class Choices:
     fresh: Sequence[str] | None = None
     data: Path | None = None
     jobs: int = 1
+    log: str = ""
+    logs: Path | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any], **others: Any) -> Choices:
@@ -171,6 +177,14 @@ class Choices:
     def folder(self) -> Path:
         """Where the results go."""
         return self.out or Path("results") / self.suite
+
+    def log_to(self) -> LogTo:
+        """The loggers that follow trainings, which can be used: whatever they lack is said before hours of work."""
+        from lewm_bench.train.logs import LogTo
+
+        found = LogTo(names(self.log), self.logs or self.folder / "logs")
+        found.require()
+        return found
 
     def resolve(self) -> tuple[Suite, Path]:
         """The suite with its settings, and the file that they are from."""
@@ -213,6 +227,7 @@ class Choices:
         if not resolved.jobs:
             raise UserError("the suite lists nothing to run here; name --seeds or --set evaluate.goal_offset=[25]")
         check_read(resolved, self.settings)
+        log_to = self.log_to()
         run = Run(
             suite=resolved,
             store=Store(self.cache or default_cache(), fresh_kinds(names(",".join(self.fresh or ())))),
@@ -223,8 +238,11 @@ class Choices:
             workers=cores(),
             trainings=self.jobs or torch.get_num_threads(),
             data=self.data,
+            log_to=log_to,
         )
         count = "1 cell" if len(resolved.jobs) == 1 else f"{len(resolved.jobs)} cells"
         cells = f"{count} on {run.device}"
         say(f"suite {self.suite}, profile {self.profile}, {cells}, settings from {path}")
+        if log_to.kinds:
+            say(f"trainings are logged in {log_to.folder}")
         return run

@@ -18,6 +18,7 @@ from lewm_bench.cli.options import (
     EnvsOption,
     FreshOption,
     JobsOption,
+    LogOption,
     ProfileOption,
     ProfileTimeOption,
     QuietOption,
@@ -45,6 +46,7 @@ def run(
     data: DataOption = None,
     fresh: FreshOption = None,
     jobs: JobsOption = 0,
+    log: LogOption = "",
     profile_time: ProfileTimeOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -58,6 +60,8 @@ def run(
             raise UserError(f"the suite {suite} times planning and has no agents, seeds or environments to choose")
         if data is not None:
             raise UserError(f"the suite {suite} times planning and has no data; leave --data out")
+        if log:
+            raise UserError(f"--log follows trainings, and the suite {suite} has none; leave it out")
         if fresh:
             raise UserError("--fresh is for what the cache keeps; times are measured anew every time")
         return time_planning(choices)

@@ -14,6 +14,7 @@ from lewm_bench.cli.options import (
     DataOption,
     DeviceOption,
     FreshOption,
+    LogOption,
     ProfileOption,
     QuietOption,
     SetOption,
@@ -36,6 +37,7 @@ def train(
     config: ConfigOption = None,
     data: DataOption = None,
     fresh: FreshOption = None,
+    log: LogOption = "",
     quiet: QuietOption = False,
 ) -> None:
     """Train one agent on one environment and print its checkpoint folder (safetensors and JSON).
@@ -47,11 +49,13 @@ def train(
     from lewm_bench.run.results_folder import claimed
     from lewm_bench.run.stages import checkpoint_of, dataset_of, setting_of
     from lewm_bench.system.files import copy_folder
+    from lewm_bench.system.store import default_cache
 
     agent = one_agent(agent)
     family = agent_family(agent)
     if not family.trainable:
         raise UserError(f"{agent} does not train; evaluate it right away: lewm-bench evaluate {agent}")
+    logs = (default_cache() if cache is None else cache) / "logs" if out is None else out.parent / "logs"
     it = Choices.of(locals(), agents=agent, seeds=str(seed), envs=env, out=None).run()
     job = it.suite.jobs[0]
     with claimed(*([] if out is None else [out])):

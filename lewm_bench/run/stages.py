@@ -49,6 +49,7 @@ from lewm_bench.system.files import write_text
 from lewm_bench.system.phases import phase
 from lewm_bench.system.provenance import commit, hardware, versions
 from lewm_bench.system.store import Store, stage_key
+from lewm_bench.train.logs import NOWHERE, LogTo
 from lewm_bench.train.loop import TrainingLog, raise_if_collapsed, raise_if_mean_action
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class Run:
     trainings: int = 1  # made side by side at most (run.ahead); more than 1 needs such a main module too
     sharing: Sharing = Sharing()  # among the trainings of the environment that is at work
     data: Path | None = None  # a dataset that takes the place of a collected one (run.given_data)
+    log_to: LogTo = NOWHERE  # the loggers that follow trainings
 
 
 def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
@@ -161,6 +163,7 @@ def setting_of(run: Run, job: Job, env: GoalEnv, dataset: Dataset, dataset_key: 
         device=run.device,
         store=run.store,
         progress=run.progress,
+        log_to=run.log_to,
     )
     seconds = run.suite.of(job.env).settings.training.seconds
     if seconds is None or not shares_budget(job.agent):

@@ -12,6 +12,7 @@ EXTRAS = {
     **dict.fromkeys(("gym_pusht", "pymunk", "cv2", "pygame"), "pusht"),
     "ogbench": "cube",
     **dict.fromkeys(("h5py", "hdf5plugin", "lance", "minari", "pyarrow", "av", "zstandard"), "data"),
+    **{logger: logger for logger in ("tensorboard", "wandb", "mlflow")},
 }
 """Importable module to the extra of pyproject.toml that installs it."""
 
