@@ -19,7 +19,7 @@ from lightning_fabric.loggers import Logger, TensorBoardLogger
 from lewm_bench.core.errors import UserError, short_repr
 from lewm_bench.system.extras import require
 from lewm_bench.system.faults import result_or_error
-from lewm_bench.train.logs import LogOf
+from lewm_bench.train.logs import LogOf, text_of
 
 PROJECT = "lewm-bench"  # of W&B, the experiment of MLflow, unless the user's environment names another one
 FLUSH = 10  # seconds after which a point is on disk
@@ -114,7 +114,7 @@ def check_wandb(_: Path) -> None:
         return
     found = result_or_error(lambda: wandb.login(prompt=False, verify=True))
     if isinstance(found, Exception):
-        raise UserError(f"W&B does not let you in ({one_line_of(found)}); `wandb login`, or WANDB_MODE=offline")
+        raise UserError(f"W&B does not let you in ({text_of(found)}); `wandb login`, or WANDB_MODE=offline")
     if not found:
         raise UserError("W&B needs a key: `wandb login`, WANDB_API_KEY=..., or WANDB_MODE=offline to log to files")
 
@@ -201,7 +201,7 @@ def check_mlflow(folder: Path) -> None:
         found = result_or_error(lambda: mlflow_client(folder).search_experiments(max_results=1))
     if isinstance(found, Exception):
         raise UserError(
-            f"MLflow cannot be reached at MLFLOW_TRACKING_URI={short_repr(uri)} ({one_line_of(found)}); mend it, or unset "
+            f"MLflow cannot be reached at MLFLOW_TRACKING_URI={short_repr(uri)} ({text_of(found)}); mend it, or unset "
             "it to log to files"
         )
 
@@ -224,10 +224,6 @@ def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     for name, value in values.items():
         found |= flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": value}
     return found
-
-
-def one_line_of(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 OPEN: Mapping[str, Callable[[LogOf, int], Logger]] = {

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
-from lewm_bench.core.errors import unknown
+from lewm_bench.core.errors import LONGEST_VALUE, shortened, unknown
 from lewm_bench.system.faults import result_or_error
 
 if TYPE_CHECKING:
@@ -153,8 +153,13 @@ def _opened(log_of: LogOf, first: int) -> dict[str, Logger]:
 
 
 def _tell(kind: str, error: Exception) -> None:
-    text = " ".join(str(error).split())[:300]
-    logger.warning("%s logs no more of this training, which goes on (%s: %s)", kind, type(error).__name__, text)
+    name = type(error).__name__
+    logger.warning("%s logs no more of this training, which goes on (%s: %s)", kind, name, text_of(error))
+
+
+def text_of(error: Exception) -> str:
+    """What an error says, on one line, the middle of a long one left out."""
+    return shortened(" ".join(str(error).split()), LONGEST_VALUE)
 
 
 def _memory(device: torch.device) -> Numbers:

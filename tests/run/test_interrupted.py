@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -50,9 +52,12 @@ app.main()
 """
 
 
-def command(folder: Path, steps: int = 40) -> list[str]:
+LOGS = ["--log", "tensorboard"] if find_spec("tensorboard") else []
+
+
+def command(folder: Path) -> list[str]:
     return [
-        *("--verbose", "train", "gcbc", "--env", UMAZE, *COMMON, "--set", f"gcbc.train.steps={steps}"),
+        *("--verbose", "train", "gcbc", "--env", UMAZE, *COMMON, "--set", "gcbc.train.steps=40", *LOGS),
         *("--cache", str(folder / "cache"), "--out", str(folder / "out" / "gcbc")),
     ]
 
@@ -82,25 +87,45 @@ def until(ask, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGUSR2", 140), ("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_training_goes_on_at_its_next_step_and_ends_with_the_same_weights(tmp_path: Path, name, status) -> None:
-    undisturbed, here = tmp_path / "undisturbed", tmp_path / "here"
-    assert called(command(undisturbed)).returncode == 0
-    process = started(["-c", STOPS.format(command=command(here))])
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = called(command(folder))
+    assert done.returncode == 0 and not states(folder), done.stderr
+    return folder
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGUSR2", 140), ("SIGTERM", 143)])
+def test_a_training_goes_on_at_its_next_step_and_ends_with_the_same_weights(undisturbed, tmp_path, name, status):
+    shutil.copytree(undisturbed / "cache" / "dataset", tmp_path / "cache" / "dataset")
+    process = started(["-c", STOPS.format(command=command(tmp_path))])
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     process.send_signal(signal.Signals[name])
     _, err = process.communicate(timeout=120)
-    assert process.returncode == status and err.splitlines()[-1].endswith("; the same command goes on where it stopped")
-    (state,) = states(here)
+    last = f"lewm-bench: ended by {name}; the same command goes on where it stopped"
+    assert (process.returncode, err.splitlines()[-1]) == (status, last)
+    (state,) = states(tmp_path)
     assert state["step"] == 18 and state["columns"]["step"] == [0, 4, 8, 12, 16]  # 17 was at work
-    done = called(command(here))
+
+    done = called(command(tmp_path))
     assert done.returncode == 0 and "training goes on at step 18" in done.stderr, done.stderr
-    for folder in (undisturbed, here):
-        assert not states(folder)
-    weights = [(folder / "out" / "gcbc" / "model.safetensors").read_bytes() for folder in (undisturbed, here)]
+    made = [folder / "out" / "gcbc" for folder in (undisturbed, tmp_path)]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in made]
     assert weights[0] == weights[1]
-    curves = [json.loads((f / "out" / "gcbc" / "training.json").read_text())["columns"] for f in (undisturbed, here)]
+    curves = [json.loads((folder / "training.json").read_text())["columns"] for folder in made]
     assert curves[0] == curves[1]
+    if LOGS:
+        assert logged(tmp_path) == curves[0]["step"]
+
+
+def logged(folder: Path) -> list[int]:
+    """The steps in the one log that there is of a training and what went on from it."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (log,) = (folder / "out" / "logs" / "tensorboard").iterdir()
+    events = EventAccumulator(str(log))
+    events.Reload()
+    return [event.step for event in events.Scalars("train/loss")]
 
 
 def test_trainings_side_by_side_save_what_they_are_at(tmp_path: Path) -> None:
