@@ -183,7 +183,10 @@ class Choices:
         from lewm_bench.train.logs import LogTo
 
         found = LogTo(names(self.log), self.logs or self.folder / "logs")
-        found.require()
+        if found.kinds:
+            from lewm_bench.train.loggers import require_loggers
+
+            require_loggers(found)
         return found
 
     def resolve(self) -> tuple[Suite, Path]:

@@ -16,13 +16,27 @@ from typing import Any
 
 from lightning_fabric.loggers import Logger, TensorBoardLogger
 
-from lewm_bench.core.errors import UserError, short_repr
+from lewm_bench.core.errors import UserError, short_repr, unknown
 from lewm_bench.system.extras import require
 from lewm_bench.system.faults import result_or_error
-from lewm_bench.train.logs import LogOf, text_of
+from lewm_bench.train.logs import LogOf, LogTo, text_of
 
 PROJECT = "lewm-bench"  # of W&B, the experiment of MLflow, unless the user's environment names another one
 FLUSH = 10  # seconds after which a point is on disk
+
+
+def require_loggers(log_to: LogTo) -> None:
+    """Raise what is bound to fail.
+
+    Raises:
+        UserError: a logger is unknown, or cannot log in.
+        NotRun: it is not installed.
+    """
+    for kind in log_to.kinds:
+        if kind not in CHECKS:
+            raise unknown("logger", kind, CHECKS)
+    for kind in log_to.kinds:
+        CHECKS[kind](log_to.folder)
 
 
 def open_logger(kind: str, of: LogOf, first: int) -> Logger:
@@ -170,7 +184,9 @@ class Mlflow(Logger):
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
         from mlflow.entities import Param
 
-        found = [Param(name, str(value)[: self.LONGEST]) for name, value in flat(params).items()]
+        known = self._client.get_run(self._id).data.params  # which may not change, and may when a training goes on
+        new = {name: str(value)[: self.LONGEST] for name, value in flat(params).items() if name not in known}
+        found = [Param(name, value) for name, value in new.items()]
         for begin in range(0, len(found), self.AT_ONCE):
             self._client.log_batch(self._id, params=found[begin : begin + self.AT_ONCE])
 

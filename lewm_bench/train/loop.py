@@ -26,7 +26,8 @@ from lewm_bench.system.checkpoint import load_strict, load_tensors, require_trai
 from lewm_bench.system.files import write_text
 from lewm_bench.system.phases import phase, timed
 from lewm_bench.system.signals import finishing
-from lewm_bench.train.logs import UNLOGGED, Follower, LogOf
+from lewm_bench.train.follower import Follower
+from lewm_bench.train.logs import UNLOGGED, LogOf
 from lewm_bench.train.record import TrainingRecord
 
 logger = logging.getLogger(__name__)

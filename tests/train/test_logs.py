@@ -9,6 +9,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,14 @@ from torch import nn
 
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.core.rng import stream
-from lewm_bench.train import logs
+from lewm_bench.train import follower
+from lewm_bench.train.loggers import CHECKS, mlflow_client, require_loggers
 from lewm_bench.train.logs import UNLOGGED, LogOf, LogTo
 from lewm_bench.train.loop import TrainConfig, TrainingLog, learning_rate, train
 
 CONFIG = TrainConfig(steps=13, batch_size=4, learning_rate=1e-2, warmup=0.2, log_every=3, save_every=4)
 STEPS = [0, 3, 6, 9, 12]
-SETTINGS = {"agent": "regression", "config": {"train": {"steps": 13}, "encoder": None}}
+SETTINGS = {"agent": "regression", "device": "cpu", "config": {"train": {"steps": 13}, "encoder": None}}
 
 
 class Model(nn.Module):
@@ -69,7 +71,7 @@ def killed_and_resumed(folder: Path, kind: str) -> TrainingLog:
     of = about(folder, kind)
     with pytest.raises(Killed):
         run(folder, of, killed_at(7))
-    return run(folder, of)
+    return run(folder, replace(of, settings={**SETTINGS, "device": "another"}))
 
 
 def about(folder: Path, *kinds: str) -> LogOf:
@@ -106,9 +108,9 @@ def test_tensorboard_has_every_logged_step_once_also_after_a_kill(tmp_path: Path
 
 
 def test_the_pace_is_that_since_the_point_before() -> None:
-    follower = logs.Follower(UNLOGGED, 4, clips=8, seconds=10.0, waited=1.0, device=torch.device("cpu"))
-    assert follower._pace(7, 12.0, 1.5) == {"pace/clips_per_second": 12.0, "pace/waiting_for_data": 0.25}
-    assert follower._pace(12, 16.0, 1.5) == {"pace/clips_per_second": 10.0, "pace/waiting_for_data": 0.0}
+    found = follower.Follower(UNLOGGED, 4, clips=8, seconds=10.0, waited=1.0, device=torch.device("cpu"))
+    assert found._pace(7, 12.0, 1.5) == {"pace/clips_per_second": 12.0, "pace/waiting_for_data": 0.25}
+    assert found._pace(12, 16.0, 1.5) == {"pace/clips_per_second": 10.0, "pace/waiting_for_data": 0.0}
 
 
 class Slope(nn.Module):
@@ -191,7 +193,7 @@ def test_wandb_without_a_key_is_told_of_before_anything_begins(tmp_path: Path, m
 
     wandb.teardown()  # it remembers its settings
     with pytest.raises(UserError, match=r"W&B needs a key.*WANDB_MODE=offline"):
-        LogTo(("wandb",), tmp_path / "logs").require()
+        require_loggers(LogTo(("wandb",), tmp_path / "logs"))
     wandb.teardown()
     assert not (tmp_path / "logs").exists()
 
@@ -201,8 +203,6 @@ def test_wandb_without_a_key_is_told_of_before_anything_begins(tmp_path: Path, m
 
 def test_mlflow_has_every_logged_step_in_one_run(tmp_path: Path, monkeypatch) -> None:
     pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
-    from lewm_bench.train.loggers import mlflow_client
-
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     log = killed_and_resumed(tmp_path, "mlflow")
@@ -210,7 +210,12 @@ def test_mlflow_has_every_logged_step_in_one_run(tmp_path: Path, monkeypatch) ->
     (experiment,) = [one for one in client.search_experiments() if one.name == "lewm-bench"]
     (found,) = client.search_runs([experiment.experiment_id])
     assert found.info.run_name == "maze__regression__seed0" and found.info.status == "FINISHED"
-    assert found.data.params == {"agent": "regression", "config.train.steps": "13", "config.encoder": "None"}
+    assert found.data.params == {
+        "agent": "regression",
+        "config.train.steps": "13",
+        "config.encoder": "None",
+        "device": "cpu",
+    }
     history = {one.step: one.value for one in client.get_metric_history(found.info.run_id, "train/loss")}
     assert [history[step] for step in STEPS] == pytest.approx(log.columns["loss"]) and len(history) == len(STEPS)
     rates = {one.step: one.value for one in client.get_metric_history(found.info.run_id, "optimiser/learning_rate")}
@@ -222,7 +227,7 @@ def test_an_mlflow_that_is_not_there_is_told_of_before_anything_begins(tmp_path:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     begin, before = time.monotonic(), dict(os.environ)
     with pytest.raises(UserError, match=r"MLflow cannot be reached at MLFLOW_TRACKING_URI='http://127.0.0.1:9'"):
-        LogTo(("mlflow",), tmp_path).require()
+        require_loggers(LogTo(("mlflow",), tmp_path))
     assert time.monotonic() - begin < 20
     assert {name: os.environ.get(name) for name in before} == before
 
@@ -251,7 +256,7 @@ class Recorder:
 @pytest.fixture
 def recorders(monkeypatch) -> dict[str, Recorder]:
     found: dict[str, Recorder] = {}
-    monkeypatch.setattr(logs, "_opened", lambda *_: dict(found))
+    monkeypatch.setattr(follower, "_opened", lambda *_: dict(found))
     return found
 
 
@@ -266,7 +271,7 @@ def test_a_logger_that_fails_on_the_way_costs_one_warning_and_the_others_go_on(t
 
 
 def test_a_logger_that_hangs_holds_nothing_up(tmp_path, recorders, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(logs, "PATIENCE", 0.2)
+    monkeypatch.setattr(follower, "PATIENCE", 0.2)
     recorders["mlflow"] = Recorder(hangs=60)
     begin = time.monotonic()
     log = run(tmp_path)
@@ -298,11 +303,11 @@ def test_a_logger_that_cannot_be_opened_costs_one_warning(tmp_path, monkeypatch,
 
 def test_an_unknown_logger_is_named_with_what_was_meant() -> None:
     with pytest.raises(UserError, match=r"no logger named 'tensorbord'.*did you mean 'tensorboard'"):
-        LogTo(("tensorbord",)).require()
+        require_loggers(LogTo(("tensorbord",)))
 
 
-@pytest.mark.parametrize("kind", logs.KINDS)
+@pytest.mark.parametrize("kind", CHECKS)
 def test_a_logger_that_is_not_installed_is_named_with_its_extra(kind: str, monkeypatch, tmp_path) -> None:
     monkeypatch.setitem(sys.modules, kind, None)
     with pytest.raises(NotRun, match=rf"--log {kind} needs the package '{kind}': pip install 'lewm-bench\[{kind}\]'"):
-        LogTo((kind,), tmp_path).require()
+        require_loggers(LogTo((kind,), tmp_path))
