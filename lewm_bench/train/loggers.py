@@ -1,8 +1,7 @@
 """TensorBoard, Weights & Biases and MLflow as Fabric's loggers: how each is opened, gone on with, and tried beforehand.
 
 TensorBoard's is Fabric's own. Those of W&B and MLflow are a few lines over their clients: Lightning's come with
-pytorch-lightning and torchmetrics, of which nothing else here would be used, and neither tell beforehand whether one can
-log in nor go on in the same run.
+pytorch-lightning and torchmetrics, of which nothing else here would be used.
 """
 
 from __future__ import annotations
