@@ -29,7 +29,9 @@ from lewm_bench.planning.agent import Embed, PlanningAgent, default_rollout
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import BeginRollout, plain_rollout
 from lewm_bench.system.checkpoint import load_weights, save_checkpoint
-from lewm_bench.system.store import Store
+from lewm_bench.system.filenames import file_stem
+from lewm_bench.system.store import Store, stage_key
+from lewm_bench.train.logs import NOWHERE, LogOf, LogTo
 from lewm_bench.train.loop import FREE, TrainableModule, TrainConfig, TrainingLog, train
 
 
@@ -60,6 +62,7 @@ class Setting(Generic[C]):
     store: Store
     progress: bool = False
     outside: str = ""  # checksum of weights that come from outside the cache
+    log_to: LogTo = NOWHERE  # the loggers that follow its training
 
     @property
     def image_size(self) -> int:
@@ -180,6 +183,7 @@ def train_module(
         description=f"train {setting.agent}",
         progress=setting.progress,
         of=recipe_of(setting),
+        log_of=log_of(setting),
     )
     if isinstance(model, TrainableModule):
         model.end_training()
@@ -209,6 +213,15 @@ def recipe_of(setting: Setting) -> dict:
     card = card_of(setting)
     train = {k: v for k, v in card["config"]["train"].items() if k not in FREE}
     return {**{k: v for k, v in card.items() if k != "torch"}, "config": card["config"] | {"train": train}}
+
+
+def log_of(setting: Setting) -> LogOf:
+    """What loggers are told of a training; the same training has the same name and key, any other another."""
+    card, key = card_of(setting), stage_key("training", recipe_of(setting))
+    name = f"{file_stem(setting.env_id, card['agent'])}__seed{setting.seed}__{key[:6]}"
+    told = ("agent", "env", "seed", "dataset", "image_size", "config")
+    settings = {**{k: card[k] for k in told}, "device": str(setting.device)}
+    return LogOf(setting.log_to, name, key, settings)
 
 
 def clip_batches(setting: Setting, frames: int, frame_skip: int):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ from lewm_bench.core.names import canonical, split
 if TYPE_CHECKING:
     from lewm_bench.run.request import Request
     from lewm_bench.run.stages import Run
+    from lewm_bench.train.logs import LogTo
 
 
 SuiteOption = Annotated[str, typer.Option("--suite", "-s", help="A suite of benchmarks.yaml (`lewm-bench list`).")]
@@ -71,6 +72,9 @@ RayAddressOption = Annotated[
 StorageOption = Annotated[
     str,
     typer.Option("--storage", help="URL through which workers without a shared cache pass stages: s3://bucket/lewm."),
+]
+LogOption = Annotated[
+    str, typer.Option("--log", help="Follow trainings with tensorboard, wandb or mlflow, comma-separated.")
 ]
 ProfileTimeOption = Annotated[bool, typer.Option("--profile-time", help="Say at the end where the time went.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
@@ -164,6 +168,8 @@ class Choices:
     fresh: Sequence[str] | None = None
     data: Path | None = None
     jobs: int = 1
+    log: str = ""
+    logs: Path | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any], **others: Any) -> Choices:
@@ -185,6 +191,17 @@ class Choices:
     def folder(self) -> Path:
         """Where the results go."""
         return self.out or Path("results") / self.suite
+
+    def log_to(self) -> LogTo:
+        """The loggers that follow trainings, which can be used: whatever they lack is said before hours of work."""
+        from lewm_bench.train.logs import LogTo
+
+        found = LogTo(names(self.log), self.logs or self.folder / "logs")
+        if found.kinds:
+            from lewm_bench.train.loggers import require_loggers
+
+            require_loggers(found)
+        return found
 
     @property
     def request(self) -> Request:
@@ -213,4 +230,7 @@ class Choices:
 
     def run(self) -> Run:
         """The run that they describe."""
-        return self.request.run()
+        request, log_to = self.request, self.log_to()
+        if log_to.kinds:
+            say(f"trainings are logged in {log_to.folder}")
+        return replace(request, log_to=log_to).run()

@@ -20,6 +20,7 @@ from lewm_bench.cli.options import (
     FreshOption,
     JobsOption,
     LauncherOption,
+    LogOption,
     ProfileOption,
     ProfileTimeOption,
     QuietOption,
@@ -56,6 +57,7 @@ def run(
     launcher: LauncherOption = "",
     ray_address: RayAddressOption = "",
     storage: StorageOption = "",
+    log: LogOption = "",
     profile_time: ProfileTimeOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -72,6 +74,8 @@ def run(
             raise UserError(f"the suite {suite} times planning and has no agents, seeds or environments to choose")
         if data is not None:
             raise UserError(f"the suite {suite} times planning and has no data; leave --data out")
+        if log:
+            raise UserError(f"--log follows trainings, and the suite {suite} has none; leave it out")
         if fresh:
             raise UserError("--fresh is for what the cache keeps; times are measured anew every time")
         return time_planning(choices)

@@ -14,6 +14,7 @@ from lewm_bench.cli.options import (
     DataOption,
     DeviceOption,
     FreshOption,
+    LogOption,
     ProfileOption,
     QuietOption,
     SetOption,
@@ -35,6 +36,7 @@ def train(
     config: ConfigOption = None,
     data: DataOption = None,
     fresh: FreshOption = None,
+    log: LogOption = "",
     quiet: QuietOption = False,
 ) -> None:
     """Train one agent on one environment and print its checkpoint folder (safetensors and JSON).
@@ -42,8 +44,10 @@ def train(
     Example: lewm-bench train lewm --env lewm_bench/PointMaze-UMaze-v0 --seed 1 --out my-lewm
     """
     from lewm_bench.api.training import trainable, trained
+    from lewm_bench.system.store import default_cache
 
     agent = one_agent(agent)
     family = trainable(agent)
+    logs = (default_cache() if cache is None else cache) / "logs" if out is None else out.parent / "logs"
     it = Choices.of(locals(), agents=agent, seeds=str(seed), envs=env, out=None).run()
     typer.echo(str(trained(it, family, out)))

@@ -17,6 +17,7 @@ from lewm_bench.run.stages import Run
 from lewm_bench.run.unused_settings import check_read
 from lewm_bench.system.device import resolve_device, share_cores
 from lewm_bench.system.store import Store, default_cache
+from lewm_bench.train.logs import NOWHERE, LogTo
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Request:
     data: Path | None = None
     jobs: int = 1  # trainings side by side; 0: as many as cores
     workers: int = 1  # processes that collect
+    log_to: LogTo = NOWHERE  # the loggers that follow trainings
 
     @property
     def store(self) -> Store:
@@ -91,6 +93,7 @@ class Request:
             workers=self.workers,
             trainings=self.jobs or torch.get_num_threads(),
             data=self.data,
+            log_to=self.log_to,
         )
         count = "1 cell" if len(resolved.jobs) == 1 else f"{len(resolved.jobs)} cells"
         self.say(f"suite {self.suite}, profile {self.profile}, {count} on {run.device}, settings from {path}")

@@ -49,6 +49,7 @@ from lewm_bench.system.files import write_text
 from lewm_bench.system.phases import phase
 from lewm_bench.system.provenance import commit, hardware, versions
 from lewm_bench.system.store import Store, stage_key
+from lewm_bench.train.logs import NOWHERE, LogTo
 from lewm_bench.train.loop import TrainingLog, raise_if_collapsed, raise_if_mean_action
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class Run:
     sharing: Sharing = Sharing()  # among the trainings of the environment that is at work
     beside: str = ""  # what else runs on the device while plans are timed; empty: nothing
     data: Path | None = None  # a dataset that takes the place of a collected one (run.given_data)
+    log_to: LogTo = NOWHERE  # the loggers that follow trainings
 
 
 def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
@@ -163,6 +165,7 @@ def setting_of(run: Run, job: Job, env: GoalEnv, dataset: Dataset, dataset_key: 
         device=run.device,
         store=run.store,
         progress=run.progress,
+        log_to=run.log_to,
     )
     seconds = run.suite.of(job.env).settings.training.seconds
     if seconds is None or not shares_budget(job.agent):

@@ -14,6 +14,7 @@ EXTRAS = {
     "ray": "ray",
     "submitit": "slurm",
     **dict.fromkeys(("h5py", "hdf5plugin", "lance", "minari", "pyarrow", "av", "zstandard"), "data"),
+    **{logger: logger for logger in ("tensorboard", "wandb", "mlflow")},
 }
 """Importable module to the extra of pyproject.toml that installs it."""
 
