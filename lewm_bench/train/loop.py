@@ -25,6 +25,7 @@ from lewm_bench.data.loader import Batch, Prefetch
 from lewm_bench.system.checkpoint import load_strict, load_tensors, require_trained, save_tensors
 from lewm_bench.system.files import write_text
 from lewm_bench.system.phases import phase, timed
+from lewm_bench.train.ranks import ALONE, Ranks, agreed, averaged, make_fabric
 from lewm_bench.train.record import TrainingRecord
 
 logger = logging.getLogger(__name__)
@@ -180,6 +181,7 @@ def train(
     description: str = "train",
     progress: bool = True,
     of: Mapping[str, Any] | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainingLog:
     """Train ``model`` in place and return its log, whose clock stands still while the state is saved.
 
@@ -190,21 +192,18 @@ def train(
         folder: where the state lives, in ``folder/.state``. The last one stays there, so that a model that cannot be
             saved need not be trained again: the cache deletes it with its other scratch when the stage is complete.
         of: what else determines the training, as JSON; the state of another one is not gone on from.
+        ranks: the processes that train together, in their process group; ``batch`` gives this one's share.
 
     Raises:
         TrainingFailed: the loss or, at the end, a weight is not finite, the latents have collapsed, or a policy is no better
             than the mean action.
     """
-    from lightning_fabric import Fabric
-
-    fabric = Fabric(
-        accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1, precision=config.precision
-    )
+    fabric = make_fabric(device, config.precision, ranks)
     optimizer = make_optimizer(model, config)
     state = folder / STATE
     log = TrainingLog()
     recipe = {"seed": seed, "steps": config.steps, **(of or {})}
-    first = _resume(state, model, optimizer, log, recipe) if state.exists() else 0
+    first = agreed(_resume(state, model, optimizer, log, recipe) if state.exists() else 0, device)
     wrapped, optimizer = fabric.setup(model, optimizer)
     wrapped.mark_forward_method("loss")
     wrapped.train()
@@ -222,7 +221,7 @@ def train(
                 torch.Generator().manual_seed(torch_seed(seed, "loss", index)),
                 index % config.log_every == 0 or index == config.steps - 1,
             )
-            with torch_stream(seed, "dropout", index):
+            with torch_stream(seed, "dropout", *ranks.address(index)):
                 with phase("training: forward", device):
                     loss, parts = wrapped.loss(data, step)
                 with phase("training: backward", device):
@@ -236,14 +235,15 @@ def train(
                     model.after_step(step)
             log.waited = waited + batches.waited
             if step.log:
-                log.add(index, {name: float(value.detach()) for name, value in {"loss": loss, **parts}.items()})
+                values = {name: float(value.detach()) for name, value in {"loss": loss, **parts}.items()}
+                log.add(index, averaged(values, device))
                 log.seconds = time.perf_counter() - started
                 bar.set_postfix(_shown(log))
                 _watch(log, index, config)
             bar.update()
             if index + 1 == config.steps:
                 require_trained(model)  # no loss has seen what the last step did
-            if config.saves(index + 1, time.perf_counter() - started - saved):
+            if ranks.leads and config.saves(index + 1, time.perf_counter() - started - saved):
                 log.seconds = saved = time.perf_counter() - started
                 with phase("training: saving states"):
                     _save(state, index + 1, model, optimizer, log, recipe)
