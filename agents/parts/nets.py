@@ -242,7 +242,7 @@ class BatchNorm(nn.BatchNorm1d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or in_group() == 1:
             return super().forward(x)
-        rows = x.float()
+        rows = x.to(self.running_mean.dtype)  # bfloat16 has too few digits for sums
         own = torch.stack([rows.mean(0), rows.var(0, correction=0)])
         means, variances = gathered(own[None]).unbind(1)  # (ranks, C) each, of as many rows
         mean = means.mean(0)

@@ -177,8 +177,7 @@ def _strategy(ranks: Ranks) -> Any:
         def world_size(self) -> int:
             return ranks.count
 
-    # Buffers are equal on all ranks: running statistics are those of the whole batch, averages follow equal weights.
-    return DDPStrategy(cluster_environment=Separate(), broadcast_buffers=False)
+    return DDPStrategy(cluster_environment=Separate())
 
 
 # What ranks exchange.
