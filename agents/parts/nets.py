@@ -265,9 +265,7 @@ class Projector(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(inputs, hidden), BatchNorm(hidden), nn.GELU(), nn.Linear(hidden, outputs)
-        )
+        self.net = nn.Sequential(nn.Linear(inputs, hidden), BatchNorm(hidden), nn.GELU(), nn.Linear(hidden, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x.flatten(0, -2)).unflatten(0, x.shape[:-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lewm_bench.run.resolve import Suite
     from lewm_bench.run.stages import Run
 
+logger = logging.getLogger(__name__)
 
 SuiteOption = Annotated[str, typer.Option("--suite", "-s", help="A suite of benchmarks.yaml (`lewm-bench list`).")]
 ProfileOption = Annotated[
@@ -42,6 +44,12 @@ SolverOption = Annotated[
     str, typer.Option("--solver", help="The planner: cem, icem, mppi, shooting, adam; the suite's if left out.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+DevicesOption = Annotated[
+    str,
+    typer.Option(
+        "--devices", help="One training on several: 8 (GPUs), or cuda:0,cuda:2, or cpu,cpu; in place of --device."
+    ),
+]
 CacheOption = Annotated[Path | None, typer.Option("--cache", help="Where stages are kept; also $LEWM_BENCH_CACHE.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Another benchmarks.yaml.")]
 FreshOption = Annotated[
@@ -150,6 +158,7 @@ class Choices:
     fresh: Sequence[str] | None = None
     data: Path | None = None
     jobs: int = 1
+    leads: bool = True  # of several processes that do the same the one that speaks
 
     @classmethod
     def of(cls, options: Mapping[str, Any], **others: Any) -> Choices:
@@ -165,7 +174,7 @@ class Choices:
     @property
     def progress(self) -> bool:
         """Whether somebody looks at progress bars."""
-        return not self.quiet and sys.stderr.isatty()
+        return self.leads and not self.quiet and sys.stderr.isatty()
 
     @property
     def folder(self) -> Path:
@@ -219,12 +228,12 @@ class Choices:
             out=self.folder,
             device=resolve_device(self.device),
             progress=self.progress,
-            say=say,
+            say=say if self.leads else logger.debug,
             workers=cores(),
             trainings=self.jobs or torch.get_num_threads(),
             data=self.data,
         )
         count = "1 cell" if len(resolved.jobs) == 1 else f"{len(resolved.jobs)} cells"
         cells = f"{count} on {run.device}"
-        say(f"suite {self.suite}, profile {self.profile}, {cells}, settings from {path}")
+        run.say(f"suite {self.suite}, profile {self.profile}, {cells}, settings from {path}")
         return run

@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 TIMEOUT = timedelta(minutes=30)  # of an exchange between ranks; one that has died is noticed long before
 PATIENCE = timedelta(days=30)  # with which ranks wait for what rank 0 does alone, such as collecting data
-GONE = (
-    "another process of this training has ended, or cannot be reached; the same command goes on from the last saved state"
-)
+GONE = "another process of this training has ended, or cannot be reached; the same command goes on from the last saved state"
 
 
 class RankLost(TrainingFailed):

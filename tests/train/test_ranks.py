@@ -72,7 +72,13 @@ class Exchange:
         total = (y * targets()[ranks.share(12)]).sum() / 6  # a mean over samples, of this share
         total = total + curved(gathered(x)) + mean_over_ranks(x.mean(0)).cos().sum()
         total.backward()
-        found = {"y": y, "gradient": x.grad, "mean": norm.running_mean, "var": norm.running_var, "weight": norm.weight.grad}
+        found = {
+            "y": y,
+            "gradient": x.grad,
+            "mean": norm.running_mean,
+            "var": norm.running_var,
+            "weight": norm.weight.grad,
+        }
         np.savez(self.folder / f"{ranks.rank}.npz", **{name: t.detach().numpy() for name, t in found.items()})
 
 
