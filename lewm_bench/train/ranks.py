@@ -10,6 +10,7 @@ Without a process group, which ``together`` makes, everything here is the identi
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,12 +23,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lewm_bench.core.errors import TrainingFailed, UserError
+from lewm_bench.system.device import threads
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 TIMEOUT = timedelta(minutes=30)  # of an exchange between ranks; one that has died is noticed long before
-PATIENCE = timedelta(days=30)  # with which ranks wait for what rank 0 does alone, such as collecting data
 GONE = "another process of this training has ended, or cannot be reached; the same command goes on from the last saved state"
 
 
@@ -98,7 +99,6 @@ def meeting() -> dist.Store:
     from torch.distributed.rendezvous import rendezvous
 
     store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
-    store.set_timeout(PATIENCE)
     return dist.PrefixStore("lewm-bench", store)
 
 
@@ -149,7 +149,8 @@ def make_fabric(device: torch.device, precision: Any, ranks: Ranks = ALONE) -> F
     if ranks.count == 1:
         return Fabric(**one)
     fabric = Fabric(**one, num_nodes=ranks.count, strategy=_strategy(ranks))
-    fabric.launch()
+    with threads(None):  # it counts one process on a machine, and would take all cores
+        fabric.launch()
     return fabric
 
 
@@ -266,8 +267,17 @@ def announce(what: str, note: str) -> None:
 
 
 def told(what: str) -> str:
-    """The note that rank 0 leaves, waiting until it does."""
-    return meeting().get(what).decode()
+    """The note that rank 0 leaves, waiting until it does.
+
+    Raises:
+        RankLost: it has gone.
+    """
+    try:
+        while not meeting().check([what]):
+            time.sleep(0.2)  # waiting inside of torch would keep signals from this process
+        return meeting().get(what).decode()
+    except RuntimeError as error:
+        raise RankLost(GONE) from error
 
 
 def here() -> Ranks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from tiny_agents import configured, toy_setting
 from torch import multiprocessing, nn
 
 from lewm_bench.agent import Setting
+from lewm_bench.agents import AGENTS
 from lewm_bench.agents.parts.nets import BatchNorm
 from lewm_bench.core.config import deep_merge
 from lewm_bench.core.errors import UserError
+from lewm_bench.core.types import Clip
 from lewm_bench.data.loader import _to_device
 from lewm_bench.run.registry import agent_family
 from lewm_bench.system.store import Store
@@ -95,6 +98,7 @@ def curved(x: torch.Tensor) -> torch.Tensor:
     return x.var(0).log().sum() + (x[0] * x[-1]).sum()
 
 
+@pytest.mark.slow
 def test_what_is_exchanged_is_that_of_one_process(tmp_path: Path) -> None:
     """torch's own BatchNorm and autograd over the whole batch say what is right."""
     side_by_side(Exchange(tmp_path))
@@ -186,15 +190,87 @@ def setting_at(data: Path, folder: Path) -> Setting:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Setting, Path]:
-    """A setting, and the folder where two ranks have left the gradients of every family."""
-    folder = tmp_path_factory.mktemp("ranks")
-    base = replace(toy_setting(folder), device=CPU)
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    base = toy_setting(tmp_path_factory.mktemp("toy"))
     agent_family("dino-wm").prepare(setting_of(base, "dino-wm"))
-    side_by_side(Gradients(base, folder))
-    return base, folder
+    return base
 
 
+@pytest.fixture(scope="module")
+def both(toy: Setting) -> tuple[Setting, Path]:
+    """A setting, and the folder where two ranks have left the gradients of every family."""
+    folder = toy.store.root
+    side_by_side(Gradients(toy, folder))
+    return toy, folder
+
+
+def batches_of(setting: Setting, folder: Path, monkeypatch) -> Callable[[int], tuple[torch.Tensor, ...]]:
+    """What a family's training reads."""
+    from lewm_bench.agent import family
+
+    found = []
+
+    def look(model, batch, config, **_):
+        found.append(batch)
+        raise Caught
+
+    monkeypatch.setattr(family, "train", look)
+    monkeypatch.setattr(family, "together", lambda ranks, device: nullcontext())
+    with pytest.raises(Caught):
+        agent_family(setting.agent).train(setting, folder)
+
+    def tensors(index: int) -> tuple[torch.Tensor, ...]:
+        made = found[0](index)
+        return (made.frames, made.actions) if isinstance(made, Clip) else tuple(made)
+
+    return tensors
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_shares_make_up_the_batch(toy: Setting, tmp_path: Path, monkeypatch, name: str) -> None:
+    setting = setting_of(toy, name)
+    whole = batches_of(setting, tmp_path, monkeypatch)
+    shares = [batches_of(replace(setting, ranks=Ranks(4, rank)), tmp_path, monkeypatch) for rank in range(4)]
+    for index in range(6):  # some of which are cropped
+        for expected, *parts in zip(whole(index), *(share(index) for share in shares), strict=True):
+            assert [len(part) for part in parts] == [2] * 4
+            assert torch.equal(torch.cat(parts), expected)
+
+
+def test_a_family_says_whether_its_batches_can_be_shared() -> None:
+    able = {name for name in AGENTS if agent_family(name).shares_batches}
+    assert able == set(FAMILIES), "all of those, and no other, are tested above"
+
+
+def test_a_batch_that_is_not_divided_is_refused() -> None:
+    require_divided(8, 4)
+    with pytest.raises(UserError, match="130 is not a multiple of 4; set it to 128 or 132"):
+        require_divided(130, 4)
+    with pytest.raises(UserError, match="set it to 4"):
+        require_divided(3, 4)
+
+
+def test_statistics_of_a_share_are_refused() -> None:
+    require_global_statistics(nn.Sequential(nn.Linear(2, 2), BatchNorm(2), nn.LayerNorm(2)))
+    with pytest.raises(UserError, match="1 is a BatchNorm1d"):
+        require_global_statistics(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+
+
+def test_each_rank_draws_its_own_dropout_and_the_first_that_of_one_process() -> None:
+    assert Ranks(2, 0).address(5) == ALONE.address(5) == (5,)
+    assert len({Ranks(3, rank).address(5) for rank in range(3)}) == 3
+
+
+def test_a_process_alone_exchanges_nothing() -> None:
+    x = torch.randn(3)
+    assert gathered(x) is x and mean_over_ranks(x) is x
+    with together(ALONE, CPU):
+        assert not dist.is_initialized()
+    assert Ranks.of({}) == Ranks.of({"RANK": "1", "WORLD_SIZE": "2"}) == ALONE  # left behind by something else
+    assert Ranks.of(environment_of(1, 2, 9)) == Ranks(2, 1)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_are_those_of_one_process(both: tuple[Setting, Path], tmp_path: Path, monkeypatch, name: str) -> None:
     base, folder = both
