@@ -117,7 +117,7 @@ def assert_same_curve(found: dict, expected: dict) -> None:
 def test_two_processes_give_the_curve_of_one(made, agent: str) -> None:
     one, two = made(agent, "--device", "cpu"), made(agent, "--devices", "cpu,cpu")
     assert_same_curve(record(two), record(one))
-    assert record(one)["columns"]["loss"][0] > record(one)["columns"]["loss"][-1], "it learned something"
+    assert np.ptp(record(one)["columns"]["loss"]) > 0.1, "there is something to agree on"
     keys = [{path.name for path in (cache / "model").iterdir()} for cache in (one, two)]
     assert keys[0] == keys[1], "the number of processes is not part of what a stage is"
     assert record(two)["hardware"]["ranks"] == "2" and "ranks" not in record(one)["hardware"]

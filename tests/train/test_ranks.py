@@ -23,6 +23,7 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.core.types import Clip
 from lewm_bench.data.loader import _to_device
 from lewm_bench.run.registry import agent_family
+from lewm_bench.system.checkpoint import load_tensors
 from lewm_bench.system.store import Store
 from lewm_bench.train import loop
 from lewm_bench.train.loop import Step
@@ -156,6 +157,20 @@ def first_gradients(setting: Setting, folder: Path, patch: Callable[[str, object
     return found
 
 
+def trained_weights(setting: Setting, folder: Path) -> dict[str, np.ndarray]:
+    """All that a training of some steps leaves, what only training needs included."""
+    found: dict[str, np.ndarray] = {}
+
+    def keep(model, *given, **named):
+        log = loop.train(model, *given, **named)
+        found.update({name: tensor.numpy().copy() for name, tensor in model.state_dict().items()})
+        return log
+
+    _patch("train", keep)
+    agent_family(setting.agent).train(setting, folder)
+    return found
+
+
 def _patch(name: str, value: object) -> None:
     from lewm_bench.agent import family
 
@@ -174,6 +189,8 @@ class Gradients:
         for name in FAMILIES:
             found = first_gradients(setting_of(base, name), self.folder / "work", _patch)
             np.savez(self.folder / f"{name}-{ranks.rank}.npz", **found)
+            work = self.folder / f"trained {name}"
+            np.savez(self.folder / f"{name} ends {ranks.rank}.npz", **trained_weights(setting_of(base, name), work))
 
 
 def setting_at(data: Path, folder: Path) -> Setting:
@@ -284,3 +301,15 @@ def test_gradients_are_those_of_one_process(both: tuple[Setting, Path], tmp_path
         for part, expected in alone.items():
             atol = 1e-5 if part.startswith("log ") else 1e-5 * scale
             np.testing.assert_allclose(found[part], expected, rtol=1e-4, atol=atol, err_msg=part)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_ranks_end_with_the_same_weights_and_one_of_them_writes(both: tuple[Setting, Path], name: str) -> None:
+    _, folder = both
+    first, second = (np.load(folder / f"{name} ends {rank}.npz") for rank in range(COUNT))
+    assert set(first.files) == set(second.files)
+    for part in first.files:
+        np.testing.assert_array_equal(first[part], second[part], err_msg=part)
+    kept = load_tensors(folder / f"trained {name}" / "model.safetensors")
+    assert kept and all(np.array_equal(tensor, first[part]) for part, tensor in kept.items())
