@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse.csgraph import shortest_path
 
-_CHUNK = 4096  # starts whose ways to every corner are tested together
+_CHUNK = 256  # starts whose ways to every corner are tested together; more of them spill the cache
 
 
 class Geodesics:
@@ -60,14 +60,13 @@ class Geodesics:
     def _ways(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """(N, 2) and (M, 2) to (N, M) lengths of the straight ways, infinite where a wall is in between."""
         blocked = np.zeros((len(starts), len(ends)), bool)
-        move = ends[None] - starts[:, None]  # (N, M, 2)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            across, up = (_Axis(starts[:, i], ends[:, i]) for i in (0, 1))
             for low, high in zip(self._low, self._high, strict=True):
-                one, other = (low - starts)[:, None] / move, (high - starts)[:, None] / move
-                # Along an axis without motion the way is between the faces always or never.
-                between = ((starts > low) & (starts < high))[:, None]
-                enter = np.where(move == 0, np.where(between, -np.inf, np.inf), np.minimum(one, other)).max(-1)
-                leave = np.where(move == 0, np.where(between, np.inf, -np.inf), np.maximum(one, other)).min(-1)
+                enter, leave = across.inside(low[0], high[0])
+                enter_up, leave_up = up.inside(low[1], high[1])
+                np.maximum(enter, enter_up, out=enter)
+                np.minimum(leave, leave_up, out=leave)
                 blocked |= (enter < leave) & (leave > 0) & (enter < 1)
         lengths = _lengths(starts, ends)
         return np.where(blocked & (lengths > 0), np.inf, lengths)
@@ -75,6 +74,25 @@ class Geodesics:
     def _inside(self, points: np.ndarray) -> np.ndarray:
         """(N, 2) to (N,) bool: inside a wall."""
         return ((points[:, None] > self._low) & (points[:, None] < self._high)).all(-1).any(-1)
+
+
+class _Axis:
+    """Straight ways from N starts to M ends along one axis, at times from 0 to 1."""
+
+    def __init__(self, starts: np.ndarray, ends: np.ndarray) -> None:
+        self._starts, self._move = starts[:, None], ends - starts[:, None]  # (N, 1), (N, M)
+        self._still = self._move == 0
+        self._rests = bool(self._still.any())
+
+    def inside(self, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+        """When a way goes in between two faces and when it comes out, (N, M) each."""
+        one, other = (low - self._starts) / self._move, (high - self._starts) / self._move
+        enter, leave = np.minimum(one, other), np.maximum(one, other)
+        if self._rests:  # without motion the way is between the faces always or never
+            between = (self._starts > low) & (self._starts < high)
+            enter = np.where(self._still, np.where(between, -np.inf, np.inf), enter)
+            leave = np.where(self._still, np.where(between, np.inf, -np.inf), leave)
+        return enter, leave
 
 
 def _lengths(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

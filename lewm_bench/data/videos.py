@@ -64,14 +64,14 @@ def rollout_video(
     if frames.dtype != np.uint8 or goal.dtype != np.uint8:
         raise ValueError(f"frames and goal must be uint8, got {frames.dtype} and {goal.dtype}")
     inside = distances < threshold
+    board = _Board({"goal": goal, "start": frames[0], "now": frames[0]}, title)
     pictures = []
     for step, frame in enumerate(frames):
         reached = inside[: step + 1]
         border = None if not reached.any() else REACHED if reached[-1] else LEFT
         status = f"step {step}/{len(frames) - 1}   distance {distances[step]:.2f}{unit and ' ' + unit}"
         status += f" (goal below {threshold:g})" if not reached.any() else f"   reached at step {reached.argmax()}"
-        panels = {"goal": goal, "start": frames[0], "now": frame}
-        pictures.append(_compose(panels, border, title, status))
+        pictures.append(board.shown({"now": frame}, status, border))
     return _gif(pictures)
 
 
@@ -97,9 +97,9 @@ def comparison_video(panels: Mapping[str, np.ndarray], title: str, lines: Sequen
         lines: (T,) the line below each frame.
     """
     _checked(panels.values())
-    frames = zip(*panels.values(), strict=True)
-    moments = zip(frames, lines, strict=True)
-    pictures = [_compose(dict(zip(panels, now, strict=True)), None, title, line) for now, line in moments]
+    board = _Board({name: frames[0] for name, frames in panels.items()}, title)
+    moments = zip(zip(*panels.values(), strict=True), lines, strict=True)
+    pictures = [board.shown(dict(zip(panels, now, strict=True)), line) for now, line in moments]
     return _gif(pictures, SLOW_MS)
 
 
@@ -160,27 +160,41 @@ def _enlarged(frame: np.ndarray, scale: int) -> Image.Image:
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
-def _compose(
-    images: Mapping[str, np.ndarray], border: tuple[int, int, int] | None, title: str, status: str
-) -> Image.Image:
-    """The panels side by side with their names, the title above and the status below; the border is the last one's."""
-    height, width = next(iter(images.values())).shape[:2]
-    scale = _factor(height, width, PANEL)
-    height, width = height * scale, width * scale
-    font = ImageFont.load_default(14)
-    size = len(images) * (width + MARGIN) + MARGIN, height + 3 * LINE + 3 * MARGIN
-    sheet = Image.new("RGB", size, BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN // 2), _fit(draw, title, font, sheet.width - 2 * MARGIN), INK, font)
-    top = 2 * LINE + MARGIN
-    for i, (name, image) in enumerate(images.items()):
-        left = MARGIN + i * (width + MARGIN)
-        draw.text((left, top - LINE), name, FAINT, font)
-        if border and i == len(images) - 1:
-            draw.rectangle((left - 5, top - 5, left + width + 4, top + height + 4), fill=border)
-        sheet.paste(_enlarged(image, scale), (left, top))
-    draw.text((MARGIN, top + height + MARGIN), _fit(draw, status, font, sheet.width - 2 * MARGIN), INK, font)
-    return sheet
+class _Board:
+    """Panels side by side with their names and a title above. What stays from frame to frame is drawn once."""
+
+    def __init__(self, images: Mapping[str, np.ndarray], title: str) -> None:
+        """The first ``images``, by the names of the panels, (h, w, 3) uint8 of one shape."""
+        height, width = next(iter(images.values())).shape[:2]
+        self._scale = _factor(height, width, PANEL)
+        self._height, self._width = height * self._scale, width * self._scale
+        self._top, self._font = 2 * LINE + MARGIN, ImageFont.load_default(14)
+        self._left = {name: MARGIN + i * (self._width + MARGIN) for i, name in enumerate(images)}
+        size = len(images) * (self._width + MARGIN) + MARGIN, self._height + 3 * LINE + 3 * MARGIN
+        self._sheet = Image.new("RGB", size, BACKGROUND)
+        draw = ImageDraw.Draw(self._sheet)
+        draw.text((MARGIN, MARGIN // 2), _fit(draw, title, self._font, size[0] - 2 * MARGIN), INK, self._font)
+        for name, image in images.items():
+            draw.text((self._left[name], self._top - LINE), name, FAINT, self._font)
+            self._paste(self._sheet, name, image)
+
+    def shown(
+        self, images: Mapping[str, np.ndarray], status: str, border: tuple[int, int, int] | None = None
+    ) -> Image.Image:
+        """A picture with other ``images`` in some panels and the status below; the border is the last panel's."""
+        sheet = self._sheet.copy()
+        draw = ImageDraw.Draw(sheet)
+        if border:
+            left, top = list(self._left.values())[-1], self._top
+            draw.rectangle((left - 5, top - 5, left + self._width + 4, top + self._height + 4), fill=border)
+        for name, image in images.items():
+            self._paste(sheet, name, image)
+        below = self._top + self._height + MARGIN
+        draw.text((MARGIN, below), _fit(draw, status, self._font, sheet.width - 2 * MARGIN), INK, self._font)
+        return sheet
+
+    def _paste(self, sheet: Image.Image, name: str, image: np.ndarray) -> None:
+        sheet.paste(_enlarged(image, self._scale), (self._left[name], self._top))
 
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from lewm_bench.core.errors import UserError, short_repr, unknown
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.rng import stream
 from lewm_bench.core.statistics import spearman
-from lewm_bench.core.types import Agent, Controller, Goals
+from lewm_bench.core.types import Agent, Controller, Goals, Past
 from lewm_bench.data.format import Dataset
 from lewm_bench.evaluation.agent_contract import (
     Place,
@@ -32,7 +33,7 @@ from lewm_bench.evaluation.agent_contract import (
 )
 from lewm_bench.evaluation.history import History, images
 from lewm_bench.evaluation.protocol import CHOICES, Pairs, Protocol
-from lewm_bench.system.device import Stopwatch
+from lewm_bench.system.device import Stopwatch, sized
 from lewm_bench.system.phases import phase
 
 ENCODES, SEARCHES = "planning: encoding", "planning: search"  # phases
@@ -56,7 +57,7 @@ class EvalConfig(Config):
     batch: int = Field(
         1,
         ge=1,
-        description="episodes planned together; results do not depend on it, times are then per episode of the batch",
+        description="episodes planned together; times are then per episode; on CUDA it decides how numbers are rounded",
     )
     latent_oracle_pairs: int = Field(
         20,
@@ -110,32 +111,57 @@ def evaluate(
     real_history: bool,
     batch: int = 1,
     skip: Sequence[int] = (),
+    filled: bool | None = None,
 ) -> Iterator[PairResult]:
     """The results of all pairs not in ``skip``, as they are measured.
 
-    Each episode plans with the stream (seed, "plan", env, agent, offset, pair), so results do not depend on the batch.
+    Each episode plans with the stream (seed, "plan", env, agent, offset, pair), so results depend on the batch by
+    rounding at most.
+
+    Args:
+        filled: an agent is always shown ``batch`` episodes, the last one several times where there are fewer, so that
+            no number is rounded otherwise; left out, where kernels are chosen by size.
     """
     checked_agent(agent, setting.agent)
     context = _context_lengths(setting.dataset, pairs, agent, real_history)
     waiting = [i for i in range(len(pairs)) if i not in set(skip)]
-    batches = list(_batches(waiting, context, batch))
+    filled = sized(setting.device) if filled is None else filled
+    batches = list(_batches(waiting, context, batch, filled))
     _warm_up(agent, setting, pairs, batches, budget)
-    for members, length in batches:
+    for group in batches:
         name = parse_agent(setting.agent).trained
-        rngs = [stream(setting.seed, "plan", setting.env_id, name, goal_offset, i) for i in members]
-        yield from _episodes(agent, setting, pairs, members, length, rngs, budget)
+        rngs = [stream(setting.seed, "plan", setting.env_id, name, goal_offset, i) for i in group.shown]
+        yield from _episodes(agent, setting, pairs, group, rngs, budget)
 
 
-Batch = tuple[list[int], int]
-"""The pairs of episodes that run together, and the frames of context that all of them have."""
+Rows = TypeVar("Rows", np.ndarray, torch.Tensor)
 
 
-def _batches(waiting: Sequence[int], context: np.ndarray, size: int) -> Iterator[Batch]:
-    """Batches of at most ``size`` episodes of one context length."""
+@dataclass(frozen=True)
+class Batch:
+    """Episodes that run together."""
+
+    members: list[int]  # their pairs
+    length: int  # frames of context that all of them have
+    copies: int = 0  # of the last one, which an agent is shown beside them
+
+    @property
+    def shown(self) -> list[int]:
+        """The pairs of all episodes that an agent is shown."""
+        return self.members + self.members[-1:] * self.copies
+
+    def fill(self, rows: Rows) -> Rows:
+        """Rows (members, ...) to those of all episodes that an agent is shown."""
+        return rows[[*range(len(rows)), *[-1] * self.copies]] if self.copies else rows
+
+
+def _batches(waiting: Sequence[int], context: np.ndarray, size: int, filled: bool) -> Iterator[Batch]:
+    """Batches of at most ``size`` episodes of one context length, and of just as many if they are ``filled``."""
     for length in sorted(set(context[waiting].tolist())):
         group = [i for i in waiting if context[i] == length]
         for begin in range(0, len(group), size):
-            yield group[begin : begin + size], length
+            members = group[begin : begin + size]
+            yield Batch(members, length, size - len(members) if filled else 0)
 
 
 def _context_lengths(dataset: Dataset, pairs: Pairs, agent: Agent, real_history: bool) -> np.ndarray:
@@ -152,18 +178,18 @@ def _warm_up(agent: Agent, setting: Setting, pairs: Pairs, batches: Sequence[Bat
     Those are the first decision at each context length, and behind the shortest all until the history is full.
     """
     warm: set[tuple[int, int]] = set()
-    for members, length in batches:
-        shape = len(members), length
+    for group in batches:
+        shape = len(group.shown), group.length
         if shape in warm:
             continue
-        growing = agent.history > 1 and not any(size == len(members) for size, _ in warm)
+        growing = agent.history > 1 and not any(size == len(group.shown) for size, _ in warm)
         warm.add(shape)
 
         def seen(decisions: int, frames: int, growing: bool = growing) -> bool:
             return not growing or (decisions > 1 and frames == agent.history)
 
-        rngs = [stream(setting.seed, "warm-up", i) for i in members]
-        for _ in _episodes(agent, setting, pairs, members, length, rngs, budget, seen):
+        rngs = [stream(setting.seed, "warm-up", i) for i in group.shown]
+        for _ in _episodes(agent, setting, pairs, group, rngs, budget, seen):
             pass
 
 
@@ -171,8 +197,7 @@ def _episodes(
     agent: Agent,
     setting: Setting,
     pairs: Pairs,
-    members: list[int],
-    length: int,
+    batch: Batch,
     rngs: Sequence[np.random.Generator],
     budget: int,
     enough: Callable[[int, int], bool] = lambda decisions, frames: False,
@@ -182,11 +207,12 @@ def _episodes(
     ``enough`` ends them early, from the decisions so far and the frames that the last one was shown.
     """
     env, dataset, device = setting.env, setting.dataset, setting.device
-    place = Place(setting.agent, setting.env_id, members)
+    members, shown = batch.members, len(batch.shown)
+    place, answers = (Place(setting.agent, setting.env_id, of) for of in (members, batch.shown))
     goal = dataset.states[pairs.goal_row[members]]
-    history = History(env, dataset, pairs.start_row[members], length, (agent.history, agent.frame_skip))
+    history = History(env, dataset, pairs.start_row[members], batch.length, (agent.history, agent.frame_skip))
     encode_seconds, search_seconds, env_watch = [], [], 0.0
-    goals = Goals(images(dataset.frames[pairs.goal_row[members]]), goal.copy())
+    goals = Goals(batch.fill(images(dataset.frames[pairs.goal_row[members]])), batch.fill(goal.copy()))
     with _decides(place, 0), phase(ENCODES), Stopwatch(device) as watch:
         controller = agent.start(goals, rngs)
     goal_seconds = watch.seconds
@@ -196,15 +222,17 @@ def _episodes(
         )
     while (done := history.steps) < budget:
         past = history.past()
+        if batch.copies:
+            past = Past(*(batch.fill(part) for part in (past.frames, past.actions, past.states, past.frame_states)))
         with _decides(place, done):
             with phase(ENCODES), Stopwatch(device) as encode:
                 encoded = controller.encode(past)
             with phase(SEARCHES), Stopwatch(device) as search:
                 chosen = controller.search(encoded)
-        encode_seconds.append((encode.seconds + goal_seconds) / len(members))
-        search_seconds.append(search.seconds / len(members))
+        encode_seconds.append((encode.seconds + goal_seconds) / shown)
+        search_seconds.append(search.seconds / shown)
         goal_seconds = 0.0
-        chosen = checked_actions(chosen, env.action_space.shape[0], place, done)
+        chosen = checked_actions(chosen, env.action_space.shape[0], answers, done)[: len(members)]
         with phase("simulating episodes"), Stopwatch(device) as watch:
             _execute(env, history, chosen[:, : budget - done], place)
             if history.steps < budget:  # the last frames are shown to nobody

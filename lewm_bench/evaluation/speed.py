@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, get_args
@@ -195,8 +196,10 @@ def situation(model: nn.Module, case: Case) -> tuple[Goals, Past]:
 
 
 def planning_alike(agent: PlanningAgent, planner: PlannerConfig) -> PlanningAgent:
-    """``agent`` with another planner."""
-    return type(agent)(agent.model, planner, agent.device, agent.rollout, agent.differentiable)
+    """``agent`` with another budget."""
+    alike = copy(agent)
+    alike.config = planner
+    return alike
 
 
 def plan_once(case: Case, number: int, planner: PlannerConfig | None = None) -> tuple[float, float]:
@@ -214,6 +217,12 @@ def plan_once(case: Case, number: int, planner: PlannerConfig | None = None) -> 
     return encode.seconds, search.seconds
 
 
+def settle(case: Case, planner: PlannerConfig) -> None:
+    """Have what is tried once for a shape behind us (``planning.company``), where anything is."""
+    if case.agent.company is not None and case.batch > 1:
+        plan_once(case, 0, planner)
+
+
 def count_flops(case: Case) -> tuple[int, int]:
     """Floating-point operations of encoding and of one search, counted by torch while they run.
 
@@ -227,6 +236,7 @@ def count_flops(case: Case) -> tuple[int, int]:
         small = {"num_elites": 2, "receding": 1, "num_samples": samples, "num_iterations": iterations}
         agent = planning_alike(case.agent, case.planner.model_copy(update=small))
         goals, past = situation(agent.model, case)
+        settle(replace(case, agent=agent), agent.config)
         with FlopCounterMode(display=False, custom_mapping=FLOPS) as encode:
             controller = agent.start(goals, [stream(0, "flops")] * case.batch)
             encoded = controller.encode(past)
@@ -303,6 +313,7 @@ def share(case: Case, config: SpeedConfig) -> Share:
     encode, search = plan_once(case, 0, probe)
     guess = search * whole.num_samples / samples  # of one iteration, from above where calls cost more than arithmetic
     if guess < config.seconds / 10:
+        settle(case, one)
         encode, guess = plan_once(case, 0, one)
     least = 4 * encode
     if (whole.num_iterations * guess + encode) * 4 <= config.seconds:
@@ -408,6 +419,7 @@ def measure(
         part = share(case, short if case.sweep else config)
         if case.mode == "int8" and part.planner.num_iterations < LEAST_INT8 <= case.planner.num_iterations:
             continue
+        settle(case, part.planner)
         todo.append(case)
         shares.append(part)
         flops.append(count_flops(case) if case.mode != "compile" else (None, None))

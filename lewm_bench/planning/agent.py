@@ -11,9 +11,11 @@ from torch import Tensor
 
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.types import Controller, Goals, Past, WorldModel
+from lewm_bench.planning.company import Company, Encode
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import BeginRollout, Rollout, in_pieces, latent_cost, plain_rollout
 from lewm_bench.planning.replan import Replanner
+from lewm_bench.system.device import sized
 
 
 def default_rollout(model: WorldModel, config: PlannerConfig) -> BeginRollout:
@@ -46,18 +48,23 @@ class PlanningAgent:
         device: torch.device,
         rollout: BeginRollout | None = None,
         differentiable: BeginRollout | None = None,
+        company: Company | None = None,
     ) -> None:
         """How the model's futures are computed; each is the plain loop if left out.
 
         Args:
             rollout: for solvers that look at costs only.
             differentiable: for those that want gradients, so neither in inference mode nor in place.
+            company: decides what episodes may share; left out it is asked where kernels are chosen by size.
         """
         self.model, self.config, self.device, self.differentiable = model, config, device, differentiable
+        self.company = company or (Company() if sized(device) else None)
         if config.differentiates:
             self.rollout = in_pieces(differentiable or plain_rollout(model))
         else:
             self.rollout = rollout or default_rollout(model, config)
+            if self.company is not None:
+                self.rollout = self.company.rollouts(self.rollout, config)
         self.history, self.frame_skip = model.history, model.frame_skip
 
     def encode(self, frames: Tensor, states: np.ndarray) -> Tensor:
@@ -69,9 +76,13 @@ class PlanningAgent:
         """(N, 3, h, w) frames and their states (N, X) to what imagined latents are compared with, (N, *L)."""
         return self.encode(frames[:, None], states[:, None])[:, 0]
 
+    def in_company(self, encode: Encode, frames: Tensor, states: np.ndarray) -> Tensor:
+        """``encode`` of the frames of all episodes, in one call where that may be."""
+        return encode(frames, states) if self.company is None else self.company.encoded(encode, frames, states)
+
     def start(self, goals: Goals, rngs: Sequence[np.random.Generator]) -> Controller:
         with torch.inference_mode():
-            goal = self.embed(goals.frames, goals.states)
+            goal = self.in_company(self.embed, goals.frames, goals.states)
         return self.controller(goal, rngs)
 
     def controller(self, goal: Tensor, rngs: Sequence[np.random.Generator]) -> LatentController:
@@ -91,7 +102,7 @@ class LatentController:
         agent = self._agent
         states = past.states[:, None] if past.frame_states is None else past.frame_states
         actions = agent.model.normalize_actions(past.actions.to(agent.device))
-        return Encoded(agent.encode(past.frames, states), actions)
+        return Encoded(agent.in_company(agent.encode, past.frames, states), actions)
 
     def rollout(self, encoded: Encoded) -> Rollout:
         """How candidates are rolled out from here."""

@@ -17,7 +17,16 @@ from lewm_bench.report.figures.speed import scaling, speedup
 from lewm_bench.report.html import Section, assemble, paragraph
 from lewm_bench.report.tables.markdown import md
 from lewm_bench.report.tables.planning_time import PUBLISHED_NOTE as QUOTED
-from lewm_bench.report.tables.speed import HEADER, PUBLISHED, build_table, groups, reader_rows
+from lewm_bench.report.tables.speed import (
+    HEADER,
+    PLANS,
+    PUBLISHED,
+    TOGETHER,
+    build_table,
+    groups,
+    reader_rows,
+    together_rows,
+)
 from lewm_bench.report.text import csv_text, hardware_line
 from lewm_bench.system.files import write_bytes, write_text
 
@@ -32,6 +41,12 @@ EXPLAINED = (
     "8 bits are left out where fewer than 10 iterations can be timed, since a search finds its ranges in float32. "
     "'Plain loop' computes the same without any of the shortcuts (docs/speed.md). 8 bits round the numbers; that the "
     "ranking of candidates survives is measured there too. Success rates never come from untrained weights."
+)
+
+
+TOGETHER_NOTE = (
+    f"{PLANS} plans in groups of so many episodes, from the median time of one group; and their share of the time of "
+    "plans made one after another."
 )
 
 
@@ -95,10 +110,16 @@ def markdown(table: pd.DataFrame, rows: Sequence[SpeedRow], title: str) -> str:
     """``table.md``."""
     parts = [f"# {md(title)}", "\n".join(f"- {md(line)}" for line in caption(rows))]
     for heading, part in groups(table):
-        lines = [" | ".join(HEADER), " | ".join(["---"] + ["---:"] * (len(HEADER) - 1))]
-        lines += [" | ".join(map(md, cells)) for cells in (*reader_rows(part), *PUBLISHED)]
-        parts += [f"## {md(heading)}", "\n".join(f"| {line} |" for line in lines)]
+        parts += [f"## {md(heading)}", _md_table(HEADER, (*reader_rows(part), *PUBLISHED))]
+    if together := together_rows(table):
+        parts += ["## Episodes planned together", _md_table(TOGETHER, together), TOGETHER_NOTE]
     return "\n\n".join([*parts, EXPLAINED, PUBLISHED_NOTE]) + "\n"
+
+
+def _md_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [" | ".join(header), " | ".join(["---"] + ["---:"] * (len(header) - 1))]
+    lines += [" | ".join(map(md, cells)) for cells in rows]
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def html(table: pd.DataFrame, rows: Sequence[SpeedRow], figures: dict[str, bytes], title: str) -> str:
@@ -109,6 +130,8 @@ def html(table: pd.DataFrame, rows: Sequence[SpeedRow], figures: dict[str, bytes
         name = f"{i}. {first['profile']}, {first['image_size']} px"
         files = ((f"speed-{i}.csv", csv_text(part)),)
         sections.append(Section(name, heading, rows=(HEADER, *reader_rows(part), *PUBLISHED), files=files))
+    if together := together_rows(table):
+        sections.append(Section("Episodes planned together", TOGETHER_NOTE, rows=(TOGETHER, *together)))
     sections.append(Section("How it was measured", f"{EXPLAINED} {PUBLISHED_NOTE}", folded=True))
     sections.append(Section("Figures", figures=tuple((data, FIGURES[name]) for name, data in figures.items())))
     commands = "\n".join(f"lewm-bench speed --profile {name}" for name in dict.fromkeys(r.profile for r in rows))

@@ -26,6 +26,7 @@ from lewm_bench.evaluation.protocol import PROTOCOLS
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.names import agent_path
 from lewm_bench.run.resolve import Job, Suite
+from lewm_bench.system.device import sized
 from lewm_bench.train.loop import FREE
 
 DATA_SCHEMA, MODEL_SCHEMA, PAIRS_SCHEMA, EVALUATION_SCHEMA = 2, 2, 2, 3
@@ -156,6 +157,7 @@ def evaluation_spec(suite: Suite, job: Job, setting: Setting, family: Family, of
         "evaluate": config.model_dump(mode="json", include=common) | {"num_pairs": job.num_pairs},
         "planner": setting.planner.model_dump(mode="json") if family.plans else None,
         "goal_offset": offset,
+        **({"filled": True} if config.batch > 1 and sized(setting.device) else {}),
         "latent_oracle_pairs": latent_oracle_pairs(suite, job, offset) if family.kind == "world model" else 0,
         **({"planning": planning} if planning else {}),
         **({"pairs": pairs_spec(suite, job, setting, offset)} if stratum_of(job.protocol) else {}),

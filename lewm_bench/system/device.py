@@ -79,6 +79,11 @@ def device_of_rank(name: str, local_rank: int) -> str:
     return f"cuda:{local_rank}"
 
 
+def sized(device: torch.device) -> bool:
+    """Whether its libraries choose kernels by size, so that the last digits of a row depend on how many rows there are."""
+    return device.type == "cuda"
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until everything queued on ``device`` is done."""
     if device.type == "cuda":

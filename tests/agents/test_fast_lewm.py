@@ -268,6 +268,21 @@ def test_settings_of_planning_alone_share_a_training_and_no_evaluation(base: Set
     assert evaluations[0] != evaluations[1]
 
 
+def test_how_many_are_planned_together_stands_in_the_key_and_how_they_are_where_it_rounds(base: Setting) -> None:
+    def specs(device: str) -> list[dict]:
+        setting = replace(setting_of(base, "fast-lewm"), device=torch.device(device))
+        suites = (
+            resolve(load(find_file(None)), "smoke", "quick", agents=["fast-lewm"], overrides=[f"evaluate.batch={n}"])
+            for n in (1, 2, 4)
+        )
+        return [evaluation_spec(suite, suite.jobs[0], setting, FAST_LEWM, 25) for suite in suites]
+
+    for device, filled in (("cpu", [False] * 3), ("cuda", [False, True, True])):
+        found = specs(device)
+        assert ["filled" in spec for spec in found] == filled
+        assert [spec["evaluate"]["batch"] for spec in found] == [1, 2, 4]
+
+
 def test_an_episode_is_planned_the_same_in_any_company(base: Setting) -> None:
     setting = setting_of(base, "fast-lewm", self_consistency=0.5)
     loaded = FAST_LEWM.load(setting, None)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What only a GPU can tell, in one command of at most eight minutes: planning times at the papers' sizes, training steps per
+# What only a GPU can tell, in one command of at most eight minutes: planning times at the papers' sizes, alone and ten
+# episodes together (the last table of speed/table.md and of together-*/table.md), the tests that need CUDA, training steps per
 # second with the loader, and as much of the suites as the time allows. Small files, one folder; a step that fails or runs
 # out of time does not lose the others. Not part of the test suite; a test runs it, tiny, on a CPU.
 #
@@ -10,7 +11,7 @@
 # With stable-worldmodel 0.1.1 installed beside lewm-bench its planner is timed too (tests/benchmarks/peer.py).
 set -uo pipefail
 
-usage() { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 out="" device=cuda tiny="" minutes=8
 while [ $# -gt 0 ]; do
   case $1 in
@@ -64,10 +65,11 @@ keep() {
 if [ -n "$tiny" ]; then
   planner=(--samples 8 --iterations 1 --horizon 2 --methods lewm,dino-wm --set speed.plans=3 --set speed.seconds=0.5)
   profile=quick modes=float32,reference batches='[1,2]' compile=() peer=(--iterations 1 --plans 1)
-  training=(--suite smoke) suites=(smoke) suite=(--profile quick --agents random,lewm)
+  together=(float32) training=(--suite smoke) suites=(smoke) suite=(--profile quick --agents random,lewm)
 else
   planner=(--set speed.plans=20 --set speed.seconds=5)
   profile=paper modes=float32,tf32,bfloat16,reference batches='[1,10]' compile=(--compile) peer=(--iterations 30 --plans 5)
+  together=(tf32 compile)
   training=(--suite tworoom --set collect.episodes=200 --set lewm.train.steps=200)
   suites=(pointmaze pusht) suite=(--profile gpu --seeds 0)
 fi
@@ -78,6 +80,18 @@ step speed 240 "$python" -m lewm_bench speed --profile $profile --device "$devic
   --set 'speed.image_sizes=[]' --set 'speed.samples=[]' --set 'speed.horizons=[]' --set "speed.batches=$batches" \
   --out "$scratch/speed" --quiet
 keep "$scratch/speed" speed
+# The sweep of the table is in its first arithmetic alone; float32 is bound by operations before the others are.
+for mode in "${together[@]}"; do
+  step "together-$mode" 60 "$python" -m lewm_bench speed --profile $profile --device "$device" "${planner[@]}" --dtype "$mode" \
+    --methods lewm --set 'speed.image_sizes=[]' --set 'speed.samples=[]' --set 'speed.horizons=[]' \
+    --set "speed.batches=$batches" --set speed.seconds=20 --out "$scratch/together-$mode" --quiet
+  keep "$scratch/together-$mode" "together-$mode"
+done
+if "$python" -c 'import pytest' 2> /dev/null; then
+  step company 60 "$python" -m pytest "$here/../planning/test_company.py" -q -k device
+else
+  printf 'company\t0\tnot run: pytest is not installed\n' >> "$out/steps.tsv"
+fi
 if "$python" -c 'import stable_worldmodel' 2> /dev/null; then
   step peer 90 "$python" "$here/peer.py" --device "$device" "${peer[@]}"
 else

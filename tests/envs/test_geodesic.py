@@ -98,3 +98,29 @@ def test_where_nothing_is_in_between_the_way_is_the_distance() -> None:
     env = PushT()
     a, b = states_of(env, 5, 0), states_of(env, 5, 1)
     np.testing.assert_array_equal(env.path_length(a, b), env.distance(a, b))
+
+
+def sees(start: list[float], end: list[float], low: list[float], high: list[float]) -> bool:
+    """Whether a box leaves the straight way free, by one axis after the other."""
+    enter, leave = -math.inf, math.inf
+    for a, b, near, far in zip(start, end, low, high, strict=True):
+        if b == a:
+            if not near < a < far:
+                return True
+            continue
+        times = sorted(((near - a) / (b - a), (far - a) / (b - a)))
+        enter, leave = max(enter, times[0]), min(leave, times[1])
+    return not (enter < leave and leave > 0 and enter < 1)
+
+
+def test_ways_are_those_of_a_loop_over_pairs_and_boxes_also_along_an_axis_and_on_faces() -> None:
+    boxes = np.array([[0.0, 0, 1, 1], [2, -1, 3, 2], [-2, 1.5, 0.5, 2.5]])
+    geodesics, rng = Geodesics(boxes, 0.1, slack=0.1), np.random.default_rng(0)
+    starts, ends = (np.round(rng.uniform(-3, 4, (n, 2)) * k) / k for n, k in ((300, 4), (40, 2)))
+    found = np.isfinite(geodesics._ways(starts, ends))
+    lows, highs = boxes[:, :2].tolist(), boxes[:, 2:].tolist()
+    expected = [
+        [a == b or all(sees(a, b, low, high) for low, high in zip(lows, highs, strict=True)) for b in ends.tolist()]
+        for a in starts.tolist()
+    ]
+    assert np.array_equal(found, expected) and 0.2 < found.mean() < 0.9

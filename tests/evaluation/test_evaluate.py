@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 
 import gymnasium as gym
@@ -26,6 +27,7 @@ from lewm_bench.evaluation import episodes as module
 from lewm_bench.evaluation.episodes import EvalConfig, PairResult, distance_rank_correlation, evaluate, latent_oracle
 from lewm_bench.evaluation.protocol import CLEAN_1, PAPER_V3, Pairs, sample_pairs
 from lewm_bench.planning import replan
+from lewm_bench.planning.company import Company
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.system.store import Store
 
@@ -547,6 +549,67 @@ def test_a_world_models_outcome_does_not_depend_on_the_batch(setting: Setting, p
             a, b = alone[index], together[index]
             assert (a.hit, a.held, a.steps_to_hit) == (b.hit, b.held, b.steps_to_hit)
             np.testing.assert_allclose(np.array(a.states), np.array(b.states), atol=1e-3)
+
+
+class Sized:
+    """Acts by its own context and numbers, and by how many episodes it is asked about."""
+
+    history, frame_skip = 3, SKIP
+
+    def __init__(self) -> None:
+        self.shown: list[int] = []
+
+    def start(self, goals: Goals, rngs) -> Sized:
+        self._rngs, self._goals = rngs, goals
+        return self
+
+    def encode(self, past: Past) -> Past:
+        everything = past.frames, past.actions, past.states, past.frame_states, self._goals.frames, self._goals.states
+        self.shown += [len(part) for part in (*everything, self._rngs)]
+        return past
+
+    def search(self, past: Past) -> np.ndarray:
+        drawn = [rng.uniform(-0.5, 0.5, (SKIP, 2)) for rng in self._rngs]
+        return np.stack(drawn) + 0.1 * past.states[:, None] + 0.01 * len(past.states)
+
+
+def test_filled_batches_have_one_size_and_an_episode_any_company(setting: Setting, pairs: Pairs) -> None:
+    """Also one that is what a killed evaluation left."""
+    agent = Sized()
+    everything = run(agent, setting, pairs, batch=4, filled=True)
+    assert set(everything) == set(range(14)) and set(agent.shown) == {4}
+    for skip in ((0, 3, 4), range(13), (5,)):
+        rest = run(agent, setting, pairs, batch=4, filled=True, skip=skip)
+        assert set(rest) == set(range(14)) - set(skip)
+        assert all(outcome(rest[i]) == outcome(everything[i]) for i in rest)
+    assert set(agent.shown) == {4}
+    alone, one = run(agent, setting, pairs, skip=range(1, 14), batch=4), run(agent, setting, pairs, filled=True)
+    assert outcome(alone[0]) != outcome(everything[0])  # on the CPU nothing is filled
+    assert outcome(alone[0]) == outcome(one[0])
+
+
+@pytest.mark.parametrize("sharing", ["one size", "no"])
+def test_a_world_models_filled_batches_are_the_same_in_any_company(setting: Setting, pairs: Pairs, sharing) -> None:
+    """To the bit, as on a device that chooses kernels by size; an episode is planned with others after a kill."""
+    chosen = small_lewm(setting)
+    loaded = LEWM.load(chosen, None)
+    packed = loaded.agent.rollout
+    packed.sharing = sharing
+    agent = PlanningAgent(loaded.model, CEM, chosen.device, packed, company=Company())
+    everything = run(agent, chosen, pairs, batch=4, filled=True)
+    rest = run(agent, chosen, pairs, batch=4, filled=True, skip=(0, 3, 4, 8))
+    assert all(outcome(rest[i]) == outcome(everything[i]) for i in rest)
+    assert {len(everything), len(rest)} == {14, 10}
+
+
+def test_a_filled_batchs_time_is_shared_by_all_that_it_holds(setting: Setting, pairs: Pairs) -> None:
+    class Slow(Sized):
+        def search(self, past: Past) -> np.ndarray:
+            time.sleep(0.1)
+            return super().search(past)
+
+    (found,) = run(Slow(), setting, pairs, batch=4, budget=2 * SKIP, filled=True, skip=range(1, 14)).values()
+    assert 0.025 <= min(found.search_seconds) < 0.1
 
 
 def test_pairs_that_are_recorded_already_are_skipped(setting: Setting, pairs: Pairs) -> None:

@@ -48,6 +48,8 @@ def test_every_step_of_it_works(tmp_path: Path) -> None:
     assert found.returncode == 0, found.stdout + logs
     assert {said for name, said in steps(tmp_path).items() if name != "peer"} == {"0"}
     rows = read_json(tmp_path / "speed" / "speed.json", "run it again")
+    table = (tmp_path / "together-float32" / "table.md").read_text(encoding="utf-8")
+    assert re.search(r"\| 2 \| [^|]* \| \d+ % \|", table)
     assert rows and (tmp_path / "suite-smoke" / "table.csv").is_file()
     said = (tmp_path / "training.txt").read_text(encoding="utf-8")
     assert re.match(r"[\d.]+ training steps per second of 64 clips, 32-true, 30 steps", said)

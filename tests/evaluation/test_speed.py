@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from types import SimpleNamespace
@@ -20,8 +21,10 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.rng import stream
 from lewm_bench.evaluation import speed
-from lewm_bench.evaluation.speed import Case, Method, SpeedConfig, count_flops, method_of, plan_once, share
+from lewm_bench.evaluation.speed import Case, Method, SpeedConfig, count_flops, method_of, plan_once, settle, share
 from lewm_bench.planning import replan
+from lewm_bench.planning.agent import PlanningAgent
+from lewm_bench.planning.company import Company
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.fast import linears
 from lewm_bench.planning.fast.dino_wm import PackedDinoWM
@@ -177,6 +180,26 @@ def test_operations_are_proportional_to_samples_iterations_and_batch(method, mod
     assert count_flops(case(method, mode, num_samples=4, num_iterations=1, batch=3))[1] == 3 * one
 
 
+@pytest.mark.parametrize("method", ["lewm", "dino-wm:reencode"])
+def test_what_is_tried_once_is_neither_counted_nor_timed(method, monkeypatch):
+    c = case(method, batch=3, num_samples=37, num_elites=5, num_iterations=3)
+    expected = count_flops(c)
+    company = Company()
+    agent = PlanningAgent if method == "lewm" else ReencodingAgent
+    asked = replace(c, agent=agent(c.model, c.planner, CPU, c.agent.rollout, company=company))
+    assert count_flops(asked) == expected
+
+    part = share(asked, SpeedConfig(seconds=60, plans=3))
+    settle(asked, part.planner)
+    monkeypatch.setattr(company, "alike", lambda what, shape, of: Company.alike(company, what, shape, fail))
+    for number in range(3):
+        plan_once(asked, number, part.planner)
+
+
+def fail(_: slice) -> torch.Tensor:
+    raise AssertionError("tried while a plan is timed")
+
+
 @pytest.mark.parametrize("method", ["lewm", "fast-lewm", "dino-wm", "dino-wm:reencode"])
 @pytest.mark.parametrize(
     "mode, context",
@@ -219,10 +242,13 @@ def timing(encode: float, call: float, each: float, first: float = 0.0):
 WHOLE = PlannerConfig()  # 300 samples, 30 iterations, 30 elites
 
 
+ALONE = SimpleNamespace(company=None)  # a CPU's agent
+
+
 def chosen(monkeypatch, whole: float, seconds: float, *, encode=0.0, plans=50, first=0.0, mode="float32"):
     """The share of a plan that takes ``whole`` seconds within a budget."""
     monkeypatch.setattr(speed, "plan_once", timing(encode, 0.0, whole / 9000, first))
-    found = share(SimpleNamespace(planner=WHOLE, mode=mode), SpeedConfig(seconds=seconds, plans=plans))
+    found = share(SimpleNamespace(planner=WHOLE, mode=mode, agent=ALONE), SpeedConfig(seconds=seconds, plans=plans))
     return found.planner.num_samples, found.planner.num_iterations, found.plans
 
 
@@ -247,7 +273,7 @@ def test_what_is_timed_of_a_plan(monkeypatch, whole, encode, expected):
 @pytest.mark.parametrize("whole, encode", [(1e4, 0.0), (1e6, 0.0), (5.0, 100.0)])
 def test_never_fewer_candidates_than_elites(monkeypatch, whole, encode):
     monkeypatch.setattr(speed, "plan_once", timing(encode, 0.0, whole / 9000))
-    found = share(SimpleNamespace(planner=WHOLE, mode="float32"), SpeedConfig(seconds=10.0))
+    found = share(SimpleNamespace(planner=WHOLE, mode="float32", agent=ALONE), SpeedConfig(seconds=10.0))
     assert 2 <= found.planner.num_elites <= found.planner.num_samples <= 30 and found.planner.num_iterations == 1
     assert found.plans == 3 and found.factor(WHOLE) == 30 * 300 / found.planner.num_samples
 
@@ -271,7 +297,9 @@ def test_whatever_is_timed_gives_the_whole(encode, call, each, seconds, plans, s
     whole = PlannerConfig(num_samples=max(samples, elites), num_elites=elites, num_iterations=iterations)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "plan_once", timing(encode, call, each))
-        found = share(SimpleNamespace(planner=whole, mode="float32"), SpeedConfig(seconds=seconds, plans=plans))
+        found = share(
+            SimpleNamespace(planner=whole, mode="float32", agent=ALONE), SpeedConfig(seconds=seconds, plans=plans)
+        )
     part = found.planner
     assert part == whole.model_copy(update=part.model_dump(include={"num_samples", "num_iterations", "num_elites"}))
     assert 1 < part.num_elites <= part.num_samples <= whole.num_samples and 1 <= part.num_iterations <= iterations

@@ -160,7 +160,7 @@ def test_pieces_of_candidates_change_nothing(onednn: bool, monkeypatch: pytest.M
         packed.candidates = candidates
         actual = problem.costs(packed)
         close(actual, expected)
-        if packed.together and candidates in (32, 100):  # whole vectors
+        if packed.sharing == "any size" and candidates in (32, 100):  # whole vectors
             assert torch.equal(actual, expected)
 
 

@@ -156,7 +156,7 @@ def test_costs_are_those_of_the_plain_loop(style: str, T: int, history: int) -> 
 def test_costs_without_onednn(style: str, monkeypatch: pytest.MonkeyPatch) -> None:
     onednn_absent(monkeypatch)
     model, packed = pair(style)
-    assert not packed.together
+    assert packed.sharing == "no"
     problem = Problem(model, 2, 3)
     close(problem.costs(packed), problem.costs(plain_rollout(model)))
 
@@ -206,7 +206,7 @@ def test_pieces_change_nothing(style: str, onednn: bool, monkeypatch: pytest.Mon
             actual = problem.costs(packed)
             assert max(b * s for b, s in sizes) <= candidates
             assert sum(b * s for b, s in sizes) == 3 * S
-            if packed.together and S == 96:  # whole vectors
+            if packed.sharing == "any size" and S == 96:  # whole vectors
                 assert torch.equal(actual, expected)
             close(actual, expected)
 
@@ -252,7 +252,7 @@ def test_a_plan_does_not_depend_on_the_episodes_beside_it(
     if not onednn:
         onednn_absent(monkeypatch)
     model, packed, config = searches(style)
-    assert packed.together == (onednn and has_onednn())
+    assert packed.sharing == ("any size" if onednn and has_onednn() else "no")
     problem = Problem(model, 5, 2)
     together = problem.plan(packed, config, *range(5))
     for e in (0, 3, 4) if onednn else (3,):

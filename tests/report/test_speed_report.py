@@ -21,7 +21,17 @@ from lewm_bench.evaluation.speed_record import SPEED_FILE, SpeedRow, load_speed,
 from lewm_bench.report.agents import Agents, title
 from lewm_bench.report.figures.speed import scaling, speedup
 from lewm_bench.report.speed import write_speed_report
-from lewm_bench.report.tables.speed import COLUMNS, HEADER, build_table, extrapolation, groups, reader_rows, terminal
+from lewm_bench.report.tables.speed import (
+    COLUMNS,
+    HEADER,
+    TOGETHER,
+    build_table,
+    extrapolation,
+    groups,
+    reader_rows,
+    terminal,
+    together_rows,
+)
 from lewm_bench.run.cells import card_of_agent
 from lewm_bench.run.records import SCHEMA
 
@@ -101,6 +111,23 @@ def test_a_row_of_another_place_is_no_base(other):
     assert speedups([row(**other), row("dino-wm", (3.9,) * 3, **other), row("dino-wm")])[0] == pytest.approx(10)
     assert np.isnan(speedups([row(), row("dino-wm:reencode")])).all()
     assert cells([row(), row("dino-wm", **other)], "times faster than DINO-WM")[0] == ""
+
+
+def test_a_hundred_plans_are_compared_with_one_after_another():
+    """LeWM in groups of ten: 1.1 s each, so 11 s of a hundred plans; 20 s by themselves."""
+    rows = [*small(), row("dino-wm", (9.9,) * 3, sweep="batch", batch=5, mode="tf32")]
+    found = together_rows(build_table(rows))
+    assert [cells[1:5] for cells in found] == [
+        ("float32", "1", "20.0 s", "100 %"),
+        ("float32", "10", "11.0 s", "55 %"),
+        ("float32", "1", "110 s", "100 %"),
+        ("float32", "10", "101 s", "92 %"),
+        ("tf32", "5", "3.33 min", ""),  # nothing of its arithmetic was timed alone
+    ]
+    assert together_rows(build_table([row(), row(batch=2)])) == []
+    slower = [row(batch=10), row(search=(0.9,) * 3), row(mode="tf32"), row("pldm")]
+    shares = build_table(slower)["share_of_one_by_one"]
+    assert shares[0] == pytest.approx(0.04) and shares[1] == 1
 
 
 def test_memory_and_operating_system_do_not_make_another_machine():
@@ -188,12 +215,14 @@ def test_the_files_of_a_report(tmp_path):
     markdown = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert markdown.startswith("# Planning time\n") and "Commit: abc1234." in markdown and "torch 2.5" in markdown
     found = [line for line in markdown.splitlines() if line.startswith("|")]
+    found, together = found[:-6], found[-6:]
     assert len(found) == 2 * (2 + 2) + 8 and {line.count(" | ") for line in found} == {len(HEADER) - 1}
+    assert {line.count(" | ") for line in together} == {len(TOGETHER) - 1}
     assert sum("published: LeWM (Maes et al. 2026)" in line for line in found) == 2
     assert "4 of 30 iterations" in markdown and "not measured here" in markdown
 
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert [len(t) for t in page.tables] == [1 + 6 + 2, 1 + 2 + 2] and tuple(page.tables[0][0]) == HEADER
+    assert [len(t) for t in page.tables] == [1 + 6 + 2, 1 + 2 + 2, 1 + 4] and tuple(page.tables[0][0]) == HEADER
     assert page.tables[0][1][HEADER.index("times faster than DINO-WM")] == "5.00x"
     assert [line[0] for line in page.tables[1][-2:]] == ["published: LeWM (Maes et al. 2026)", "published: DINO-WM"]
     assert len(page.images) == 2 and all(source.startswith("data:image/png;base64,") for source in page.images)

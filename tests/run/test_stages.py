@@ -29,7 +29,10 @@ FILE = Path(__file__).with_name("stages.json")
 ENVS, AGENTS_FOLDER = "lewm_bench.envs.", "lewm_bench.agents."
 PLANNING = {
     *(f"lewm_bench.planning.fast.{name}" for name in ("engine", "linears", "lewm", "dino_wm", "fast_lewm")),
-    *(f"lewm_bench.planning.{name}" for name in ("agent", "config", "cost", "replan", "sampling", "solvers", *SOLVERS)),
+    *(
+        f"lewm_bench.planning.{name}"
+        for name in ("agent", "company", "config", "cost", "replan", "sampling", "solvers", *SOLVERS)
+    ),
 }
 EVALUATION = {
     "lewm_bench.evaluation.episodes",
@@ -149,7 +152,7 @@ def test_what_changes_results_has_another_number(request: pytest.FixtureRequest)
 
 def test_each_stage_is_made_of_what_one_would_think() -> None:
     found = {name: {n.removeprefix("lewm_bench.") for n in stage.modules} for name, stage in stages().items()}
-    parts = {"envs.parts.geodesic", "envs.parts.maze", "envs.parts.raster", "envs.parts.waypoints"}
+    parts = {"envs.parts.flight", "envs.parts.geodesic", "envs.parts.maze", "envs.parts.raster", "envs.parts.waypoints"}
     assert found["environment PointMaze"] == {"envs.pointmaze", *parts}
     assert "envs.parts.rooms" in found["environment TwoRoom"]
     assert "envs.parts.maze" not in found["environment TwoRoom"]

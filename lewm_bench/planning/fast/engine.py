@@ -9,7 +9,7 @@ The same numbers as ``cost.rollout`` up to rounding:
 - affine LayerNorms, the scale of attention and BatchNorm are folded into the linear layers beside them, where they can be.
 
 Candidates are computed in pieces of a fixed size, so that memory never fails and an episode's plans do not depend on
-the episodes beside it.
+the episodes beside it. Where kernels are chosen by size, the calls of all episodes have one size.
 
 Shapes: B episodes, b of them at a time, S candidates (1 for what they share), T real frames, H blocks of a plan,
 A numbers of a block, D latent size, P tokens and C channels of a token latent, W width, n positions of a frame.
@@ -20,7 +20,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +28,16 @@ from torch import Tensor, nn
 from lewm_bench.planning.config import Arithmetic
 from lewm_bench.planning.cost import Rollout, Score
 from lewm_bench.planning.fast.linears import Layer, Linears, Norm, Ranges
-from lewm_bench.system.device import tf32
+from lewm_bench.system.device import sized, tf32
 
 CHUNK_NUMBERS = {"cpu": 2**22, "cuda": 2**28}
 """Activations of the widest layer that are computed together. On a CPU more is not faster: they leave its caches."""
 
 WATCHED = 40
 """At least so many candidates of a search's first iteration are rolled out in float32 too, for the ranges of 8 bits."""
+
+Sharing = Literal["any size", "one size", "no"]
+"""Whether episodes share a call: so many as fit, so many in every call, or never."""
 
 Known = dict[int, list[tuple[Tensor, Tensor]]]
 """Keys and values of the frames of windows, by the window's first frame; (b, S or 1, heads, head size) each, with the
@@ -85,9 +88,14 @@ class Packed(ABC):
         self.arithmetic = arithmetic
         self.linears = Linears(arithmetic, device, compiled)
         self.candidates = max(1, CHUNK_NUMBERS.get(device.type, 2**28) // numbers)
-        # With oneDNN a row's numbers do not depend on how many rows there are, so episodes can share a call. Other
-        # libraries choose their kernels by size, and 8-bit ranges belong to one episode.
-        self.together = self.linears.onednn and arithmetic == "float32"
+        # With oneDNN a row's numbers do not depend on how many rows there are. CUDA's libraries choose their kernels by
+        # size, so there it has to be one (whether a row's place matters: ``planning.company``); 8-bit ranges belong to
+        # one episode.
+        self.sharing: Sharing = "no"
+        if self.linears.onednn and arithmetic == "float32":
+            self.sharing = "any size"
+        elif sized(device):
+            self.sharing = "one size"
         self.compiled = None
         if compiled:
             options = {"mode": "reduce-overhead"} if device.type == "cuda" else {"options": {"freezing": True}}
@@ -96,6 +104,15 @@ class Packed(ABC):
     def __call__(self, latents: Tensor, past_actions: Tensor) -> Rollout:
         """Begin a search from latents (B, T, *L) and z-scored actions (B, T-1, A)."""
         return _Search(self, latents, past_actions)
+
+    def episodes(self, B: int, S: int) -> int:
+        """How many of B episodes with S candidates each share a call."""
+        most = max(1, self.candidates // S)
+        if self.sharing == "any size":
+            return most
+        if self.sharing == "one size":
+            return next(n for n in range(min(most, B), 0, -1) if B % n == 0)
+        return 1
 
     @abstractmethod
     def remember(self, latents: Tensor, past_actions: Tensor, horizon: int, ranges: Ranges) -> Any:
@@ -165,7 +182,7 @@ class _Search:
         B, S = plans.shape[:2]
         pieces = -(-S // self._packed.candidates)
         size = -(-S // pieces)
-        episodes = max(1, self._packed.candidates // S) if self._packed.together else 1
+        episodes = self._packed.episodes(B, S)
         rows = []
         with tf32(self._packed.arithmetic == "tf32"):
             for begin in range(0, B, episodes):

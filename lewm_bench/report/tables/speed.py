@@ -21,6 +21,7 @@ COLUMNS = (
     "encode_seconds_median", "search_seconds_median", "plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75",
     "n", "candidate_step_microseconds", "speedup_vs_dino_wm", "peak_share", "extrapolated", "solver",
     "num_samples", "num_iterations", "horizon", "batch", "context", "weights", "sweep",
+    "share_of_one_by_one",
 )  # fmt: skip
 
 
@@ -29,6 +30,19 @@ HEADER = (
     "extrapolated", "encode", "search", "per candidate and block", "GFLOP per plan", "of GEMM peak", "parameters",
     "weights",
 )  # fmt: skip
+
+
+PLANS = 100
+
+TOGETHER = (
+    "method",
+    "arithmetic",
+    "episodes planned together",
+    f"{PLANS} plans",
+    "of one after another",
+    "n",
+    "extrapolated",
+)
 
 
 MODES = {
@@ -50,7 +64,8 @@ PUBLISHED = (
 def build_table(rows: Sequence[SpeedRow]) -> pd.DataFrame:
     """One line per row with the columns of ``table.csv``, in the order in which they were measured."""
     base = {_place(r): quartiles(r.plan_seconds).value for r in rows if r.method == BASE}
-    return pd.DataFrame([_line(r, base.get(_place(r))) for r in rows], columns=COLUMNS)
+    alone = {_plan(r): quartiles(r.plan_seconds).value for r in rows if r.batch == 1}
+    return pd.DataFrame([_line(r, base.get(_place(r)), alone.get(_plan(r))) for r in rows], columns=COLUMNS)
 
 
 def _place(row: SpeedRow) -> tuple[object, ...]:
@@ -59,11 +74,17 @@ def _place(row: SpeedRow) -> tuple[object, ...]:
     return _machine(row), row.commit, row.profile, row.image_size, row.mode, row.sweep, *plan
 
 
+def _plan(row: SpeedRow) -> tuple[object, ...]:
+    """What is planned and how, but for how many episodes at a time."""
+    plan = row.solver, row.num_samples, row.num_iterations, row.horizon, row.context
+    return _machine(row), row.commit, row.profile, row.image_size, row.method, row.mode, row.sweep, *plan
+
+
 def _machine(row: SpeedRow) -> str:
     return hardware_line({k: v for k, v in row.hardware.items() if k not in ("os", "memory")})
 
 
-def _line(row: SpeedRow, base: float | None) -> dict[str, object]:
+def _line(row: SpeedRow, base: float | None, alone: float | None) -> dict[str, object]:
     plan, search = quartiles(row.plan_seconds), quartiles(row.search_seconds)
     counted = None not in (row.encode_flops, row.search_flops) and search.value > 0
     steps = row.num_samples * row.num_iterations * row.horizon * row.batch
@@ -82,6 +103,7 @@ def _line(row: SpeedRow, base: float | None) -> dict[str, object]:
         "speedup_vs_dino_wm": base / plan.value if base and plan.value else np.nan,
         "peak_share": row.search_flops / search.value / row.peak_flops if counted else np.nan,
         "extrapolated": extrapolation(row),
+        "share_of_one_by_one": plan.value / (row.batch * alone) if alone else np.nan,
     }
 
 
@@ -115,6 +137,22 @@ def reader_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
             r["weights"],
         )
         for _, r in table.iterrows()
+    ]
+
+
+def together_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    """What ``PLANS`` plans take by how many are made at a time, beside one after another; the cells that people read."""
+    return [
+        (
+            r["label"],
+            MODES.get(r["mode"], r["mode"]),
+            str(r["batch"]),
+            seconds(r["plan_seconds_median"] * PLANS / r["batch"]),
+            "" if np.isnan(r["share_of_one_by_one"]) else f"{100 * r['share_of_one_by_one']:.0f} %",
+            str(r["n"]),
+            r["extrapolated"],
+        )
+        for _, r in table[table["sweep"] == "batch"].iterrows()
     ]
 
 
