@@ -148,7 +148,8 @@ def make_fabric(device: torch.device, precision: Any, ranks: Ranks = ALONE) -> F
     }
     if ranks.count == 1:
         return Fabric(**one)
-    fabric = Fabric(**one, num_nodes=ranks.count, strategy=_strategy(ranks))
+    # In one process ``loss`` is called past Fabric's precision, and computes in float32 whatever that says; here as well.
+    fabric = Fabric(**one | {"precision": "32-true"}, num_nodes=ranks.count, strategy=_strategy(ranks))
     with threads(None):  # it counts one process on a machine, and would take all cores
         fabric.launch()
     return fabric
