@@ -34,6 +34,7 @@ from lewm_bench.system.checkpoint import load_weights
 from lewm_bench.system.files import disk_errors, write_text
 from lewm_bench.system.phases import phase
 from lewm_bench.system.store import read_result
+from lewm_bench.train.ranks import ALONE
 
 ENCODER_SCHEMA, TOKENS_SCHEMA = 2, 3
 SECONDS, ENCODING = "pretraining_seconds.json", "encoding_seconds.json"
@@ -82,7 +83,8 @@ def pretraining_seconds(setting: Setting, encoder: Encoder) -> float:
 def pretrain(setting: Setting, work: Path) -> None:
     """Pretrain the local encoder on frames of the training episodes and leave its checkpoint in ``work``."""
     config, dataset = setting.config.local, setting.dataset
-    inner = replace(setting, config=AgentConfig(train=config.train), seed=0, agent=f"{setting.config.encoder} encoder")
+    name, own = f"{setting.config.encoder} encoder", AgentConfig(train=config.train)
+    inner = replace(setting, config=own, seed=0, agent=name, ranks=ALONE)  # small, and its masks are of whole batches
     rows = dataset.rows("train")
     statistics = sample_frames(dataset, STATISTICS_FRAMES)
 

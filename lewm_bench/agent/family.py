@@ -31,8 +31,9 @@ from lewm_bench.planning.cost import BeginRollout, plain_rollout
 from lewm_bench.system.checkpoint import load_weights, save_checkpoint
 from lewm_bench.system.filenames import file_stem
 from lewm_bench.system.store import Store, stage_key
-from lewm_bench.train.logs import NOWHERE, LogOf, LogTo
+from lewm_bench.train.logs import NOWHERE, UNLOGGED, LogOf, LogTo
 from lewm_bench.train.loop import FREE, TrainableModule, TrainConfig, TrainingLog, train
+from lewm_bench.train.ranks import ALONE, Ranks, require_divided, require_global_statistics, together
 
 
 class AgentConfig(Config):
@@ -63,6 +64,7 @@ class Setting(Generic[C]):
     progress: bool = False
     outside: str = ""  # checksum of weights that come from outside the cache
     log_to: LogTo = NOWHERE  # the loggers that follow its training
+    ranks: Ranks = ALONE  # the processes that train the agent together
 
     @property
     def image_size(self) -> int:
@@ -71,6 +73,11 @@ class Setting(Generic[C]):
     @property
     def action_dim(self) -> int:
         return int(self.env.action_space.shape[0])
+
+    @property
+    def own(self) -> slice:
+        """This process's share of a training batch."""
+        return self.ranks.share(self.config.train.batch_size)
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,9 @@ class Family(ABC):
     card: Card = Card()  # what people are told of it, and how figures draw it
     kind: ClassVar[Literal["world model", "policy", "privileged", "floor"]]
     trainable: ClassVar[bool] = False
+    shares_batches: ClassVar[bool] = False
+    """Whether several processes can train it, each with its share of every batch: its batches take ``setting.own``, and
+    its loss is a mean over samples, or exchanges what it needs of the others' (``lewm_bench.train.ranks``)."""
     plans: ClassVar[bool] = False  # searches with the CEM, whose settings then belong to its results
     schema: ClassVar[int] = 1  # raise it when the code changes what a config trains to
     planning_only: ClassVar[tuple[str, ...]] = ()  # settings that change plans and not weights
@@ -127,8 +137,14 @@ class Family(ABC):
         """Checksum of weights from elsewhere that training builds upon, "" without any: others make another agent."""
         return ""
 
+    def prepare(self, setting: Setting) -> None:  # noqa: B027, most families need nothing
+        """Make, in the store, what training builds upon beside the data; called before several processes train."""
+
     def train(self, setting: Setting, folder: Path) -> TrainingLog:
-        """Train and leave a checkpoint in ``folder``, going on from what an interrupted call left there."""
+        """Train and leave a checkpoint in ``folder``, going on from what an interrupted call left there.
+
+        Where several processes train (``setting.ranks``) each calls this with the same folder, and the first one writes.
+        """
         raise UserError("this agent does not train")
 
     @abstractmethod
@@ -173,23 +189,30 @@ def train_module(
         if isinstance(model, TrainableModule):
             model.begin_training()
     model.to(setting.device)
-    log = train(
-        model,
-        batch,
-        setting.config.train,
-        seed=setting.seed,
-        device=setting.device,
-        folder=folder,
-        description=f"train {setting.agent}",
-        progress=setting.progress,
-        of=recipe_of(setting),
-        log_of=log_of(setting),
-    )
+    ranks = setting.ranks
+    if ranks.count > 1:
+        require_divided(setting.config.train.batch_size, ranks.count)
+        require_global_statistics(model)
+    with together(ranks, setting.device):
+        log = train(
+            model,
+            batch,
+            setting.config.train,
+            seed=setting.seed,
+            device=setting.device,
+            folder=folder,
+            description=f"train {setting.agent}",
+            progress=setting.progress and ranks.leads,
+            of=recipe_of(setting),
+            log_of=log_of(setting) if ranks.leads else UNLOGGED,
+            ranks=ranks,
+        )
     if isinstance(model, TrainableModule):
         model.end_training()
     if finish is not None:
         finish(model)
-    save_checkpoint(folder, model, card_of(setting))
+    if ranks.leads:
+        save_checkpoint(folder, model, card_of(setting))
     return log
 
 
@@ -225,11 +248,14 @@ def log_of(setting: Setting) -> LogOf:
 
 
 def clip_batches(setting: Setting, frames: int, frame_skip: int):
-    """A function from a step index to the training clips of that step, drawn from (seed, "batch", step)."""
+    """A function from a step index to the training clips of that step, drawn from (seed, "batch", step).
+
+    Of several processes each reads its share.
+    """
     clips = setting.dataset.clips("train", frames, frame_skip)
 
     def batch(index: int):
-        return clips.sample(stream(setting.seed, "batch", index), setting.config.train.batch_size)
+        return clips.sample(stream(setting.seed, "batch", index), setting.config.train.batch_size, setting.own)
 
     return batch
 

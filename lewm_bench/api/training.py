@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lewm_bench.agent import Family, Setting
+import torch
+
+from lewm_bench.agent import Family
 from lewm_bench.api.options import path_of, request
 from lewm_bench.core.errors import UserError
 from lewm_bench.run.benchmarks import ADDED, ALL
 from lewm_bench.run.registry import agent_family
 from lewm_bench.run.results_folder import claimed
-from lewm_bench.run.stages import Run, checkpoint_of, dataset_of, setting_of
+from lewm_bench.run.stages import Run
+from lewm_bench.run.together import trained_checkpoint
 from lewm_bench.system.files import copy_folder
+from lewm_bench.train.ranks import ALONE, Ranks
 
 
 def train(
@@ -59,10 +63,10 @@ def train(
     options = {name: value for name, value in locals().items() if name not in ("agent", "suite", "env", "seed", "out")}
     if agent == ALL or agent.startswith(ADDED):
         raise UserError(f"expected one agent, got {agent!r}")
-    family = trainable(agent)
+    trainable(agent)
     target = path_of(out)
     it = request(suite, target or Path(), agents=agent, seeds=seed, envs=env or (), **options).run()
-    return trained(it, family, target)
+    return trained(it, target)
 
 
 def trainable(agent: str) -> Family:
@@ -77,13 +81,15 @@ def trainable(agent: str) -> Family:
     return family
 
 
-def trained(it: Run, family: Family, out: Path | None) -> Path:
-    """The checkpoint of a run's first job, trained if it is not in the cache, and copied to ``out`` if that is given."""
-    job = it.suite.jobs[0]
+def trained(it: Run, out: Path | None, devices: Sequence[torch.device] = (), ranks: Ranks = ALONE) -> Path:
+    """The checkpoint of a run's first job, trained if it is not in the cache, and copied to ``out`` if that is given.
+
+    Args:
+        devices: a process is started for each, if they are several.
+        ranks: the processes that torchrun has started, of which this is the first.
+    """
     with claimed(*([] if out is None else [out])):
-        setting: Setting = setting_of(it, job, *dataset_of(it, job.env))
-        family.requirements(setting)
-        folder = checkpoint_of(setting, family, it.say)
+        folder = trained_checkpoint(it, it.suite.jobs[0], devices, ranks)
         if out is not None:
             copy_folder(folder, out)
     return out or folder

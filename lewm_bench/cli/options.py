@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from lewm_bench.run.stages import Run
     from lewm_bench.train.logs import LogTo
 
+logger = logging.getLogger(__name__)
 
 SuiteOption = Annotated[str, typer.Option("--suite", "-s", help="A suite of benchmarks.yaml (`lewm-bench list`).")]
 ProfileOption = Annotated[
@@ -43,6 +45,12 @@ SolverOption = Annotated[
     str, typer.Option("--solver", help="The planner: cem, icem, mppi, shooting, adam; the suite's if left out.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+TogetherOption = Annotated[
+    str,
+    typer.Option(
+        "--devices", help="One training on several: 8 (GPUs), or cuda:0,cuda:2, or cpu,cpu; in place of --device."
+    ),
+]
 CacheOption = Annotated[Path | None, typer.Option("--cache", help="Where stages are kept; also $LEWM_BENCH_CACHE.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Another benchmarks.yaml.")]
 FreshOption = Annotated[
@@ -170,6 +178,7 @@ class Choices:
     jobs: int = 1
     log: str = ""
     logs: Path | None = None
+    leads: bool = True  # of several processes that do the same the one that speaks
 
     @classmethod
     def of(cls, options: Mapping[str, Any], **others: Any) -> Choices:
@@ -185,7 +194,7 @@ class Choices:
     @property
     def progress(self) -> bool:
         """Whether somebody looks at progress bars."""
-        return not self.quiet and sys.stderr.isatty()
+        return self.leads and not self.quiet and sys.stderr.isatty()
 
     @property
     def folder(self) -> Path:
@@ -213,7 +222,7 @@ class Choices:
             suite=self.suite,
             profile=self.profile,
             out=self.folder,
-            say=say,
+            say=say if self.leads else logger.debug,
             agents=agent_names(self.agents),
             seeds=seed_numbers(self.seeds),
             envs=names(self.envs),

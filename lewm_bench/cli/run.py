@@ -66,9 +66,7 @@ def run(
     Example: lewm-bench run --suite pointmaze --seeds 0,1,2
     """
     choices = Choices.of(locals())
-    elsewhere = Elsewhere(
-        launcher, ray_address, storage, tuple(name.strip() for name in devices.split(",") if name.strip())
-    )
+    elsewhere = Elsewhere(launcher, ray_address, storage, devices)
     if _is_speed(suite, config):
         if agents or seeds or envs:
             raise UserError(f"the suite {suite} times planning and has no agents, seeds or environments to choose")
@@ -112,7 +110,7 @@ class Elsewhere(NamedTuple):
     name: str
     ray_address: str
     storage: str
-    devices: tuple[str, ...]
+    devices: str
 
     def launcher(self) -> Launcher | None:
         """What starts workers; None where the cells run in this process.

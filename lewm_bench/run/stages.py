@@ -56,12 +56,17 @@ logger = logging.getLogger(__name__)
 
 BESIDE = "beside"  # of a training's hardware: other trainings at the same time
 SHARED = "shared"  # of an evaluation's hardware: what else ran on the device while plans were timed
+RANKS = "ranks"  # of a training's hardware: processes that made it together
 EPISODES, MEASURES = "episodes.jsonl", "extras.json"  # of an evaluation's folder
 SORTED = "sorted.json"  # of a folder of pairs
 
 
 Data = tuple[GoalEnv, Dataset, str]
 """An environment, its dataset and the dataset's key."""
+
+
+Trained = tuple[TrainingLog, dict[str, str]]
+"""The log of a training, and what it was made on."""
 
 
 @dataclass(frozen=True)
@@ -185,12 +190,16 @@ def in_steps(setting: Setting) -> Setting:
 
 
 def checkpoint_of(
-    setting: Setting, family: Family, say: Callable[[str], None] = logger.info, beside: int = 0
+    setting: Setting,
+    family: Family,
+    say: Callable[[str], None] = logger.info,
+    beside: int = 0,
+    train: Callable[[Path], Trained] | None = None,
 ) -> Path | None:
     """The checkpoint folder of a job, trained if it is not in the cache; None for agents that do not train.
 
     ``say`` is told how long a training took and which share of that went by in waiting for data; ``beside`` are the other
-    trainings that run at the same time.
+    trainings that run at the same time. ``train`` is another way to train in a folder than this process alone.
 
     Raises:
         TrainingFailed: it did not learn anything usable.
@@ -200,7 +209,7 @@ def checkpoint_of(
 
     def build(work: Path) -> None:
         with phase("training: other"):
-            log, where = family.train(setting, work), hardware(setting.device)
+            log, where = train_here(setting, family, work) if train is None else train(work)
         where |= {BESIDE: str(beside)} if beside else {}
         record = {"columns": log.columns, "seconds": log.seconds, "waited": log.waited, "hardware": where}
         write_text(work / TRAINING, json.dumps(record))
@@ -214,6 +223,13 @@ def checkpoint_of(
         raise_if_collapsed(columns)
         raise_if_mean_action(columns)
     return folder
+
+
+def train_here(setting: Setting, family: Family, work: Path) -> Trained:
+    """Train in this process, which may be one of several."""
+    ranks = setting.ranks.count
+    log, where = family.train(setting, work), hardware(setting.device)
+    return log, where | ({RANKS: str(ranks)} if ranks > 1 else {})
 
 
 def trained_in(log: TrainingLog) -> str:

@@ -28,6 +28,7 @@ from lewm_bench.system.phases import phase, timed
 from lewm_bench.system.signals import finishing
 from lewm_bench.train.follower import Follower
 from lewm_bench.train.logs import UNLOGGED, LogOf
+from lewm_bench.train.ranks import ALONE, Ranks, agreed, averaged, make_fabric
 from lewm_bench.train.record import TrainingRecord
 
 logger = logging.getLogger(__name__)
@@ -184,6 +185,7 @@ def train(
     progress: bool = True,
     of: Mapping[str, Any] | None = None,
     log_of: LogOf = UNLOGGED,
+    ranks: Ranks = ALONE,
 ) -> TrainingLog:
     """Train ``model`` in place and return its log, whose clock stands still while the state is saved.
 
@@ -196,21 +198,18 @@ def train(
             saved need not be trained again: the cache deletes it with its other scratch when the stage is complete.
         of: what else determines the training, as JSON; the state of another one is not gone on from.
         log_of: what loggers are told of it, and which.
+        ranks: the processes that train together, in their process group; ``batch`` gives this one's share.
 
     Raises:
         TrainingFailed: the loss or, at the end, a weight is not finite, the latents have collapsed, or a policy is no better
             than the mean action.
     """
-    from lightning_fabric import Fabric
-
-    fabric = Fabric(
-        accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1, precision=config.precision
-    )
+    fabric = make_fabric(device, config.precision, ranks)
     optimizer = make_optimizer(model, config)
     state = folder / STATE
     log = TrainingLog()
     recipe = {"seed": seed, "steps": config.steps, **(of or {})}
-    first = _resume(state, model, optimizer, log, recipe) if state.exists() else 0
+    first = agreed(_resume(state, model, optimizer, log, recipe) if state.exists() else 0, device)
     wrapped, optimizer = fabric.setup(model, optimizer)
     wrapped.mark_forward_method("loss")
     wrapped.train()
@@ -230,7 +229,7 @@ def train(
                 torch.Generator().manual_seed(torch_seed(seed, "loss", index)),
                 index % config.log_every == 0 or index == config.steps - 1,
             )
-            with torch_stream(seed, "dropout", index):
+            with torch_stream(seed, "dropout", *ranks.address(index)):
                 with phase("training: forward", device):
                     loss, parts = wrapped.loss(data, step)
                 with phase("training: backward", device):
@@ -244,7 +243,8 @@ def train(
                     model.after_step(step)
             log.waited = waited + batches.waited
             if step.log:
-                log.add(index, {name: float(value.detach()) for name, value in {"loss": loss, **parts}.items()})
+                values = {name: float(value.detach()) for name, value in {"loss": loss, **parts}.items()}
+                log.add(index, averaged(values, device))
                 log.seconds = time.perf_counter() - started
                 rate = optimizer.param_groups[0]["lr"]
                 follower.point(log.columns, log.seconds, log.waited, learning_rate=rate, gradient_norm=norm)
@@ -253,12 +253,12 @@ def train(
             bar.update()
             if index + 1 == config.steps:
                 require_trained(model)  # no loss has seen what the last step did
-            if work.asked() or config.saves(index + 1, time.perf_counter() - started - saved):
+            if (work.asked() or config.saves(index + 1, time.perf_counter() - started - saved)) and ranks.leads:
                 log.seconds = saved = time.perf_counter() - started
                 with phase("training: saving states"):
                     _save(state, index + 1, model, optimizer, log, recipe)
                 started = time.perf_counter() - saved
-                work.stop()
+            work.stop()
     bar.close()
     if (phases := timed()) is not None:
         phases.add("training: waiting for data", log.waited - waited)

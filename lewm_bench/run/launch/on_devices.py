@@ -15,12 +15,12 @@ from threading import RLock
 import torch
 from tqdm import tqdm
 
-from lewm_bench.core.errors import NotRun, UserError
+from lewm_bench.core.errors import NotRun
 from lewm_bench.run.launch.config import LaunchConfig
 from lewm_bench.run.launch.launch import Finished, Launcher
 from lewm_bench.run.launch.tasks import Due, Task
 from lewm_bench.run.launch.worker import Done, Order, Place, code_version, work
-from lewm_bench.system.device import resolve_device
+from lewm_bench.system.device import resolve_devices
 from lewm_bench.system.faults import sent
 from lewm_bench.system.parcels import Parcel
 from lewm_bench.system.pool import process_pool, submit
@@ -31,18 +31,13 @@ logger = logging.getLogger(__name__)
 BESIDE = "other processes on the same cores"
 
 
-def devices_launcher(names: Sequence[str]) -> Launcher:
-    """Workers for devices such as ``cuda:0`` and ``cuda:1``.
+def devices_launcher(text: str) -> Launcher:
+    """Workers for devices such as ``cuda:0,cuda:1``, or ``2`` for the first two of CUDA.
 
     Raises:
         UserError: one of them is not there, or they are of several kinds.
     """
-    found = [resolve_device(name) for name in names]
-    if len(kinds := sorted({device.type for device in found})) > 1:
-        raise UserError(f"--devices takes devices of one kind, got {' and '.join(kinds)}")
-    twice = {name for name in names if names.count(name) > 1}
-    if twice and kinds != ["cpu"]:
-        raise UserError(f"--devices names {min(twice)} twice; plans are timed on a device that nothing else uses")
+    found = resolve_devices(text)
 
     @contextmanager
     def start(order: Order) -> Iterator[DeviceWorkers]:
