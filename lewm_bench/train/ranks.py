@@ -137,19 +137,18 @@ def in_group() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def make_fabric(device: torch.device, precision: Any, ranks: Ranks = ALONE) -> Fabric:
+def make_fabric(device: torch.device, ranks: Ranks = ALONE) -> Fabric:
     """Lightning's Fabric on one device, with DDP among several ranks; ``together`` has made their group."""
     from lightning_fabric import Fabric
 
     one: dict[str, Any] = {
         "accelerator": device.type,
         "devices": [device.index or 0] if device.type == "cuda" else 1,
-        "precision": precision,
+        "precision": "32-true",  # what is less is the loop's
     }
     if ranks.count == 1:
         return Fabric(**one)
-    # In one process ``loss`` is called past Fabric's precision, and computes in float32 whatever that says; here as well.
-    fabric = Fabric(**one | {"precision": "32-true"}, num_nodes=ranks.count, strategy=_strategy(ranks))
+    fabric = Fabric(**one, num_nodes=ranks.count, strategy=_strategy(ranks))
     with threads(None):  # it counts one process on a machine, and would take all cores
         fabric.launch()
     return fabric

@@ -137,7 +137,7 @@ def first_gradients(setting: Setting, folder: Path, patch: Callable[[str, object
     found: dict[str, np.ndarray] = {}
 
     def look(model, batch, config, *, seed, device, ranks=ALONE, **_):
-        fabric = make_fabric(device, config.precision, ranks)
+        fabric = make_fabric(device, ranks)
         if any(isinstance(module, BatchNorm) for module in model.modules()):
             model.double()  # the toy's frames are so alike that rounding grows in it
         wrapped, _ = fabric.setup(model, loop.make_optimizer(model, config))
