@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -30,6 +30,7 @@ from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import BeginRollout, plain_rollout
 from lewm_bench.system.checkpoint import load_weights, save_checkpoint
 from lewm_bench.system.store import Store
+from lewm_bench.train.keeping import NOTHING_KEPT, Keeping
 from lewm_bench.train.loop import FREE, TrainableModule, TrainConfig, TrainingLog, train
 
 
@@ -38,6 +39,9 @@ class AgentConfig(Config):
 
     frame_skip: int = Field(5, ge=1, description="environment steps per action block")
     history: int = Field(3, ge=1, description="frames of context, frame_skip environment steps apart")
+    data: float = Field(
+        1.0, gt=0, le=1, description="share of the training episodes that it learns from: the first ones"
+    )
     train: TrainConfig = Field(TrainConfig(), description="optimisation")
 
 
@@ -60,6 +64,7 @@ class Setting(Generic[C]):
     store: Store
     progress: bool = False
     outside: str = ""  # checksum of weights that come from outside the cache
+    keeping: Keeping = NOTHING_KEPT  # of its training, on the way
 
     @property
     def image_size(self) -> int:
@@ -92,6 +97,7 @@ class Family(ABC):
     kind: ClassVar[Literal["world model", "policy", "privileged", "floor"]]
     trainable: ClassVar[bool] = False
     plans: ClassVar[bool] = False  # searches with the CEM, whose settings then belong to its results
+    keeps: ClassVar[bool] = True  # trains by ``train_module``, which can keep checkpoints on the way
     schema: ClassVar[int] = 1  # raise it when the code changes what a config trains to
     planning_only: ClassVar[tuple[str, ...]] = ()  # settings that change plans and not weights
     rehearsal: ClassVar[Mapping[str, Any]] = {"train": {"steps": 4, "batch_size": 8, "on_collapse": "continue"}}
@@ -179,13 +185,32 @@ def train_module(
         description=f"train {setting.agent}",
         progress=setting.progress,
         of=recipe_of(setting),
+        after=lambda steps: setting.keeping.after(
+            steps, model, lambda copy, to: save_trained(copy, setting, to, finish)
+        ),
     )
+    save_trained(model, setting, folder, finish)
+    return log
+
+
+def save_trained(
+    model: nn.Module, setting: Setting, folder: Path, finish: Callable[[nn.Module], None] | None = None
+) -> None:
+    """Turn a module in training into what acts, and save its checkpoint."""
     if isinstance(model, TrainableModule):
         model.end_training()
     if finish is not None:
         finish(model)
     save_checkpoint(folder, model, card_of(setting))
-    return log
+
+
+def learning(setting: Setting) -> Setting:
+    """What a training is given: ``setting`` with the share of the training episodes that its config asks for.
+
+    Everything else, start and goal pairs above all, is of the whole dataset.
+    """
+    share = setting.config.data
+    return setting if share == 1 else replace(setting, dataset=setting.dataset.with_share(share))
 
 
 def card_of(setting: Setting) -> dict:

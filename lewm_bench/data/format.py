@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -83,7 +83,10 @@ class Dataset:
         return dataset
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Dataset.open, (self.folder,)  # worker processes open the files; the numbers are not copied to them
+        return _reopened, (
+            self.folder,
+            self.meta,
+        )  # worker processes open the files; the numbers are not copied to them
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -143,6 +146,12 @@ class Dataset:
         starts, counts = self.starts[episodes], np.maximum(self.lengths[episodes] - spare, 0)
         first = np.repeat(starts - np.cumsum(counts) + counts, counts)
         return first + np.arange(counts.sum())
+
+    def with_share(self, share: float) -> Dataset:
+        """The same with the first ``share`` of the training episodes only, one at least; other splits stay as they are."""
+        train = self.episodes("train")
+        kept = tuple(train[: max(1, round(share * len(train)))].tolist())
+        return replace(self, meta=self.meta.model_copy(update={"splits": {**self.splits, "train": kept}}))
 
     def clips(self, split: str, frames: int, frame_skip: int) -> Clips:
         """Every clip of ``frames`` frames, ``frame_skip`` steps apart, that lies inside one episode of the split.
@@ -214,6 +223,11 @@ class Clips:
     def sample(self, rng: np.random.Generator, batch_size: int) -> Clip:
         """``batch_size`` clips drawn uniformly, with replacement; frames not contiguous, for the loader to permute."""
         return self._stored(rng.integers(len(self), size=batch_size))
+
+
+def _reopened(folder: Path, meta: Meta) -> Dataset:
+    """What another process makes of a dataset, whose splits may not be those in its folder."""
+    return replace(Dataset.open(folder), meta=meta)
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

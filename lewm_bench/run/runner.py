@@ -21,11 +21,13 @@ from lewm_bench.run.ahead import sharing, train_ahead
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.cells import failure, outcome, record
 from lewm_bench.run.checkpoints import training_of
+from lewm_bench.run.during import during_training, number_of
 from lewm_bench.run.forecast import require_room
 from lewm_bench.run.records import CellRecord
 from lewm_bench.run.resolve import Job
 from lewm_bench.run.results_folder import CELLS, incoming
 from lewm_bench.run.stages import Data, Run, dataset_of, measure_job
+from lewm_bench.system import status
 from lewm_bench.system.faults import result_or_error
 from lewm_bench.system.phases import phase
 
@@ -39,9 +41,10 @@ def run_job(
         NotRun: it cannot run here.
         TrainingFailed: it did not learn anything usable.
     """
-    (family, setting, folder), measured = measure_job(run, job, (env, dataset, dataset_key), checkpoint)
+    agent, measured = measure_job(run, job, (env, dataset, dataset_key), checkpoint, number_of(run, job))
+    during = during_training(run, job, agent)
     with phase("drawing and records"):
-        return record(run, job, setting, family, measured, training_of(folder))
+        return record(run, job, agent.setting, agent.family, measured, training_of(agent.folder), during)
 
 
 def run_suite(run: Run) -> list[CellRecord]:
@@ -51,9 +54,11 @@ def run_suite(run: Run) -> list[CellRecord]:
     def counted(run: Run, job: Job, data: Data | Exception) -> CellRecord:
         cell = record_or_failure(run, job, data)
         bar.update()
+        status.at(bar.n, len(run.suite.jobs))
         return cell
 
-    with bar:
+    with bar, status.doing(run.store.root, f"suite {run.suite.name}"):
+        status.at(0, len(run.suite.jobs))
         return each_job(run, counted, outcome)
 
 

@@ -22,6 +22,7 @@ from lewm_bench.core.errors import TrainingFailed, UserError
 from lewm_bench.core.reading import read_model
 from lewm_bench.core.rng import torch_seed, torch_stream
 from lewm_bench.data.loader import Batch, Prefetch
+from lewm_bench.system import status
 from lewm_bench.system.checkpoint import load_strict, load_tensors, require_trained, save_tensors
 from lewm_bench.system.files import write_text
 from lewm_bench.system.phases import phase, timed
@@ -180,6 +181,7 @@ def train(
     description: str = "train",
     progress: bool = True,
     of: Mapping[str, Any] | None = None,
+    after: Callable[[int], float] = lambda steps: 0.0,
 ) -> TrainingLog:
     """Train ``model`` in place and return its log, whose clock stands still while the state is saved.
 
@@ -190,6 +192,7 @@ def train(
         folder: where the state lives, in ``folder/.state``. The last one stays there, so that a model that cannot be
             saved need not be trained again: the cache deletes it with its other scratch when the stage is complete.
         of: what else determines the training, as JSON; the state of another one is not gone on from.
+        after: called with the steps done, after each and before that is saved; the seconds that it takes are no training.
 
     Raises:
         TrainingFailed: the loss or, at the end, a weight is not finite, the latents have collapsed, or a policy is no better
@@ -243,6 +246,8 @@ def train(
             bar.update()
             if index + 1 == config.steps:
                 require_trained(model)  # no loss has seen what the last step did
+            status.at(index + 1, config.steps)
+            started += after(index + 1)
             if config.saves(index + 1, time.perf_counter() - started - saved):
                 log.seconds = saved = time.perf_counter() - started
                 with phase("training: saving states"):
