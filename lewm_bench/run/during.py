@@ -28,14 +28,14 @@ def rules_of(protocol: str) -> Protocol:
 def during_training(run: Run, job: Job, agent: PreparedAgent) -> tuple[DuringRecord, ...]:
     """Success after equal shares of the training, by goal offset; nothing for agents without such a training.
 
-    Of a protocol with strata the first one's cell has it: its pairs are of all strata.
+    Of a protocol with strata all cells have the same, since its pairs are of all strata.
 
     Raises:
         UserError: the data have too few validation pairs.
     """
-    number, config = number_of(run, job), run.suite.of(job.env).settings.evaluate
+    number = number_of(run, job)
     trained = agent.family.trainable and agent.family.keeps and agent.folder is not None
-    if not number or not trained or job.protocol != config.rules[0].id:
+    if not number or not trained:
         return ()
     spec = checkpoints_spec(agent.setting, agent.family, number)
     if (kept := agent.setting.store.find("checkpoints", spec)) is None:
