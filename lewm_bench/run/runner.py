@@ -7,6 +7,7 @@ not stop the rest.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from lewm_bench.run.forecast import require_room
 from lewm_bench.run.records import CellRecord
 from lewm_bench.run.resolve import Job
 from lewm_bench.run.results_folder import CELLS, incoming
-from lewm_bench.run.stages import Data, Run, dataset_of, measure_job
+from lewm_bench.run.stages import Data, Run, dataset_of, measure_job, suite_status
 from lewm_bench.system import status
 from lewm_bench.system.faults import result_or_error
 from lewm_bench.system.phases import phase
@@ -50,14 +51,15 @@ def run_job(
 def run_suite(run: Run) -> list[CellRecord]:
     """Run every job, save every record under ``out/cells`` as it is made, and return them all."""
     bar = tqdm(total=len(run.suite.jobs), desc=f"suite {run.suite.name}", unit="cell", disable=not run.progress)
+    done = itertools.count(1)
 
     def counted(run: Run, job: Job, data: Data | Exception) -> CellRecord:
         cell = record_or_failure(run, job, data)
         bar.update()
-        status.at(bar.n, len(run.suite.jobs))
+        status.at(next(done), len(run.suite.jobs))
         return cell
 
-    with bar, status.doing(run.store.root, f"suite {run.suite.name}"):
+    with bar, suite_status(run):
         status.at(0, len(run.suite.jobs))
         return each_job(run, counted, outcome)
 
