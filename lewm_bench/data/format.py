@@ -67,6 +67,7 @@ class Dataset:
     states: np.ndarray = field(repr=False)  # (rows, X) float64
     actions: np.ndarray = field(repr=False)  # (rows, action_dim) float32, NaN in the last row of each episode
     ends: np.ndarray = field(repr=False)  # (episodes,) int64
+    share: float = 1.0  # of the folder's training episodes, that its split train has
 
     @classmethod
     def open(cls, folder: Path) -> Dataset:
@@ -83,10 +84,7 @@ class Dataset:
         return dataset
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (
-            self.folder,
-            self.meta,
-        )  # worker processes open the files; the numbers are not copied to them
+        return _opened, (self.folder, self.share)  # worker processes open the files; the numbers are not copied to them
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -151,7 +149,7 @@ class Dataset:
         """The same with the first ``share`` of the training episodes only, one at least; other splits stay as they are."""
         train = self.episodes("train")
         kept = tuple(train[: max(1, round(share * len(train)))].tolist())
-        return replace(self, meta=self.meta.model_copy(update={"splits": {**self.splits, "train": kept}}))
+        return replace(self, meta=self.meta.model_copy(update={"splits": {**self.splits, "train": kept}}), share=share)
 
     def clips(self, split: str, frames: int, frame_skip: int) -> Clips:
         """Every clip of ``frames`` frames, ``frame_skip`` steps apart, that lies inside one episode of the split.
@@ -225,9 +223,10 @@ class Clips:
         return self._stored(rng.integers(len(self), size=batch_size))
 
 
-def _reopened(folder: Path, meta: Meta) -> Dataset:
-    """What another process makes of a dataset, whose splits may not be those in its folder."""
-    return replace(Dataset.open(folder), meta=meta)
+def _opened(folder: Path, share: float) -> Dataset:
+    """What another process makes of a dataset."""
+    dataset = Dataset.open(folder)
+    return dataset if share == 1 else dataset.with_share(share)
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
