@@ -43,6 +43,7 @@ def train(
     Example: lewm-bench train lewm --env lewm_bench/PointMaze-UMaze-v0 --seed 1 --out my-lewm
     """
     from lewm_bench.agent import Setting
+    from lewm_bench.run.during import number_of
     from lewm_bench.run.registry import agent_family
     from lewm_bench.run.results_folder import claimed
     from lewm_bench.run.stages import checkpoint_of, dataset_of, setting_of
@@ -57,7 +58,7 @@ def train(
     with claimed(*([] if out is None else [out])):
         setting: Setting = setting_of(it, job, *dataset_of(it, job.env))
         family.requirements(setting)
-        folder = checkpoint_of(setting, family, it.say)
+        folder = checkpoint_of(setting, family, it.say, number=number_of(it, job))
         if out is not None:
             copy_folder(folder, out)
     typer.echo(str(out or folder))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import outcome
 
 from lewm_bench.agents.parts.goal_policy import GoalPolicyFamily
 from lewm_bench.core.errors import UserError
@@ -143,6 +144,13 @@ def test_weights_that_are_there_are_used_and_only_the_checkpoints_made(at_once, 
     monkeypatch.setattr(GoalPolicyFamily, "train", refuse)
     run, lines = tiny(tmp_path, FIVE)
     assert of(run_suite(run), "gcbc").during == cell.during and not [line for line in lines if "trained" in line]
+
+
+def test_the_verb_that_trains_keeps_them_too(tmp_path, monkeypatch, capsys) -> None:
+    tiny(tmp_path)
+    given = ("--suite", "tiny", "--config", str(tmp_path / "tiny.yaml"), "--cache", str(tmp_path / "cache"))
+    assert outcome(monkeypatch, capsys, "train", "gcbc", *given, "--set", FIVE, "--device", "cpu")[0] == 0
+    assert len(files(tmp_path / "cache", "checkpoints")) == 4
 
 
 def test_a_training_that_does_not_repeat_is_told(tmp_path, monkeypatch) -> None:
