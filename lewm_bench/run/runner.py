@@ -7,7 +7,6 @@ not stop the rest.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from lewm_bench.run.forecast import require_room
 from lewm_bench.run.records import CellRecord
 from lewm_bench.run.resolve import Job
 from lewm_bench.run.results_folder import CELLS, incoming
-from lewm_bench.run.stages import Data, Run, dataset_of, measure_job, suite_status
+from lewm_bench.run.stages import Data, Run, dataset_of, measure_job
 from lewm_bench.system import status
 from lewm_bench.system.faults import result_or_error
 from lewm_bench.system.phases import phase
@@ -51,16 +50,13 @@ def run_job(
 def run_suite(run: Run) -> list[CellRecord]:
     """Run every job, save every record under ``out/cells`` as it is made, and return them all."""
     bar = tqdm(total=len(run.suite.jobs), desc=f"suite {run.suite.name}", unit="cell", disable=not run.progress)
-    done = itertools.count(1)
 
     def counted(run: Run, job: Job, data: Data | Exception) -> CellRecord:
         cell = record_or_failure(run, job, data)
         bar.update()
-        status.at(next(done), len(run.suite.jobs))
         return cell
 
-    with bar, suite_status(run):
-        status.at(0, len(run.suite.jobs))
+    with bar:
         return each_job(run, counted, outcome)
 
 
@@ -84,7 +80,8 @@ def each_job(run: Run, make: Callable[[Run, Job, Data | Exception], R], tell: Ca
     """
     cells: list[R] = []
     require_room(run)
-    with incoming(run.out) as new:
+    with incoming(run.out) as new, status.doing(run.store.root, f"suite {run.suite.name}"):
+        status.at(0, len(run.suite.jobs))
         beside = replace(run, out=new.folder)
         for spec in run.suite.envs:
             data = dataset_or_error(beside, spec)
@@ -95,6 +92,7 @@ def each_job(run: Run, make: Callable[[Run, Job, Data | Exception], R], tell: Ca
                     cells.append(make(here, job, data))
                     cells[-1].save(new.folder / CELLS)
                     new.publish()
+                    status.at(len(cells), len(run.suite.jobs))
                     run.say(f"[{number}/{len(run.suite.jobs)}] {tell(cells[-1])}")
         if line := new.finish():
             run.say(line)

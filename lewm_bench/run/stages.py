@@ -6,7 +6,6 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cache
@@ -88,11 +87,6 @@ class Run:
     trainings: int = 1  # made side by side at most (run.ahead); more than 1 needs such a main module too
     sharing: Sharing = Sharing()  # among the trainings of the environment that is at work
     data: Path | None = None  # a dataset that takes the place of a collected one (run.given_data)
-
-
-def suite_status(run: Run) -> AbstractContextManager[None]:
-    """Inside this context the process is at work on a suite (``system.status``)."""
-    return status.doing(run.store.root, f"suite {run.suite.name}")
 
 
 def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:

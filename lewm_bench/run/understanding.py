@@ -36,8 +36,7 @@ from lewm_bench.run.names import agent_names
 from lewm_bench.run.resolve import Job
 from lewm_bench.run.results_folder import CELLS
 from lewm_bench.run.runner import each_job, publish_together
-from lewm_bench.run.stages import Data, Run, dataset_of, prepare_agent, provenance_of, suite_status
-from lewm_bench.system import status
+from lewm_bench.run.stages import Data, Run, dataset_of, prepare_agent, provenance_of
 from lewm_bench.system.checkpoint import load_card
 from lewm_bench.system.faults import result_or_error
 from lewm_bench.system.files import write_bytes, write_text
@@ -386,15 +385,13 @@ def examine_suite(run: Run) -> list[UnderstandingRecord]:
 def progress(run: Run) -> Iterator[Step]:
     """A bar over all trainings and examinations of a run."""
     total = sum(1 + len(run.suite.of(job.env).settings.understanding.examinations) for job in run.suite.jobs)
-    with tqdm(total=total, desc=f"suite {run.suite.name}", disable=not run.progress) as bar, suite_status(run):
-        running = done = 0
+    with tqdm(total=total, desc=f"suite {run.suite.name}", disable=not run.progress) as bar:
+        running = 0
 
         def step(name: str) -> None:
-            nonlocal running, done
+            nonlocal running
             bar.set_postfix_str(name)
             bar.update(running)
-            done += running
-            status.at(done, total)
             running = 1
 
         yield step
