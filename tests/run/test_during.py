@@ -24,6 +24,7 @@ from lewm_bench.run.runner import run_suite
 from lewm_bench.run.stages import Run, dataset_of, setting_of
 from lewm_bench.run.unused_settings import check_read
 from lewm_bench.system.store import Store
+from lewm_bench.train import loop
 
 UMAZE = "lewm_bench/PointMaze-UMaze-v0"
 TINY = f"""
@@ -151,6 +152,28 @@ def test_the_verb_that_trains_keeps_them_too(tmp_path, monkeypatch, capsys) -> N
     given = ("--suite", "tiny", "--config", str(tmp_path / "tiny.yaml"), "--cache", str(tmp_path / "cache"))
     assert outcome(monkeypatch, capsys, "train", "gcbc", *given, "--set", FIVE, "--device", "cpu")[0] == 0
     assert len(files(tmp_path / "cache", "checkpoints")) == 4
+
+
+@pytest.mark.parametrize("asked", [FIVE, "evaluate.during_training=0"], ids=["for them", "for the weights alone"])
+def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(at_once, tmp_path, monkeypatch, asked) -> None:
+    folder, _, _ = at_once
+    save = loop._save
+
+    def killed(state, index, *rest):
+        save(state, index, *rest)
+        if index == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_suite(tiny(tmp_path, asked, "gcbc.train.save_every=1")[0])
+    monkeypatch.setattr(loop, "_save", save)
+    run, lines = tiny(tmp_path, FIVE)
+    run_suite(run)
+    for kind in ("model", "checkpoints"):
+        assert files(tmp_path / "cache", kind) == files(folder / "cache", kind)
+    again = any("trained again for them" in line for line in lines)
+    assert again == (asked != FIVE)  # what was passed before anyone asked is not there
 
 
 def test_a_training_that_does_not_repeat_is_told(tmp_path, monkeypatch) -> None:
