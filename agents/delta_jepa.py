@@ -89,6 +89,7 @@ class DeltaJEPAFamily(JEPAFamily):
 
     Config = DeltaJEPAConfig
     model = DeltaJEPA
+    shares_batches = True
     card = Card(
         name="Delta-JEPA",
         about="a LeWM kept from collapsing by decoding the action from how the vector moves",

@@ -430,6 +430,7 @@ class DinoWMFamily(TrainedWorldModel):
     """``dino-wm`` with the config's encoder, and ``dino-wm:ENCODER``; ``:proprio`` and ``:reencode`` behind either."""
 
     Config = DinoWMConfig
+    seeds_share = True  # the tokens of the frozen encoder
     card = Card(
         name="DINO-WM",
         about="predicts the many patch tokens of an image encoder that was trained beforehand and stays frozen",
@@ -445,6 +446,7 @@ class DinoWMFamily(TrainedWorldModel):
     )
     search_space = (Dimension("train.learning_rate", 5e-5, 5e-3),)
     schema = 3
+    shares_batches = True
     planning_only = ("reencode",)
     rehearsal: ClassVar = {**Family.rehearsal, "local": Family.rehearsal}
 
@@ -500,6 +502,9 @@ class DinoWMFamily(TrainedWorldModel):
             return ""
         return dinov2_identity(dinov2_folder(setting.config.weights), setting.config.frames).hex()
 
+    def prepare(self, setting: Setting[DinoWMConfig]) -> None:
+        token_source(setting, frozen_encoder(setting))
+
     def train(self, setting: Setting[DinoWMConfig], folder: Path) -> TrainingLog:
         setting = self.trained_as(setting)
         encoder, dataset = frozen_encoder(setting), setting.dataset
@@ -515,7 +520,8 @@ class DinoWMFamily(TrainedWorldModel):
         clips = dataset.clips("train", setting.config.history + 1, setting.config.frame_skip)
 
         def batch(index: int) -> tuple[Tensor, ...]:
-            chosen = stream(setting.seed, "batch", index).integers(len(clips), size=setting.config.train.batch_size)
+            size = setting.config.train.batch_size
+            chosen = stream(setting.seed, "batch", index).integers(len(clips), size=size)[setting.own]
             rows = clips.starts[chosen][:, None] + np.arange(clips.frames) * clips.frame_skip  # (B, T)
             batch = tokens(rows), clips.action_blocks(chosen)
             if not setting.config.proprio:

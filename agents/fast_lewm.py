@@ -257,6 +257,7 @@ class FastLeWMFamily(JointEmbeddingFamily):
 
     Config = FastLeWMConfig
     model = FastLeWM
+    shares_batches = True
     card = Card(
         name="Fast-LeWM",
         about="a LeWM that predicts all prefixes of a plan at once, which makes planning cheaper",

@@ -41,6 +41,7 @@ class GCBCFamily(GoalPolicyFamily):
         rank=0,
     )
     label = "GCBC (behavioural cloning from pixels)"
+    shares_batches = True
     search_space = (Dimension("train.learning_rate", 3e-5, 3e-3),)
     schema = 4
     model = GCBC
@@ -58,8 +59,8 @@ def hindsight_batches(setting: Setting[GoalPolicyConfig]) -> Batches:
     def batch(index: int) -> tuple[Tensor, ...]:
         rng = stream(setting.seed, "batch", index)
         chosen = rng.integers(len(clips), size=config.train.batch_size)
-        clip = clips.batch(chosen)
-        goals = dataset.frames[later_rows(rng, starts[chosen], last[chosen], config.max_goal_offset)]
+        later = later_rows(rng, starts[chosen], last[chosen], config.max_goal_offset)
+        clip, goals = clips.batch(chosen[setting.own]), dataset.frames[later[setting.own]]
         return clip.frames[:, 0], torch.from_numpy(goals).permute(0, 3, 1, 2), clip.actions[:, 0]
 
     return batch

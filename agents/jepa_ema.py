@@ -77,6 +77,7 @@ class JEPAEMAFamily(JEPAFamily):
 
     Config = JEPAEMAConfig
     model = JEPAEMA
+    shares_batches = True
     card = Card(
         name="JEPA-EMA",
         about="like LeWM, kept from collapsing by a slowly following copy of the encoder (a momentum target)",

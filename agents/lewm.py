@@ -43,6 +43,7 @@ class LeWMFamily(JEPAFamily):
 
     Config = LeWMConfig
     model = LeWM
+    shares_batches = True
     search_space = (Dimension("sigreg_weight", 0.001, 0.3),)
     card = Card(
         name="LeWM",

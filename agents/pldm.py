@@ -18,6 +18,7 @@ from lewm_bench.core.card import Card
 from lewm_bench.core.search_space import Dimension
 from lewm_bench.core.types import Clip
 from lewm_bench.train.loop import Step
+from lewm_bench.train.ranks import gathered
 
 EPSILON = 1e-4
 """Added to a variance before its root, whose gradient would be infinite for latents that are all equal (VICReg)."""
@@ -125,7 +126,7 @@ class PLDM(JEPA):
         z, prediction = self.teacher_forced(clip)
         error = (prediction - z[:, 1:]).square().mean()
         with torch.autocast(z.device.type, enabled=False):  # squares of covariances want more than bfloat16
-            terms = regularisers(z.float())
+            terms = regularisers(gathered(z.float()))
         terms["inverse_dynamics"] = self._inverse_dynamics(z, clip.actions)
         total = error + sum(weight * terms[name] for name, weight in self.config.weights.items())
         parts = {"prediction": error, **terms}
@@ -144,6 +145,7 @@ class PLDMFamily(JEPAFamily):
 
     Config = PLDMConfig
     model = PLDM
+    shares_batches = True
     card = Card(
         name="PLDM",
         about="like LeWM one vector per frame, kept from collapsing by variance and covariance terms",

@@ -201,6 +201,7 @@ class OfflineFamily(GoalPolicyFamily):
     """A family that learns from relabelled transitions."""
 
     schema = 2
+    shares_batches = True
 
     def batches(self, setting: Setting[OfflineConfig]) -> Batches:
         return relabelled_batches(setting)
@@ -219,12 +220,14 @@ def relabelled_batches(setting: Setting[OfflineConfig]) -> Batches:
         now, left = clips.starts[chosen], blocks_left[chosen]
         value_goals = sample_value_goals(rng, now, left, rows, config)
         policy_goals = later_rows(rng, now, clips.last_rows[chosen], config.max_goal_offset)
-        images = [dataset.frames[r] for r in (now, now + config.frame_skip, value_goals, policy_goals)]
+        rows_of_images = (now, now + config.frame_skip, value_goals, policy_goals)
+        images = [dataset.frames[r[setting.own]] for r in rows_of_images]
         if rng.random() < config.crop:
-            images = random_crop(rng, images)
+            images = shifted(images, random_shifts(rng, size)[:, setting.own])
         frames, following, *goals = (torch.from_numpy(i).permute(0, 3, 1, 2).contiguous() for i in images)
-        at_goal = torch.from_numpy(value_goals == now)
-        return Transitions(frames, following, clips.action_blocks(chosen)[:, 0], goals[0], at_goal, goals[1])
+        at_goal = torch.from_numpy(value_goals == now)[setting.own]
+        actions = clips.action_blocks(chosen[setting.own])[:, 0]
+        return Transitions(frames, following, actions, goals[0], at_goal, goals[1])
 
     return batch
 
@@ -244,13 +247,17 @@ def sample_value_goals(
     return np.where(kind < config.current_goals + config.future_goals, own, anywhere)
 
 
-def random_crop(rng: np.random.Generator, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Each (B, h, w, 3) image shifted by up to ``CROP_PADDING`` pixels both ways, its border repeated.
+def random_shifts(rng: np.random.Generator, size: int) -> np.ndarray:
+    """(2, B, 1) pixels, down and to the right, by which the images of B transitions are shifted."""
+    return rng.integers(-CROP_PADDING, CROP_PADDING + 1, (2, size, 1))
+
+
+def shifted(images: Sequence[np.ndarray], shifts: np.ndarray) -> list[np.ndarray]:
+    """Each (B, h, w, 3) image shifted by ``shifts`` (2, B, 1), its border repeated.
 
     All images of one transition are shifted alike, so that where things are to each other stays true.
     """
     B, height, width = images[0].shape[:3]
-    shift = rng.integers(-CROP_PADDING, CROP_PADDING + 1, (2, B, 1))
-    y = np.clip(np.arange(height) + shift[0], 0, height - 1)[:, :, None]  # (B, h, 1)
-    x = np.clip(np.arange(width) + shift[1], 0, width - 1)[:, None]  # (B, 1, w)
+    y = np.clip(np.arange(height) + shifts[0], 0, height - 1)[:, :, None]  # (B, h, 1)
+    x = np.clip(np.arange(width) + shifts[1], 0, width - 1)[:, None]  # (B, 1, w)
     return [image[np.arange(B)[:, None, None], y, x] for image in images]

@@ -26,6 +26,7 @@ from lewm_bench.planning.fast.engine import NormedMLP
 from lewm_bench.planning.fast.lewm import LeWMBlockParts, LeWMParts, PackedLeWM
 from lewm_bench.train.diagnostics import effective_rank, straightness
 from lewm_bench.train.loop import Step, TrainableModule
+from lewm_bench.train.ranks import gathered
 
 
 class JEPAConfig(AgentConfig):
@@ -226,7 +227,8 @@ class JEPA(JointEmbedding):
 
 
 def latent_diagnostics(z: Tensor) -> dict[str, Tensor]:
-    """Scalars that show collapse and straightening, from (B, T, D) latents."""
+    """Scalars that show collapse and straightening, from (B, T, D) latents; of all ranks together."""
+    z = gathered(z)
     flat = z.float().flatten(0, 1)
     return {
         "latent_std": flat.std(0).mean(),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lewm_bench.agents.parts.cpu_training import attend, linear
 from lewm_bench.core.errors import UserError
 from lewm_bench.planning.fast.engine import ActionEncoderParts
+from lewm_bench.train.ranks import gathered, in_group
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -235,6 +236,27 @@ class CNN(nn.Module):
         return self.net(images)
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Of rows (R, C); while several processes train one model, with the statistics of all their rows together."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or in_group() == 1:
+            return super().forward(x)
+        rows = x.to(self.running_mean.dtype)  # bfloat16 has too few digits for sums
+        own = torch.stack([rows.mean(0), rows.var(0, correction=0)])
+        means, variances = gathered(own[None]).unbind(1)  # (ranks, C) each, of as many rows
+        mean = means.mean(0)
+        variance = variances.mean(0) + (means - mean).square().mean(0)
+        self._follow(mean.detach(), variance.detach(), len(rows) * in_group())
+        return ((rows - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias).to(x.dtype)
+
+    def _follow(self, mean: Tensor, variance: Tensor, rows: int) -> None:
+        """Move the running statistics (C,) as torch does."""
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * rows / (rows - 1), self.momentum)
+
+
 class Projector(nn.Module):
     """Linear, BatchNorm, GELU, linear on the last axis. The batch statistics run over all other axes.
 
@@ -243,9 +265,7 @@ class Projector(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.GELU(), nn.Linear(hidden, outputs)
-        )
+        self.net = nn.Sequential(nn.Linear(inputs, hidden), BatchNorm(hidden), nn.GELU(), nn.Linear(hidden, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x.flatten(0, -2)).unflatten(0, x.shape[:-1])

@@ -10,12 +10,12 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor
 
 from lewm_bench.agents.parts.jepa import JEPAConfig
 from lewm_bench.train.loop import Step
+from lewm_bench.train.ranks import in_group, mean_over_ranks
 
 MAX_KNOT = 3.0
 
@@ -62,7 +62,7 @@ def sigreg(latents: Tensor, unit_vectors: Tensor, num_knots: int = 17, per_direc
         B * integral over [-3, 3] of exp(-t^2 / 2) |mean_b exp(i t h_b) - exp(-t^2 / 2)|^2 dt
 
     by the trapezoid rule on ``num_knots`` knots of [0, 3], doubled for symmetry; then the mean over steps and directions.
-    Under torch.distributed the means run over the batches of all ranks, so that the value is that of the global batch.
+    Among several ranks the means run over the batches of all, so that the value is that of the global batch.
 
     Args:
         per_direction: return (T, M) instead of the mean.
@@ -75,10 +75,8 @@ def sigreg(latents: Tensor, unit_vectors: Tensor, num_knots: int = 17, per_direc
     with torch.autocast(latents.device.type, enabled=False):  # bfloat16 has too few digits for angles
         projections = latents.float() @ unit_vectors.to(latents.device)  # (T, B, M)
         real, imaginary = characteristic(projections, step, num_knots)
-        count = latents.shape[1]
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            real, imaginary = _mean_over_ranks(real), _mean_over_ranks(imaginary)
-            count *= dist.get_world_size()
+        real, imaginary = mean_over_ranks(real), mean_over_ranks(imaginary)
+        count = latents.shape[1] * in_group()
         distance = (real - target).square() + imaginary.square()
         statistic = count * (distance @ (weights * target))  # (T, M)
     return statistic if per_direction else statistic.mean()
@@ -120,26 +118,3 @@ class _Powers(torch.autograd.Function):
         for slope in reversed(slopes.unbind(-1)):
             total = torch.addcmul(slope, total, z)
         return -total.imag, None, None
-
-
-def _mean_over_ranks(x: Tensor) -> Tensor:
-    """All-reduced mean that gradients flow through."""
-    return _SumOverRanks.apply(x) / dist.get_world_size()
-
-
-class _SumOverRanks(torch.autograd.Function):
-    """Each rank's share adds to the sum that every rank has, so the gradient is the sum of the ranks' gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _sum_over_ranks(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _sum_over_ranks(gradient)
-
-
-def _sum_over_ranks(x: Tensor) -> Tensor:
-    total = x.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)
-    return total

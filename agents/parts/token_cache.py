@@ -36,6 +36,7 @@ from lewm_bench.system.files import disk_errors, write_text
 from lewm_bench.system.phases import phase
 from lewm_bench.system.store import read_result
 from lewm_bench.train.keeping import NOTHING_KEPT
+from lewm_bench.train.ranks import ALONE
 
 ENCODER_SCHEMA, TOKENS_SCHEMA = 2, 3
 SECONDS, ENCODING = "pretraining_seconds.json", "encoding_seconds.json"
@@ -84,8 +85,9 @@ def pretraining_seconds(setting: Setting, encoder: Encoder) -> float:
 def pretrain(setting: Setting, work: Path) -> None:
     """Pretrain the local encoder on frames of the training episodes and leave its checkpoint in ``work``."""
     config, dataset = setting.config.local, setting.dataset
-    whose = f"{setting.config.encoder} encoder"
-    inner = replace(setting, config=AgentConfig(train=config.train), seed=0, agent=whose, keeping=NOTHING_KEPT)
+    name, own = f"{setting.config.encoder} encoder", AgentConfig(train=config.train)
+    # Small, and its masks are of whole batches.
+    inner = replace(setting, config=own, seed=0, agent=name, keeping=NOTHING_KEPT, ranks=ALONE)
     rows = dataset.rows("train")
     statistics = sample_frames(dataset, STATISTICS_FRAMES)
 

@@ -29,9 +29,12 @@ from lewm_bench.planning.agent import Embed, PlanningAgent, default_rollout
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import BeginRollout, plain_rollout
 from lewm_bench.system.checkpoint import load_weights, save_checkpoint
-from lewm_bench.system.store import Store
+from lewm_bench.system.filenames import file_stem
+from lewm_bench.system.store import Store, stage_key
 from lewm_bench.train.keeping import NOTHING_KEPT, Keeping
+from lewm_bench.train.logs import NOWHERE, UNLOGGED, LogOf, LogTo
 from lewm_bench.train.loop import FREE, TrainableModule, TrainConfig, TrainingLog, train
+from lewm_bench.train.ranks import ALONE, Ranks, require_divided, require_global_statistics, together
 
 
 class AgentConfig(Config):
@@ -65,6 +68,8 @@ class Setting(Generic[C]):
     progress: bool = False
     outside: str = ""  # checksum of weights that come from outside the cache
     keeping: Keeping = NOTHING_KEPT  # of its training, on the way
+    log_to: LogTo = NOWHERE  # the loggers that follow its training
+    ranks: Ranks = ALONE  # the processes that train the agent together
 
     @property
     def image_size(self) -> int:
@@ -73,6 +78,11 @@ class Setting(Generic[C]):
     @property
     def action_dim(self) -> int:
         return int(self.env.action_space.shape[0])
+
+    @property
+    def own(self) -> slice:
+        """This process's share of a training batch."""
+        return self.ranks.share(self.config.train.batch_size)
 
 
 @dataclass(frozen=True)
@@ -96,10 +106,14 @@ class Family(ABC):
     card: Card = Card()  # what people are told of it, and how figures draw it
     kind: ClassVar[Literal["world model", "policy", "privileged", "floor"]]
     trainable: ClassVar[bool] = False
+    shares_batches: ClassVar[bool] = False
+    """Whether several processes can train it, each with its share of every batch: its batches take ``setting.own``, and
+    its loss is a mean over samples, or exchanges what it needs of the others' (``lewm_bench.train.ranks``)."""
     plans: ClassVar[bool] = False  # searches with the CEM, whose settings then belong to its results
     keeps: ClassVar[bool] = True  # trains by ``train_module``, which can keep checkpoints on the way
     schema: ClassVar[int] = 1  # raise it when the code changes what a config trains to
     planning_only: ClassVar[tuple[str, ...]] = ()  # settings that change plans and not weights
+    seeds_share: ClassVar[bool] = False  # a training makes stages that those of other seeds read, such as an encoder
     rehearsal: ClassVar[Mapping[str, Any]] = {"train": {"steps": 4, "batch_size": 8, "on_collapse": "continue"}}
     """Settings with which a training takes a moment, for `lewm-bench check`."""
     search_space: ClassVar[tuple[Dimension, ...]] = ()  # what `lewm-bench tune` looks for
@@ -129,8 +143,14 @@ class Family(ABC):
         """Checksum of weights from elsewhere that training builds upon, "" without any: others make another agent."""
         return ""
 
+    def prepare(self, setting: Setting) -> None:  # noqa: B027, most families need nothing
+        """Make, in the store, what training builds upon beside the data; called before several processes train."""
+
     def train(self, setting: Setting, folder: Path) -> TrainingLog:
-        """Train and leave a checkpoint in ``folder``, going on from what an interrupted call left there."""
+        """Train and leave a checkpoint in ``folder``, going on from what an interrupted call left there.
+
+        Where several processes train (``setting.ranks``) each calls this with the same folder, and the first one writes.
+        """
         raise UserError("this agent does not train")
 
     @abstractmethod
@@ -175,20 +195,27 @@ def train_module(
         if isinstance(model, TrainableModule):
             model.begin_training()
     model.to(setting.device)
-    log = train(
-        model,
-        batch,
-        setting.config.train,
-        seed=setting.seed,
-        device=setting.device,
-        folder=folder,
-        description=f"train {setting.agent}",
-        progress=setting.progress,
-        of=recipe_of(setting),
-        after=lambda steps: setting.keeping.after(
-            steps, model, lambda copy, to: save_trained(copy, setting, to, finish)
-        ),
-    )
+    ranks = setting.ranks
+    if ranks.count > 1:
+        require_divided(setting.config.train.batch_size, ranks.count)
+        require_global_statistics(model)
+    with together(ranks, setting.device):
+        log = train(
+            model,
+            batch,
+            setting.config.train,
+            seed=setting.seed,
+            device=setting.device,
+            folder=folder,
+            description=f"train {setting.agent}",
+            progress=setting.progress and ranks.leads,
+            of=recipe_of(setting),
+            log_of=log_of(setting) if ranks.leads else UNLOGGED,
+            ranks=ranks,
+            after=lambda steps: setting.keeping.after(
+                steps, model, lambda copy, to: save_trained(copy, setting, to, finish)
+            ),
+        )
     save_trained(model, setting, folder, finish)
     return log
 
@@ -196,12 +223,13 @@ def train_module(
 def save_trained(
     model: nn.Module, setting: Setting, folder: Path, finish: Callable[[nn.Module], None] | None = None
 ) -> None:
-    """Turn a module in training into what acts, and save its checkpoint."""
+    """Turn a module in training into what acts, and save its checkpoint; of several processes the first one saves."""
     if isinstance(model, TrainableModule):
         model.end_training()
     if finish is not None:
         finish(model)
-    save_checkpoint(folder, model, card_of(setting))
+    if setting.ranks.leads:
+        save_checkpoint(folder, model, card_of(setting))
 
 
 def learning(setting: Setting) -> Setting:
@@ -235,12 +263,24 @@ def recipe_of(setting: Setting) -> dict:
     return {**{k: v for k, v in card.items() if k != "torch"}, "config": card["config"] | {"train": train}}
 
 
+def log_of(setting: Setting) -> LogOf:
+    """What loggers are told of a training; the same training has the same name and key, any other another."""
+    card, key = card_of(setting), stage_key("training", recipe_of(setting))
+    name = f"{file_stem(setting.env_id, card['agent'])}__seed{setting.seed}__{key[:6]}"
+    told = ("agent", "env", "seed", "dataset", "image_size", "config")
+    settings = {**{k: card[k] for k in told}, "device": str(setting.device)}
+    return LogOf(setting.log_to, name, key, settings)
+
+
 def clip_batches(setting: Setting, frames: int, frame_skip: int):
-    """A function from a step index to the training clips of that step, drawn from (seed, "batch", step)."""
+    """A function from a step index to the training clips of that step, drawn from (seed, "batch", step).
+
+    Of several processes each reads its share.
+    """
     clips = setting.dataset.clips("train", frames, frame_skip)
 
     def batch(index: int):
-        return clips.sample(stream(setting.seed, "batch", index), setting.config.train.batch_size)
+        return clips.sample(stream(setting.seed, "batch", index), setting.config.train.batch_size, setting.own)
 
     return batch
 

@@ -14,6 +14,7 @@ import typer
 
 import lewm_bench
 from lewm_bench.cli import (
+    cache,
     check,
     collect,
     doctor,
@@ -48,7 +49,7 @@ for verb in (
     report.report, check.check, doctor.doctor, watch.watch, push.push,
 ):  # fmt: skip
     app.command(name=verb.__name__.rstrip("_"), cls=Verb)(verb)
-for group in (import_.app, export.app):
+for group in (import_.app, export.app, cache.app):
     app.add_typer(group)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,9 +17,11 @@ from lewm_bench.core.errors import UserError, unknown
 from lewm_bench.core.names import canonical, split
 
 if TYPE_CHECKING:
-    from lewm_bench.run.resolve import Suite
+    from lewm_bench.run.request import Request
     from lewm_bench.run.stages import Run
+    from lewm_bench.train.logs import LogTo
 
+logger = logging.getLogger(__name__)
 
 SuiteOption = Annotated[str, typer.Option("--suite", "-s", help="A suite of benchmarks.yaml (`lewm-bench list`).")]
 ProfileOption = Annotated[
@@ -42,6 +45,12 @@ SolverOption = Annotated[
     str, typer.Option("--solver", help="The planner: cem, icem, mppi, shooting, adam; the suite's if left out.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+TogetherOption = Annotated[
+    str,
+    typer.Option(
+        "--devices", help="One training on several: 8 (GPUs), or cuda:0,cuda:2, or cpu,cpu; in place of --device."
+    ),
+]
 CacheOption = Annotated[Path | None, typer.Option("--cache", help="Where stages are kept; also $LEWM_BENCH_CACHE.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Another benchmarks.yaml.")]
 FreshOption = Annotated[
@@ -57,6 +66,23 @@ DataOption = Annotated[
 JobsOption = Annotated[
     int,
     typer.Option("--jobs", min=0, help="Small trainings side by side on a CPU; 0: as many as cores, 1: one by one."),
+]
+DevicesOption = Annotated[
+    str, typer.Option("--devices", help="Cells side by side on several devices of this machine: cuda:0,cuda:1.")
+]
+LauncherOption = Annotated[
+    str,
+    typer.Option("--launcher", help="Where cells run: in this process (default), ray or slurm."),
+]
+RayAddressOption = Annotated[
+    str, typer.Option("--ray-address", help="Of a Ray cluster, or auto; without it one starts on this machine.")
+]
+StorageOption = Annotated[
+    str,
+    typer.Option("--storage", help="URL through which workers without a shared cache pass stages: s3://bucket/lewm."),
+]
+LogOption = Annotated[
+    str, typer.Option("--log", help="Follow trainings with tensorboard, wandb or mlflow, comma-separated.")
 ]
 ProfileTimeOption = Annotated[bool, typer.Option("--profile-time", help="Say at the end where the time went.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
@@ -150,6 +176,9 @@ class Choices:
     fresh: Sequence[str] | None = None
     data: Path | None = None
     jobs: int = 1
+    log: str = ""
+    logs: Path | None = None
+    leads: bool = True  # of several processes that do the same the one that speaks
 
     @classmethod
     def of(cls, options: Mapping[str, Any], **others: Any) -> Choices:
@@ -165,66 +194,52 @@ class Choices:
     @property
     def progress(self) -> bool:
         """Whether somebody looks at progress bars."""
-        return not self.quiet and sys.stderr.isatty()
+        return self.leads and not self.quiet and sys.stderr.isatty()
 
     @property
     def folder(self) -> Path:
         """Where the results go."""
         return self.out or Path("results") / self.suite
 
-    def resolve(self) -> tuple[Suite, Path]:
-        """The suite with its settings, and the file that they are from."""
-        from lewm_bench.run.benchmarks import find_file, load
-        from lewm_bench.run.resolve import resolve
+    def log_to(self) -> LogTo:
+        """The loggers that follow trainings, which can be used: whatever they lack is said before hours of work."""
+        from lewm_bench.train.logs import LogTo
 
-        path = find_file(self.config)
-        resolved = resolve(
-            load(path),
-            self.suite,
-            self.profile,
+        found = LogTo(names(self.log), self.logs or self.folder / "logs")
+        if found.kinds:
+            from lewm_bench.train.loggers import require_loggers
+
+            require_loggers(found)
+        return found
+
+    @property
+    def request(self) -> Request:
+        """The same as values."""
+        from lewm_bench.run.request import Request
+        from lewm_bench.system.resources import cores
+
+        return Request(
+            suite=self.suite,
+            profile=self.profile,
+            out=self.folder,
+            say=say if self.leads else logger.debug,
             agents=agent_names(self.agents),
             seeds=seed_numbers(self.seeds),
             envs=names(self.envs),
-            overrides=self.settings,
+            settings=self.settings,
+            device=self.device,
+            cache=self.cache,
+            config=self.config,
+            progress=self.progress,
+            fresh=names(",".join(self.fresh or ())),
+            data=self.data,
+            jobs=self.jobs,
+            workers=cores(),
         )
-        if self.data is None or resolved.kind == "speed":
-            return resolved, path
-        from lewm_bench.run.given_data import with_data
-
-        return with_data(resolved, self.data), path
 
     def run(self) -> Run:
         """The run that they describe."""
-        import torch
-
-        from lewm_bench.run.keys import fresh_kinds
-        from lewm_bench.run.stages import Run
-        from lewm_bench.run.unused_settings import check_read
-        from lewm_bench.system.device import resolve_device, share_cores
-        from lewm_bench.system.resources import cores
-        from lewm_bench.system.store import Store, default_cache
-
-        share_cores()
-        resolved, path = self.resolve()
-        if resolved.kind == "speed":
-            raise UserError(
-                f"the suite {self.suite} times planning and has no environments; `lewm-bench run --suite {self.suite}`"
-            )
-        if not resolved.jobs:
-            raise UserError("the suite lists nothing to run here; name --seeds or --set evaluate.goal_offset=[25]")
-        check_read(resolved, self.settings)
-        run = Run(
-            suite=resolved,
-            store=Store(self.cache or default_cache(), fresh_kinds(names(",".join(self.fresh or ())))),
-            out=self.folder,
-            device=resolve_device(self.device),
-            progress=self.progress,
-            say=say,
-            workers=cores(),
-            trainings=self.jobs or torch.get_num_threads(),
-            data=self.data,
-        )
-        count = "1 cell" if len(resolved.jobs) == 1 else f"{len(resolved.jobs)} cells"
-        cells = f"{count} on {run.device}"
-        say(f"suite {self.suite}, profile {self.profile}, {cells}, settings from {path}")
-        return run
+        request, log_to = self.request, self.log_to()
+        if log_to.kinds:
+            say(f"trainings are logged in {log_to.folder}")
+        return replace(request, log_to=log_to).run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -15,19 +15,27 @@ from lewm_bench.cli.options import (
     ConfigOption,
     DataOption,
     DeviceOption,
+    DevicesOption,
     EnvsOption,
     FreshOption,
     JobsOption,
+    LauncherOption,
+    LogOption,
     ProfileOption,
     ProfileTimeOption,
     QuietOption,
+    RayAddressOption,
     SeedsOption,
     SetOption,
     SolverOption,
+    StorageOption,
     SuiteOption,
 )
 from lewm_bench.cli.timing import time_planning, where_time_went
-from lewm_bench.core.errors import UserError
+from lewm_bench.core.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from lewm_bench.run.launch.launch import Launcher
 
 
 def run(
@@ -45,6 +53,11 @@ def run(
     data: DataOption = None,
     fresh: FreshOption = None,
     jobs: JobsOption = 0,
+    devices: DevicesOption = "",
+    launcher: LauncherOption = "",
+    ray_address: RayAddressOption = "",
+    storage: StorageOption = "",
+    log: LogOption = "",
     profile_time: ProfileTimeOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -53,36 +66,83 @@ def run(
     Example: lewm-bench run --suite pointmaze --seeds 0,1,2
     """
     choices = Choices.of(locals())
+    elsewhere = Elsewhere(launcher, ray_address, storage, devices)
     if _is_speed(suite, config):
         if agents or seeds or envs:
             raise UserError(f"the suite {suite} times planning and has no agents, seeds or environments to choose")
         if data is not None:
             raise UserError(f"the suite {suite} times planning and has no data; leave --data out")
+        if log:
+            raise UserError(f"--log follows trainings, and the suite {suite} has none; leave it out")
         if fresh:
             raise UserError("--fresh is for what the cache keeps; times are measured anew every time")
         return time_planning(choices)
     with where_time_went(profile_time):
-        _run(choices)
+        _run(choices, elsewhere)
 
 
-def _run(choices: Choices) -> None:
+def _run(choices: Choices, elsewhere: Elsewhere) -> None:
     from lewm_bench.report.tables.terminal import terminal
-    from lewm_bench.report.write import write_report
     from lewm_bench.run.results_folder import claimed
-    from lewm_bench.run.runner import run_suite
     from lewm_bench.system.phases import phase
 
     with phase("starting"):
+        launcher = elsewhere.launcher()
         it = choices.run()
-    with claimed(it.out):  # before hours of training, not after
-        if it.suite.kind == "understand":
-            from lewm_bench.run.understanding import examine_suite
+    if it.suite.kind == "understand":
+        from lewm_bench.run.understanding import examine_suite
 
+        if launcher is not None:
+            raise UserError(
+                f"the suite {it.suite.name} looks into models, which is done in this process; leave --launcher out"
+            )
+        with claimed(it.out):  # before hours of training, not after
             return end_examination(examine_suite(it), it)
-        cells = run_suite(it)
-        with phase("report: tables and page"):
-            shown = terminal(write_report(cells, it.out, it.suite.title))
-    end_run(shown, it.out, cells, [(cell, cell.reason) for cell in cells if cell.status == "failed"])
+    from lewm_bench.api.running import evaluated
+
+    cells, summary = evaluated(it, launcher, choices.device, elsewhere.storage)
+    end_run(terminal(summary), it.out, cells, [(cell, cell.reason) for cell in cells if cell.status == "failed"])
+
+
+class Elsewhere(NamedTuple):
+    """What the options say of where cells run."""
+
+    name: str
+    ray_address: str
+    storage: str
+    devices: str
+
+    def launcher(self) -> Launcher | None:
+        """What starts workers; None where the cells run in this process.
+
+        Raises:
+            UserError: there is no such launcher, or options of another one are given.
+            NotRun: its package is not installed.
+        """
+        if self.name not in ("", *LAUNCHERS):
+            raise unknown("launcher", self.name, LAUNCHERS)
+        if self.ray_address and self.name != "ray":
+            raise UserError("--ray-address belongs to --launcher ray; leave one out or name both")
+        if self.storage and not self.name:
+            raise UserError("--storage is for workers on other machines; name a --launcher")
+        if self.devices and self.name:
+            raise UserError("--devices are those of this machine, which --launcher does not ask; leave one out")
+        if self.devices:
+            from lewm_bench.run.launch.on_devices import devices_launcher
+
+            return devices_launcher(self.devices)
+        if self.name == "ray":
+            from lewm_bench.run.launch.on_ray import ray_launcher
+
+            return ray_launcher(self.ray_address)
+        if self.name:
+            from lewm_bench.run.launch.on_slurm import slurm_launcher
+
+            return slurm_launcher()
+        return None
+
+
+LAUNCHERS = ("ray", "slurm")
 
 
 def _is_speed(suite: str, config: Path | None) -> bool:

@@ -11,6 +11,7 @@ import ast
 import hashlib
 import importlib.util
 import inspect
+import linecache
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -94,12 +95,37 @@ def _loose(part: Any) -> str:
         UserError: nobody remembers its source.
     """
     try:
-        return digest_of(inspect.cleandoc("\n" + inspect.getsource(part)))
+        return digest_of(inspect.cleandoc("\n" + _source_of(part)))
     except (OSError, TypeError, SyntaxError):
         raise UserError(
             f"the source of {part.__qualname__} cannot be read, so a change of it could not be told from what the "
             "cache holds; put it into a module"
         )
+
+
+def _source_of(part: Any) -> str:
+    """The text of a class or function; raises what ``inspect.getsource`` does."""
+    try:
+        return inspect.getsource(part)
+    except (OSError, TypeError):
+        if not isinstance(part, type):
+            raise
+    return _class_of_notebook(part)
+
+
+def _class_of_notebook(kind: type) -> str:
+    """The text of a class that stands in a cell. Before Python 3.13 a class forgets where; its functions know.
+
+    Raises:
+        OSError: it has none that stands inside of it.
+    """
+    for function in filter(inspect.isfunction, vars(kind).values()):
+        lines, at = linecache.getlines(function.__code__.co_filename), function.__code__.co_firstlineno
+        for node in ast.walk(ast.parse("".join(lines))):
+            if isinstance(node, ast.ClassDef) and node.name == kind.__name__ and node.lineno < at <= node.end_lineno:
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                return "".join(lines[first - 1 : node.end_lineno])
+    raise OSError(f"no function of {kind.__qualname__} has a source")
 
 
 @dataclass(frozen=True)

@@ -218,9 +218,13 @@ class Clips:
         blocks = actions.reshape(len(starts), self.frames - 1, self.frame_skip * actions.shape[-1])
         return _tensor(blocks)
 
-    def sample(self, rng: np.random.Generator, batch_size: int) -> Clip:
-        """``batch_size`` clips drawn uniformly, with replacement; frames not contiguous, for the loader to permute."""
-        return self._stored(rng.integers(len(self), size=batch_size))
+    def sample(self, rng: np.random.Generator, batch_size: int, own: slice = slice(None)) -> Clip:
+        """``batch_size`` clips drawn uniformly, with replacement; frames not contiguous, for the loader to permute.
+
+        Args:
+            own: which of them are read.
+        """
+        return self._stored(rng.integers(len(self), size=batch_size)[own])
 
 
 def _opened(folder: Path, share: float) -> Dataset:

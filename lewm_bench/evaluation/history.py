@@ -84,9 +84,13 @@ class History:
 
     def _shown(self) -> list[int]:
         """Positions in the states of the frames in context: now, and ``skip`` steps apart back from it."""
-        now = self._states.shape[1] - 1
-        frames = min(self._most, now // self._skip + 1)
-        return [now - self._skip * i for i in reversed(range(frames))]
+        return shown_steps(self._states.shape[1] - 1, self._most, self._skip)
+
+
+def shown_steps(now: int, history: int, frame_skip: int) -> list[int]:
+    """The steps whose frames an agent sees at step ``now``: ``frame_skip`` apart back from it, as far as there are any."""
+    frames = min(history, now // frame_skip + 1)
+    return [now - frame_skip * i for i in reversed(range(frames))]
 
 
 def images(frames: np.ndarray) -> Tensor:

@@ -91,6 +91,13 @@ class Group:
         return not self.done and all(c.status == "done" for c in self.cells)
 
     @property
+    def beside(self) -> str:
+        """What else ran on the devices while plans were timed; empty: nothing."""
+        return ", ".join(
+            sorted({c.hardware["shared"] for c, o in self.done if o.plan_seconds and "shared" in c.hardware})
+        )
+
+    @property
     def machines(self) -> set[tuple[tuple[str, str], ...]]:
         """What the plans were timed on."""
         named = ("device", "name", "cpu", "cores", "threads")

@@ -83,6 +83,16 @@ def render(summary: Summary, figures: Mapping[str, bytes], folder: Path, extra: 
     return html_page(summary.title, {**sections, **folded, **added, **end}, hidden)
 
 
+def excerpt(summary: Summary, figure: bytes | None) -> str:
+    """What of a page a notebook shows: title, verdict, a table for each environment and offset, and a figure as PNG."""
+    parts = [f"<h3>{escape(summary.title)}</h3>", *(paragraph(text) for text in summary.verdict)]
+    for view in views(summary):
+        parts.append(f"<h4>{escape(view.heading)}</h4>{html_table(('Agent', *view.header), view.groups)}")
+    if figure is not None:
+        parts.append(html_figure(figure, captions(summary)["success.png"]))
+    return "".join(parts)
+
+
 def _in_short(summary: Summary) -> str:
     """What most readers come for: what was found, and every agent's success, a row per environment and offset."""
     place = ["protocol", "profile", "env", "goal_offset"]

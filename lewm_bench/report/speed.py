@@ -14,7 +14,8 @@ from lewm_bench.report.agents import Agents
 from lewm_bench.report.agents import title as agent_title
 from lewm_bench.report.figures.drawing import png
 from lewm_bench.report.figures.speed import scaling, speedup
-from lewm_bench.report.html import Section, assemble, paragraph
+from lewm_bench.report.html import Section, assemble, html_table, paragraph
+from lewm_bench.report.tables.line import one_group
 from lewm_bench.report.tables.markdown import md
 from lewm_bench.report.tables.planning_time import PUBLISHED_NOTE as QUOTED
 from lewm_bench.report.tables.speed import (
@@ -114,6 +115,14 @@ def markdown(table: pd.DataFrame, rows: Sequence[SpeedRow], title: str) -> str:
     if together := together_rows(table):
         parts += ["## Episodes planned together", _md_table(TOGETHER, together), TOGETHER_NOTE]
     return "\n\n".join([*parts, EXPLAINED, PUBLISHED_NOTE]) + "\n"
+
+
+def excerpt(table: pd.DataFrame, title: str) -> str:
+    """What of the page a notebook shows: the title and the tables."""
+    parts = [f"<h3>{escape(title)}</h3>"]
+    for heading, part in groups(table):
+        parts.append(f"<h4>{escape(heading)}</h4>{html_table(HEADER, one_group((*reader_rows(part), *PUBLISHED)))}")
+    return "".join([*parts, paragraph(PUBLISHED_NOTE)])
 
 
 def _md_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

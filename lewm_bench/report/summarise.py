@@ -213,6 +213,8 @@ def _cost(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[str])
     time = quartiles(group.plan_seconds)
     if len(group.machines) > 1:
         notes.append("plans timed on different machines, pooled")
+    if group.beside:
+        notes.append(f"plans timed on a shared device, beside {group.beside}: no speed-up")
     row: dict[str, object] = {
         "plan_seconds_median": time.value,
         "plan_seconds_q25": time.low,
@@ -247,6 +249,11 @@ def _speedup(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[st
     if not variants:
         return np.nan
     name = variants[0]  # the plain name sorts before its variants
+    if group.beside:  # which its note says
+        return np.nan
+    if timed[name].beside:
+        notes.append(f"no speed-up: {name} was timed on a shared device")
+        return np.nan
     if timed[name].machines != group.machines:
         notes.append(f"no speed-up: {name} was timed on another machine")
         return np.nan

@@ -67,14 +67,25 @@ _PIECE = 10_000  # rows
 
 
 def _episodes(cells: Sequence[CellRecord]) -> Iterator[str]:
-    """``episodes.csv`` in pieces, all cells in one order."""
+    """``episodes.csv`` in pieces."""
+    for number, frame in enumerate(_pieces(cells)):
+        yield frame.to_csv(index=False, lineterminator="\n", header=not number)
+
+
+def episodes_table(cells: Sequence[CellRecord]) -> pd.DataFrame:
+    """Every evaluated episode, the rows of ``episodes.csv``."""
+    pieces = list(_pieces(cells))
+    return pieces[0] if len(pieces) == 1 else pd.concat(pieces, ignore_index=True)
+
+
+def _pieces(cells: Sequence[CellRecord]) -> Iterator[pd.DataFrame]:
+    """All episodes of all cells in one order, so many at a time; at least one piece."""
     rows = merge(*map(_ordered, cells), key=itemgetter(0))
-    piece, header = list(islice(rows, _PIECE)), True
-    while piece or header:
+    piece, first = list(islice(rows, _PIECE)), True
+    while piece or first:
         columns = {name: [e.column(name)[i] for _, e, i in piece] for name in EpisodeRow.model_fields}
-        frame = pd.DataFrame(columns).astype({"steps_to_hit": "Int64"})
-        yield frame.to_csv(index=False, lineterminator="\n", header=header)
-        piece, header = list(islice(rows, _PIECE)), False
+        yield pd.DataFrame(columns).astype({"steps_to_hit": "Int64"})
+        piece, first = list(islice(rows, _PIECE)), False
 
 
 def _ordered(cell: CellRecord) -> Iterator[tuple[tuple[Any, ...], Episodes, int]]:

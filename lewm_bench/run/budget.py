@@ -19,6 +19,7 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.system.files import write_text
 from lewm_bench.system.provenance import hardware
 from lewm_bench.system.store import read_result
+from lewm_bench.train.logs import NOWHERE
 
 PROBES = (20, 60)  # steps of the two trainings, at least
 PROBED = 8.0  # seconds that the longer one takes at least: a short one is at the mercy of what else runs
@@ -51,7 +52,7 @@ def measure(setting: Setting, family: Family, work: Path) -> None:
 
     def timed(steps: int) -> float:
         with tempfile.TemporaryDirectory(prefix=".training-", dir=work) as folder:
-            probe = replace(with_steps(setting, steps, on_collapse="continue"), progress=False)
+            probe = replace(with_steps(setting, steps, on_collapse="continue"), progress=False, log_to=NOWHERE)
             return family.train(learning(probe), Path(folder)).seconds
 
     few, more = PROBES

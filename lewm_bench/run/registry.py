@@ -79,6 +79,7 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "card": (Card,),
     "trainable": (bool,),
     "plans": (bool,),
+    "seeds_share": (bool,),
     "schema": (int,),
     "planning_only": (list, tuple),
     "search_space": (list, tuple),

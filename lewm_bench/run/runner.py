@@ -7,9 +7,10 @@ not stop the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from tqdm import tqdm
@@ -23,6 +24,7 @@ from lewm_bench.run.cells import failure, outcome, record
 from lewm_bench.run.checkpoints import training_of
 from lewm_bench.run.during import during_training, number_of
 from lewm_bench.run.forecast import require_room
+from lewm_bench.run.launch.tasks import Failures
 from lewm_bench.run.records import CellRecord
 from lewm_bench.run.resolve import Job
 from lewm_bench.run.results_folder import CELLS, incoming
@@ -47,17 +49,22 @@ def run_job(
         return record(run, job, agent.setting, agent.family, measured, training_of(agent.folder), during)
 
 
-def run_suite(run: Run) -> list[CellRecord]:
-    """Run every job, save every record under ``out/cells`` as it is made, and return them all."""
+def run_suite(run: Run, failures: Failures | None = None) -> list[CellRecord]:
+    """Run every job, save every record under ``out/cells`` as it is made, and return them all.
+
+    ``failures`` are why workers, who have made the stages of all others, could not make those of some jobs.
+    """
+    failures = failures or Failures()
     bar = tqdm(total=len(run.suite.jobs), desc=f"suite {run.suite.name}", unit="cell", disable=not run.progress)
 
     def counted(run: Run, job: Job, data: Data | Exception) -> CellRecord:
-        cell = record_or_failure(run, job, data)
+        error = failures.of(run.suite.jobs.index(job), job.env.label)
+        cell = record_or_failure(run, job, data) if error is None else failure(run, job, error)
         bar.update()
         return cell
 
     with bar:
-        return each_job(run, counted, outcome)
+        return each_job(run, counted, outcome, failures.environments)
 
 
 class Saved(Protocol):
@@ -69,11 +76,17 @@ class Saved(Protocol):
 R = TypeVar("R", bound=Saved)
 
 
-def each_job(run: Run, make: Callable[[Run, Job, Data | Exception], R], tell: Callable[[R], str]) -> list[R]:
+def each_job(
+    run: Run,
+    make: Callable[[Run, Job, Data | Exception], R],
+    tell: Callable[[R], str],
+    missing: Mapping[str, Exception] = MappingProxyType({}),
+) -> list[R]:
     """The records of all jobs, each published in the results (``run.results_folder``) as it is made and told in a line.
 
     Args:
         make: makes the record of a job from its environment's data, or from why there is none.
+        missing: why environments have no data, where that is known already.
 
     Raises:
         UserError: the disk has no room for the data.
@@ -84,7 +97,7 @@ def each_job(run: Run, make: Callable[[Run, Job, Data | Exception], R], tell: Ca
         status.at(0, len(run.suite.jobs))
         beside = replace(run, out=new.folder)
         for spec in run.suite.envs:
-            data = dataset_or_error(beside, spec)
+            data = missing.get(spec.label) or dataset_or_error(beside, spec)
             here = replace(beside, sharing=sharing(beside, spec, data))
             train_ahead(here, spec, data)
             for number, job in enumerate(run.suite.jobs, 1):

@@ -10,6 +10,7 @@ from lewm_bench.data.collect import CollectConfig
 from lewm_bench.evaluation.episodes import EvalConfig
 from lewm_bench.evaluation.speed import SpeedConfig
 from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.run.launch.config import LaunchConfig
 from lewm_bench.understand.config import UnderstandingConfig
 
 
@@ -50,6 +51,7 @@ class Settings(Config):
         TrainingBudget(),
         description="one training budget for every agent that learns from the dataset; seconds or steps, not both",
     )
+    launch: LaunchConfig = Field(LaunchConfig(), description="what the tasks of `run --launcher` ask of a cluster")
     speed: SpeedConfig = Field(
         SpeedConfig(), description="what `lewm-bench speed` and suites that time planning measure"
     )

@@ -52,17 +52,24 @@ from lewm_bench.system.phases import phase
 from lewm_bench.system.provenance import commit, hardware, versions
 from lewm_bench.system.store import Store, stage_key
 from lewm_bench.train.keeping import NOTHING_KEPT, Keeping
+from lewm_bench.train.logs import NOWHERE, LogTo
 from lewm_bench.train.loop import TrainingLog, raise_if_collapsed, raise_if_mean_action
 
 logger = logging.getLogger(__name__)
 
 BESIDE = "beside"  # of a training's hardware: other trainings at the same time
+SHARED = "shared"  # of an evaluation's hardware: what else ran on the device while plans were timed
+RANKS = "ranks"  # of a training's hardware: processes that made it together
 EPISODES, MEASURES = "episodes.jsonl", "extras.json"  # of an evaluation's folder
 SORTED = "sorted.json"  # of a folder of pairs
 
 
 Data = tuple[GoalEnv, Dataset, str]
 """An environment, its dataset and the dataset's key."""
+
+
+Trained = tuple[TrainingLog, dict[str, str]]
+"""The log of a training, and what it was made on."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,9 @@ class Run:
     workers: int = 1  # processes that collect; more than 1 needs a main module that can be imported again
     trainings: int = 1  # made side by side at most (run.ahead); more than 1 needs such a main module too
     sharing: Sharing = Sharing()  # among the trainings of the environment that is at work
+    beside: str = ""  # what else runs on the device while plans are timed; empty: nothing
     data: Path | None = None  # a dataset that takes the place of a collected one (run.given_data)
+    log_to: LogTo = NOWHERE  # the loggers that follow trainings
 
 
 def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
@@ -165,6 +174,7 @@ def setting_of(run: Run, job: Job, env: GoalEnv, dataset: Dataset, dataset_key: 
         device=run.device,
         store=run.store,
         progress=run.progress,
+        log_to=run.log_to,
     )
     seconds = run.suite.of(job.env).settings.training.seconds
     if seconds is None or not shares_budget(job.agent):
@@ -184,12 +194,18 @@ def in_steps(setting: Setting) -> Setting:
 
 
 def checkpoint_of(
-    setting: Setting, family: Family, say: Callable[[str], None] = logger.info, beside: int = 0, number: int = 0
+    setting: Setting,
+    family: Family,
+    say: Callable[[str], None] = logger.info,
+    beside: int = 0,
+    train: Callable[[Path], Trained] | None = None,
+    number: int = 0,
 ) -> Path | None:
     """The checkpoint folder of a job, trained if it is not in the cache; None for agents that do not train.
 
     ``say`` is told how long a training took and which share of that went by in waiting for data; ``beside`` are the other
-    trainings that run at the same time. ``number`` checkpoints are kept of its training, with the last (``run.kept``).
+    trainings that run at the same time. ``train`` is another way to train in a folder than this process alone, which keeps
+    no checkpoints; else ``number`` are kept of the training, with the last (``run.kept``).
 
     Raises:
         TrainingFailed: it did not learn anything usable.
@@ -197,14 +213,14 @@ def checkpoint_of(
     if not family.trainable:
         return None
 
-    task = f"train {setting.agent}, seed {setting.seed}"
+    task = f"train {setting.agent}, seed {setting.seed}, {setting.env_id}"
 
-    def trained(keeping: Keeping, work: Path) -> TrainingLog:
-        with phase("training: other"), status.doing(setting.store.root, f"{task}, {setting.env_id}"):
-            return family.train(replace(learning(setting), keeping=keeping), work)
+    def trained(keeping: Keeping, work: Path) -> Trained:
+        with phase("training: other"), status.doing(setting.store.root, task):
+            return train_here(replace(setting, keeping=keeping), family, work) if train is None else train(work)
 
     def build(work: Path, keeping: Keeping = NOTHING_KEPT) -> None:
-        log, where = trained(keeping, work), hardware(setting.device)
+        log, where = trained(keeping, work)
         where |= {BESIDE: str(beside)} if beside else {}
         record = {"columns": log.columns, "seconds": log.seconds, "waited": log.waited, "hardware": where}
         write_text(work / TRAINING, json.dumps(record))
@@ -212,12 +228,16 @@ def checkpoint_of(
         say(f"{setting.env_id}: {setting.agent}, seed {setting.seed}, {trained_in(log)}{others}")
 
     spec = model_spec(setting, family)
-    if number and family.keeps:
+    if number and family.keeps and train is None:
 
         def whole(keeping: Keeping) -> Path:
             return setting.store.stage("model", spec, lambda work: build(work, keeping))
 
-        keep_checkpoints(setting, family, number, whole, trained, say)
+        def again(keeping: Keeping, work: Path) -> None:
+            with status.doing(setting.store.root, f"{task}, again for its checkpoints"):
+                train_here(replace(setting, keeping=keeping, log_to=NOWHERE), family, work)
+
+        keep_checkpoints(setting, family, number, whole, again, say)
     folder = setting.store.stage("model", spec, build)
     if setting.config.train.on_collapse == "fail":
         # The weights may be those of a training that was told to go on.
@@ -225,6 +245,13 @@ def checkpoint_of(
         raise_if_collapsed(columns)
         raise_if_mean_action(columns)
     return folder
+
+
+def train_here(setting: Setting, family: Family, work: Path) -> Trained:
+    """Train in this process, which may be one of several."""
+    ranks = setting.ranks.count
+    log, where = family.train(learning(setting), work), hardware(setting.device)
+    return log, where | ({RANKS: str(ranks)} if ranks > 1 else {})
 
 
 def trained_in(log: TrainingLog) -> str:
@@ -396,7 +423,7 @@ def provenance_of(run: Run) -> dict[str, Any]:
     """Where and when something is measured."""
     return {
         "versions": versions(),
-        "hardware": hardware(run.device),
+        "hardware": hardware(run.device) | ({SHARED: run.beside} if run.beside else {}),
         "commit": commit(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
@@ -434,7 +461,7 @@ def prepare_agent(
     family.requirements(setting)
     if checkpoint is None:
         with threads(run.sharing.threads):
-            return PreparedAgent(family, setting, checkpoint_of(setting, family, run.say, beside, number))
+            return PreparedAgent(family, setting, checkpoint_of(setting, family, run.say, beside, number=number))
     check_card(checkpoint, setting)
     training_of(checkpoint)  # a damaged one is found out before anything is evaluated
     return PreparedAgent(family, as_trained(checkpoint, setting), checkpoint)

@@ -36,6 +36,49 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_devices(text: str) -> tuple[torch.device, ...]:
+    """``8``, the first eight CUDA devices, or devices between commas, ``cuda:0,cuda:2`` or ``cpu,cpu``, that work here.
+
+    Raises:
+        UserError: one does not, or they cannot train together.
+    """
+    if text.strip().isdecimal():
+        return _first_devices(int(text))
+    found = tuple(resolve_device(name.strip()) for name in text.split(","))
+    if len(found) == 1:
+        return found
+    kinds = {device.type for device in found}
+    if len(kinds) > 1 or "mps" in kinds:
+        raise UserError(f"--devices takes several of cuda or several of cpu, got {text!r}")
+    if kinds == {"cuda"} and (None in {device.index for device in found} or len(set(found)) < len(found)):
+        raise UserError(f"--devices takes each CUDA device once and by its number, as in cuda:0,cuda:1, got {text!r}")
+    return found
+
+
+def _first_devices(number: int) -> tuple[torch.device, ...]:
+    there = torch.cuda.device_count()
+    if not 1 <= number <= there:
+        raise UserError(
+            f"--devices {number}: torch sees {there} CUDA devices; name fewer, or cpu,cpu for two processes on the CPU"
+        )
+    return tuple(torch.device("cuda", index) for index in range(number))
+
+
+def device_of_rank(name: str, local_rank: int) -> str:
+    """The device of a process that torchrun has started on this machine: the CUDA device of its number, or the CPU.
+
+    Raises:
+        UserError: ``name`` is one device, which several processes cannot train on.
+    """
+    if name not in ("auto", "cuda", "cpu"):
+        raise UserError(
+            f"torchrun's processes take one CUDA device each, or the CPU; --device {name} is for one process"
+        )
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    return f"cuda:{local_rank}"
+
+
 def sized(device: torch.device) -> bool:
     """Whether its libraries choose kernels by size, so that the last digits of a row depend on how many rows there are."""
     return device.type == "cuda"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -152,7 +153,10 @@ def check_cache(cache: Path, seconds: float = 2.0) -> Check:
     damaged = sorted(cache.glob("*/*.corrupt-*")) if cache.is_dir() else []
     if damaged:
         return Check(
-            "cache", "warn", f"{detail}, {len(damaged)} damaged stages set aside", f"rm -r {cache}/*/*.corrupt-*"
+            "cache",
+            "warn",
+            f"{detail}, {len(damaged)} damaged stages set aside",
+            f"lewm-bench cache prune --corrupt --cache {shlex.quote(str(cache))}",
         )
     return Check("cache", "ok", detail)
 

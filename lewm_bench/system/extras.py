@@ -11,7 +11,10 @@ from lewm_bench.core.errors import NotRun
 EXTRAS = {
     **dict.fromkeys(("gym_pusht", "pymunk", "cv2", "pygame"), "pusht"),
     "ogbench": "cube",
+    "ray": "ray",
+    "submitit": "slurm",
     **dict.fromkeys(("h5py", "hdf5plugin", "lance", "minari", "pyarrow", "av", "zstandard"), "data"),
+    **{logger: logger for logger in ("tensorboard", "wandb", "mlflow")},
 }
 """Importable module to the extra of pyproject.toml that installs it."""
 

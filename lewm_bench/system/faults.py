@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import pickle
 import re
 import sys
 import sysconfig
@@ -87,6 +88,34 @@ def error_line(error: Exception) -> str:
 def keep_traceback(error: Exception, path: Path) -> None:
     """Write the traceback, with those of the causes, to a text file."""
     write_text(path, "".join(traceback.format_exception(error)))
+
+
+class Sent(NamedTuple):
+    """An error on its way from another process, which leaves its traceback behind."""
+
+    error: Exception
+    traceback: str
+
+    @property
+    def received(self) -> Exception:
+        """The error, with the traceback as its cause."""
+        self.error.__cause__ = _RemoteTraceback(self.traceback)
+        return self.error
+
+
+class _RemoteTraceback(Exception):
+    """Named like that of a process pool, whose errors come with their traceback as text too."""
+
+
+class Elsewhere(Exception):
+    """What another process raised and could not send: an error with parts that belong to it."""
+
+
+def sent(error: Exception) -> Sent:
+    """An error for another process."""
+    text = "".join(traceback.format_exception(error))
+    arrives = result_or_error(lambda: [pickle.loads(pickle.dumps(error))])
+    return Sent(error if isinstance(arrives, list) else Elsewhere(error_line(error)), text)
 
 
 def explained(error: Exception, folder: Path, what: str) -> Explained:

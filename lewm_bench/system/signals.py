@@ -1,7 +1,8 @@
 """Signals that end the program: the first stops it so that it can go on later, another one ends it at once.
 
-Slurm and ``timeout`` send SIGTERM, a closed terminal SIGHUP, Control-C SIGINT. What must not be lost is on disk at any
-moment, so stopping means: unwind, end the processes that were started, say how to go on.
+Slurm and ``timeout`` send SIGTERM, a closed terminal SIGHUP, Control-C SIGINT, a queue that was asked for a warning SIGUSR2.
+What must not be lost is on disk at any moment, so stopping means: unwind, end the processes that were started, say how
+to go on. Work that goes on from its last step (``finishing``) finishes the one it is at and saves it first.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from types import FrameType
 
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2")  # Windows has neither of the last two
 ENDING = tuple(signal.Signals[name] for name in NAMES if name in signal.Signals.__members__)
 TOGETHER = 1.0
 """Seconds in which several signals are one: ``timeout`` sends its signal to the program and again to its group."""
 GRACE = 20.0
 """Seconds in which the program must have stopped; Slurm kills it after 30. Someone's code may swallow what is raised in
 it, or may never return to Python."""
+FINISHES = 0.5
+"""Share of ``GRACE`` that a step may take and still be finished; what is left is for saving it."""
 
 
 class Stopped(BaseException):
@@ -40,15 +43,76 @@ class Stopped(BaseException):
 
     @property
     def status(self) -> int:
-        """What a shell expects of a program that this signal ended: 130, 143, 129."""
+        """What a shell expects of a program that this signal ended: 130, 143, 129, 140."""
         return 128 + self.number
+
+
+class Finishing:
+    """What work that proceeds in steps is told of a signal; see ``finishing``."""
+
+    def __init__(self) -> None:
+        self._arrived: Stopped | None = None
+        self._begun = time.monotonic()
+        self._step = 0.0  # seconds that the last one took
+
+    def asked(self) -> bool:
+        """Whether to stop as soon as everything is saved; to be called once per step, whose time it takes."""
+        now = time.monotonic()
+        self._step, self._begun = now - self._begun, now
+        return self._arrived is not None
+
+    def stop(self) -> None:
+        """Stop if a signal has arrived.
+
+        Raises:
+            Stopped: one has.
+        """
+        if self._arrived is not None:
+            raise self._arrived
+
+    def takes(self, stopped: Stopped) -> bool:
+        """Whether the work stops by itself in time: after its step, as far as the last one tells how long that takes."""
+        if self._step > FINISHES * GRACE:
+            return False
+        self._arrived = stopped
+        return True
+
+
+_at_work: list[Finishing] = []
+
+
+@contextmanager
+def finishing() -> Iterator[Finishing]:
+    """Inside this context a first signal does not raise: the work asks after each step whether to save and stop.
+
+    A later one, or ``GRACE`` seconds, end the process as anywhere else, and a step that takes long is not waited for. Other
+    threads than the main one get no signals, and are told of none.
+
+    Raises:
+        Stopped: at the end at the latest, whatever was raised in here, if a signal has arrived.
+    """
+    work = Finishing()
+    if threading.current_thread() is not threading.main_thread():
+        yield work
+        return
+    _at_work.append(work)
+    try:
+        yield work
+    finally:
+        _at_work.remove(work)
+        work.stop()
+
+
+def _left_to_work(stopped: Stopped) -> bool:
+    """Whether somebody stops by himself."""
+    return bool(_at_work) and _at_work[-1].takes(stopped)
 
 
 @contextmanager
 def stopping() -> Iterator[None]:
     """Inside this context the first signal raises ``Stopped``; a later one, or ``GRACE`` seconds, end the process.
 
-    Once it has stopped this holds until the process ends. What was ignored before stays ignored (``nohup``). Other
+    Inside of ``finishing`` it raises when a step is done. Once it has stopped this holds until the process ends. What was ignored before stays ignored (``nohup``). Other
     threads than the main one get no signals.
 
     Raises:
@@ -62,7 +126,8 @@ def stopping() -> Iterator[None]:
     def stop(number: int, _: FrameType | None) -> None:
         if not first:
             first.append(Stopped(number))
-            raise first[0]
+            if not _left_to_work(first[0]):
+                raise first[0]
 
     caught = {n: handler for n in ENDING if (handler := signal.getsignal(n)) is not signal.SIG_IGN}
     waker, writer = _watch(frozenset(caught))
@@ -129,7 +194,10 @@ def parent_pipe() -> tuple[Connection, Connection]:
 
 
 def end_with_parent(line: Connection) -> None:
-    """In a started process: leave signals, which often go to a whole group, to the parent; end when ``line`` does."""
+    """In a started process: leave signals, which often go to a whole group, to the parent; end when ``line`` does.
+
+    Work that is ``finishing`` saves first, if the parent lives on: then it stops for a signal, and waits.
+    """
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform != "win32":
@@ -139,6 +207,11 @@ def end_with_parent(line: Connection) -> None:
 
 def _end_with(line: Connection) -> None:
     line.poll(None)  # nothing is ever sent: true once the other end is closed
+    parent = multiprocessing.parent_process()
+    if parent is not None and _left_to_work(Stopped(signal.SIGTERM)):
+        end = time.monotonic() + FINISHES * GRACE
+        while _at_work and time.monotonic() < end and not wait([parent.sentinel], 0.05):
+            pass
     os._exit(1)
 
 

@@ -8,10 +8,14 @@ On every hit the sizes are compared, and the checksums once per process; those o
 files keep their size, time and number (``.key.verified`` beside it; ``lewm-bench doctor --verify`` reads all). A folder that differs is moved aside to
 ``key.corrupt-N`` and built again with a warning: every stage can be rebuilt from its specification, so a flipped bit
 costs time and never a wrong number.
+
+Who is given a stage leaves an empty file in ``root/.in-use`` that names both, until the process ends, and renews the
+folder's time: ``lewm_bench.system.cache`` deletes nothing that is in use, and knows what was not used for long.
 """
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import logging
@@ -21,7 +25,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import filelock
 import platformdirs
@@ -29,11 +33,12 @@ import platformdirs
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.reading import MissingFile, read_json
 from lewm_bench.system.files import StorageError, checksum, disk_errors, write_text
-from lewm_bench.system.scratch import delete_stale
+from lewm_bench.system.scratch import PREFIX, delete_stale, is_stale, mark
 
 log = logging.getLogger(__name__)
 
 DONE = "done.json"
+IN_USE = ".in-use"  # folder of files that say which process uses which stage
 LARGE = 2**26  # bytes of a stage; reading fewer costs less than a tenth of a second
 
 Signature = dict[str, list[int]]
@@ -66,12 +71,27 @@ def stage_key(kind: str, spec: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_json({"kind": kind, "spec": spec}).encode()).hexdigest()[:16]
 
 
+class Mirror(Protocol):
+    """A place that caches of several machines reach."""
+
+    def fetch(self, folder: Path) -> bool:
+        """Make the stage ``folder``, complete or not at all, if the mirror has it."""
+
+    def publish(self, folder: Path) -> None:
+        """Leave a finished stage for others, if the mirror lacks it."""
+
+
 class Store:
     """A folder of finished stages that several processes may share."""
 
-    def __init__(self, root: Path, fresh: Collection[str] = ()) -> None:
-        """``fresh`` are kinds of stages that are built again, each stage once, also where the cache has them."""
-        self.root = Path(root).expanduser().absolute()
+    def __init__(self, root: Path, fresh: Collection[str] = (), mirror: Mirror | None = None) -> None:
+        """A cache.
+
+        Args:
+            fresh: kinds of stages that are built again, each stage once, also where the cache has them.
+            mirror: where other caches' stages are looked for before one is built, and what is built here is left for them.
+        """
+        self.root, self._mirror = Path(root).expanduser().absolute(), mirror
         self._fresh, self._renewed = frozenset(fresh), set[Path]()
 
     def renews(self, kind: str) -> bool:
@@ -89,7 +109,10 @@ class Store:
     def find(self, kind: str, spec: dict[str, Any]) -> Path | None:
         """The folder of the stage if it is complete and sound; needs no write permission."""
         folder = self.folder(kind, spec)
-        return folder if not self._due(folder) and folder.is_dir() and fault(folder) is None else None
+        if self._due(folder) or not folder.is_dir():
+            return None
+        _use(folder)
+        return folder if fault(folder) is None else None
 
     def stage(
         self,
@@ -108,18 +131,23 @@ class Store:
         """
         folder = self.folder(kind, spec)
         with disk_errors(folder):
-            if not self._due(folder) and folder.is_dir() and _unusable(folder, read) is None:
-                return folder
+            if not self._due(folder) and folder.is_dir():
+                _use(folder)
+                if _unusable(folder, read) is None:
+                    return folder
         with disk_errors(folder), self._lock(folder):
             if self._due(folder):
                 _renew(folder)
                 self._renewed.add(folder)
+            _use(folder)
             if folder.is_dir():
                 if (reason := _unusable(folder, read)) is None:  # another process built it while this one waited
                     return folder
                 _move_aside(folder, reason)
-            work = _partial(folder)
             delete_stale(folder.parent, below=False)
+            if self._mirror is not None and self._mirror.fetch(folder) and _unusable(folder, read) is None:
+                return folder
+            work = _partial(folder)
             delete_stale(work)
             if not (work / DONE).is_file() or _unusable(work, read) is not None:
                 (work / DONE).unlink(missing_ok=True)
@@ -130,6 +158,8 @@ class Store:
             _delete_scratch(work)
             os.replace(work, folder)
             _remember(folder, _signature(folder))
+            if self._mirror is not None:
+                self._mirror.publish(folder)
         return folder
 
     def _due(self, folder: Path) -> bool:
@@ -144,7 +174,7 @@ class Store:
             raise UserError(
                 f"cannot make the cache folder {folder.parent}: a file is in its way; choose another --cache"
             )
-        lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+        lock = filelock.FileLock(lock_file(folder))
         try:
             lock.acquire(timeout=0)
         except NotImplementedError:  # older filelock on a file system without locks
@@ -156,9 +186,52 @@ class Store:
             yield
             # While it is held, and only when the stage is complete: whoever opened it meanwhile finds nothing to build.
             with suppress(OSError):
-                folder.with_name(f".{folder.name}.lock").unlink()
+                lock_file(folder).unlink()
         finally:
             lock.release()
+
+
+def lock_file(folder: Path) -> Path:
+    """What the process holds that builds a stage."""
+    return folder.with_name(f".{folder.name}.lock")
+
+
+_used: set[Path] = set()
+"""The files that say what this process uses; their names have its number, since a forked one has its parent's list."""
+
+
+def _use_file(folder: Path, who: str) -> Path:
+    """What says that a process uses a stage."""
+    return folder.parent.parent / IN_USE / f"{who}{folder.parent.name}-{folder.name}"
+
+
+def _use(folder: Path) -> None:
+    """Say that this process uses a stage, as far as the cache can be written to."""
+    own = _use_file(folder, mark())
+    with suppress(OSError):
+        if folder.is_dir():
+            os.utime(folder)
+        if own not in _used:
+            own.parent.mkdir(exist_ok=True)
+            delete_stale(own.parent, below=False)
+            own.touch()
+            _used.add(own)
+
+
+@atexit.register
+def _end_use() -> None:
+    """This process uses nothing any longer."""
+    while _used:
+        own = _used.pop()
+        with suppress(OSError):
+            if own.name.startswith(mark()):
+                own.unlink(missing_ok=True)
+
+
+def uses(folder: Path) -> list[Path]:
+    """The files of the processes that use a stage and are alive, this one's too."""
+    pattern = _use_file(folder, f"{PREFIX}-*-")
+    return [path for path in pattern.parent.glob(pattern.name) if not is_stale(path)]
 
 
 def _partial(folder: Path) -> Path:
@@ -207,7 +280,7 @@ def stages(root: Path) -> list[Path]:
     return sorted(done.parent for done in root.glob(f"*/*/{DONE}") if not done.parent.suffix)
 
 
-def _note(folder: Path) -> Path:
+def note_file(folder: Path) -> Path:
     """Where it is noted which files of a large stage were right."""
     return folder.with_name(f".{folder.name}.verified")
 
@@ -216,22 +289,22 @@ def _remember(folder: Path, files: Signature) -> None:
     _verified[folder] = files
     if _bytes(files) >= LARGE:
         with suppress(OSError, StorageError):  # a cache that is only read is read again by the next process
-            write_text(_note(folder), json.dumps(files))
+            write_text(note_file(folder), json.dumps(files))
 
 
 def _forget(folder: Path) -> None:
     """What is known to be damaged is read again by everybody, also where its times say that nothing has changed."""
     _verified.pop(folder, None)
     with suppress(OSError):
-        _note(folder).unlink(missing_ok=True)
+        note_file(folder).unlink(missing_ok=True)
 
 
 def _remembered(folder: Path, files: Signature) -> Signature | None:
     """The files of a large stage that an earlier process has seen to be right."""
-    if _bytes(files) < LARGE or not _note(folder).is_file():
+    if _bytes(files) < LARGE or not note_file(folder).is_file():
         return None
     try:
-        return read_json(_note(folder), "delete it")
+        return read_json(note_file(folder), "delete it")
     except UserError:
         return None
 

@@ -26,6 +26,10 @@ from lewm_bench.system import status
 from lewm_bench.system.checkpoint import load_strict, load_tensors, require_trained, save_tensors
 from lewm_bench.system.files import write_text
 from lewm_bench.system.phases import phase, timed
+from lewm_bench.system.signals import finishing
+from lewm_bench.train.follower import Follower
+from lewm_bench.train.logs import UNLOGGED, LogOf
+from lewm_bench.train.ranks import ALONE, Ranks, agreed, averaged, make_fabric
 from lewm_bench.train.record import TrainingRecord
 
 logger = logging.getLogger(__name__)
@@ -181,41 +185,44 @@ def train(
     description: str = "train",
     progress: bool = True,
     of: Mapping[str, Any] | None = None,
+    log_of: LogOf = UNLOGGED,
+    ranks: Ranks = ALONE,
     after: Callable[[int], float] = lambda steps: 0.0,
 ) -> TrainingLog:
     """Train ``model`` in place and return its log, whose clock stands still while the state is saved.
 
-    A kill loses at most ``save_seconds`` of training, or ``save_every`` steps.
+    A signal that stops the program loses nothing: the step is finished and saved, as far as ``system.signals`` gives it the
+    time. A kill loses at most ``save_seconds`` of training, or ``save_every`` steps.
 
     Args:
         batch: the training batch of a step index; must depend on nothing else. Called by another thread, ahead of time.
         folder: where the state lives, in ``folder/.state``. The last one stays there, so that a model that cannot be
             saved need not be trained again: the cache deletes it with its other scratch when the stage is complete.
         of: what else determines the training, as JSON; the state of another one is not gone on from.
+        log_of: what loggers are told of it, and which.
+        ranks: the processes that train together, in their process group; ``batch`` gives this one's share.
         after: called with the steps done, after each and before that is saved; the seconds that it takes are no training.
 
     Raises:
         TrainingFailed: the loss or, at the end, a weight is not finite, the latents have collapsed, or a policy is no better
             than the mean action.
     """
-    from lightning_fabric import Fabric
-
-    fabric = Fabric(
-        accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1, precision=config.precision
-    )
+    fabric = make_fabric(device, config.precision, ranks)
     optimizer = make_optimizer(model, config)
     state = folder / STATE
     log = TrainingLog()
     recipe = {"seed": seed, "steps": config.steps, **(of or {})}
-    first = _resume(state, model, optimizer, log, recipe) if state.exists() else 0
+    first = agreed(_resume(state, model, optimizer, log, recipe) if state.exists() else 0, device)
     wrapped, optimizer = fabric.setup(model, optimizer)
     wrapped.mark_forward_method("loss")
     wrapped.train()
+    clips = config.batch_size
+    follower = Follower(log_of, first, clips=clips, seconds=log.seconds, waited=log.waited, device=device)
     saved = log.seconds
     started = time.perf_counter() - saved
     bar = tqdm(total=config.steps, initial=first, desc=description, unit="step", disable=not progress, leave=False)
     waited = log.waited
-    with Prefetch(batch, range(first, config.steps), device) as batches:
+    with finishing() as work, follower, Prefetch(batch, range(first, config.steps), device) as batches:
         for index, data in zip(range(first, config.steps), batches, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, index)
@@ -225,22 +232,25 @@ def train(
                 torch.Generator().manual_seed(torch_seed(seed, "loss", index)),
                 index % config.log_every == 0 or index == config.steps - 1,
             )
-            with torch_stream(seed, "dropout", index):
+            with torch_stream(seed, "dropout", *ranks.address(index)):
                 with phase("training: forward", device):
                     loss, parts = wrapped.loss(data, step)
                 with phase("training: backward", device):
                     optimizer.zero_grad()
                     fabric.backward(loss)
             with phase("training: optimiser", device):
-                fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
+                norm = fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
                 optimizer.step()
             if isinstance(model, TrainableModule):
                 with torch.no_grad():
                     model.after_step(step)
             log.waited = waited + batches.waited
             if step.log:
-                log.add(index, {name: float(value.detach()) for name, value in {"loss": loss, **parts}.items()})
+                values = {name: float(value.detach()) for name, value in {"loss": loss, **parts}.items()}
+                log.add(index, averaged(values, device))
                 log.seconds = time.perf_counter() - started
+                rate = optimizer.param_groups[0]["lr"]
+                follower.point(log.columns, log.seconds, log.waited, learning_rate=rate, gradient_norm=norm)
                 bar.set_postfix(_shown(log))
                 _watch(log, index, config)
             bar.update()
@@ -248,11 +258,12 @@ def train(
                 require_trained(model)  # no loss has seen what the last step did
             status.at(index + 1, config.steps)
             started += after(index + 1)
-            if config.saves(index + 1, time.perf_counter() - started - saved):
+            if (work.asked() or config.saves(index + 1, time.perf_counter() - started - saved)) and ranks.leads:
                 log.seconds = saved = time.perf_counter() - started
                 with phase("training: saving states"):
                     _save(state, index + 1, model, optimizer, log, recipe)
                 started = time.perf_counter() - saved
+            work.stop()
     bar.close()
     if (phases := timed()) is not None:
         phases.add("training: waiting for data", log.waited - waited)

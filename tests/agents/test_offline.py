@@ -356,7 +356,7 @@ def test_batches_depend_on_seed_and_step_alone(rows_setting: Setting) -> None:
 def test_a_crop_is_a_window_of_the_padded_image() -> None:
     """The same window for all images of one transition, any of 7 x 7."""
     images = [np.random.default_rng(i).integers(0, 256, (300, 16, 16, 3), np.uint8) for i in range(2)]
-    cropped = offline.random_crop(stream(0, "test"), images)
+    cropped = offline.shifted(images, offline.random_shifts(stream(0, "test"), len(images[0])))
     padded = [np.pad(i, ((0, 0), (3, 3), (3, 3), (0, 0)), "edge") for i in images]
     windows = set()
     for b in range(300):
@@ -374,7 +374,7 @@ def test_a_crop_is_a_window_of_the_padded_image() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_a_share_of_the_batches_is_cropped(rows_setting: Setting, share: float, monkeypatch) -> None:
     calls = []
-    monkeypatch.setattr(offline, "random_crop", lambda rng, images: calls.append(1) or images)
+    monkeypatch.setattr(offline, "shifted", lambda images, shifts: calls.append(1) or images)
     config = rows_setting.config.model_copy(update={"crop": share, "train": TrainConfig(batch_size=2)})
     batch = relabelled_batches(setting_of("gcivl", rows_setting.dataset, config))
     for i in range(200):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import linecache
 import sys
 from pathlib import Path
 
@@ -128,6 +129,46 @@ def test_a_class_of_a_notebook_is_known_by_its_text(monkeypatch):
         return made_of([type("Cell", (), {"__module__": "nowhere"})]).digest
 
     assert cell(1) == cell(1) != cell(2)
+
+
+def test_a_class_of_a_cell_is_found_by_its_functions():
+    """Python before 3.13 does not know where such a class stands; a notebook keeps the text of its cells in linecache."""
+    text = """
+import functools
+
+class Other:
+    def step(self):
+        return {number}
+
+def decorated(kind):
+    return kind
+
+@decorated
+class Cell:
+    size = {number}
+
+    @functools.cache
+    def size_of(self):
+        return 3
+
+    def step(self):
+        class Cell:
+            pass
+        return 1
+"""
+
+    def cell(size: int, comment: str = "") -> object:
+        written, name = text.replace("size = {number}", f"size = {size}{comment}").format(number=0), f"<cell {size}>"
+        linecache.cache[name] = len(written), None, written.splitlines(keepends=True), name
+        space = {"__name__": "nowhere"}
+        exec(compile(written, name, "exec"), space)  # noqa: S102
+        return space["Cell"]
+
+    assert source._class_of_notebook(cell(1)).startswith("@decorated\nclass Cell:\n    size = 1\n")
+    digests = [made_of([cell(*given)]).digest for given in ((1,), (1, "  # the same"), (2,))]
+    assert digests[0] == digests[1] != digests[2]
+    with pytest.raises(OSError, match="no function of Empty has a source"):
+        source._class_of_notebook(type("Empty", (), {}))
 
 
 def test_a_compiled_module_is_known_by_its_bytes(tmp_path, monkeypatch):

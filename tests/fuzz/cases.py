@@ -242,6 +242,14 @@ VERBS = {
     "list": [["suites"], ["--config", "tiny.yaml"]],
     "speed": [["--methods", "lewm"], ["--samples", "6"], ["--horizon", "2"], ["--batch", "1"], ["--dtype", "float32"]],
     "doctor": [["--cache", "cache"]],
+    "cache": [
+        ["prune"],
+        ["--cache", "cache"],
+        ["--older-than", "1d"],
+        ["--kind", "model"],
+        ["--corrupt"],
+        ["--dry-run"],
+    ],
 }
 WORDS = [
     "", " ", ",", ",,", "a,b", "--", "-x", "--nope", "-1", "0", "9" * 5000, "1e3", "nan", "inf", "None", "0,0", "1,-1", "é", "\udcff",
@@ -263,7 +271,7 @@ def line_case(root: Path, rng: Random) -> Callable[[Path], Callable[[], object]]
         damage.replaced(folder / "fifo", Random(1))
         verb = own.choice([verb for verb in VERBS for _ in range(1 if verb == "doctor" else 4)])  # doctor takes seconds
         pieces = [list(piece) for piece in VERBS[verb]]
-        if verb not in ("report", "check", "list", "doctor"):
+        if verb not in ("report", "check", "list", "doctor", "cache"):
             pieces.append(options[:2] if verb != "speed" else [])
             pieces += [options[2:4]]
             pieces += [options[4:6], options[6:]] if verb in ("run", "evaluate", "train", "tune", "understand") else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from lewm_bench.run.resolve import resolve
 from lewm_bench.run.runner import run_suite
 from lewm_bench.run.stages import Run, Sharing, dataset_of
 from lewm_bench.system.store import Store
+from lewm_bench.train.logs import LogTo
 
 UMAZE = "lewm_bench/PointMaze-UMaze-v0"
 TINY = f"""
@@ -63,6 +65,8 @@ def weights(folder: Path) -> dict[str, bytes]:
 def test_side_by_side_trains_what_one_thread_trains_alone(tmp_path):
     (tmp_path / "together").mkdir()
     run, lines = tiny(tmp_path / "together")
+    if find_spec("tensorboard"):
+        run = replace(run, log_to=LogTo(("tensorboard",), tmp_path / "logs"))  # which changes no weight
     cells = run_suite(run)
     assert [c.status for c in cells] == ["done"] * 4
     trained = [c.train_hardware for c in cells if c.agent == "gcbc"]
@@ -78,6 +82,9 @@ def test_side_by_side_trains_what_one_thread_trains_alone(tmp_path):
     assert all("beside" not in c.train_hardware for c in run_suite(alone))
     found = weights(tmp_path / "together")
     assert len(found) == 2 and found == weights(tmp_path / "alone")
+    if find_spec("tensorboard"):
+        names = sorted(path.name.rpartition("__")[0] for path in (tmp_path / "logs" / "tensorboard").iterdir())
+        assert names == [f"PointMaze-UMaze-v0__gcbc__seed{seed}" for seed in (0, 1)]
 
 
 def test_what_fails_there_is_told_once_by_its_own_cell(tmp_path):

@@ -1,4 +1,4 @@
-"""TERM, INT and HUP stop every stage so that the same command goes on; nothing that was started outlives it."""
+"""TERM, INT, HUP and USR2 stop every stage so that the same command goes on; nothing that was started outlives it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from lewm_bench.system.signals import Stopped
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sends signals and looks into /proc")
 
 SIGNALS = [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "ended by SIGTERM"), ("SIGHUP", 129, "ended by SIGHUP")]
+SIGNALS += [("SIGUSR2", 140, "ended by SIGUSR2")]
 GOES_ON = "; the same command goes on where it stopped\n"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy", "PYGAME_HIDE_SUPPORT_PROMPT": "1"}
 
@@ -120,6 +121,70 @@ def test_what_does_not_stop_is_ended_in_time(work: str) -> None:
     process.terminate()
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (143, f"lewm-bench: ended by SIGTERM{GOES_ON}")
+
+
+# A step is finished and the work says so; what it does then is its own business.
+STEPS = """
+from lewm_bench.system.signals import finishing
+try:
+    with finishing() as steps:
+        for step in range(1000):
+            if step == 2: ready()
+            work({seconds})
+            if steps.asked():
+                print("saved", step)
+                steps.stop()
+finally:
+    print("unwound")
+"""
+
+
+def test_work_in_steps_stops_between_them() -> None:
+    process = started(STEPS.format(seconds=0.5).strip())
+    process.terminate()
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (143, "saved 2\nunwound\n", f"lewm-bench: ended by SIGTERM{GOES_ON}")
+
+
+LONG = {
+    "as the last one did": ("0.6 if step < 2 else 60", 1.0, "unwound\n"),
+    "as nobody knew": ("60 if step == 2 else 0", 0.3, ""),
+}
+
+
+@pytest.mark.parametrize(("seconds", "grace", "printed"), LONG.values(), ids=LONG)
+def test_a_step_that_takes_too_long_is_not_waited_for(seconds: str, grace: float, printed: str) -> None:
+    process, began = started(STEPS.format(seconds=seconds).strip(), f"signals.GRACE = {grace}"), time.monotonic()
+    process.terminate()
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (143, printed, f"lewm-bench: ended by SIGTERM{GOES_ON}")
+    assert time.monotonic() - began < 5
+
+
+def test_a_second_signal_does_not_wait_for_the_step() -> None:
+    process = started(STEPS.format(seconds="0 if step < 2 else 60").strip(), "signals.TOGETHER = 0.1")
+    process.terminate()
+    time.sleep(0.3)
+    process.terminate()
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (143, "", f"lewm-bench: ended by SIGTERM{GOES_ON}")
+
+
+def test_a_signal_after_the_last_step_stops_the_program_all_the_same() -> None:
+    work = "from lewm_bench.system.signals import finishing\nwith finishing():\n    ready()\n    work(0.5)\nprint('on')"
+    process = started(work)
+    process.terminate()
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (143, "", f"lewm-bench: ended by SIGTERM{GOES_ON}")
+
+
+def test_an_error_at_the_same_time_does_not_hide_the_signal() -> None:
+    """Whoever deals with errors would go on with the next cell."""
+    work = "from lewm_bench.system.signals import finishing\ntry:\n    with finishing():\n        ready()\n        work(0.5)\n"
+    process = started(work + "        raise ValueError\nexcept ValueError:\n    print('on')")
+    process.terminate()
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (143, "", f"lewm-bench: ended by SIGTERM{GOES_ON}")
 
 
 def test_what_is_ignored_stays_ignored() -> None:
@@ -253,7 +318,7 @@ sys.argv = ["lewm-bench", *{command!r}]
 {moments[stage]}
 real = getattr(place, name)
 def slow(*arguments, **options):
-    print("ready", flush=True); time.sleep(60)
+    print("ready", flush=True); time.sleep({60 if stage != "training" else 0.5}); return real(*arguments, **options)
 setattr(place, name, slow)
 """
     program = f"import sys, time\nfrom lewm_bench.cli import app as cli\n{hook}\ncli.main()"

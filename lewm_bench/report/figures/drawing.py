@@ -34,6 +34,13 @@ WIDTH = 9.0  # inches; at this resolution twice the width of a README, so it sta
 DPI = 150
 
 
+class Drawing(Figure):
+    """A figure that a notebook shows as it is, without a backend of Matplotlib's and without ``pyplot``."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
 def png(figure: Figure) -> bytes:
     """The file; without a version stamp it is the same for the same data."""
     buffer = io.BytesIO()
@@ -77,7 +84,7 @@ def axis_name(agent: str, length: int = 24) -> str:
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
     """An empty figure, in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Drawing(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
