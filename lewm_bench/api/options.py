@@ -16,6 +16,9 @@ from lewm_bench.core.errors import UserError, short_repr, unknown
 from lewm_bench.core.names import canonical
 from lewm_bench.planning.solvers import SOLVERS
 from lewm_bench.run.request import Request
+from lewm_bench.system.store import default_cache
+from lewm_bench.train.loggers import require_loggers
+from lewm_bench.train.logs import LogTo
 
 log = logging.getLogger(__name__)
 
@@ -86,4 +89,13 @@ def request(suite: str, out: Path, **options: Any) -> Request:
         fresh=several("fresh", options.get("fresh"), str),
         data=path_of(options.get("data")),
         jobs=options.get("jobs", 1),
+        log_to=_log_to(several("log", options.get("log"), str), options),
     )
+
+
+def _log_to(kinds: tuple[str, ...], options: Mapping[str, Any]) -> LogTo:
+    """The loggers that follow trainings, which can be used, in the cache: results may be of a moment."""
+    found = LogTo(kinds, (path_of(options.get("cache")) or default_cache()) / "logs")
+    if kinds:
+        require_loggers(found)
+    return found

@@ -12,6 +12,7 @@ from lewm_bench.api.results import Result
 from lewm_bench.core.errors import UserError
 from lewm_bench.report.summary import Summary
 from lewm_bench.report.write import write_report
+from lewm_bench.run.launch.choose import Elsewhere
 from lewm_bench.run.launch.launch import Launcher, make_stages
 from lewm_bench.run.records import CellRecord
 from lewm_bench.run.results_folder import claimed
@@ -37,6 +38,11 @@ def run(
     data: str | Path | None = None,
     fresh: Sequence[str] | str = (),
     jobs: int = 1,
+    devices: str = "",
+    launcher: str = "",
+    ray_address: str = "",
+    storage: str = "",
+    log: Sequence[str] | str = (),
     progress: bool | None = None,
 ) -> Result:
     """Run a suite: collect, train, plan and report. Interrupt it and call it again: it goes on where it stopped.
@@ -59,6 +65,11 @@ def run(
         fresh: collect, train or evaluate: this and what follows anew.
         jobs: small trainings side by side on a CPU. A script that asks for more than 1 needs
             `if __name__ == "__main__":` around the call, since other processes import it.
+        devices: cells side by side on several devices of this machine, `cuda:0,cuda:1`; as ``jobs`` in a script.
+        launcher: ray or slurm: workers make the stages (docs/cluster.md).
+        ray_address: of a Ray cluster, or auto; without it one starts on this machine.
+        storage: URL through which workers without a shared cache pass stages.
+        log: loggers that follow trainings: tensorboard, wandb, mlflow.
         progress: bars on standard error; where there is a terminal if left out.
 
     Returns:
@@ -68,11 +79,13 @@ def run(
         UserError: a name or a setting that there is not, or a place that cannot be written to.
     """
     options = {name: value for name, value in locals().items() if name not in ("suite", "out")}
+    where = Elsewhere(launcher, ray_address, storage, devices)
+    workers = where.launcher()
     held = None if out is not None else _temporary()
     it = request(suite, Path(held.name if held else str(out)), **options).run()
     if it.suite.kind == "understand":
         raise UserError(f"the suite {suite} looks into world models; `lewm-bench run --suite {suite}` does that")
-    return Result(evaluated(it)[1], it.out, held)
+    return Result(evaluated(it, workers, device, storage)[1], it.out, held)
 
 
 def evaluated(

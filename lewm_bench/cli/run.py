@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 
@@ -32,10 +32,7 @@ from lewm_bench.cli.options import (
     SuiteOption,
 )
 from lewm_bench.cli.timing import time_planning, where_time_went
-from lewm_bench.core.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from lewm_bench.run.launch.launch import Launcher
+from lewm_bench.core.errors import UserError
 
 
 def run(
@@ -66,7 +63,6 @@ def run(
     Example: lewm-bench run --suite pointmaze --seeds 0,1,2
     """
     choices = Choices.of(locals())
-    elsewhere = Elsewhere(launcher, ray_address, storage, devices)
     if _is_speed(suite, config):
         if agents or seeds or envs:
             raise UserError(f"the suite {suite} times planning and has no agents, seeds or environments to choose")
@@ -78,16 +74,19 @@ def run(
             raise UserError("--fresh is for what the cache keeps; times are measured anew every time")
         return time_planning(choices)
     with where_time_went(profile_time):
-        _run(choices, elsewhere)
+        _run(choices, (launcher, ray_address, storage, devices))
 
 
-def _run(choices: Choices, elsewhere: Elsewhere) -> None:
+def _run(choices: Choices, elsewhere: tuple[str, str, str, str]) -> None:
     from lewm_bench.report.tables.terminal import terminal
     from lewm_bench.run.results_folder import claimed
     from lewm_bench.system.phases import phase
 
     with phase("starting"):
-        launcher = elsewhere.launcher()
+        from lewm_bench.run.launch.choose import Elsewhere
+
+        where = Elsewhere(*elsewhere)
+        launcher = where.launcher()
         it = choices.run()
     if it.suite.kind == "understand":
         from lewm_bench.run.understanding import examine_suite
@@ -100,49 +99,8 @@ def _run(choices: Choices, elsewhere: Elsewhere) -> None:
             return end_examination(examine_suite(it), it)
     from lewm_bench.api.running import evaluated
 
-    cells, summary = evaluated(it, launcher, choices.device, elsewhere.storage)
+    cells, summary = evaluated(it, launcher, choices.device, where.storage)
     end_run(terminal(summary), it.out, cells, [(cell, cell.reason) for cell in cells if cell.status == "failed"])
-
-
-class Elsewhere(NamedTuple):
-    """What the options say of where cells run."""
-
-    name: str
-    ray_address: str
-    storage: str
-    devices: str
-
-    def launcher(self) -> Launcher | None:
-        """What starts workers; None where the cells run in this process.
-
-        Raises:
-            UserError: there is no such launcher, or options of another one are given.
-            NotRun: its package is not installed.
-        """
-        if self.name not in ("", *LAUNCHERS):
-            raise unknown("launcher", self.name, LAUNCHERS)
-        if self.ray_address and self.name != "ray":
-            raise UserError("--ray-address belongs to --launcher ray; leave one out or name both")
-        if self.storage and not self.name:
-            raise UserError("--storage is for workers on other machines; name a --launcher")
-        if self.devices and self.name:
-            raise UserError("--devices are those of this machine, which --launcher does not ask; leave one out")
-        if self.devices:
-            from lewm_bench.run.launch.on_devices import devices_launcher
-
-            return devices_launcher(self.devices)
-        if self.name == "ray":
-            from lewm_bench.run.launch.on_ray import ray_launcher
-
-            return ray_launcher(self.ray_address)
-        if self.name:
-            from lewm_bench.run.launch.on_slurm import slurm_launcher
-
-            return slurm_launcher()
-        return None
-
-
-LAUNCHERS = ("ray", "slurm")
 
 
 def _is_speed(suite: str, config: Path | None) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -24,10 +23,7 @@ from lewm_bench.cli.options import (
     TogetherOption,
     one_agent,
 )
-from lewm_bench.core.errors import TrainingFailed, UserError
-
-if TYPE_CHECKING:
-    import torch
+from lewm_bench.core.errors import TrainingFailed
 
 
 def train(
@@ -51,7 +47,7 @@ def train(
 
     Example: lewm-bench train lewm --env lewm_bench/PointMaze-UMaze-v0 --seed 1 --out my-lewm
     """
-    from lewm_bench.api.training import trainable, trained
+    from lewm_bench.api.training import trainable, trained, training_devices
     from lewm_bench.run.together import trained_checkpoint
     from lewm_bench.system.store import default_cache
     from lewm_bench.train.ranks import here
@@ -66,23 +62,6 @@ def train(
     if not ranks.leads:
         return _take_part(lambda: trained_checkpoint(it, it.suite.jobs[0], chosen, ranks))
     typer.echo(str(trained(it, out, chosen, ranks)))
-
-
-def training_devices(device: str, devices: str, ranks: int) -> Sequence[torch.device]:
-    """Where to train: one device, or several that each get a process; of torchrun's processes each has its own.
-
-    Raises:
-        UserError: they are not there, or both options name some.
-    """
-    from lewm_bench.system.device import device_of_rank, resolve_device, resolve_devices
-
-    if devices and ranks > 1:
-        raise UserError("torchrun has started the processes; leave --devices out")
-    if devices and device != "auto":
-        raise UserError(f"--devices {devices} and --device {device} both say where to train; leave one out")
-    if devices:
-        return resolve_devices(devices)
-    return [resolve_device(device if ranks == 1 else device_of_rank(device, int(os.environ["LOCAL_RANK"])))]
 
 
 def _take_part(work: Callable[[], object]) -> None:

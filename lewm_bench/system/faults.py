@@ -6,10 +6,10 @@ place, here, told in one line that says whose code it was, and kept as a traceba
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import logging
-import pickle
 import re
 import sys
 import sysconfig
@@ -114,7 +114,7 @@ class Elsewhere(Exception):
 def sent(error: Exception) -> Sent:
     """An error for another process."""
     text = "".join(traceback.format_exception(error))
-    arrives = result_or_error(lambda: [pickle.loads(pickle.dumps(error))])
+    arrives = result_or_error(lambda: [copy.deepcopy(error)])  # which takes it apart as sending it does
     return Sent(error if isinstance(arrives, list) else Elsewhere(error_line(error)), text)
 
 

@@ -15,6 +15,7 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.run import budget as pace
 from lewm_bench.run.budget import line_through, steps_within, within_seconds
 from lewm_bench.system.store import Store
+from lewm_bench.train.logs import NOWHERE, LogTo
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class FakeSetting:
     config: AgentConfig = field(default_factory=AgentConfig)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: bool = True
+    log_to: LogTo = NOWHERE
 
 
 @dataclass
