@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -25,6 +25,7 @@ from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.reading import is_file, read_model
 from lewm_bench.core.rng import confined, stream, torch_seed
 from lewm_bench.core.types import Goals, Past
+from lewm_bench.system import status
 from lewm_bench.system.checkpoint import load_card, load_weights, save_checkpoint, save_tensors
 from lewm_bench.system.files import write_text
 from lewm_bench.train.loop import TrainConfig, TrainingLog
@@ -55,6 +56,9 @@ class SACHERConfig(AgentConfig):
         if value != 1:
             raise ValueError(f"sac-her acts at every step on the state of that step, so this is 1, got {value}")
         return value
+
+    def unread(self) -> Collection[str]:
+        return ("data",)
 
     @property
     def warmup(self) -> int:
@@ -177,6 +181,7 @@ class SACHERFamily(Family):
     )
     kind = "privileged"
     trainable = True
+    keeps = False
     schema = 3
     rehearsal: ClassVar = {"episode_steps": 4, "train": {"steps": 60, "batch_size": 8}}
 
@@ -217,6 +222,7 @@ class SACHERFamily(Family):
 
             def _on_step(self) -> bool:
                 bar.update()
+                status.at(self.n_calls, steps)
                 if self.n_calls % setting.config.train.log_every == 0:
                     figures = self.model.logger.name_to_value
                     wanted = ("train/actor_loss", "train/critic_loss", "train/ent_coef")

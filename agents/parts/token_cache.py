@@ -29,11 +29,13 @@ from lewm_bench.agents.parts.encoders import (
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream, torch_stream
 from lewm_bench.core.source import made_of
+from lewm_bench.system import status
 from lewm_bench.system.arrays import read_array
 from lewm_bench.system.checkpoint import load_weights
 from lewm_bench.system.files import disk_errors, write_text
 from lewm_bench.system.phases import phase
 from lewm_bench.system.store import read_result
+from lewm_bench.train.keeping import NOTHING_KEPT
 from lewm_bench.train.ranks import ALONE
 
 ENCODER_SCHEMA, TOKENS_SCHEMA = 2, 3
@@ -84,7 +86,8 @@ def pretrain(setting: Setting, work: Path) -> None:
     """Pretrain the local encoder on frames of the training episodes and leave its checkpoint in ``work``."""
     config, dataset = setting.config.local, setting.dataset
     name, own = f"{setting.config.encoder} encoder", AgentConfig(train=config.train)
-    inner = replace(setting, config=own, seed=0, agent=name, ranks=ALONE)  # small, and its masks are of whole batches
+    # Small, and its masks are of whole batches.
+    inner = replace(setting, config=own, seed=0, agent=name, keeping=NOTHING_KEPT, ranks=ALONE)
     rows = dataset.rows("train")
     statistics = sample_frames(dataset, STATISTICS_FRAMES)
 
@@ -99,7 +102,7 @@ def pretrain(setting: Setting, work: Path) -> None:
     def finish(encoder: LocalEncoder) -> None:
         encoder.fit(statistics.to(setting.device))
 
-    with phase("training: other"):
+    with phase("training: other"), status.doing(setting.store.root, f"train the {inner.agent}, {setting.env_id}"):
         log = train_module(inner, build, batch, work, finish)
     write_text(work / SECONDS, json.dumps(log.seconds))
 
@@ -160,7 +163,7 @@ def cached_tokens(setting: Setting, encoder: Encoder) -> tuple[np.ndarray, np.nd
 
     def build(work: Path) -> None:
         begin = time.perf_counter()
-        with phase("encoding frames"):
+        with phase("encoding frames"), status.doing(setting.store.root, f"encode frames of {setting.env_id}"):
             share = write_tokens(setting, encoder, rows, work / "tokens.npy")
         seconds = (time.perf_counter() - begin) / share if share else 0.0
         write_text(work / ENCODING, json.dumps(seconds))
@@ -191,6 +194,7 @@ def write_tokens(setting: Setting, encoder: Encoder, rows: np.ndarray, path: Pat
         file.seek(0, io.SEEK_END)
         for begin in tqdm(range(done, len(rows), TOGETHER), "encode frames", disable=not setting.progress, leave=False):
             file.write(encoded(setting, encoder, rows[begin : begin + TOGETHER]).cpu().numpy().tobytes())
+            status.at(min(begin + TOGETHER, len(rows)), len(rows))
     return 1 - done / len(rows)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -31,6 +31,7 @@ from lewm_bench.planning.cost import BeginRollout, plain_rollout
 from lewm_bench.system.checkpoint import load_weights, save_checkpoint
 from lewm_bench.system.filenames import file_stem
 from lewm_bench.system.store import Store, stage_key
+from lewm_bench.train.keeping import NOTHING_KEPT, Keeping
 from lewm_bench.train.logs import NOWHERE, UNLOGGED, LogOf, LogTo
 from lewm_bench.train.loop import FREE, TrainableModule, TrainConfig, TrainingLog, train
 from lewm_bench.train.ranks import ALONE, Ranks, require_divided, require_global_statistics, together
@@ -41,6 +42,9 @@ class AgentConfig(Config):
 
     frame_skip: int = Field(5, ge=1, description="environment steps per action block")
     history: int = Field(3, ge=1, description="frames of context, frame_skip environment steps apart")
+    data: float = Field(
+        1.0, gt=0, le=1, description="share of the training episodes that it learns from: the first ones"
+    )
     train: TrainConfig = Field(TrainConfig(), description="optimisation")
 
 
@@ -63,6 +67,7 @@ class Setting(Generic[C]):
     store: Store
     progress: bool = False
     outside: str = ""  # checksum of weights that come from outside the cache
+    keeping: Keeping = NOTHING_KEPT  # of its training, on the way
     log_to: LogTo = NOWHERE  # the loggers that follow its training
     ranks: Ranks = ALONE  # the processes that train the agent together
 
@@ -105,6 +110,7 @@ class Family(ABC):
     """Whether several processes can train it, each with its share of every batch: its batches take ``setting.own``, and
     its loss is a mean over samples, or exchanges what it needs of the others' (``lewm_bench.train.ranks``)."""
     plans: ClassVar[bool] = False  # searches with the CEM, whose settings then belong to its results
+    keeps: ClassVar[bool] = True  # trains by ``train_module``, which can keep checkpoints on the way
     schema: ClassVar[int] = 1  # raise it when the code changes what a config trains to
     planning_only: ClassVar[tuple[str, ...]] = ()  # settings that change plans and not weights
     seeds_share: ClassVar[bool] = False  # a training makes stages that those of other seeds read, such as an encoder
@@ -206,14 +212,33 @@ def train_module(
             of=recipe_of(setting),
             log_of=log_of(setting) if ranks.leads else UNLOGGED,
             ranks=ranks,
+            after=lambda steps: setting.keeping.after(
+                steps, model, lambda copy, to: save_trained(copy, setting, to, finish)
+            ),
         )
+    save_trained(model, setting, folder, finish)
+    return log
+
+
+def save_trained(
+    model: nn.Module, setting: Setting, folder: Path, finish: Callable[[nn.Module], None] | None = None
+) -> None:
+    """Turn a module in training into what acts, and save its checkpoint; of several processes the first one saves."""
     if isinstance(model, TrainableModule):
         model.end_training()
     if finish is not None:
         finish(model)
-    if ranks.leads:
+    if setting.ranks.leads:
         save_checkpoint(folder, model, card_of(setting))
-    return log
+
+
+def learning(setting: Setting) -> Setting:
+    """What a training is given: ``setting`` with the share of the training episodes that its config asks for.
+
+    Everything else, start and goal pairs above all, is of the whole dataset.
+    """
+    share = setting.config.data
+    return setting if share == 1 else replace(setting, dataset=setting.dataset.with_share(share))
 
 
 def card_of(setting: Setting) -> dict:

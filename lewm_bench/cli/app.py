@@ -29,6 +29,7 @@ from lewm_bench.cli import (
     train,
     tune,
     understand,
+    watch,
 )
 from lewm_bench.cli.verb import Commands, UsageProblem, Verb
 from lewm_bench.core.errors import Explained, NotRun, TrainingFailed, UserError, one_line
@@ -45,7 +46,7 @@ app = typer.Typer(
 
 for verb in (
     run.run, list.list_, collect.collect, train.train, evaluate.evaluate, understand.understand, tune.tune, speed.speed,
-    report.report, check.check, doctor.doctor, push.push,
+    report.report, check.check, doctor.doctor, watch.watch, push.push,
 ):  # fmt: skip
     app.command(name=verb.__name__.rstrip("_"), cls=Verb)(verb)
 for group in (import_.app, export.app, cache.app):

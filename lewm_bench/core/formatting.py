@@ -21,6 +21,15 @@ def seconds(value: float, low: float | None = None, high: float | None = None) -
     )
 
 
+def duration(value: float) -> str:
+    """Seconds in the two largest units: ``42 s``, ``3 min 05 s``, ``2 h 40 min``, ``3 d 01 h``."""
+    whole = round(value)
+    for unit, size, below, smaller in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // smaller:02d} {below}"
+    return f"{whole} s"
+
+
 def three_digits(value: float) -> str:
     """Three significant digits without an exponent."""
     return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

@@ -37,6 +37,7 @@ from lewm_bench.data.format import Dataset
 from lewm_bench.data.sac_exploration import SACPolicyConfig, load_sac_policy
 from lewm_bench.data.splits import apportion, split_episodes
 from lewm_bench.data.writer import DatasetWriter
+from lewm_bench.system import status
 from lewm_bench.system.files import disk_errors
 from lewm_bench.system.pool import process_pool, submit
 
@@ -144,6 +145,7 @@ def collect(
                 for number, name, episode in zip(part.numbers, part.policies, episodes, strict=True):
                     writer.add(episode, name)
                     report(number + 1, config.episodes)
+                    status.at(number + 1, config.episodes)
                 writer.checkpoint()
                 if part is parts[0]:
                     seconds = (time.perf_counter() - begin) / share(env, workers)

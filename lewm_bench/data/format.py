@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,6 +67,7 @@ class Dataset:
     states: np.ndarray = field(repr=False)  # (rows, X) float64
     actions: np.ndarray = field(repr=False)  # (rows, action_dim) float32, NaN in the last row of each episode
     ends: np.ndarray = field(repr=False)  # (episodes,) int64
+    share: float = 1.0  # of the folder's training episodes, that its split train has
 
     @classmethod
     def open(cls, folder: Path) -> Dataset:
@@ -83,7 +84,7 @@ class Dataset:
         return dataset
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Dataset.open, (self.folder,)  # worker processes open the files; the numbers are not copied to them
+        return _opened, (self.folder, self.share)  # worker processes open the files; the numbers are not copied to them
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -143,6 +144,12 @@ class Dataset:
         starts, counts = self.starts[episodes], np.maximum(self.lengths[episodes] - spare, 0)
         first = np.repeat(starts - np.cumsum(counts) + counts, counts)
         return first + np.arange(counts.sum())
+
+    def with_share(self, share: float) -> Dataset:
+        """The same with the first ``share`` of the training episodes only, one at least; other splits stay as they are."""
+        train = self.episodes("train")
+        kept = tuple(train[: max(1, round(share * len(train)))].tolist())
+        return replace(self, meta=self.meta.model_copy(update={"splits": {**self.splits, "train": kept}}), share=share)
 
     def clips(self, split: str, frames: int, frame_skip: int) -> Clips:
         """Every clip of ``frames`` frames, ``frame_skip`` steps apart, that lies inside one episode of the split.
@@ -218,6 +225,12 @@ class Clips:
             own: which of them are read.
         """
         return self._stored(rng.integers(len(self), size=batch_size)[own])
+
+
+def _opened(folder: Path, share: float) -> Dataset:
+    """What another process makes of a dataset."""
+    dataset = Dataset.open(folder)
+    return dataset if share == 1 else dataset.with_share(share)
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

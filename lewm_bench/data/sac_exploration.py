@@ -26,6 +26,7 @@ from lewm_bench.core.errors import TrainingFailed, UserError
 from lewm_bench.core.exploration import BatchPolicy, PolicyFactory
 from lewm_bench.core.reading import MissingFile, read_json
 from lewm_bench.core.rng import confined, stream, torch_seed
+from lewm_bench.system import status
 
 FORMAT = "sac-policy-1"
 WEIGHTS = "policy.safetensors"
@@ -109,6 +110,7 @@ def _learn(task: _Task, config: SACPolicyConfig, seed: int, progress: bool | Pro
 
         def _on_step(self) -> bool:
             bar.update(1)
+            status.at(self.n_calls, config.steps)
             return True
 
     learner = SAC(

@@ -67,6 +67,13 @@ class EvalConfig(Config):
     correlation_frames: int = Field(
         256, ge=2, description="frames for the rank correlation of latent and true distance"
     )
+    during_training: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="evaluations on validation pairs while agents train: 5 means after 20, 40 to 100 % of the steps",
+    )
+    during_pairs: int = Field(20, ge=1, description="validation pairs per goal offset of each such evaluation")
 
     @field_validator("goal_offset", mode="before")
     @classmethod

@@ -22,6 +22,7 @@ from lewm_bench.core.rng import stream
 from lewm_bench.core.types import Goals
 from lewm_bench.evaluation.protocol import Pairs, Protocol, first_pairs
 from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.system import status
 
 PLANNERS = {
     "greedy": GREEDY_PLANNER,
@@ -79,6 +80,7 @@ def sort_pairs(
                 rngs = [stream(protocol.seed, "strata", setting.env_id, name, offset, split, int(i)) for i in left]
                 reached[name][left] = solves(judge, states[left], goals[left], rngs, budget)
             bar.update(len(chunk))
+            status.at(int(chunk[-1]) + 1, len(start))
             if (enough := _holds(wanted, reached)) is not None:
                 break
     rows = dataset.rows(split, spare=offset)

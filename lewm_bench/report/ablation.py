@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FLOOR = "random"
 PLANNER = "planner."  # what the paths of the planner's settings begin with
 SOLVER = f"{PLANNER}solver"
+DATA = "data"  # the share of the training episodes, which has a figure of its own
 DIAGNOSTICS = ("latent_std", "effective_rank")  # the first that was logged is drawn; the rank of a collapse is high
 
 Value = float | str
@@ -50,6 +51,7 @@ class Point:
     trained: int  # seeds that were run, failed ones included
     collapsed: int  # those of them whose latents hardly vary at the end
     endings: Mapping[str, tuple[float, ...]]  # diagnostic to its last logged value, seed by seed
+    train_episodes: int | None  # that it learned from, where that is recorded
     plans: int | None  # whose costs one search asks for
     differentiates: bool  # and their gradients
 
@@ -68,6 +70,11 @@ class Panel:
     fixed: Settings  # others that all of these have
     points: tuple[Point, ...]  # by value
     floor: float  # success of random actions, NaN if not measured
+
+    @property
+    def of(self) -> str:
+        """The agent with the settings that all points share, as names are written."""
+        return ":".join([self.agent, *(f"{path}={value}" for path, value in self.fixed)])
 
     @property
     def numeric(self) -> bool:
@@ -151,6 +158,8 @@ def _alike(members: Mapping[str, Sequence[CellRecord]], path: str, ablations: Se
 def _rest(cell: CellRecord, path: str) -> dict[str, Any]:
     """All settings of the agent and its planner, flat, but for one and those that change no result."""
     left_out = {path, *HARMLESS}
+    if path == DATA:
+        left_out.add("train.steps")  # follow from the data where a training is so many passes over them
     if (cell.config.get("training") or {}).get("seconds") is not None:
         left_out.add("train.steps")  # follow from the pace, which the varied setting may change
     blocks = _solver_blocks() if path == SOLVER else ()
@@ -200,6 +209,7 @@ def _point(row: pd.Series, cells: Sequence[CellRecord], path: str, default: bool
         trained=sum(c.status != "not run" for c in cells),
         collapsed=sum(map(has_collapsed, cells)),
         endings={name: values for name, values in logged.items() if values},
+        train_episodes=next((c.train_episodes for c in done if c.train_episodes), None),
         plans=sum(planner.plans_per_iteration) if planner else None,
         differentiates=planner is not None and planner.differentiates,
     )

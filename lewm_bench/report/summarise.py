@@ -25,7 +25,7 @@ from lewm_bench.core.statistics import (
     quartiles,
     success_rate,
 )
-from lewm_bench.report import stability
+from lewm_bench.report import curves, stability
 from lewm_bench.report.ablation import ablations, flatten
 from lewm_bench.report.agents import HARMLESS, Agents, is_ablation, parts_of
 from lewm_bench.report.caption import shares_budget
@@ -87,6 +87,7 @@ def summarise(cells: Iterable[CellRecord], title: str) -> Summary:
     newest = sorted(cells, key=lambda c: (c.status == "done", bool(c.label)))
     kinds = {c.agent: c.kind for c in cells}
     agents = Agents.of(newest)
+    varied = ablations(table, cells)
     summary = Summary(
         title=title,
         cells=tuple(cells),
@@ -96,7 +97,9 @@ def summarise(cells: Iterable[CellRecord], title: str) -> Summary:
         plan_seconds=_plan_seconds(cells),
         training=_training(cells),
         seeds=stability.seed_scores(cells),
-        ablations=ablations(table, cells),
+        over_steps=curves.success_over_steps(cells),
+        over_data=curves.success_over_data(varied),
+        ablations=varied,
         loss_terms=stability.loss_terms(cells),
         agents=agents,
         labels={c.agent: agents.label(c.agent, c.label) for c in newest},

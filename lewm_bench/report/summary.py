@@ -26,6 +26,8 @@ class Summary:
     plan_seconds: pd.DataFrame  # every timed plan
     training: pd.DataFrame  # the logs, long: env, agent, seed, step, quantity, value
     seeds: pd.DataFrame  # success of every training seed, if any agent has two
+    over_steps: pd.DataFrame  # success of every checkpoint on the way of a training
+    over_data: pd.DataFrame  # success by number of training episodes
     ablations: tuple[Panel, ...] = ()
     loss_terms: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # agent -> logged term -> its name
     labels: Mapping[str, str] = field(default_factory=dict)  # agent -> name for people, with every substitute

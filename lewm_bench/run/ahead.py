@@ -21,7 +21,8 @@ from lewm_bench.agent import Setting
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.names import stratum_of
 from lewm_bench.run.benchmarks import EnvSpec
-from lewm_bench.run.keys import model_spec, pairs_spec
+from lewm_bench.run.during import number_of
+from lewm_bench.run.keys import checkpoints_spec, model_spec, pairs_spec
 from lewm_bench.run.registry import agent_family
 from lewm_bench.run.resolve import Job
 from lewm_bench.run.stages import Data, Run, Sharing, dataset_of, pairs_of, prepare_agent, setting_of
@@ -55,7 +56,7 @@ def sharing(run: Run, spec: EnvSpec, data: Data | Exception) -> Sharing:
 
 
 def trainings(run: Run, spec: EnvSpec, data: Data) -> dict[str, Job]:
-    """A job for each training of an environment that is worth a process, by the key of its weights.
+    """A job for each training of an environment that is worth a process, by its stage (kind/key).
 
     All agents with their lowest seed come first: what several seeds share, such as an encoder, is then made only once.
     """
@@ -68,31 +69,38 @@ def trainings(run: Run, spec: EnvSpec, data: Data) -> dict[str, Job]:
 
 
 def key_of(run: Run, job: Job, data: Data) -> str | None:
-    """The key of a job's weights; None where there is nothing to train, or nothing that is worth a process."""
+    """The stage (kind/key) of a job's weights, or of the checkpoints on their way if those are asked for.
+
+    None where there is nothing to train, or nothing that is worth a process.
+    """
     family = agent_family(job.agent)
     if not family.trainable:
         return None
     setting = setting_of(run, job, *data)
     family.requirements(setting)
-    return stage_key("model", model_spec(setting, family)) if is_long(setting) else None
+    if not is_long(setting):
+        return None
+    if (number := number_of(run, job)) and family.keeps:
+        return f"checkpoints/{stage_key('checkpoints', checkpoints_spec(setting, family, number))}"
+    return f"model/{stage_key('model', model_spec(setting, family))}"
 
 
 def sortings(run: Run, spec: EnvSpec, data: Data) -> dict[str, Task]:
-    """For each sorting of pairs of an environment a job that needs it, by the key of that stage."""
+    """For each sorting of pairs of an environment a job that needs it, by that stage."""
     found: dict[str, Task] = {}
     for job in run.suite.jobs:
         if job.env == spec and stratum_of(job.protocol):
             setting = result_or_error(lambda job=job: setting_of(run, job, *data))
             if not isinstance(setting, Exception):
                 for offset in job.goal_offset:
-                    key = stage_key("pairs", pairs_spec(run.suite, job, setting, offset))
+                    key = "pairs/" + stage_key("pairs", pairs_spec(run.suite, job, setting, offset))
                     found.setdefault(key, Task(job, offset))
     return found
 
 
-def made(run: Run, kind: str, key: str) -> bool:
-    """Whether the cache has a stage, and keeps it."""
-    return not run.store.renews(kind) and (run.store.root / kind / key).is_dir()
+def made(run: Run, stage: str) -> bool:
+    """Whether the cache has a stage (kind/key), and keeps it."""
+    return not run.store.renews(stage.partition("/")[0]) and (run.store.root / stage).is_dir()
 
 
 def is_long(setting: Setting) -> bool:
@@ -104,9 +112,9 @@ def train_ahead(run: Run, spec: EnvSpec, data: Data | Exception) -> None:
     """Make the trainings of an environment that the cache lacks, if they are several that share the cores."""
     if run.sharing.processes < 2 or isinstance(data, Exception) or not can_share(run, data[0]):
         return
-    missing = [Task(job) for key, job in trainings(run, spec, data).items() if not made(run, "model", key)]
+    missing = [Task(job) for key, job in trainings(run, spec, data).items() if not made(run, key)]
     beside = max(0, min(run.sharing.processes, len(missing)) - 1)
-    missing += [task for key, task in sortings(run, spec, data).items() if not made(run, "pairs", key)]
+    missing += [task for key, task in sortings(run, spec, data).items() if not made(run, key)]
     if len(missing) < 2:
         return
     number = min(run.sharing.processes, len(missing))
@@ -212,7 +220,7 @@ def _work(task: Task) -> Done:
 def _do(run: Run, task: Task) -> None:
     data, job = _opened(run, task.job.env), task.job
     if task.offset is None:
-        prepare_agent(run, job, data, beside=_orders[0].beside)
+        prepare_agent(run, job, data, beside=_orders[0].beside, number=number_of(run, job))
     else:
         pairs_of(run, job, setting_of(run, job, *data), task.offset)
 

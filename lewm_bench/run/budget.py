@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lewm_bench.agent import Family, Setting
+from lewm_bench.agent import Family, Setting, learning
 from lewm_bench.core.errors import UserError
 from lewm_bench.system.files import write_text
 from lewm_bench.system.provenance import hardware
@@ -53,7 +53,7 @@ def measure(setting: Setting, family: Family, work: Path) -> None:
     def timed(steps: int) -> float:
         with tempfile.TemporaryDirectory(prefix=".training-", dir=work) as folder:
             probe = replace(with_steps(setting, steps, on_collapse="continue"), progress=False, log_to=NOWHERE)
-            return family.train(probe, Path(folder)).seconds
+            return family.train(learning(probe), Path(folder)).seconds
 
     few, more = PROBES
     timed(few)  # pays for what a process does once, and is not counted

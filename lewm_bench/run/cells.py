@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import lewm_bench
-from lewm_bench.agent import Family, Setting
+from lewm_bench.agent import Family, Setting, learning
 from lewm_bench.core.card import Card
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import NotRun, PluginError, TrainingFailed, UserError
@@ -22,7 +23,7 @@ from lewm_bench.run.environments import make_env
 from lewm_bench.run.keys import (
     model_spec,
 )
-from lewm_bench.run.records import CellRecord, EpisodeRow, OffsetRecord
+from lewm_bench.run.records import CellRecord, DuringRecord, EpisodeRow, OffsetRecord
 from lewm_bench.run.registry import agent_family
 from lewm_bench.run.resolve import Job
 from lewm_bench.run.stages import Measured, Run
@@ -37,7 +38,13 @@ ERRORS = "errors"  # folder of tracebacks in the results
 
 
 def record(
-    run: Run, job: Job, setting: Setting, family: Family, measured: dict[int, Measured], training: dict[str, Any]
+    run: Run,
+    job: Job,
+    setting: Setting,
+    family: Family,
+    measured: dict[int, Measured],
+    training: dict[str, Any],
+    during: Sequence[DuringRecord] = (),
 ) -> CellRecord:
     """The cell's record, with one video of a success and one of a failure per offset."""
     first = next(iter(measured.values())).measures
@@ -77,7 +84,9 @@ def record(
         train_seconds=training.get("seconds"),
         training=training.get("columns", {}),
         train_clips=training_clips(setting, family),
+        train_episodes=training_episodes(setting, family),
         train_hardware=training.get("hardware", {}),
+        during=during,
         offsets=offsets,
         episodes=rows,
         versions=first["versions"],
@@ -90,9 +99,16 @@ def record(
 def training_clips(setting: Setting, family: Family) -> int | None:
     """How many clips a training drew from; None for what does not train, or does not count passes over the data."""
     try:
-        return family.training_clips(setting) if family.trainable else None
+        return family.training_clips(learning(setting)) if family.trainable else None
     except UserError:
         return None
+
+
+def training_episodes(setting: Setting, family: Family) -> int | None:
+    """How many episodes a training had; None for what does not train, or makes its own."""
+    if not family.trainable or family.kind == "privileged":
+        return None
+    return len(learning(setting).dataset.episodes("train"))
 
 
 def config_of(run: Run, job: Job, setting: Setting, family: Family) -> dict[str, Any]:

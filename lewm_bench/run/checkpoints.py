@@ -28,6 +28,7 @@ from lewm_bench.train.record import TrainingRecord
 TRAINING = "training.json"  # of a checkpoint folder
 
 
+TRAINED_ON = ("train", "data")  # settings of a training that its use need not name
 FILES = (WEIGHTS, CARD, TRAINING)
 
 
@@ -89,7 +90,7 @@ def as_trained(checkpoint: Path, setting: Setting) -> Setting:
     """
     require_tensors(checkpoint / WEIGHTS, MEND)  # before its checksum, which reads a file of any size
     card, own = load_card(checkpoint).get("config", {}), type(setting.config)
-    had = {name: card[name] for name in ("train",) if name in card}
+    had = {name: card[name] for name in TRAINED_ON if name in card}
     config = checked(lambda: own(**setting.config.model_dump() | had), setting.agent, own)
     return replace(setting, config=config, outside=checksum(checkpoint / WEIGHTS))
 
@@ -127,7 +128,7 @@ def check_card(folder: Path, setting: Setting | Use) -> None:
     Raises:
         UserError: the first field that differs, and both values.
     """
-    free = ("train", *agent_family(setting.agent).planning_only)
+    free = (*TRAINED_ON, *agent_family(setting.agent).planning_only)
     found = load_card(folder)
     card, own = flat_card(_with_later_settings(found, setting), free), flat_card(_card_of(setting), free)
     for name in sorted({*card, *own}, key=lambda name: (name != "agent", name)):

@@ -22,7 +22,7 @@ from lewm_bench.core.source import made_of
 from lewm_bench.data import sac_exploration as sac_policy
 from lewm_bench.data.collect import LEARNED, CollectConfig
 from lewm_bench.evaluation import strata
-from lewm_bench.evaluation.protocol import PROTOCOLS
+from lewm_bench.evaluation.protocol import PROTOCOLS, Protocol
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.names import agent_path
 from lewm_bench.run.resolve import Job, Suite
@@ -35,7 +35,7 @@ DATA_SEED = 0  # all training seeds share one dataset
 
 KINDS = {
     "collect": ("dataset", "policy"),
-    "train": ("encoder", "tokens", "pace", "model", "failure"),
+    "train": ("encoder", "tokens", "pace", "model", "checkpoints", "failure"),
     "evaluate": ("pairs", "evaluation", "understanding"),
 }
 """The kinds of cache entries that each stage of a run makes, in order."""
@@ -93,6 +93,8 @@ def model_spec(setting: Setting, family: Family) -> dict[str, Any]:
         config["train"].pop(name)
     for name in family.planning_only:
         config.pop(name)
+    if config["data"] == 1:  # all of them, as before there was a share
+        config.pop("data")
     return {
         **code_of(setting.agent, family),
         "agent": parse_agent(setting.agent).base,
@@ -104,6 +106,11 @@ def model_spec(setting: Setting, family: Family) -> dict[str, Any]:
         # Until Fabric's mixed precision was found to reach no ``loss``, these were trained in float32.
         **({} if config["train"].get("precision", "32-true") == "32-true" else {"autocast": 1}),
     }
+
+
+def checkpoints_spec(setting: Setting, family: Family, number: int) -> dict[str, Any]:
+    """What determines the checkpoints on the way of a training, ``number`` with the last; the weights know nothing of them."""
+    return {"model": model_spec(setting, family), "number": number}
 
 
 def outside_of(setting: Setting, family: Family) -> str:
@@ -149,20 +156,41 @@ def evaluation_spec(suite: Suite, job: Job, setting: Setting, family: Family, of
     """What determines the episodes of one goal offset."""
     config = suite.of(job.env).settings.evaluate
     common = {"split", "budget", "batch", "correlation_frames"}
+    return {
+        **acting_spec(suite, job, setting, family, offset),
+        "protocol": job.protocol,
+        "evaluate": config.model_dump(mode="json", include=common) | {"num_pairs": job.num_pairs},
+        "latent_oracle_pairs": latent_oracle_pairs(suite, job, offset) if family.kind == "world model" else 0,
+        **({"pairs": pairs_spec(suite, job, setting, offset)} if stratum_of(job.protocol) else {}),
+    }
+
+
+def acting_spec(suite: Suite, job: Job, setting: Setting, family: Family, offset: int) -> dict[str, Any]:
+    """What of an agent determines its episodes, whatever their pairs."""
+    config = suite.of(job.env).settings.evaluate
     planning = setting.config.model_dump(mode="json", include=set(family.planning_only))
     return {
         "schema": EVALUATION_SCHEMA,
         "model": model_spec(setting, family),
         "name": setting.agent,
         "env": setting.env_id,
-        "protocol": job.protocol,
-        "evaluate": config.model_dump(mode="json", include=common) | {"num_pairs": job.num_pairs},
         "planner": setting.planner.model_dump(mode="json") if family.plans else None,
         "goal_offset": offset,
         **({"filled": True} if config.batch > 1 and sized(setting.device) else {}),
-        "latent_oracle_pairs": latent_oracle_pairs(suite, job, offset) if family.kind == "world model" else 0,
         **({"planning": planning} if planning else {}),
-        **({"pairs": pairs_spec(suite, job, setting, offset)} if stratum_of(job.protocol) else {}),
+    }
+
+
+def during_spec(
+    suite: Suite, job: Job, setting: Setting, family: Family, offset: int, rules: Protocol, steps: int
+) -> dict[str, Any]:
+    """What determines the episodes on validation pairs of an agent that has trained so many ``steps`` of its training."""
+    config = suite.of(job.env).settings.evaluate
+    return {
+        **acting_spec(suite, job, setting, family, offset),
+        "protocol": rules.id,
+        "evaluate": config.model_dump(mode="json", include={"budget", "batch", "during_pairs"}),
+        "steps": steps,
     }
 
 

@@ -97,6 +97,15 @@ class OffsetRecord(Record):
     trails: tuple[Trail, ...] = ()  # of every pair, where the environment says where what moves is
 
 
+class DuringRecord(Record):
+    """Success of an agent after some of its training steps, on validation pairs."""
+
+    steps: int
+    goal_offset: int
+    hit: tuple[bool, ...]  # of each pair, as in an EpisodeRow
+    held: tuple[bool, ...]
+
+
 class CellRecord(Record):
     """Everything that is known about one (environment, agent, seed)."""
 
@@ -122,8 +131,10 @@ class CellRecord(Record):
     train_seconds: float | None = None
     training: Annotated[dict[str, list[float | None]], AfterValidator(even)] = Field(default_factory=dict)
     train_clips: int | None = None  # that the training drew from; None where passes over the data mean nothing
+    train_episodes: int | None = None  # None where they are not recorded, or the agent makes its own
     train_hardware: dict[str, str] = Field(default_factory=dict)  # with the device and the number of threads
     evaluation_complete: bool = True
+    during: tuple[DuringRecord, ...] = ()  # in the order of steps, offset by offset
     offsets: tuple[OffsetRecord, ...] = ()
     episodes: Episodes = Field(default_factory=Episodes)
     versions: dict[str, str] = Field(default_factory=dict)

@@ -22,12 +22,14 @@ from lewm_bench.run.ahead import sharing, train_ahead
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.cells import failure, outcome, record
 from lewm_bench.run.checkpoints import training_of
+from lewm_bench.run.during import during_training, number_of
 from lewm_bench.run.forecast import require_room
 from lewm_bench.run.launch.tasks import Failures
 from lewm_bench.run.records import CellRecord
 from lewm_bench.run.resolve import Job
 from lewm_bench.run.results_folder import CELLS, incoming
 from lewm_bench.run.stages import Data, Run, dataset_of, measure_job
+from lewm_bench.system import status
 from lewm_bench.system.faults import result_or_error
 from lewm_bench.system.phases import phase
 
@@ -41,9 +43,10 @@ def run_job(
         NotRun: it cannot run here.
         TrainingFailed: it did not learn anything usable.
     """
-    (family, setting, folder), measured = measure_job(run, job, (env, dataset, dataset_key), checkpoint)
+    agent, measured = measure_job(run, job, (env, dataset, dataset_key), checkpoint, number_of(run, job))
+    during = during_training(run, job, agent)
     with phase("drawing and records"):
-        return record(run, job, setting, family, measured, training_of(folder))
+        return record(run, job, agent.setting, agent.family, measured, training_of(agent.folder), during)
 
 
 def run_suite(run: Run, failures: Failures | None = None) -> list[CellRecord]:
@@ -90,7 +93,8 @@ def each_job(
     """
     cells: list[R] = []
     require_room(run)
-    with incoming(run.out) as new:
+    with incoming(run.out) as new, status.doing(run.store.root, f"suite {run.suite.name}"):
+        status.at(0, len(run.suite.jobs))
         beside = replace(run, out=new.folder)
         for spec in run.suite.envs:
             data = missing.get(spec.label) or dataset_or_error(beside, spec)
@@ -101,6 +105,7 @@ def each_job(
                     cells.append(make(here, job, data))
                     cells[-1].save(new.folder / CELLS)
                     new.publish()
+                    status.at(len(cells), len(run.suite.jobs))
                     run.say(f"[{number}/{len(run.suite.jobs)}] {tell(cells[-1])}")
         if line := new.finish():
             run.say(line)

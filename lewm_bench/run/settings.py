@@ -73,4 +73,6 @@ class Settings(Config):
             raise ValueError(f"evaluate.split: {unknown('split', split, [*fractions, 'all'])}")
         if split != "all" and fractions[split] == 0:
             raise ValueError(f"evaluate.split is {split!r}, but collect.{split} is 0")
+        if self.evaluate.during_training and fractions["val"] == 0:
+            raise ValueError("evaluate.during_training takes validation pairs, but collect.val is 0")
         return self

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from lewm_bench.agent import Family, Loaded, Setting, load_agent
+from lewm_bench.agent import Family, Loaded, Setting, learning, load_agent
 from lewm_bench.core.env import GoalEnv, require_spaces
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.core.names import stratum_of
@@ -26,12 +26,13 @@ from lewm_bench.data.format import Dataset
 from lewm_bench.data.sac_exploration import CARD, train_sac_policy
 from lewm_bench.evaluation import strata
 from lewm_bench.evaluation.episodes import PairResult, distance_rank_correlation, evaluate, latent_oracle
-from lewm_bench.evaluation.protocol import PROTOCOLS, Pairs, sample_pairs
+from lewm_bench.evaluation.protocol import PROTOCOLS, Pairs, Protocol, sample_pairs
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.budget import within_seconds
 from lewm_bench.run.checkpoints import TRAINING, Use, as_trained, check_card, origin_note, training_of
 from lewm_bench.run.environments import make_env
 from lewm_bench.run.given_data import given_spec, require_made_by
+from lewm_bench.run.kept import keep_checkpoints
 from lewm_bench.run.keys import (
     DATA_SEED,
     dataset_spec,
@@ -44,11 +45,13 @@ from lewm_bench.run.keys import (
 from lewm_bench.run.registry import agent_family
 from lewm_bench.run.reproduction import disagreement
 from lewm_bench.run.resolve import Job, Suite, shares_budget
+from lewm_bench.system import status
 from lewm_bench.system.device import threads
 from lewm_bench.system.files import write_text
 from lewm_bench.system.phases import phase
 from lewm_bench.system.provenance import commit, hardware, versions
 from lewm_bench.system.store import Store, stage_key
+from lewm_bench.train.keeping import NOTHING_KEPT, Keeping
 from lewm_bench.train.logs import NOWHERE, LogTo
 from lewm_bench.train.loop import TrainingLog, raise_if_collapsed, raise_if_mean_action
 
@@ -113,7 +116,7 @@ def dataset_of(run: Run, spec: EnvSpec) -> tuple[GoalEnv, Dataset, str]:
             require_sound(env, spec.label)
         learned = policy_of(run, env, config, key) if LEARNED in config.policies else None
         begin, resumed = time.perf_counter(), any(work.iterdir())
-        with phase("collecting"):
+        with phase("collecting"), status.doing(run.store.root, f"collect {spec.label}"):
             found = collect(env, config, DATA_SEED, work, run.progress, run.workers, learned, tell)
         frames = len(found.frames)
         seconds = time.perf_counter() - begin
@@ -151,7 +154,8 @@ def policy_of(run: Run, env: GoalEnv, config: CollectConfig, dataset: dict[str, 
 
     def build(work: Path) -> None:
         if not (work / CARD).is_file():  # else it was trained, and its stage could not be completed
-            train_sac_policy(env, config.sac, DATA_SEED, work, run.progress)
+            with status.doing(run.store.root, "train the policy sac, which collects"):
+                train_sac_policy(env, config.sac, DATA_SEED, work, run.progress)
 
     return run.store.stage("policy", policy_spec(config, dataset), build)
 
@@ -185,7 +189,7 @@ def in_steps(setting: Setting) -> Setting:
     train = setting.config.train
     if train.epochs is None:
         return setting
-    train = train.on(agent_family(setting.agent).training_clips(setting))
+    train = train.on(agent_family(setting.agent).training_clips(learning(setting)))
     return replace(setting, config=setting.config.model_copy(update={"train": train}))
 
 
@@ -195,11 +199,13 @@ def checkpoint_of(
     say: Callable[[str], None] = logger.info,
     beside: int = 0,
     train: Callable[[Path], Trained] | None = None,
+    number: int = 0,
 ) -> Path | None:
     """The checkpoint folder of a job, trained if it is not in the cache; None for agents that do not train.
 
     ``say`` is told how long a training took and which share of that went by in waiting for data; ``beside`` are the other
-    trainings that run at the same time. ``train`` is another way to train in a folder than this process alone.
+    trainings that run at the same time. ``train`` is another way to train in a folder than this process alone, which keeps
+    no checkpoints; else ``number`` are kept of the training, with the last (``run.kept``).
 
     Raises:
         TrainingFailed: it did not learn anything usable.
@@ -207,16 +213,32 @@ def checkpoint_of(
     if not family.trainable:
         return None
 
-    def build(work: Path) -> None:
-        with phase("training: other"):
-            log, where = train_here(setting, family, work) if train is None else train(work)
+    task = f"train {setting.agent}, seed {setting.seed}, {setting.env_id}"
+
+    def trained(keeping: Keeping, work: Path) -> Trained:
+        with phase("training: other"), status.doing(setting.store.root, task):
+            return train_here(replace(setting, keeping=keeping), family, work) if train is None else train(work)
+
+    def build(work: Path, keeping: Keeping = NOTHING_KEPT) -> None:
+        log, where = trained(keeping, work)
         where |= {BESIDE: str(beside)} if beside else {}
         record = {"columns": log.columns, "seconds": log.seconds, "waited": log.waited, "hardware": where}
         write_text(work / TRAINING, json.dumps(record))
         others = f", threads: {where['threads']}, others at the same time: {beside}" if beside else ""
         say(f"{setting.env_id}: {setting.agent}, seed {setting.seed}, {trained_in(log)}{others}")
 
-    folder = setting.store.stage("model", model_spec(setting, family), build)
+    spec = model_spec(setting, family)
+    if number and family.keeps and train is None:
+
+        def whole(keeping: Keeping) -> Path:
+            return setting.store.stage("model", spec, lambda work: build(work, keeping))
+
+        def again(keeping: Keeping, work: Path) -> None:
+            with status.doing(setting.store.root, f"{task}, again for its checkpoints"):
+                train_here(replace(setting, keeping=keeping, log_to=NOWHERE), family, work)
+
+        keep_checkpoints(setting, family, number, whole, again, say)
+    folder = setting.store.stage("model", spec, build)
     if setting.config.train.on_collapse == "fail":
         # The weights may be those of a training that was told to go on.
         columns = training_of(folder)["columns"]
@@ -228,7 +250,7 @@ def checkpoint_of(
 def train_here(setting: Setting, family: Family, work: Path) -> Trained:
     """Train in this process, which may be one of several."""
     ranks = setting.ranks.count
-    log, where = family.train(setting, work), hardware(setting.device)
+    log, where = family.train(learning(setting), work), hardware(setting.device)
     return log, where | ({RANKS: str(ranks)} if ranks > 1 else {})
 
 
@@ -251,7 +273,8 @@ def pairs_of(run: Run, job: Job, setting: Setting, offset: int) -> Pairs:
     spec = pairs_spec(run.suite, job, setting, offset)
 
     def build(work: Path) -> None:
-        with phase("sorting pairs"):
+        task = f"sort pairs, {offset} steps ahead, {setting.env_id}"
+        with phase("sorting pairs"), status.doing(run.store.root, task):
             found = strata.sort_pairs(
                 setting, rules, config.num_pairs, config.candidates, offset, config.split, budget, run.progress
             )
@@ -291,25 +314,7 @@ def measure(
 
     def build(work: Path) -> None:
         agent = loaded()
-        rows = work / EPISODES
-        done = finished_rows(rows, len(pairs))
-        # Rewritten, so that a line torn by a kill is gone before the next one is appended.
-        write_text(rows, "".join(r.model_dump_json() + "\n" for r in done))
-        todo = evaluate(
-            agent.agent,
-            setting,
-            pairs,
-            budget,
-            goal_offset=offset,
-            real_history=rules.real_history,
-            batch=config.batch,
-            skip=[r.pair for r in done],
-        )
-        name = f"evaluate {setting.agent} offset {offset}"
-        with phase("evaluating: other"), rows.open("a", encoding="utf-8") as file:
-            for result in tqdm(todo, name, len(pairs), initial=len(done), disable=not run.progress, leave=False):
-                file.write(result.model_dump_json() + "\n")
-                file.flush()
+        run_episodes(run, job, setting, agent, rules, offset, pairs, work / EPISODES)
         with phase("measuring latents"):
             found = measures_of(run, job, setting, agent, pairs, budget, offset)
         write_text(work / MEASURES, json.dumps(found, allow_nan=False))
@@ -318,17 +323,59 @@ def measure(
     return Measured(pairs, *read_evaluation(folder, len(pairs)), stage_key("evaluation", spec))
 
 
+def run_episodes(
+    run: Run,
+    job: Job,
+    setting: Setting,
+    agent: Loaded,
+    rules: Protocol,
+    offset: int,
+    pairs: Pairs,
+    rows: Path,
+    told: str = "",
+) -> None:
+    """Write the results of all pairs into ``rows``, going on behind those that are there; ``told`` says of which agent."""
+    config = run.suite.of(job.env).settings.evaluate
+    done = finished_rows(rows, len(pairs))
+    # Rewritten, so that a line torn by a kill is gone before the next one is appended.
+    write_text(rows, "".join(r.model_dump_json() + "\n" for r in done))
+    todo = evaluate(
+        agent.agent,
+        setting,
+        pairs,
+        config.budget or rules.budget(offset),
+        goal_offset=offset,
+        real_history=rules.real_history,
+        batch=config.batch,
+        skip=[r.pair for r in done],
+    )
+    name = f"evaluate {setting.agent}{told} offset {offset}"
+    task = f"evaluate {setting.agent}{told}, seed {setting.seed}, {offset} steps ahead, {setting.env_id}"
+    with phase("evaluating: other"), status.doing(run.store.root, task), rows.open("a", encoding="utf-8") as file:
+        bar = tqdm(todo, name, len(pairs), initial=len(done), disable=not run.progress, leave=False)
+        status.at(len(done), len(pairs))
+        for number, result in enumerate(bar, len(done) + 1):
+            file.write(result.model_dump_json() + "\n")
+            file.flush()
+            status.at(number, len(pairs))
+
+
 def read_evaluation(folder: Path, count: int) -> tuple[tuple[PairResult, ...], dict[str, Any]]:
     """The results of ``count`` pairs, in order, and the other measures of a finished evaluation.
 
     Raises:
         ValueError: they are not all there, or a number is not finite.
     """
+    return read_episodes(folder, count), parse_json((folder / MEASURES).read_text(encoding="utf-8"))
+
+
+def read_episodes(folder: Path, count: int) -> tuple[PairResult, ...]:
+    """The results of ``count`` pairs, in order; raises a ValueError where they are not all there."""
     lines = (folder / EPISODES).read_text(encoding="utf-8").splitlines()
     results = sorted((PairResult.model_validate_json(line) for line in lines), key=lambda r: r.pair)
     if [r.pair for r in results] != list(range(count)):
         raise ValueError(f"{EPISODES} has {len(results)} results of {count} pairs")
-    return tuple(results), parse_json((folder / MEASURES).read_text(encoding="utf-8"))
+    return tuple(results)
 
 
 def finished_rows(path: Path, count: int) -> list[PairResult]:
@@ -397,10 +444,12 @@ class PreparedAgent(NamedTuple):
     folder: Path | None  # its checkpoint; None for agents that do not train
 
 
-def prepare_agent(run: Run, job: Job, data: Data, checkpoint: Path | None = None, beside: int = 0) -> PreparedAgent:
+def prepare_agent(
+    run: Run, job: Job, data: Data, checkpoint: Path | None = None, beside: int = 0, number: int = 0
+) -> PreparedAgent:
     """The agent of a cell, trained if it is not in the cache, or that of a ``checkpoint`` folder from elsewhere.
 
-    ``beside`` are the other trainings that run at the same time.
+    ``beside`` are the other trainings that run at the same time, ``number`` the checkpoints that are kept of its own.
 
     Raises:
         NotRun: it cannot run here.
@@ -412,17 +461,20 @@ def prepare_agent(run: Run, job: Job, data: Data, checkpoint: Path | None = None
     family.requirements(setting)
     if checkpoint is None:
         with threads(run.sharing.threads):
-            return PreparedAgent(family, setting, checkpoint_of(setting, family, run.say, beside))
+            return PreparedAgent(family, setting, checkpoint_of(setting, family, run.say, beside, number=number))
     check_card(checkpoint, setting)
     training_of(checkpoint)  # a damaged one is found out before anything is evaluated
     return PreparedAgent(family, as_trained(checkpoint, setting), checkpoint)
 
 
 def measure_job(
-    run: Run, job: Job, data: Data, checkpoint: Path | None = None
+    run: Run, job: Job, data: Data, checkpoint: Path | None = None, number: int = 0
 ) -> tuple[PreparedAgent, dict[int, Measured]]:
-    """A cell's agent, trained if it is not in the cache, and its episodes by goal offset; raises what ``run_job`` does."""
-    agent = prepare_agent(run, job, data, checkpoint)
+    """A cell's agent, trained if it is not in the cache, and its episodes by goal offset; raises what ``run_job`` does.
+
+    ``number`` checkpoints are kept of its training.
+    """
+    agent = prepare_agent(run, job, data, checkpoint, number=number)
     loaded = cache(lambda: load_noted(*agent))
     found = {offset: pairs_of(run, job, agent.setting, offset) for offset in job.goal_offset}
     nonempty = {offset: pairs for offset, pairs in found.items() if len(pairs)}

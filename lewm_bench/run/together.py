@@ -19,8 +19,9 @@ from threading import RLock
 import torch
 from tqdm import tqdm
 
-from lewm_bench.agent import Family, Setting
+from lewm_bench.agent import Family, Setting, learning
 from lewm_bench.core.errors import UserError
+from lewm_bench.run.during import number_of
 from lewm_bench.run.registry import agent_family
 from lewm_bench.run.resolve import Job
 from lewm_bench.run.stages import Run, Trained, checkpoint_of, dataset_of, setting_of, train_here
@@ -63,10 +64,10 @@ def trained_checkpoint(run: Run, job: Job, devices: Sequence[torch.device], rank
     if ranks.count > 1:
         return _lead(run, setting, family)
     if len(devices) < 2:
-        return checkpoint_of(setting, family, run.say)
+        return checkpoint_of(setting, family, run.say, number=number_of(run, job))
 
     def train(work: Path) -> Trained:
-        family.prepare(setting)
+        family.prepare(learning(setting))
         return _on_devices(_Order(_carried(run), job, tuple(devices), work, *_inherited()))
 
     return checkpoint_of(setting, family, run.say, train=train)
@@ -92,7 +93,7 @@ def _lead(run: Run, setting: Setting, family: Family) -> Path | None:
     called: list[Path] = []
 
     def train(work: Path) -> Trained:
-        family.prepare(setting)
+        family.prepare(learning(setting))
         announce(WORK, str(work))
         called.append(work)
         return train_here(setting, family, work)

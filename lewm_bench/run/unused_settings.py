@@ -55,6 +55,8 @@ def is_read(suite: Suite, job: Job, path: Path) -> bool:
             return family.plans and not is_unused(resolved.planner(job.agent), rest)
         if first != parse_agent(job.agent).base:
             return False
+        if rest[:1] == ("data",) and not family.trainable:
+            return False
         if rest[:1] == ("train",):
             budget = resolved.settings.training
             given = budget.steps is not None or budget.seconds is not None

@@ -21,11 +21,11 @@ OLD_SECONDS = 7 * 24 * 3600  # a file that long in writing is of no process, wha
 
 def mark() -> str:
     """What the names of this process's temporary files begin with."""
-    return f"{PREFIX}-{_host()}-{os.getpid()}-"
+    return f"{PREFIX}-{host_id()}-{os.getpid()}-"
 
 
 @cache
-def _host() -> str:
+def host_id() -> str:
     """This machine; another container counts as another machine, since its process ids are its own."""
     try:
         space = os.readlink("/proc/self/ns/pid")
@@ -39,12 +39,13 @@ def is_stale(path: Path) -> bool:
     found = NAME.match(path.name)
     if found is None:
         return False
-    if found["host"] == _host():
-        return not _is_alive(int(found["pid"]))
+    if found["host"] == host_id():
+        return not is_alive(int(found["pid"]))
     return path.is_file() and time.time() - path.lstat().st_mtime > OLD_SECONDS
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine is there; True where that cannot be known."""
     if os.name != "posix":  # where signal 0 would end the process
         return True
     try:

@@ -22,6 +22,7 @@ from lewm_bench.core.errors import TrainingFailed, UserError
 from lewm_bench.core.reading import read_model
 from lewm_bench.core.rng import torch_seed, torch_stream
 from lewm_bench.data.loader import Batch, Prefetch
+from lewm_bench.system import status
 from lewm_bench.system.checkpoint import load_strict, load_tensors, require_trained, save_tensors
 from lewm_bench.system.files import write_text
 from lewm_bench.system.phases import phase, timed
@@ -194,6 +195,7 @@ def train(
     of: Mapping[str, Any] | None = None,
     log_of: LogOf = UNLOGGED,
     ranks: Ranks = ALONE,
+    after: Callable[[int], float] = lambda steps: 0.0,
 ) -> TrainingLog:
     """Train ``model`` in place and return its log, whose clock stands still while the state is saved.
 
@@ -207,6 +209,7 @@ def train(
         of: what else determines the training, as JSON; the state of another one is not gone on from.
         log_of: what loggers are told of it, and which.
         ranks: the processes that train together, in their process group; ``batch`` gives this one's share.
+        after: called with the steps done, after each and before that is saved; the seconds that it takes are no training.
 
     Raises:
         TrainingFailed: the loss or, at the end, a weight is not finite, the latents have collapsed, or a policy is no better
@@ -261,6 +264,8 @@ def train(
             bar.update()
             if index + 1 == config.steps:
                 require_trained(model)  # no loss has seen what the last step did
+            status.at(index + 1, config.steps)
+            started += after(index + 1)
             if (work.asked() or config.saves(index + 1, time.perf_counter() - started - saved)) and ranks.leads:
                 log.seconds = saved = time.perf_counter() - started
                 with phase("training: saving states"):

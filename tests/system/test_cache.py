@@ -17,7 +17,7 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.system import cache as cache_module
 from lewm_bench.system import store as store_module
 from lewm_bench.system.cache import IN_USE, Wish, about, chosen_of, delete, duration, entries, is_held, prune, size_of
-from lewm_bench.system.scratch import PREFIX, _host
+from lewm_bench.system.scratch import PREFIX, host_id
 from lewm_bench.system.store import Store, stage_key
 
 DAY = 86_400
@@ -309,7 +309,7 @@ def test_an_interrupted_deletion_leaves_nothing_that_is_taken_for_a_stage(
     (left,) = (p for p in folder.parent.iterdir() if p.name.startswith(PREFIX))
     gone = subprocess.Popen([sys.executable, "-c", ""])  # as if that process had been another, which has ended
     gone.wait()
-    dead = left.with_name(f"{PREFIX}-{_host()}-{gone.pid}-{folder.name}")
+    dead = left.with_name(f"{PREFIX}-{host_id()}-{gone.pid}-{folder.name}")
     left.rename(dead)
     assert not folder.exists() and store.find("model", MODEL) is None
     (entry,) = (e for e in entries(store.root) if e.kind == "model")

@@ -32,7 +32,7 @@ def test_only_what_dead_processes_of_this_machine_left_is_deleted(tmp_path: Path
     stale = [name_of(gone), f"below/{name_of(gone)}", f"{name_of(gone)}folder/within"]
     kept = [name_of(os.getpid()), name_of(os.getppid()), name_of(1), ".lewm-bench-tmp", ".lewm-bench-tmp-x-1-y"]
     kept += ["record.json", ".record.json.x1y2", "key.partial/frames.npy"]
-    monkeypatch.setattr(scratch, "_host", lambda: "0123abcd")
+    monkeypatch.setattr(scratch, "host_id", lambda: "0123abcd")
     kept.append(name_of(gone))  # of another machine, whose processes cannot be known
     monkeypatch.undo()
     for name in stale + kept:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
 from lewm_bench.core.formatting import short
-from lewm_bench.report.ablation import Axis, Panel, Point, Value, axis_of
+from lewm_bench.report.ablation import DATA, Axis, Panel, Point, Value, axis_of
 from lewm_bench.report.agents import Agents
 from lewm_bench.report.figures.drawing import WIDTH, escape_math, new_figure, percent_axis
 from lewm_bench.report.text import offset_name
@@ -25,7 +25,7 @@ HEIGHT = 3.1  # inches of a panel
 
 def ablation(summary: Summary) -> Figure | None:
     """One panel per agent, setting, environment and goal offset that has two points or more."""
-    panels = summary.ablations
+    panels = [panel for panel in summary.ablations if panel.path != DATA]
     if not panels:
         return None
     asked = list(dict.fromkeys((p.agent, p.path, p.fixed) for p in panels))

@@ -27,6 +27,10 @@ CAPTIONS = {
     "ablation.png": "Ablations: one setting of an agent changed at a time, everything else as in the agent itself (grey "
     "band: its default). Lines are 95 % intervals. Beneath, how training ended, a dot per seed: a latent standard "
     "deviation near 0 is a representation that has collapsed.",
+    "over_steps.png": "Success while agents train: checkpoints on the way of each training, sent on validation pairs, which no "
+    "number of the tables is from. Faint lines are training seeds, thick ones their mean, with 95 % intervals.",
+    "over_data.png": "Success by how many episodes an agent has learned from, the first ones of the same data, on the same pairs. "
+    "Lines are 95 % intervals. The number of training steps is the same for all, unless it was given as passes over the data.",
     "losses.png": "The loss terms of every objective, as logged and before weighting, a line per training run.",
     "training.png": "The training logs: a row (or two) per agent, a panel per logged quantity, a line per training run. A latent standard deviation "
     "that falls to nothing would mean that the representation has collapsed. The effective rank does not show it: what is left in "

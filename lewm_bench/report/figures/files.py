@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from lewm_bench.report.figures.ablation import ablation
+from lewm_bench.report.figures.curves import over_data, over_steps
 from lewm_bench.report.figures.distance import by_distance
 from lewm_bench.report.figures.drawing import png
 from lewm_bench.report.figures.paths import failures, paths
@@ -24,6 +25,8 @@ FIGURES: Mapping[str, Callable[[Summary], Figure | None]] = {
     "success_vs_time.png": success_vs_time,
     "by_distance.png": by_distance,
     "ablation.png": ablation,
+    "over_steps.png": over_steps,
+    "over_data.png": over_data,
     "stability.png": stability,
     "losses.png": losses,
     "training.png": training,

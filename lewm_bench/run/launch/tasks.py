@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from lewm_bench.core.names import parse_agent, stratum_of
 from lewm_bench.evaluation.protocol import PROTOCOLS
 from lewm_bench.run.ahead import sharing
+from lewm_bench.run.during import during_training, number_of
 from lewm_bench.run.registry import agent_family
 from lewm_bench.run.stages import Data, Run, Sharing, dataset_of, measure_job, pairs_of, prepare_agent, setting_of
 from lewm_bench.system.faults import result_or_error
@@ -60,11 +61,12 @@ def do(run: Run, task: Task, data: Data | None = None) -> Data:
     data = data or dataset_of(run, job.env)
     match task.kind:
         case "training":
-            prepare_agent(run, job, data, beside=run.sharing.processes - 1)
+            prepare_agent(run, job, data, beside=run.sharing.processes - 1, number=number_of(run, job))
         case "pairs":
             pairs_of(run, job, setting_of(run, job, *data), task.offset)
         case "episodes":
-            measure_job(run, job, data)
+            agent, _ = measure_job(run, job, data, number=number_of(run, job))
+            during_training(run, job, agent)
     return data
 
 

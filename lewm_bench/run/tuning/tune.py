@@ -28,6 +28,7 @@ from lewm_bench.run.resolve import Job, parse_overrides
 from lewm_bench.run.results_folder import claimed
 from lewm_bench.run.stages import Data, Run, dataset_of, measure_job, setting_of
 from lewm_bench.run.tuning.trials import SPLIT, Fresh, Trial, Tuning, agent_with, search_points
+from lewm_bench.system import status
 from lewm_bench.system.filenames import agents_stem
 from lewm_bench.system.files import write_text
 from lewm_bench.system.provenance import commit, hardware, versions
@@ -166,12 +167,13 @@ def tune_agent(run: Run, job: Job, data: Data, count: int, search: str) -> Tunin
     """The trials of one agent: first as it is configured, then what the search names."""
     dimensions, done = space_of(job.agent), []
     bar = tqdm(total=count, desc=f"tune {job.agent}", unit="trial", disable=not run.progress)
-    with bar:
+    with bar, status.doing(run.store.root, f"tune {job.agent}, {job.env.label}"):
         while len(done) < count and (values := next_values(run, job, done, search)) is not None:
             name = agent_with(job.agent, dimensions, values) if done else job.agent
             trial = Trial(trial=len(done), agent=name, values=values)
             done.append(attempt(run, job.model_copy(update={"agent": name}), data, trial))
             bar.update()
+            status.at(len(done), count)
             run.say(f"[{len(done)}/{count}] {outcome(done[-1])}")
     env, dataset, _ = data
     resolved = run.suite.of(job.env)
