@@ -153,3 +153,7 @@ def test_a_token_is_shown_where_there_is_one(tmp_path: Path) -> None:
     environment = {"RAY_AUTH_TOKEN_PATH": str(kept)}
     _settle("a:1", environment)
     assert environment["RAY_AUTH_MODE"] == "token"
+    for start, token in (({}, 64), ({"RAY_AUTH_MODE": "disabled"}, None)):  # one that starts by itself
+        environment = start | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}
+        _settle("", environment)
+        assert len(environment.get("RAY_AUTH_TOKEN", "")) == (token or 0)

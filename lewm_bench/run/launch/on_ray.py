@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
@@ -69,14 +70,18 @@ def ray_launcher(address: str = "") -> Launcher:
 def _settle(address: str, environment: MutableMapping[str, str]) -> None:
     """What Ray reads when it is imported.
 
-    Since 2.5x `ray start` makes a token that clients must show, and clients do not look for it unless they are told to;
-    a cluster without one does not mind.
+    Where a token of this user lies, `ray start` makes clusters that want it shown, but clients look for it only if they
+    are told to; a cluster that wants none does not mind. One that starts by itself would leave such a token, and so
+    has one of its own.
     """
     for name, value in QUIET.items():
         environment.setdefault(name, value)
     kept = Path(environment.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    if address and ("RAY_AUTH_TOKEN" in environment or kept.is_file()):
+    there = "RAY_AUTH_TOKEN" in environment or kept.is_file()
+    if address and there:
         environment.setdefault("RAY_AUTH_MODE", "token")
+    if not address and not there and "RAY_AUTH_MODE" not in environment:
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 @contextmanager
