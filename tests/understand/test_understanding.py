@@ -309,10 +309,10 @@ def test_a_model_that_cannot_be_trained_is_a_failed_cell_and_the_next_is_examine
 ):
     real = stages.checkpoint_of
 
-    def broken(setting, family, *more):
+    def broken(setting, family, *more, **named):
         if setting.agent == "lewm":
             raise RuntimeError("no training today")
-        return real(setting, family, *more)
+        return real(setting, family, *more, **named)
 
     monkeypatch.setattr(stages, "checkpoint_of", broken)
     cells = examine_suite(make_run(config, tmp_path, finished[0].store.root))
