@@ -90,10 +90,10 @@ def _connected(ray: ModuleType, address: str, order: Order) -> Iterator[None]:
     own: dict[str, Any] = {"address": address}
     if not address:  # another one that was started on this machine is not ours
         own = {"address": "local", "num_cpus": cores(), "include_dashboard": False}
-        os.environ["LEWM_BENCH_CACHE"] = str(order.run.store.root)  # which its workers inherit
     before = {number: signal.getsignal(number) for number in ENDING}
     try:
-        ray.init(**own, log_to_driver=False, logging_level=logging.ERROR, _node_ip_address=_here(address))
+        with _cache_named("" if address else str(order.run.store.root)):
+            ray.init(**own, log_to_driver=False, logging_level=logging.ERROR, _node_ip_address=_here(address))
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         line = " ".join(str(error).split())[:200]
         raise UserError(
@@ -106,6 +106,21 @@ def _connected(ray: ModuleType, address: str, order: Order) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _cache_named(root: str) -> Iterator[None]:
+    """The processes that are started in here inherit the cache; nothing changes without a ``root``."""
+    before = os.environ.get("LEWM_BENCH_CACHE")
+    if root:
+        os.environ["LEWM_BENCH_CACHE"] = root
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("LEWM_BENCH_CACHE", None)
+        else:
+            os.environ["LEWM_BENCH_CACHE"] = before
 
 
 def _require_answer(address: str) -> None:
