@@ -8,6 +8,7 @@ nothing of that is timed. While episodes are evaluated, and plans timed, nothing
 from __future__ import annotations
 
 import logging
+import warnings
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -200,6 +201,8 @@ def _levels() -> tuple[int, int]:
 def _start(order: _Order) -> None:
     logging.basicConfig(level=order.level, format="%(message)s")
     logging.getLogger("lewm_bench").setLevel(order.our_level)
+    if order.level > logging.INFO:  # as the command line does
+        warnings.filterwarnings("ignore")
     keep_memory()
     tqdm.set_lock(RLock())  # its own is one among processes, and a process that is ended would leave it behind
     torch.set_num_threads(order.run.sharing.threads or torch.get_num_threads())

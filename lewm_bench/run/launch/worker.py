@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -139,6 +140,8 @@ def _prepare(order: Order) -> None:
     """This process as the command line would be."""
     logging.basicConfig(level=order.level, format="%(message)s")
     logging.getLogger("lewm_bench").setLevel(order.our_level)
+    if order.level > logging.INFO:  # as the command line does
+        warnings.filterwarnings("ignore")
     keep_memory()
     torch.set_num_threads(order.threads)
     tqdm.monitor_interval = 0
