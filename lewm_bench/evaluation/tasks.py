@@ -40,13 +40,13 @@ class JoinedFrames:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        rows = np.arange(len(self))[index]
-        out = np.empty((*np.shape(rows), *self.shape[1:]), np.uint8)
-        late = np.asarray(rows >= len(self._recorded))
-        out[late] = self._more[rows[late] - len(self._recorded)] if rows.ndim else self._more[rows - len(self._recorded)] if late else 0
+        rows = np.asarray(np.arange(len(self))[index])
+        flat, out = rows.ravel(), np.empty((rows.size, *self.shape[1:]), np.uint8)
+        late = flat >= len(self._recorded)
+        out[late] = self._more[flat[late] - len(self._recorded)]
         if not late.all():
-            out[~late] = self._recorded[rows[~late]] if rows.ndim else self._recorded[rows]
-        return out
+            out[~late] = self._recorded[flat[~late]]
+        return out.reshape(*rows.shape, *self.shape[1:])
 
 
 def with_tasks(dataset: Dataset, tasks: Tasks, states: np.ndarray | None = None) -> tuple[Dataset, Pairs]:
