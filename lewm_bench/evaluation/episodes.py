@@ -51,7 +51,9 @@ class EvalConfig(Config):
     )
     split: str = Field("test", description="episodes that pairs come from: test, val (to tune), train or all")
     candidates: int = Field(
-        400, ge=1, description="pairs sorted at most by a protocol with strata, until it has num_pairs of each kind"
+        400,
+        ge=1,
+        description="pairs sorted at most into strata, until there are num_pairs of each; horizon-1: the starts, all sorted",
     )
     budget: int | None = Field(None, ge=1, description="environment steps allowed; null: as the protocol says")
     batch: int = Field(

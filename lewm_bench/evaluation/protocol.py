@@ -31,6 +31,7 @@ class Protocol(Config):
     budget_per_offset: int | None = None  # environment steps allowed for each step of the goal offset
     fixed_budget: int | None = None
     stratum: Literal["planning", "plain"] | None = None  # only pairs of this kind (lewm_bench.evaluation.strata)
+    one_set_of_starts: bool = False  # every goal offset has the same starts, in episodes that are long enough for all
     success: tuple[str, ...]  # hit: reached at some step; held: reached at the last step
     seed: int
 
@@ -63,6 +64,11 @@ CLEAN_1 = Protocol(
 CLEAN_2_PLANNING, CLEAN_2_PLAIN = (
     CLEAN_1.model_copy(update={"version": "2", "stratum": stratum}) for stratum in ("planning", "plain")
 )
+# How far an agent can plan: only the goals move, so that a curve over offsets is not one over different starts.
+HORIZON_1_PLANNING, HORIZON_1_PLAIN = (
+    rules.model_copy(update={"name": "horizon", "version": "1", "one_set_of_starts": True})
+    for rules in (CLEAN_2_PLANNING, CLEAN_2_PLAIN)
+)
 # LeWM (arXiv version 3) and its code: rows of the training data, with the off-by-one of its issue 77 corrected.
 PAPER_V3 = Protocol(
     name="paper",
@@ -77,10 +83,16 @@ PAPER_V3 = Protocol(
 # The released script knows no split: of a published file it draws from every episode (scripts/plan/eval_wm.py of
 # stable-worldmodel).
 PAPER_V3_ALL = PAPER_V3.model_copy(update={"version": "v3-all", "rows_of": "all"})
-PROTOCOLS = {p.id: p for p in (CLEAN_1, CLEAN_2_PLANNING, CLEAN_2_PLAIN, PAPER_V3, PAPER_V3_ALL)}
+PROTOCOLS = {
+    p.id: p
+    for p in (
+        CLEAN_1, CLEAN_2_PLANNING, CLEAN_2_PLAIN, HORIZON_1_PLANNING, HORIZON_1_PLAIN, PAPER_V3, PAPER_V3_ALL,
+    )
+}  # fmt: skip
 CHOICES: dict[str, tuple[Protocol, ...]] = {
     "clean-1": (CLEAN_1,),
     "clean-2": (CLEAN_2_PLANNING, CLEAN_2_PLAIN),
+    "horizon-1": (HORIZON_1_PLANNING, HORIZON_1_PLAIN),
     **{name: (protocol,) for name, protocol in PROTOCOLS.items() if name != "clean-1"},
 }
 """What ``evaluate.protocol`` may be: each is asked as one cell per protocol, in this order."""
@@ -125,12 +137,27 @@ def sample_pairs(
 
 
 def first_pairs(
-    dataset: Dataset, env: GoalEnv, protocol: Protocol, most: int, goal_offset: int, split: str = "test"
+    dataset: Dataset,
+    env: GoalEnv,
+    protocol: Protocol,
+    most: int,
+    goal_offset: int,
+    split: str = "test",
+    longest: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Episodes and start rows of the first pairs that a protocol with held-out episodes deals, (n,) with n <= ``most``."""
-    dealt = list(itertools.islice(_deal(dataset, env, protocol, goal_offset, split), most))
+    """Episodes and start rows of the first pairs that a protocol with held-out episodes deals, (n,) with n <= ``most``.
+
+    Args:
+        longest: the largest goal offset of those that share their starts; the starts are those that it deals, without
+            the ones that are solved at ``goal_offset`` before the first action.
+    """
+    every = protocol if longest is None else protocol.model_copy(update={"keep_solved": True})
+    dealt = list(itertools.islice(_deal(dataset, env, every, longest or goal_offset, split), most))
     episode, start = np.asarray(dealt, np.int64).reshape(-1, 2).T
-    return episode, start
+    if longest is None:
+        return episode, start
+    open_ = ~env.reached(dataset.states[start], dataset.states[start + goal_offset])
+    return episode[open_], start[open_]
 
 
 def _uniform(dataset: Dataset, env: GoalEnv, protocol: Protocol, num_pairs: int, offset: int, _: str) -> Pairs:

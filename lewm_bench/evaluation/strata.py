@@ -57,13 +57,15 @@ def sort_pairs(
     split: str,
     budget: int,
     progress: bool = False,
+    longest: int | None = None,
 ) -> Sorted:
     """The first pairs of a protocol, and which of them the two judges reach within ``budget`` steps.
 
-    As many pairs as hold ``wanted`` of each stratum, and ``most`` at most.
+    As many pairs as hold ``wanted`` of each stratum, and ``most`` at most; those of all ``most`` starts where goal
+    offsets up to ``longest`` share them.
     """
     dataset, env = setting.dataset, setting.env
-    episode, start = first_pairs(dataset, env, protocol, most, offset, split)
+    episode, start = first_pairs(dataset, env, protocol, most, offset, split, longest)
     states, goals = dataset.states[start], dataset.states[start + offset]
     simulation = simulation_of(setting, AgentConfig().frame_skip)
     judges = {
@@ -81,7 +83,7 @@ def sort_pairs(
                 reached[name][left] = solves(judge, states[left], goals[left], rngs, budget)
             bar.update(len(chunk))
             status.at(int(chunk[-1]) + 1, len(start))
-            if (enough := _holds(wanted, reached)) is not None:
+            if longest is None and (enough := _holds(wanted, reached)) is not None:
                 break
     rows = dataset.rows(split, spare=offset)
     return Sorted(

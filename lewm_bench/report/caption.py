@@ -32,6 +32,15 @@ PROTOCOLS = {
         "Protocol clean-2, plain pairs: those of the first pairs that always taking the next block that brings it nearest "
         "solves. They need no plan."
     ),
+    "horizon-1/planning": (
+        "Protocol horizon-1, planning pairs: as in clean-2, but all goal offsets share one set of starts, in episodes that are "
+        "long enough for the largest offset, so that from one distance to the next only the goals move. Every start is sorted at "
+        "every offset; pairs that are solved at the start are left out there."
+    ),
+    "horizon-1/plain": (
+        "Protocol horizon-1, plain pairs: of the same starts, those whose goal is reached by always taking the next block that "
+        "brings it nearest. They need no plan."
+    ),
     "paper-v3": (
         "Protocol paper-v3, as published: 50 start-goal pairs drawn uniformly from the rows of the training data "
         "(generator seed 42), the goal 25 environment steps after the start, pairs already solved at the start are "

@@ -29,6 +29,7 @@ from lewm_bench.report.html import (
 )
 from lewm_bench.report.rankings import LEARNS, compared, ranking
 from lewm_bench.report.tables.across import across_rows
+from lewm_bench.report.tables.horizon import HORIZON, horizon_tables
 from lewm_bench.report.tables.line import Line, one_group
 from lewm_bench.report.tables.planning_time import PUBLISHED_NOTE, planning_time_rows
 from lewm_bench.report.tables.results import GROUPS, View, command, reached, views
@@ -62,6 +63,7 @@ def render(summary: Summary, figures: Mapping[str, bytes], folder: Path, extra: 
     )
     sections = {
         "In short": task + _in_short(summary),
+        **({"How far ahead": shown.pop("horizon.png", "") + ranges} if (ranges := _ranges(summary)) else {}),
         "Results": shown.pop(main, "") + _results(summary),
     }
     folded = {
@@ -212,6 +214,12 @@ def _across(summary: Summary) -> str:
     lines = tuple(Line(r[0], r[1:], colour) for r, colour in zip(rows[1:], colours, strict=True))
     files = (("across.csv", csv_text(summary.across)),)
     return paragraph(explained) + html_table(rows[0], (("", lines),)) + download_links(files)
+
+
+def _ranges(summary: Summary) -> str:
+    found = horizon_tables(summary)
+    shown = (f"<h3>{escape(heading)}</h3>{html_table(rows[0], one_group(rows[1:]))}" for heading, rows in found)
+    return "".join(shown) + paragraph(HORIZON, "small") if found else ""
 
 
 def _solvers(summary: Summary) -> str:

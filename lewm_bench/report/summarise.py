@@ -30,6 +30,7 @@ from lewm_bench.report.ablation import ablations, flatten
 from lewm_bench.report.agents import HARMLESS, Agents, is_ablation, parts_of
 from lewm_bench.report.caption import shares_budget
 from lewm_bench.report.groups import Group, Key
+from lewm_bench.report.horizon import plannable_ranges
 from lewm_bench.report.rankings import REFERENCE, contests
 from lewm_bench.report.summary import Summary
 from lewm_bench.report.verdict import verdict
@@ -99,6 +100,7 @@ def summarise(cells: Iterable[CellRecord], title: str) -> Summary:
         seeds=stability.seed_scores(cells),
         over_steps=curves.success_over_steps(cells),
         over_data=curves.success_over_data(varied),
+        ranges=plannable_ranges(table, kinds),
         ablations=varied,
         loss_terms=stability.loss_terms(cells),
         agents=agents,

@@ -28,6 +28,7 @@ class Summary:
     seeds: pd.DataFrame  # success of every training seed, if any agent has two
     over_steps: pd.DataFrame  # success of every checkpoint on the way of a training
     over_data: pd.DataFrame  # success by number of training episodes
+    ranges: pd.DataFrame  # how far ahead agents plan, where goals at several offsets share their starts
     ablations: tuple[Panel, ...] = ()
     loss_terms: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # agent -> logged term -> its name
     labels: Mapping[str, str] = field(default_factory=dict)  # agent -> name for people, with every substitute

@@ -38,7 +38,11 @@ def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: S
     if not summary.cells:
         raise UserError("there is nothing to report; run `lewm-bench run --suite NAME` first")
     write_text(folder / "table.csv", csv_text(summary.table))
-    for name, rows in (("over_steps.csv", summary.over_steps), ("over_data.csv", summary.over_data)):
+    for name, rows in (
+        ("over_steps.csv", summary.over_steps),
+        ("over_data.csv", summary.over_data),
+        ("horizon.csv", summary.ranges),
+    ):
         if rows.empty:  # as of figures
             (folder / name).unlink(missing_ok=True)
         else:

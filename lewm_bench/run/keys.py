@@ -22,6 +22,7 @@ from lewm_bench.core.source import made_of
 from lewm_bench.data import sac_exploration as sac_policy
 from lewm_bench.data.collect import LEARNED, CollectConfig
 from lewm_bench.evaluation import strata
+from lewm_bench.evaluation.episodes import EvalConfig
 from lewm_bench.evaluation.protocol import PROTOCOLS, Protocol
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.names import agent_path
@@ -148,8 +149,14 @@ def pairs_spec(suite: Suite, job: Job, setting: Setting, offset: int) -> dict[st
         "env": setting.env_id,
         "evaluate": config.model_dump(mode="json", include={"split", "budget", "candidates", "num_pairs"}),
         "goal_offset": offset,
+        **({} if (longest := longest_of(rules, config)) is None else {"longest": longest}),
         "planners": {name: planner.model_dump(mode="json") for name, planner in strata.PLANNERS.items()},
     }
+
+
+def longest_of(rules: Protocol, config: EvalConfig) -> int | None:
+    """The goal offset that decides which starts all offsets share; None where each has its own."""
+    return max(config.goal_offset) if rules.one_set_of_starts else None
 
 
 def evaluation_spec(suite: Suite, job: Job, setting: Setting, family: Family, offset: int) -> dict[str, Any]:

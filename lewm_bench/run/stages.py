@@ -38,6 +38,7 @@ from lewm_bench.run.keys import (
     dataset_spec,
     evaluation_spec,
     latent_oracle_pairs,
+    longest_of,
     model_spec,
     pairs_spec,
     policy_spec,
@@ -269,14 +270,14 @@ def pairs_of(run: Run, job: Job, setting: Setting, offset: int) -> Pairs:
     config, rules = run.suite.of(job.env).settings.evaluate, PROTOCOLS[job.protocol]
     if rules.stratum is None:
         return sample_pairs(setting.dataset, setting.env, rules, job.num_pairs, offset, config.split)
-    budget = config.budget or rules.budget(offset)
+    budget, longest = config.budget or rules.budget(offset), longest_of(rules, config)
     spec = pairs_spec(run.suite, job, setting, offset)
 
     def build(work: Path) -> None:
         task = f"sort pairs, {offset} steps ahead, {setting.env_id}"
         with phase("sorting pairs"), status.doing(run.store.root, task):
             found = strata.sort_pairs(
-                setting, rules, config.num_pairs, config.candidates, offset, config.split, budget, run.progress
+                setting, rules, config.num_pairs, config.candidates, offset, config.split, budget, run.progress, longest
             )
         write_text(work / SORTED, found.model_dump_json())
 

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from lewm_bench.report.summary import Summary
 
 CAPTIONS = {
+    "horizon.png": "Success by how far ahead the goal is, all distances from the same starts. Lines are 95 % intervals; the "
+    "numbers below are steps, and pairs of start and goal. Within the lower shade lies what the best floor may reach by the upper "
+    "end of its interval, above the upper one what the oracle does not. Dashed: agents with settings in their names.",
     "success.png": "Success of every agent. Filled: the goal was reached at some step; hollow: the agent was still "
     "there at the last step. Lines are 95 % intervals; the dashed line is what random actions reach.",
     "plan_time.png": "Time to decide once, on the machine named on this page: every plan (dots), the quartiles (bar) "

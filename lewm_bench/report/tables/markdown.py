@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lewm_bench.report.caption import INTERVALS, caption, protocols
 from lewm_bench.report.tables.across import across_rows
+from lewm_bench.report.tables.horizon import HORIZON, horizon_tables
 from lewm_bench.report.tables.line import Line, one_group
 from lewm_bench.report.tables.planning_time import PUBLISHED_NOTE, planning_time_rows
 from lewm_bench.report.tables.results import views
@@ -21,6 +22,9 @@ def markdown(summary: Summary) -> str:
     """``table.md``."""
     parts = [f"# {md(summary.title)}", "\n".join(f"- {md(line)}" for line in caption(summary))]
     parts += ["What was found:", "\n".join(f"- {md(line)}" for line in summary.verdict)]
+    for heading, rows in (far := horizon_tables(summary)):
+        parts += [f"## How far ahead: {md(heading)}", _md_table(rows[0], one_group(rows[1:]))]
+    parts += [HORIZON] if far else []
     for view in views(summary):
         parts += [f"## {md(view.heading)}", md(view.setting.capitalize()) + "."]
         parts.append(_md_table(("Agent", *view.header), view.groups))
