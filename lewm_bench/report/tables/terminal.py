@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from lewm_bench.core.formatting import seconds, short
@@ -27,4 +28,6 @@ def terminal(summary: Summary) -> str:
             lines.append(f"  {row['agent']:<{width}}{reached(row):>20}{held:>20}{plan:>12}{pairs:>7}{seeds:>7}")
             if row["status"] in ("not run", "failed"):
                 lines.append(f"      {row['note']}")
+        if codes := [f"{row['agent']}: {row['verdict']}" for _, row in part.iterrows() if row["verdict"]]:
+            lines += wrap(f"what holds it back: {', '.join(codes)}", 100, initial_indent="  ", subsequent_indent="    ")
     return "\n".join([*lines[1:], ""])
