@@ -130,11 +130,11 @@ def _room(case: Case) -> Finding | None:
         return None
     both = f"{floor.name}, which learns nothing, reaches {_share(floor.rate)} and {_named(case.ceiling)}"
     if room.high < MARGIN:
-        return Finding("nothing to tell", f"nothing to tell: {both}, {_points(room)} points more.")
+        return Finding("nothing to tell", f"nothing to tell: {both}, by pairs {_points(room)} points.")
     if room.low > 0:
         return None
     count = needed(case.pairs, half_width(_estimate(room)), max(room.value, MARGIN - room.value))
-    told = f"{both}: {_points(room)} points more may be room or none"
+    told = f"{both}, by pairs {_points(room)} points, so there may be room between them or none"
     return Finding("more pairs", f"undecided: {told}; {_pairs(count, case.pairs)}.")
 
 
@@ -176,11 +176,11 @@ def _unmeasured(case: Case) -> Finding:
 
 def _between(case: Case, latent: Latent, told: str) -> Finding:
     """Neither is told: the gap that is nearest to being told says how many pairs are needed."""
-    if latent.own.high >= case.ceiling.rate.low and (case.runs or 0) > len(latent.seeds):
-        alone = (
-            f"that training is not below the ceiling, and a run with --seeds {case.worst_seed} measures the worst one"
+    if latent.own.high >= case.ceiling.rate.low and case.worst_seed not in (None, *latent.seeds):
+        worst = f"a run with --seeds {case.worst_seed} measures the worst one"
+        return Finding(
+            "more seeds", f"metric or dynamics: {told}; that training may not be below the ceiling, {worst}."
         )
-        return Finding("more seeds", f"metric or dynamics: {told}; {alone}.")
     sides = (latent.rate, case.ceiling.rate), (latent.own, latent.rate)
     gaps = [(above.value - below.value, half_width(below) + half_width(above)) for below, above in sides]
     counts = [needed(latent.pairs, half, gap) for gap, half in gaps if gap > 0]
@@ -217,7 +217,7 @@ def _points(difference: Difference | Estimate) -> str:
 
 
 def _pairs(count: int, so_far: int) -> str:
-    return f"about {rounded(count)} pairs would tell, there are {so_far}"
+    return f"about {rounded(count)} pairs (evaluate.num_pairs) would tell, there are {so_far}"
 
 
 def _estimate(difference: Difference, sign: int = 1) -> Estimate:
@@ -369,13 +369,25 @@ def sentence(subjects: Sequence[str], diagnosis: Diagnosis) -> str:
     return f"{names}{f', {diagnosis.ahead}' if diagnosis.ahead else ''}: {diagnosis.finding.text}"
 
 
+def below(contest: Contest, found: Iterable[Diagnosis]) -> list[Diagnosis]:
+    """What belongs to a contest."""
+    return [d for d in found if d.place[:3] == (contest.protocol, contest.profile, contest.env)]
+
+
 def told_of(contest: Contest, found: Iterable[Diagnosis]) -> list[str]:
     """The sentences below a contest; agents of which the same is said share one."""
-    here = [d for d in found if d.place[:3] == (contest.protocol, contest.profile, contest.env)]
     same: dict[tuple[str, str], list[Diagnosis]] = {}
-    for diagnosis in here:
+    for diagnosis in below(contest, found):
         same.setdefault((diagnosis.ahead, diagnosis.finding.text), []).append(diagnosis)
     return [sentence([d.subject for d in members], members[0]) for members in same.values()]
+
+
+def in_codes(told: Iterable[tuple[str, str]]) -> str:
+    """Names and codes as a line: ``fine (GCBC), metric (LeWM, PLDM)``; empty for none."""
+    names: dict[str, list[str]] = {}
+    for name, code in told:
+        names.setdefault(code, []).append(name)
+    return ", ".join(f"{code} ({', '.join(members)})" for code, members in names.items())
 
 
 def with_verdicts(table: pd.DataFrame, found: Iterable[Diagnosis]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from lewm_bench.core.formatting import short
 from lewm_bench.report.agents import Agents, is_ablation, parts_of, settings_text
 from lewm_bench.report.caption import INTERVALS, caption, protocols
 from lewm_bench.report.commands import OPTIONS, join_command
-from lewm_bench.report.diagnosis import told_of
+from lewm_bench.report.diagnosis import below, in_codes, told_of
 from lewm_bench.report.figures.captions import captions
 from lewm_bench.report.html import (
     Section,
@@ -29,7 +29,7 @@ from lewm_bench.report.html import (
     html_table,
     paragraph,
 )
-from lewm_bench.report.rankings import LEARNS, compared, ranking
+from lewm_bench.report.rankings import LEARNS, Contest, compared, ranking
 from lewm_bench.report.tables.across import across_rows
 from lewm_bench.report.tables.line import Line, one_group
 from lewm_bench.report.tables.planning_time import PUBLISHED_NOTE, planning_time_rows
@@ -48,6 +48,9 @@ INTRODUCTION = (
     "to that picture. No reward is ever given. This page compares such models, and agents that learn or do other "
     "things, on the same tasks: from the same starts, to the same goal images, with the same time to act."
 )
+
+
+FEW = 4  # sentences below a paragraph that may stand open: with more of them the tables are out of sight
 
 
 MAIN_FIGURES = ("success.png", "ablation.png")
@@ -123,9 +126,19 @@ def _found(summary: Summary) -> str:
     """The verdict, below each paragraph what holds the agents back."""
     parts = []
     for text, contest in zip_longest(summary.verdict, summary.contests):
-        lines = told_of(contest, summary.diagnoses) if contest is not None else ()
-        parts.append(paragraph(text, "verdict") + bullets((_headed(line) for line in lines), "found"))
+        parts += [paragraph(text, "verdict"), _held_back(contest, summary) if contest is not None else ""]
     return "".join(parts)
+
+
+def _held_back(contest: Contest, summary: Summary) -> str:
+    """A line with all codes and, open if they are few, the sentences."""
+    told, lines = below(contest, summary.diagnoses), told_of(contest, summary.diagnoses)
+    if not lines:
+        return ""
+    codes = in_codes((summary.agents.name(d.place[-1]), d.finding.code) for d in told)
+    is_open = " open" if len(lines) <= FEW else ""
+    inner = f"<summary>What holds each back: {escape(codes)}</summary>{bullets(map(_headed, lines))}"
+    return f'<details class="found"{is_open}>{inner}</details>'
 
 
 def _headed(line: str) -> str:

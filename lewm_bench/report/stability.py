@@ -90,20 +90,12 @@ def never_left_mean_action(cell: CellRecord) -> bool:
 
 def untrained(cell: CellRecord) -> str:
     """What shows that a training came to nothing, in words; empty where nothing does."""
-    std, error = ending(cell, "latent_std"), _idle(cell)
     if has_collapsed(cell):
+        std = ending(cell, "latent_std")
         return "the latents collapsed" + ("" if math.isnan(std) else f" (standard deviation {std:.2g} at the end)")
-    if never_left_mean_action(cell) or (cell.status == "failed" and "mean action" in cell.reason):
-        share = "" if math.isnan(error) else f" (its error is {100 * error:.1f} % of the mean action's)"
-        return f"the policy never left the mean action{share}"
-    return ""
-
-
-def _idle(cell: CellRecord) -> float:
-    # Inside: most of what reads records does not need what trains.
-    from lewm_bench.train.loop import policy_error
-
-    return policy_error(cell.training)
+    given_up = cell.status == "failed" and "never left the mean action" in cell.reason
+    idle = "mean_action" in cell.training and never_left_mean_action(cell)
+    return "the policy never left the mean action" if given_up or idle else ""
 
 
 def training_steps(cell: CellRecord) -> int | None:

@@ -50,7 +50,7 @@ def test_where_a_reflex_reaches_the_ceiling_there_is_nothing_to_tell():
     assert line.startswith(
         "LeWM and GCBC (one training run): nothing to tell: greedy, which learns nothing, reaches 100.0 % ["
     )
-    assert "the oracle 100.0 % [92.9, 100.0], +0.0 [-3.8, +3.8] points more." in line
+    assert "the oracle 100.0 % [92.9, 100.0], by pairs +0.0 [-3.8, +3.8] points." in line
 
 
 def test_an_agent_far_below_both_is_at_fault_all_the_same():
@@ -60,7 +60,7 @@ def test_an_agent_far_below_both_is_at_fault_all_the_same():
 def test_few_pairs_do_not_show_that_there_is_no_room():
     few = [ran(agent, n, 1, pairs=10) for agent, n in (("lewm", 9), ("greedy", 9), ("oracle", 10))]
     told = only(*few)
-    assert told.finding.code == "more pairs" and "may be room or none; about" in told.sentence
+    assert told.finding.code == "more pairs" and "may be room between them or none; about" in told.sentence
     assert "there are 10." in told.sentence
 
 
@@ -161,7 +161,7 @@ def test_an_agent_of_which_nothing_is_left_is_named_behind_the_others():
 def test_a_policy_kept_at_the_mean_action_never_trained():
     idle = {"training": {"step": [0.0] * 9, "policy": [0.995] * 9, "mean_action": [1.0] * 9}}
     told = only(ran("gcbc", 3, 1, **idle), ORACLE, RANDOM)
-    assert told.finding.code == "never trained" and "(its error is 99.5 % of the mean action's)" in told.sentence
+    assert told.finding.code == "never trained" and "in its only training the policy never left" in told.sentence
 
 
 # Where nothing is said, and of which task.
@@ -255,9 +255,9 @@ def test_how_many_are_needed_grows_with_the_width_and_falls_with_the_gap():
 
 
 def test_as_many_as_are_needed_tell_a_share_from_one_half_in_four_of_five_tries():
-    n, rng = needed_at_first(0.2), np.random.default_rng(0)
-    hits = rng.binomial(n, 0.3, size=4000)
-    assert np.mean([wilson(h, n).high < 0.5 for h in hits]) == pytest.approx(0.8, abs=0.06)
+    n, rng = needed_at_first(0.1), np.random.default_rng(0)
+    hits = rng.binomial(n, 0.4, size=4000)
+    assert np.mean([wilson(h, n).high < 0.5 for h in hits]) == pytest.approx(0.8, abs=0.03)
 
 
 def test_seeds_weigh_more_where_trainings_differ_by_more_than_pairs_explain():
@@ -284,4 +284,4 @@ def test_page_table_and_terminal_have_it(tmp_path):
     assert (row["verdict"], row["verdict_text"]) == ("metric", metric.sentence)
     assert set(table.loc[table.index.get_level_values(0) == OTHER, "verdict"]) == {""}
     assert table.loc[(metric.place[2], "random"), "verdict"] == ""
-    assert "  what holds it back: gcbc: " in terminal(summary) and "lewm: metric" in terminal(summary)
+    assert "  verdict: metric (lewm), more pairs (gcbc)\n" in terminal(summary)
