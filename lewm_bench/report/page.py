@@ -138,7 +138,7 @@ def _held_back(contest: Contest, summary: Summary) -> str:
     codes = in_codes((summary.agents.name(d.place[-1]), d.finding.code) for d in told)
     is_open = " open" if len(lines) <= FEW else ""
     inner = f"<summary>What holds each back: {escape(codes)}</summary>{bullets(map(_headed, lines))}"
-    return f'<details class="found"{is_open}>{inner}</details>'
+    return f'<details class="part found"{is_open}>{inner}</details>'
 
 
 def _headed(line: str) -> str:
