@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from lewm_bench.core.formatting import short
 from lewm_bench.report.agents import Agents, is_ablation, parts_of, settings_text
 from lewm_bench.report.caption import INTERVALS, caption, protocols
 from lewm_bench.report.commands import OPTIONS, join_command
+from lewm_bench.report.diagnosis import below, in_codes, told_of
 from lewm_bench.report.figures.captions import captions
 from lewm_bench.report.html import (
     Section,
@@ -27,7 +29,7 @@ from lewm_bench.report.html import (
     html_table,
     paragraph,
 )
-from lewm_bench.report.rankings import LEARNS, compared, ranking
+from lewm_bench.report.rankings import LEARNS, Contest, compared, ranking
 from lewm_bench.report.tables.across import across_rows
 from lewm_bench.report.tables.horizon import HORIZON, horizon_tables
 from lewm_bench.report.tables.line import Line, one_group
@@ -47,6 +49,9 @@ INTRODUCTION = (
     "to that picture. No reward is ever given. This page compares such models, and agents that learn or do other "
     "things, on the same tasks: from the same starts, to the same goal images, with the same time to act."
 )
+
+
+FEW = 4  # sentences below a paragraph that may stand open: with more of them the tables are out of sight
 
 
 MAIN_FIGURES = ("success.png", "ablation.png")
@@ -87,7 +92,7 @@ def render(summary: Summary, figures: Mapping[str, bytes], folder: Path, extra: 
 
 def excerpt(summary: Summary, figure: bytes | None) -> str:
     """What of a page a notebook shows: title, verdict, a table for each environment and offset, and a figure as PNG."""
-    parts = [f"<h3>{escape(summary.title)}</h3>", *(paragraph(text) for text in summary.verdict)]
+    parts = [f"<h3>{escape(summary.title)}</h3>", _found(summary)]
     for view in views(summary):
         parts.append(f"<h4>{escape(view.heading)}</h4>{html_table(('Agent', *view.header), view.groups)}")
     if figure is not None:
@@ -98,7 +103,7 @@ def excerpt(summary: Summary, figure: bytes | None) -> str:
 def _in_short(summary: Summary) -> str:
     """What most readers come for: what was found, and every agent's success, a row per environment and offset."""
     place = ["protocol", "profile", "env", "goal_offset"]
-    verdict = "".join(paragraph(text, "verdict") for text in summary.verdict)
+    verdict = _found(summary)
     if not summary.table["hit"].notna().any():
         return verdict + paragraph("What was not run and why stands below.") + paragraph(INTRODUCTION)
     told_of = _told_of(summary)
@@ -117,6 +122,30 @@ def _in_short(summary: Summary) -> str:
     header += ["Plan time, DINO-WM over LeWM"] if ratios else []
     told = "How many of the goals each agent reached, in percent, with 95 % intervals in brackets:"
     return verdict + paragraph(told) + html_table(header, (("", rows),)) + paragraph(INTRODUCTION)
+
+
+def _found(summary: Summary) -> str:
+    """The verdict, below each paragraph what holds the agents back."""
+    parts = []
+    for text, contest in zip_longest(summary.verdict, summary.contests):
+        parts += [paragraph(text, "verdict"), _held_back(contest, summary) if contest is not None else ""]
+    return "".join(parts)
+
+
+def _held_back(contest: Contest, summary: Summary) -> str:
+    """A line with all codes and, open if they are few, the sentences."""
+    told, lines = below(contest, summary.diagnoses), told_of(contest, summary.diagnoses)
+    if not lines:
+        return ""
+    codes = in_codes((summary.agents.name(d.place[-1]), d.finding.code) for d in told)
+    is_open = " open" if len(lines) <= FEW else ""
+    inner = f"<summary>What holds each back: {escape(codes)}</summary>{bullets(map(_headed, lines))}"
+    return f'<details class="part found"{is_open}>{inner}</details>'
+
+
+def _headed(line: str) -> str:
+    subject, text = line.split(": ", 1)
+    return f"<b>{escape(subject)}:</b> {escape(text)}"
 
 
 def _told_of(summary: Summary) -> pd.DataFrame:

@@ -88,6 +88,16 @@ def never_left_mean_action(cell: CellRecord) -> bool:
     return cell.status == "done" and policy_error(cell.training) > 1 - LEARNED
 
 
+def untrained(cell: CellRecord) -> str:
+    """What shows that a training came to nothing, in words; empty where nothing does."""
+    if has_collapsed(cell):
+        std = ending(cell, "latent_std")
+        return "the latents collapsed" + ("" if math.isnan(std) else f" (standard deviation {std:.2g} at the end)")
+    given_up = cell.status == "failed" and "never left the mean action" in cell.reason
+    idle = "mean_action" in cell.training and never_left_mean_action(cell)
+    return "the policy never left the mean action" if given_up or idle else ""
+
+
 def training_steps(cell: CellRecord) -> int | None:
     """How many steps an agent was trained for; None for agents that do not train."""
     training = cell.config.get("agent", {}).get("train", {})

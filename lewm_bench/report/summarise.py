@@ -29,6 +29,7 @@ from lewm_bench.report import curves, stability
 from lewm_bench.report.ablation import ablations, flatten
 from lewm_bench.report.agents import HARMLESS, Agents, is_ablation, parts_of
 from lewm_bench.report.caption import shares_budget
+from lewm_bench.report.diagnosis import diagnoses, with_verdicts
 from lewm_bench.report.groups import Group, Key
 from lewm_bench.report.horizon import plannable_ranges
 from lewm_bench.report.rankings import REFERENCE, contests
@@ -47,7 +48,8 @@ COLUMNS = (
     "distance_end_median",
     "steps_to_hit_median", "plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75", "step_seconds_median",
     "speedup_vs_dino_wm",
-    "parameters", "tokens_per_frame", "train_seconds", "train_steps", "train_epochs", "solved_at_start", "stratum_share", "note",
+    "parameters", "tokens_per_frame", "train_seconds", "train_steps", "train_epochs", "solved_at_start", "stratum_share", "verdict", "verdict_text",
+    "note",
 )  # fmt: skip
 INTEGERS = ("goal_offset", "n_pairs", "n_seeds", "diff_runs", "parameters", "tokens_per_frame", "train_steps")
 
@@ -88,11 +90,13 @@ def summarise(cells: Iterable[CellRecord], title: str) -> Summary:
     newest = sorted(cells, key=lambda c: (c.status == "done", bool(c.label)))
     kinds = {c.agent: c.kind for c in cells}
     agents = Agents.of(newest)
-    varied = ablations(table, cells)
+    varied, groups = ablations(table, cells), _groups(cells)
+    found = contests(table, kinds, groups, agents)
+    told = tuple(diagnoses(found, table, kinds, groups, agents))
     summary = Summary(
         title=title,
         cells=tuple(cells),
-        table=table,
+        table=with_verdicts(table, told),
         across=_across(cells),
         ratios=_ratios(table),
         plan_seconds=_plan_seconds(cells),
@@ -106,7 +110,8 @@ def summarise(cells: Iterable[CellRecord], title: str) -> Summary:
         agents=agents,
         labels={c.agent: agents.label(c.agent, c.label) for c in newest},
         kinds=kinds,
-        contests=contests(table, kinds, _groups(cells), agents),
+        contests=found,
+        diagnoses=told,
     )
     return replace(summary, verdict=verdict(summary))
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from lewm_bench.report.ablation import Panel
 from lewm_bench.report.agents import Agents
+from lewm_bench.report.diagnosis import Diagnosis
 from lewm_bench.report.rankings import Contest
 from lewm_bench.run.records import CellRecord
 
@@ -35,3 +36,4 @@ class Summary:
     kinds: Mapping[str, str] = field(default_factory=dict)
     contests: tuple[Contest, ...] = ()  # the leading task of each environment: who is best, and told apart from whom
     verdict: tuple[str, ...] = ()  # the same in sentences
+    diagnoses: tuple[Diagnosis, ...] = ()  # what holds each agent back there

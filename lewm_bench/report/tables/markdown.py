@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from lewm_bench.report.caption import INTERVALS, caption, protocols
+from lewm_bench.report.diagnosis import told_of
 from lewm_bench.report.tables.across import across_rows
 from lewm_bench.report.tables.horizon import HORIZON, horizon_tables
 from lewm_bench.report.tables.line import Line, one_group
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 def markdown(summary: Summary) -> str:
     """``table.md``."""
     parts = [f"# {md(summary.title)}", "\n".join(f"- {md(line)}" for line in caption(summary))]
-    parts += ["What was found:", "\n".join(f"- {md(line)}" for line in summary.verdict)]
+    parts += ["What was found:", "
+".join(_found(summary))]
     for heading, rows in (far := horizon_tables(summary)):
         parts += [f"## How far ahead: {md(heading)}", _md_table(rows[0], one_group(rows[1:]))]
     parts += [HORIZON] if far else []
@@ -44,6 +47,14 @@ def markdown(summary: Summary) -> str:
         parts += ["## Planning time against DINO-WM", _md_table(rows[0], one_group(rows[1:])), PUBLISHED_NOTE]
     parts += ["## How to read it", *map(md, protocols(summary)), INTERVALS]
     return "\n\n".join(parts) + "\n"
+
+
+def _found(summary: Summary) -> Iterator[str]:
+    """The verdict, below each paragraph what holds the agents back."""
+    for text, contest in zip_longest(summary.verdict, summary.contests):
+        yield f"- {md(text)}"
+        if contest is not None:
+            yield from (f"  - {md(line)}" for line in told_of(contest, summary.diagnoses))
 
 
 # What Markdown would act on. A bracket matters only before a link's target, an underscore only at a word's edge.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from lewm_bench.core.formatting import seconds, short
+from lewm_bench.report.diagnosis import in_codes
 from lewm_bench.report.tables.results import reached
 from lewm_bench.report.text import number, offset_name, percent
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lewm_bench.report.summary import Summary
 
 
@@ -27,4 +31,11 @@ def terminal(summary: Summary) -> str:
             lines.append(f"  {row['agent']:<{width}}{reached(row):>20}{held:>20}{plan:>12}{pairs:>7}{seeds:>7}")
             if row["status"] in ("not run", "failed"):
                 lines.append(f"      {row['note']}")
+        lines += _verdict(part)
     return "\n".join([*lines[1:], ""])
+
+
+def _verdict(part: pd.DataFrame) -> list[str]:
+    told = part[part["verdict"] != ""]
+    codes = in_codes(zip(told["agent"], told["verdict"], strict=True))
+    return wrap(f"verdict: {codes}", 100, initial_indent="  ", subsequent_indent="    ") if codes else []
