@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 def markdown(summary: Summary) -> str:
     """``table.md``."""
     parts = [f"# {md(summary.title)}", "\n".join(f"- {md(line)}" for line in caption(summary))]
-    parts += ["What was found:", "
-".join(_found(summary))]
+    parts += ["What was found:", "\n".join(_found(summary))]
     for heading, rows in (far := horizon_tables(summary)):
         parts += [f"## How far ahead: {md(heading)}", _md_table(rows[0], one_group(rows[1:]))]
     parts += [HORIZON] if far else []
