@@ -139,14 +139,31 @@ def failure_spec(suite: Suite, job: Job, family: Family, dataset: str, device: s
 
 
 def pairs_spec(suite: Suite, job: Job, setting: Setting, offset: int) -> dict[str, Any]:
-    """What determines which of the first pairs need a plan."""
+    """What determines which of the first pairs, or tasks, need a plan."""
     config, rules = suite.of(job.env).settings.evaluate, PROTOCOLS[job.protocol]
+    if rules.from_tasks:
+        return tasks_spec(suite, job, setting, offset, config.split)
     return {
         "schema": PAIRS_SCHEMA,
         "protocol": rules.model_copy(update={"stratum": None}).id,
         "dataset": [setting.dataset_key, setting.dataset.fingerprint],
         "env": setting.env_id,
         "evaluate": config.model_dump(mode="json", include={"split", "budget", "candidates", "num_pairs"}),
+        "goal_offset": offset,
+        "planners": {name: planner.model_dump(mode="json") for name, planner in strata.PLANNERS.items()},
+    }
+
+
+def tasks_spec(suite: Suite, job: Job, setting: Setting, offset: int, split: str) -> dict[str, Any]:
+    """What determines the first tasks of an environment at one distance; recordings, seeds and pictures do not."""
+    config, rules = suite.of(job.env).settings.evaluate, PROTOCOLS[job.protocol]
+    return {
+        "schema": PAIRS_SCHEMA,
+        "protocol": rules.model_copy(update={"stratum": None}).id,
+        "world": [setting.env.identity(), dict(setting.env.made_of().packages)],
+        "adapt": None if job.env.adapt is None else job.env.adapt.model_dump(mode="json"),
+        "env": setting.env_id,
+        "evaluate": config.model_dump(mode="json", include={"budget", "candidates", "num_pairs"}) | {"split": split},
         "goal_offset": offset,
         "planners": {name: planner.model_dump(mode="json") for name, planner in strata.PLANNERS.items()},
     }
@@ -182,7 +199,7 @@ def acting_spec(suite: Suite, job: Job, setting: Setting, family: Family, offset
 
 
 def during_spec(
-    suite: Suite, job: Job, setting: Setting, family: Family, offset: int, rules: Protocol, steps: int
+    suite: Suite, job: Job, setting: Setting, family: Family, offset: int, rules: Protocol, steps: int, split: str
 ) -> dict[str, Any]:
     """What determines the episodes on validation pairs of an agent that has trained so many ``steps`` of its training."""
     config = suite.of(job.env).settings.evaluate
@@ -191,6 +208,7 @@ def during_spec(
         "protocol": rules.id,
         "evaluate": config.model_dump(mode="json", include={"budget", "batch", "during_pairs"}),
         "steps": steps,
+        **({"pairs": tasks_spec(suite, job, setting, offset, split)} if rules.from_tasks else {}),
     }
 
 
