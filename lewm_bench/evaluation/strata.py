@@ -16,7 +16,7 @@ from pydantic import model_validator
 from tqdm import tqdm
 
 from lewm_bench.agent import AgentConfig, Setting
-from lewm_bench.agents.oracle import GREEDY_PLANNER, PathOracle, Simulation, SimulatorAgent, simulation_of
+from lewm_bench.agents.oracle import GREEDY_PLANNER, PathOracle, SimulatorAgent, simulation_of
 from lewm_bench.core.config import Config
 from lewm_bench.core.rng import stream
 from lewm_bench.core.types import Goals
@@ -66,7 +66,10 @@ def sort_pairs(
     episode, start = first_pairs(dataset, env, protocol, most, offset, split)
     states, goals = dataset.states[start], dataset.states[start + offset]
     simulation = simulation_of(setting, AgentConfig().frame_skip)
-    judges = judges_of(simulation)
+    judges = {
+        "greedy": SimulatorAgent(simulation, PLANNERS["greedy"]),
+        "ceiling": PathOracle(simulation, PLANNERS["ceiling"]),
+    }
     reached = {name: np.zeros(len(start), bool) for name in judges}
     enough: int | None = None
     with tqdm(total=len(start), desc=f"sort pairs offset {offset}", disable=not progress, leave=False) as bar:
@@ -89,14 +92,6 @@ def sort_pairs(
         candidates=len(rows),
         solved_at_start=int(np.sum(env.reached(dataset.states[rows], dataset.states[rows + offset]))),
     )
-
-
-def judges_of(simulation: Simulation) -> dict[str, SimulatorAgent]:
-    """The two by name."""
-    return {
-        "greedy": SimulatorAgent(simulation, PLANNERS["greedy"]),
-        "ceiling": PathOracle(simulation, PLANNERS["ceiling"]),
-    }
 
 
 def _holds(wanted: int, reached: dict[str, np.ndarray]) -> int | None:

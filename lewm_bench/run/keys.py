@@ -21,7 +21,7 @@ from lewm_bench.core.names import parse_agent, stratum_of
 from lewm_bench.core.source import made_of
 from lewm_bench.data import sac_exploration as sac_policy
 from lewm_bench.data.collect import LEARNED, CollectConfig
-from lewm_bench.evaluation import strata
+from lewm_bench.evaluation import strata, task_sorting
 from lewm_bench.evaluation.protocol import PROTOCOLS, Protocol
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.names import agent_path
@@ -165,7 +165,7 @@ def tasks_spec(suite: Suite, job: Job, setting: Setting, offset: int, split: str
         "env": setting.env_id,
         "evaluate": config.model_dump(mode="json", include={"budget", "candidates", "num_pairs"}) | {"split": split},
         "goal_offset": offset,
-        "planners": {name: planner.model_dump(mode="json") for name, planner in strata.PLANNERS.items()},
+        "planners": {name: planner.model_dump(mode="json") for name, planner in task_sorting.JUDGES.items()},
     }
 
 
