@@ -40,7 +40,7 @@ class Listed(ToyEnv):
     def sample_task(self, rng: np.random.Generator, number: int) -> Task:
         start = np.array([-0.5, rng.uniform(-0.5, 0.5)])
         right, left = (np.tile([sign, 0.0], (12, 1)) for sign in (1.0, -1.0))
-        return Task(start, start + [0.95, 0], left if number % 2 else right)
+        return Task(start, start + np.array([0.95, 0]), left if number % 2 else right)
 
 
 for name, kind in (("Tasks", ToyEnv), ("Listed", Listed)):
