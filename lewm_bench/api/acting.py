@@ -17,6 +17,7 @@ from lewm_bench.agent import Loaded, Setting, embed_frames
 from lewm_bench.api.attempt import Attempt
 from lewm_bench.api.withheld import Withheld
 from lewm_bench.core.errors import UserError, short_repr
+from lewm_bench.core.formatting import short
 from lewm_bench.core.resize import area_mean
 from lewm_bench.core.rng import stream
 from lewm_bench.core.types import Controller, Goals, Past
@@ -103,7 +104,7 @@ class ActingAgent:
             frames.append(env.step(actions[-1])[0])
             states.append(env.get_state())
         found = np.stack(frames), np.stack(states)
-        title = f"{self.label} in {self._setting.env_id}"
+        title = f"{self.name} in {short(self._setting.env_id)}"
         return Attempt(title, picture, *found, np.stack(actions), self._distances(*found, picture))
 
     def _picture(self, given: str | Path | np.ndarray) -> np.ndarray:

@@ -14,9 +14,10 @@ def latent_distance(distances: np.ndarray, title: str) -> Figure:
     nearest = int(distances.argmin())
     axes.plot(distances, color="#0072B2", linewidth=1.8)
     axes.plot(nearest, distances[nearest], "o", color="#D55E00", markersize=6)
+    below = distances[nearest] > 0.15 * distances.max()  # where the curve is not
     axes.annotate(
-        f"smallest, step {nearest}", (nearest, distances[nearest]), (0, 9), textcoords="offset points",
-        ha="right" if nearest > len(distances) / 2 else "left", fontsize=9, color="#A84800",
+        f"smallest, step {nearest}", (nearest, distances[nearest]), (0, -9 if below else 9), textcoords="offset points",
+        ha="right" if nearest > len(distances) / 2 else "left", va="top" if below else "bottom", fontsize=9, color="#A84800",
     )  # fmt: skip
     axes.set_xlim(0, max(len(distances) - 1, 1))
     axes.set_ylim(0, 1.08 * float(distances.max()) or 1)
