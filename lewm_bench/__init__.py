@@ -12,7 +12,9 @@ if not (_here / "envs").is_dir():  # a checkout: envs/ and agents/ lie beside th
     __path__.append(str(_here.parent))
 
 _PACKAGES = ("envs", "run", "train")  # the last two can be called
-_INTERFACE = ("ActingAgent", "NotRun", "Result", "SpeedResult", "TrainingFailed", "UserError", "check", "load", "speed")
+_INTERFACE = (
+    "ActingAgent", "Attempt", "NotRun", "Result", "SpeedResult", "TrainingFailed", "UserError", "check", "load", "speed",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

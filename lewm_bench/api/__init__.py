@@ -4,6 +4,7 @@ Everything here is also an attribute of ``lewm_bench`` itself: ``import lewm_ben
 """
 
 from lewm_bench.api.acting import ActingAgent
+from lewm_bench.api.attempt import Attempt
 from lewm_bench.api.checking import check
 from lewm_bench.api.loading import load
 from lewm_bench.api.results import Result, SpeedResult
@@ -14,6 +15,7 @@ from lewm_bench.core.errors import NotRun, TrainingFailed, UserError
 
 __all__ = [
     "ActingAgent",
+    "Attempt",
     "NotRun",
     "Result",
     "SpeedResult",

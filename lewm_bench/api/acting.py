@@ -6,19 +6,25 @@ Shapes: T frames of context, h w pixels, X state size, A numbers of an action bl
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lewm_bench.agent import Loaded, Setting
+from lewm_bench.agent import Loaded, Setting, embed_frames
+from lewm_bench.api.attempt import Attempt
 from lewm_bench.api.withheld import Withheld
 from lewm_bench.core.errors import UserError, short_repr
+from lewm_bench.core.formatting import short
+from lewm_bench.core.resize import area_mean
 from lewm_bench.core.rng import stream
 from lewm_bench.core.types import Controller, Goals, Past
+from lewm_bench.data.pictures import read_picture
 from lewm_bench.evaluation.agent_contract import Place, checked_actions, checked_agent
 from lewm_bench.evaluation.history import images, shown_steps
+from lewm_bench.planning.cost import goal_distance
 
 
 class ActingAgent:
@@ -60,6 +66,80 @@ class ActingAgent:
             UserError: the picture has another shape or type, or the agent needs ``goal_state``.
         """
         goals = Goals(images(self._frame(goal, "the goal")[None]), self._state(goal_state, "start", "goal_state"))
+        self._begin(goals, seed)
+
+    def toward(
+        self,
+        goal: str | Path | np.ndarray,
+        *,
+        start: Sequence[float] | np.ndarray | None = None,
+        seed: int = 0,
+        steps: int = 50,
+    ) -> Attempt:
+        """Act in the environment of the checkpoint toward a picture, which may be any: nobody knows its state.
+
+        Args:
+            goal: a file of any size, or (h, w, 3) uint8 of any; resized to what the agent sees.
+            start: the true state to begin in, (X,); sampled from the seed if left out.
+            seed: of the start, and of the noise that a planner draws.
+            steps: environment steps; fewer where the episode is over before.
+
+        Returns:
+            Frames, states, actions and latent distances; ``save`` writes a video, a figure and a table.
+
+        Raises:
+            UserError: no picture, no state of the environment, or an agent that reads the true state of its goal.
+        """
+        if steps < 1:
+            raise UserError(f"steps must be at least 1, got {steps}")
+        env, picture = self._setting.env, self._picture(goal)
+        frame = self._put(start, seed)
+        unknown_state = Withheld(
+            f"{self.label} reads the true state at its goal, which a picture does not tell; take an agent that sees pictures alone"
+        )
+        self._begin(Goals(images(picture[None]), unknown_state), seed)  # type: ignore[arg-type]
+        frames, states, actions = [frame], [env.get_state()], []
+        while len(actions) < steps and not env.over(states[-1]):
+            actions.append(self.act(frames[-1], state=states[-1]))
+            frames.append(env.step(actions[-1])[0])
+            states.append(env.get_state())
+        found = np.stack(frames), np.stack(states)
+        title = f"{self.name} in {short(self._setting.env_id)}"
+        return Attempt(title, picture, *found, np.stack(actions), self._distances(*found, picture))
+
+    def _picture(self, given: str | Path | np.ndarray) -> np.ndarray:
+        """(image_size, image_size, 3) uint8, whatever its size was."""
+        if not isinstance(given, np.ndarray):
+            return read_picture(Path(given), self.image_size, self.image_size)
+        if given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8 or not given.size:
+            raise UserError(f"a goal picture must be a file or (h, w, 3) uint8, got {given.shape} {given.dtype}")
+        return area_mean(given, self.image_size, self.image_size)
+
+    def _put(self, start: Sequence[float] | np.ndarray | None, seed: int) -> np.ndarray:
+        """Put the environment at the start; its first frame."""
+        env = self._setting.env
+        if start is None:
+            return env.reset(seed=seed)[0]
+        state, size = np.array(start, np.float64), len(env.get_state())
+        if state.shape != (size,) or not np.isfinite(state).all():
+            raise UserError(f"a start in {self._setting.env_id} is {size} finite numbers, got {short_repr(start)}")
+        try:
+            return env.reset(seed=seed, options={"start": state})[0]
+        except ValueError as error:
+            raise UserError(f"{self._setting.env_id} cannot be put into the start: {error}")
+
+    @torch.inference_mode()
+    def _distances(self, frames: np.ndarray, states: np.ndarray, goal: np.ndarray) -> np.ndarray | None:
+        """(N,) latent distances of frames to a goal picture; None for an agent without latents."""
+        loaded = self._loaded
+        if loaded.model is None:
+            return None
+        embed = loaded.embed or embed_frames(loaded.model, self._setting.device)
+        target = embed(images(goal[None]), states[:1])
+        latents = [embed(images(frame[None]), state[None]) for frame, state in zip(frames, states, strict=True)]
+        return np.array([float(goal_distance(latent, target)) for latent in latents])
+
+    def _begin(self, goals: Goals, seed: int) -> None:
         self._seen: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}  # frame and state of each step still shown
         self._actions: list[np.ndarray] = []
         self._planned: deque[np.ndarray] = deque()

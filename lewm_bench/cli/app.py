@@ -14,6 +14,7 @@ import typer
 
 import lewm_bench
 from lewm_bench.cli import (
+    act,
     cache,
     check,
     collect,
@@ -45,7 +46,7 @@ app = typer.Typer(
 )
 
 for verb in (
-    run.run, list.list_, collect.collect, train.train, evaluate.evaluate, understand.understand, tune.tune, speed.speed,
+    run.run, list.list_, collect.collect, train.train, evaluate.evaluate, act.act, understand.understand, tune.tune, speed.speed,
     report.report, check.check, doctor.doctor, watch.watch, push.push,
 ):  # fmt: skip
     app.command(name=verb.__name__.rstrip("_"), cls=Verb)(verb)

@@ -123,8 +123,9 @@ def _list_settings(path: str, bench: Benchmarks, profile: str) -> None:
 def _protocol_line(rules) -> str:
     protocol, *_ = rules
     episodes = "held-out" if protocol.held_out else {"train": "training", "all": "all"}[protocol.rows_of]
+    goals = "the environment's own tasks" if protocol.from_tasks else f"{episodes} episodes"
     strata = " and ".join(one.stratum for one in rules if one.stratum)
-    return f"success {' and '.join(protocol.success)}, {episodes} episodes{f', {strata} pairs' if strata else ''}"
+    return f"success {' and '.join(protocol.success)}, {goals}{f', {strata} pairs' if strata else ''}"
 
 
 def _contents(suite) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -14,6 +15,15 @@ import numpy as np
 from lewm_bench.core.errors import UserError, short_repr, unknown
 from lewm_bench.core.exploration import PolicyFactory, generic_policies
 from lewm_bench.core.source import Made, made_of
+
+
+@dataclass(frozen=True)
+class Task:
+    """Where an episode begins and where it should end, both in no recording."""
+
+    start: np.ndarray  # (X,)
+    goal: np.ndarray  # (X,)
+    actions: np.ndarray | None = None  # (T, action_dim) that lead there, where an environment knows some
 
 
 class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
@@ -96,6 +106,14 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
         """
         del frames, goals
         return None
+
+    def sample_task(self, rng: np.random.Generator, number: int) -> Task:
+        """The task of a ``number`` from 0, drawn from ``rng``: a start and a goal, sampled both.
+
+        Override it where the environment has tasks of its own, of which ``number`` may choose one.
+        """
+        del number
+        return Task(self.sample_state(rng), self.sample_state(rng))
 
     def spots(self, states: np.ndarray) -> np.ndarray | None:
         """(N, X) states to (N, 2): where what moves is in its frame, as shares of its width and height, in [0, 1].

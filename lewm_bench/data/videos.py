@@ -88,19 +88,22 @@ def still(film: bytes) -> bytes | None:
     return buffer.getvalue()
 
 
-def comparison_video(panels: Mapping[str, np.ndarray], title: str, lines: Sequence[str]) -> bytes:
+def comparison_video(
+    panels: Mapping[str, np.ndarray], title: str, lines: Sequence[str], frame_ms: int = SLOW_MS
+) -> bytes:
     """An animated GIF of several sequences of frames side by side.
 
     Args:
         panels: name to (T, h, w, 3) uint8, all of one shape.
         title: the line on top.
         lines: (T,) the line below each frame.
+        frame_ms: how long each is shown.
     """
     _checked(panels.values())
     board = _Board({name: frames[0] for name, frames in panels.items()}, title)
     moments = zip(zip(*panels.values(), strict=True), lines, strict=True)
     pictures = [board.shown(dict(zip(panels, now, strict=True)), line) for now, line in moments]
-    return _gif(pictures, SLOW_MS)
+    return _gif(pictures, frame_ms)
 
 
 def picture_rows(rows: Mapping[str, np.ndarray], title: str) -> bytes:

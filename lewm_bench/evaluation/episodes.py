@@ -47,7 +47,8 @@ class EvalConfig(Config):
         100, ge=1, description="start and goal pairs per environment and offset, the same for every agent"
     )
     goal_offset: tuple[int, ...] = Field(
-        (25, 50), description="environment steps from start to goal in the data; each from 1 to collect.steps"
+        (25, 50),
+        description="environment steps from start to goal in the data, at most collect.steps; tasks-1: steps of the oracle",
     )
     split: str = Field("test", description="episodes that pairs come from: test, val (to tune), train or all")
     candidates: int = Field(

@@ -25,6 +25,7 @@ class Protocol(Config):
     name: str
     version: str
     held_out: bool  # pairs from held-out episodes, balanced over them; else uniform over the rows of ``rows_of``
+    from_tasks: bool = False  # starts and goals are tasks of the environment (lewm_bench.evaluation.tasks), and no rows
     rows_of: Literal["train", "all"] = "train"
     keep_solved: bool  # keep pairs that are solved before the first action
     real_history: bool  # the agent sees the recorded frames and actions before the start; else one frame
@@ -69,6 +70,11 @@ HORIZON_1_PLANNING, HORIZON_1_PLAIN = (
     rules.model_copy(update={"name": "horizon", "version": "1", "one_set_of_starts": True})
     for rules in (CLEAN_2_PLANNING, CLEAN_2_PLAIN)
 )
+# Of the clean rules what recordings have no part in.
+TASKS_1_PLANNING, TASKS_1_PLAIN = (
+    CLEAN_1.model_copy(update={"name": "tasks", "from_tasks": True, "real_history": False, "stratum": stratum})
+    for stratum in ("planning", "plain")
+)
 # LeWM (arXiv version 3) and its code: rows of the training data, with the off-by-one of its issue 77 corrected.
 PAPER_V3 = Protocol(
     name="paper",
@@ -83,19 +89,24 @@ PAPER_V3 = Protocol(
 # The released script knows no split: of a published file it draws from every episode (scripts/plan/eval_wm.py of
 # stable-worldmodel).
 PAPER_V3_ALL = PAPER_V3.model_copy(update={"version": "v3-all", "rows_of": "all"})
-PROTOCOLS = {
-    p.id: p
-    for p in (
-        CLEAN_1, CLEAN_2_PLANNING, CLEAN_2_PLAIN, HORIZON_1_PLANNING, HORIZON_1_PLAIN, PAPER_V3, PAPER_V3_ALL,
-    )
-}  # fmt: skip
+RULES = (
+    CLEAN_1, CLEAN_2_PLANNING, CLEAN_2_PLAIN, HORIZON_1_PLANNING, HORIZON_1_PLAIN, TASKS_1_PLANNING, TASKS_1_PLAIN,
+    PAPER_V3, PAPER_V3_ALL,
+)  # fmt: skip
+PROTOCOLS = {p.id: p for p in RULES}
 CHOICES: dict[str, tuple[Protocol, ...]] = {
     "clean-1": (CLEAN_1,),
     "clean-2": (CLEAN_2_PLANNING, CLEAN_2_PLAIN),
     "horizon-1": (HORIZON_1_PLANNING, HORIZON_1_PLAIN),
+    "tasks-1": (TASKS_1_PLANNING, TASKS_1_PLAIN),
     **{name: (protocol,) for name, protocol in PROTOCOLS.items() if name != "clean-1"},
 }
 """What ``evaluate.protocol`` may be: each is asked as one cell per protocol, in this order."""
+
+
+def nearest(offset: int) -> int:
+    """The fewest steps of a task at ``offset``: more than half of it, so that offsets that double share no task."""
+    return offset // 2 + 1
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def sort_pairs(
             for name, judge in judges.items():
                 left = chunk[~reached["greedy"][chunk]]
                 rngs = [stream(protocol.seed, "strata", setting.env_id, name, offset, split, int(i)) for i in left]
-                reached[name][left] = solves(judge, states[left], goals[left], rngs, budget)
+                reached[name][left] = steps_to_goal(judge, states[left], goals[left], rngs, budget) <= budget
             bar.update(len(chunk))
             status.at(int(chunk[-1]) + 1, len(start))
             if longest is None and (enough := _holds(wanted, reached)) is not None:
@@ -119,20 +119,21 @@ def choose(found: Sorted, stratum: str, num_pairs: int, offset: int) -> Pairs:
     )
 
 
-def solves(
+def steps_to_goal(
     judge: SimulatorAgent, states: np.ndarray, goals: np.ndarray, rngs: Sequence[np.random.Generator], budget: int
 ) -> np.ndarray:
-    """(N,) bool: whether a search on the simulator brings (N, X) states to their goals within ``budget`` steps.
+    """(N,) steps in which a search on the simulator brings (N, X) states to their goals; where not, ``budget + 1``.
 
     Who has arrived is planned for no longer, which changes nothing for the others: each draws from its own generator.
     """
-    env, out = judge.simulation.env, np.zeros(len(states), bool)
+    env, out = judge.simulation.env, np.full(len(states), budget + 1)
     left, done = np.arange(len(states)), 0
     while len(left) and done < budget:
         targets = Goals(torch.empty(0), goals[left].copy())  # of which a search on the simulator sees the states alone
         actions = judge.start(targets, [rngs[i] for i in left]).search(states.copy())[:, : budget - done]
         after = env.simulate(states.copy(), np.clip(actions, env.action_space.low, env.action_space.high))
-        arrived = env.reached(after.copy(), np.repeat(goals[left][:, None], after.shape[1], axis=1)).any(1)
-        out[left[arrived]] = True
+        there = env.reached(after.copy(), np.repeat(goals[left][:, None], after.shape[1], axis=1))
+        arrived = there.any(1)
+        out[left[arrived]] = done + 1 + there[arrived].argmax(1)
         left, states, done = left[~arrived], after[~arrived, -1], done + actions.shape[1]
     return out

@@ -41,6 +41,17 @@ PROTOCOLS = {
         "Protocol horizon-1, plain pairs: of the same starts, those whose goal is reached by always taking the next block that "
         "brings it nearest. They need no plan."
     ),
+    "tasks-1/planning": (
+        "Protocol tasks-1, planning pairs. Starts and goals are drawn by the environment and lie in no recording; an agent sees "
+        "one frame of the start and none before it. How far away a goal is says the search on the true simulator along shortest "
+        "ways: by the environment steps that it takes. Every agent gets the same tasks and twice the largest of their steps to "
+        "act. Of these tasks only those are kept that need a plan: always taking the next block that brings it nearest, by the "
+        "true simulator and distance, does not reach the goal. No agent under test had a part in the choice."
+    ),
+    "tasks-1/plain": (
+        "Protocol tasks-1, plain pairs: the tasks that always taking the next block that brings it nearest solves. They need no "
+        "plan."
+    ),
     "paper-v3": (
         "Protocol paper-v3, as published: 50 start-goal pairs drawn uniformly from the rows of the training data "
         "(generator seed 42), the goal 25 environment steps after the start, pairs already solved at the start are "

@@ -8,6 +8,7 @@ import pandas as pd
 
 from lewm_bench.core.formatting import three_digits
 from lewm_bench.core.names import stratum_of
+from lewm_bench.evaluation.protocol import PROTOCOLS, nearest
 
 
 def missing(value: object) -> bool:
@@ -46,8 +47,17 @@ def ratio(value: float) -> str:
 
 def offset_name(offset: object, protocol: str = "") -> str:
     """What a goal offset is called in headings, with the kind of pairs where the protocol has kinds."""
-    ahead = "nothing measured" if missing(offset) else f"goal {offset} steps ahead"
-    return f"{ahead}, {stratum} pairs" if (stratum := stratum_of(protocol)) else ahead
+    away = distance_name(offset, protocol)
+    return f"{away}, {stratum} pairs" if (stratum := stratum_of(protocol)) else away
+
+
+def distance_name(offset: object, protocol: str = "") -> str:
+    """How far away goals are."""
+    if missing(offset):
+        return "nothing measured"
+    if protocol in PROTOCOLS and PROTOCOLS[protocol].from_tasks:
+        return f"goal {nearest(int(offset))} to {int(offset)} oracle steps away"
+    return f"goal {offset} steps ahead"
 
 
 _HARDWARE = ("device", "name", "cpu", "cores", "threads", "memory", "os")

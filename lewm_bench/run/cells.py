@@ -66,7 +66,7 @@ def record(
                 latent_oracle_pairs=m.measures["latent_oracle_pairs"],
                 distance_rank_correlation=m.measures["rank_correlation"],
                 videos=videos(run, job, setting, offset, m),
-                trails=trails(setting.env, m.results, setting.dataset.states[m.pairs.goal_row]),
+                trails=trails(setting.env, m.results, m.dataset.states[m.pairs.goal_row]),
             )
         )
     draw_scene(run, job, setting)
@@ -173,8 +173,8 @@ def videos(run: Run, job: Job, setting: Setting, offset: int, measured: Measured
         write_video(
             run.out / name,
             setting.env.render_states(states.copy()),
-            setting.dataset.frames[goal_row],
-            setting.env.distance(states.copy(), setting.dataset.states[goal_row].copy()),
+            measured.dataset.frames[goal_row],
+            setting.env.distance(states.copy(), measured.dataset.states[goal_row].copy()),
             setting.env.threshold,
             job.agent,
             unit=setting.env.distance_unit,

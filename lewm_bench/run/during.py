@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from lewm_bench.evaluation.protocol import PROTOCOLS, Pairs, Protocol, sample_pairs
 from lewm_bench.run.keys import checkpoints_spec, during_spec
 from lewm_bench.run.records import DuringRecord
 from lewm_bench.run.resolve import Job
-from lewm_bench.run.stages import EPISODES, PreparedAgent, Run, load_noted, read_episodes, run_episodes
+from lewm_bench.run.stages import EPISODES, PreparedAgent, Run, load_noted, read_episodes, run_episodes, tasks_of
 from lewm_bench.train.keeping import Keeping, shares_of
 
 SPLIT = "val"  # never test: whoever looks at these curves may choose by them
@@ -21,7 +22,7 @@ def number_of(run: Run, job: Job) -> int:
 
 
 def rules_of(protocol: str) -> Protocol:
-    """The rules of these evaluations: those of the cell, on held-out episodes and without strata."""
+    """The rules of these evaluations: those of the cell, on held-out episodes, or tasks, and without strata."""
     return PROTOCOLS[protocol].model_copy(update={"held_out": True, "keep_solved": False, "stratum": None})
 
 
@@ -48,17 +49,23 @@ def _measured(run: Run, job: Job, agent: PreparedAgent, kept: Path, number: int)
     count, rules = run.suite.of(job.env).settings.evaluate.during_pairs, rules_of(job.protocol)
     steps = shares_of(setting.config.train.steps, number)
     for offset in job.goal_offset:
-        pairs = sample_pairs(setting.dataset, setting.env, rules, count, offset, SPLIT)
+        if rules.from_tasks:
+            dataset, pairs = tasks_of(run, job, setting, offset, SPLIT, None, count)
+            if not len(pairs):
+                continue
+            asked = agent._replace(setting=replace(setting, dataset=dataset))
+        else:
+            asked, pairs = agent, sample_pairs(setting.dataset, setting.env, rules, count, offset, SPLIT)
         for done in steps:
             folder = agent.folder if done == steps[-1] else Keeping(steps, kept).of(done)
-            yield _after(run, job, agent._replace(folder=folder), rules, offset, pairs, done)
+            yield _after(run, job, asked._replace(folder=folder), rules, offset, pairs, done)
 
 
 def _after(
     run: Run, job: Job, agent: PreparedAgent, rules: Protocol, offset: int, pairs: Pairs, steps: int
 ) -> DuringRecord:
     """Success of one checkpoint, from the cache if it is there."""
-    spec = during_spec(run.suite, job, agent.setting, agent.family, offset, rules, steps)
+    spec = during_spec(run.suite, job, agent.setting, agent.family, offset, rules, steps, SPLIT)
 
     def build(work: Path) -> None:
         loaded = load_noted(*agent)

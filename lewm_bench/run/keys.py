@@ -21,7 +21,7 @@ from lewm_bench.core.names import parse_agent, stratum_of
 from lewm_bench.core.source import made_of
 from lewm_bench.data import sac_exploration as sac_policy
 from lewm_bench.data.collect import LEARNED, CollectConfig
-from lewm_bench.evaluation import strata
+from lewm_bench.evaluation import strata, task_sorting
 from lewm_bench.evaluation.episodes import EvalConfig
 from lewm_bench.evaluation.protocol import PROTOCOLS, Protocol
 from lewm_bench.run.benchmarks import EnvSpec
@@ -140,8 +140,10 @@ def failure_spec(suite: Suite, job: Job, family: Family, dataset: str, device: s
 
 
 def pairs_spec(suite: Suite, job: Job, setting: Setting, offset: int) -> dict[str, Any]:
-    """What determines which of the first pairs need a plan."""
+    """What determines which of the first pairs, or tasks, need a plan."""
     config, rules = suite.of(job.env).settings.evaluate, PROTOCOLS[job.protocol]
+    if rules.from_tasks:
+        return tasks_spec(suite, job, setting, offset, config.split)
     return {
         "schema": PAIRS_SCHEMA,
         "protocol": rules.model_copy(update={"stratum": None}).id,
@@ -157,6 +159,21 @@ def pairs_spec(suite: Suite, job: Job, setting: Setting, offset: int) -> dict[st
 def longest_of(rules: Protocol, config: EvalConfig) -> int | None:
     """The goal offset that decides which starts all offsets share; None where each has its own."""
     return max(config.goal_offset) if rules.one_set_of_starts else None
+
+
+def tasks_spec(suite: Suite, job: Job, setting: Setting, offset: int, split: str) -> dict[str, Any]:
+    """What determines the first tasks of an environment at one distance; recordings, seeds and pictures do not."""
+    config, rules = suite.of(job.env).settings.evaluate, PROTOCOLS[job.protocol]
+    return {
+        "schema": PAIRS_SCHEMA,
+        "protocol": rules.model_copy(update={"stratum": None}).id,
+        "world": [setting.env.identity(), dict(setting.env.made_of().packages)],
+        "adapt": None if job.env.adapt is None else job.env.adapt.model_dump(mode="json"),
+        "env": setting.env_id,
+        "evaluate": config.model_dump(mode="json", include={"budget", "candidates", "num_pairs"}) | {"split": split},
+        "goal_offset": offset,
+        "planners": {name: planner.model_dump(mode="json") for name, planner in task_sorting.JUDGES.items()},
+    }
 
 
 def evaluation_spec(suite: Suite, job: Job, setting: Setting, family: Family, offset: int) -> dict[str, Any]:
@@ -189,7 +206,7 @@ def acting_spec(suite: Suite, job: Job, setting: Setting, family: Family, offset
 
 
 def during_spec(
-    suite: Suite, job: Job, setting: Setting, family: Family, offset: int, rules: Protocol, steps: int
+    suite: Suite, job: Job, setting: Setting, family: Family, offset: int, rules: Protocol, steps: int, split: str
 ) -> dict[str, Any]:
     """What determines the episodes on validation pairs of an agent that has trained so many ``steps`` of its training."""
     config = suite.of(job.env).settings.evaluate
@@ -198,6 +215,7 @@ def during_spec(
         "protocol": rules.id,
         "evaluate": config.model_dump(mode="json", include={"budget", "batch", "during_pairs"}),
         "steps": steps,
+        **({"pairs": tasks_spec(suite, job, setting, offset, split)} if rules.from_tasks else {}),
     }
 
 

@@ -63,7 +63,10 @@ class Settings(Config):
     def _pairs_exist(self) -> Settings:
         """Found out before anything is collected or trained."""
         offsets, fractions = self.evaluate.goal_offset, self.collect.model_dump(include={"train", "val", "test"})
-        if not offsets or not all(1 <= o <= self.collect.steps for o in offsets):
+        recorded = not any(rules.from_tasks for rules in self.evaluate.rules)
+        if not recorded and not (offsets and min(offsets) >= 1):
+            raise ValueError(f"evaluate.goal_offset needs at least one number from 1, got {list(offsets)}")
+        if recorded and (not offsets or not all(1 <= o <= self.collect.steps for o in offsets)):
             raise ValueError(
                 f"evaluate.goal_offset needs at least one number from 1 to collect.steps ({self.collect.steps}), "
                 f"got {list(offsets)}"

@@ -24,9 +24,9 @@ from lewm_bench.data.check import require_sound
 from lewm_bench.data.collect import LEARNED, CollectConfig, collect
 from lewm_bench.data.format import Dataset
 from lewm_bench.data.sac_exploration import CARD, train_sac_policy
-from lewm_bench.evaluation import strata
+from lewm_bench.evaluation import strata, task_sorting
 from lewm_bench.evaluation.episodes import PairResult, distance_rank_correlation, evaluate, latent_oracle
-from lewm_bench.evaluation.protocol import PROTOCOLS, Pairs, Protocol, sample_pairs
+from lewm_bench.evaluation.protocol import PROTOCOLS, Pairs, Protocol, nearest, sample_pairs
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.budget import within_seconds
 from lewm_bench.run.checkpoints import TRAINING, Use, as_trained, check_card, origin_note, training_of
@@ -42,6 +42,7 @@ from lewm_bench.run.keys import (
     model_spec,
     pairs_spec,
     policy_spec,
+    tasks_spec,
 )
 from lewm_bench.run.registry import agent_family
 from lewm_bench.run.reproduction import disagreement
@@ -261,15 +262,20 @@ def trained_in(log: TrainingLog) -> str:
     return f"trained in {log.seconds:.1f} s{waiting}"
 
 
-def pairs_of(run: Run, job: Job, setting: Setting, offset: int) -> Pairs:
-    """The pairs of a job at one goal offset; those of a stratum from the cache, if they have been sorted before.
+def pairs_of(run: Run, job: Job, setting: Setting, offset: int) -> tuple[Dataset, Pairs]:
+    """The pairs of a job at one goal offset, and the dataset whose rows they are, with its tasks if they are none of it.
+
+    Those of a stratum from the cache, if they have been sorted before.
 
     Raises:
         UserError: the data cannot give so many; of a stratum there may be fewer, or none.
     """
     config, rules = run.suite.of(job.env).settings.evaluate, PROTOCOLS[job.protocol]
     if rules.stratum is None:
-        return sample_pairs(setting.dataset, setting.env, rules, job.num_pairs, offset, config.split)
+        pairs = sample_pairs(setting.dataset, setting.env, rules, job.num_pairs, offset, config.split)
+        return setting.dataset, pairs
+    if rules.from_tasks:
+        return tasks_of(run, job, setting, offset, config.split, rules.stratum, job.num_pairs)
     budget, longest = config.budget or rules.budget(offset), longest_of(rules, config)
     spec = pairs_spec(run.suite, job, setting, offset)
 
@@ -282,7 +288,29 @@ def pairs_of(run: Run, job: Job, setting: Setting, offset: int) -> Pairs:
         write_text(work / SORTED, found.model_dump_json())
 
     folder = setting.store.stage("pairs", spec, build, read_sorted)
-    return strata.choose(read_sorted(folder), rules.stratum, job.num_pairs, offset)
+    return setting.dataset, strata.choose(read_sorted(folder), rules.stratum, job.num_pairs, offset)
+
+
+def tasks_of(
+    run: Run, job: Job, setting: Setting, offset: int, split: str, stratum: str | None, num_tasks: int
+) -> tuple[Dataset, Pairs]:
+    """The first tasks of a stratum, or of all, at one distance, and a dataset that has them; there may be fewer, or none."""
+    config, rules = run.suite.of(job.env).settings.evaluate, PROTOCOLS[job.protocol]
+    sorter = task_sorting.Sorter(setting, rules, offset, split, config.budget or rules.budget(offset))
+
+    def build(work: Path) -> None:
+        task = f"sort tasks, {offset} steps away, {setting.env_id}"
+        with phase("sorting pairs"), status.doing(run.store.root, task):
+            found = task_sorting.sort_tasks(sorter, config.num_pairs, config.candidates, run.progress)
+        write_text(work / SORTED, found.model_dump_json())
+
+    folder = setting.store.stage("pairs", tasks_spec(run.suite, job, setting, offset, split), build, read_tasks)
+    return task_sorting.task_pairs(setting.dataset, setting.env, read_tasks(folder), stratum, num_tasks)
+
+
+def read_tasks(folder: Path) -> task_sorting.SortedTasks:
+    """The tasks of a finished sorting; raises a ValueError where they cannot be read."""
+    return task_sorting.SortedTasks.model_validate_json((folder / SORTED).read_text(encoding="utf-8"))
 
 
 def read_sorted(folder: Path) -> strata.Sorted:
@@ -298,6 +326,7 @@ def read_sorted(folder: Path) -> strata.Sorted:
 class Measured:
     """One evaluated goal offset."""
 
+    dataset: Dataset  # whose rows the pairs are
     pairs: Pairs
     results: tuple[PairResult, ...]
     measures: dict[str, Any]
@@ -321,7 +350,7 @@ def measure(
         write_text(work / MEASURES, json.dumps(found, allow_nan=False))
 
     folder = run.store.stage("evaluation", spec, build, lambda folder: read_evaluation(folder, len(pairs)))
-    return Measured(pairs, *read_evaluation(folder, len(pairs)), stage_key("evaluation", spec))
+    return Measured(setting.dataset, pairs, *read_evaluation(folder, len(pairs)), stage_key("evaluation", spec))
 
 
 def run_episodes(
@@ -478,12 +507,12 @@ def measure_job(
     agent = prepare_agent(run, job, data, checkpoint, number=number)
     loaded = cache(lambda: load_noted(*agent))
     found = {offset: pairs_of(run, job, agent.setting, offset) for offset in job.goal_offset}
-    nonempty = {offset: pairs for offset, pairs in found.items() if len(pairs)}
+    nonempty = {offset: (dataset, pairs) for offset, (dataset, pairs) in found.items() if len(pairs)}
     if not nonempty:
-        raise NotRun(f"{no_pairs(run, job)}; ask for a larger evaluate.goal_offset or more evaluate.candidates")
+        raise NotRun(no_pairs(run, job))
     return agent, {
-        offset: measure(run, job, agent.setting, agent.family, loaded, offset, pairs)
-        for offset, pairs in nonempty.items()
+        offset: measure(run, job, replace(agent.setting, dataset=dataset), agent.family, loaded, offset, pairs)
+        for offset, (dataset, pairs) in nonempty.items()
     }
 
 
@@ -495,9 +524,16 @@ def load_noted(family: Family, setting: Setting, folder: Path | None) -> Loaded:
 
 
 def no_pairs(run: Run, job: Job) -> str:
-    """That a job has no pairs, in words."""
+    """That a job has no pairs, and what to ask for, in words."""
     config = run.suite.of(job.env).settings.evaluate
     offsets = " or ".join(map(str, job.goal_offset))
+    if PROTOCOLS[job.protocol].from_tasks:
+        ranges = " or ".join(f"{nearest(offset)} to {offset}" for offset in job.goal_offset)
+        return (
+            f"none of the first {config.candidates} tasks of {job.env.label} takes the oracle {ranges} steps and is "
+            f"{stratum_of(job.protocol)}; ask for another evaluate.goal_offset or more evaluate.candidates"
+        )
     return (
-        f"none of {config.candidates} candidates {offsets} steps ahead in {job.env.label} is {stratum_of(job.protocol)}"
+        f"none of {config.candidates} candidates {offsets} steps ahead in {job.env.label} is {stratum_of(job.protocol)}; "
+        "ask for a larger evaluate.goal_offset or more evaluate.candidates"
     )

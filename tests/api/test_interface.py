@@ -103,7 +103,7 @@ def test_every_keyword_is_documented(name):
     assert "UserError:" in function.__doc__
 
 
-@pytest.mark.parametrize("kind", [lb.ActingAgent, lb.Result, lb.SpeedResult])
+@pytest.mark.parametrize("kind", [lb.ActingAgent, lb.Attempt, lb.Result, lb.SpeedResult])
 def test_everything_public_has_a_docstring(kind):
     assert kind.__doc__
     public = [member for name, member in vars(kind).items() if not name.startswith("_")]

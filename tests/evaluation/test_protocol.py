@@ -62,8 +62,16 @@ def triples(pairs: Pairs) -> list[tuple[int, int, int]]:
 
 def test_the_protocols_of_the_design() -> None:
     assert set(PROTOCOLS) == {
-        "clean-1", "clean-2/planning", "clean-2/plain", "horizon-1/planning", "horizon-1/plain", "paper-v3", "paper-v3-all",
-    }  # fmt: skip
+        "clean-1",
+        "clean-2/planning",
+        "clean-2/plain",
+        "horizon-1/planning",
+        "horizon-1/plain",
+        "tasks-1/planning",
+        "tasks-1/plain",
+        "paper-v3",
+        "paper-v3-all",
+    }
     assert [PROTOCOLS["clean-1"].budget(offset) for offset in (25, 50, 100)] == [50, 100, 200]
     assert [PROTOCOLS["paper-v3"].budget(offset) for offset in (25, 50, 100)] == [50, 50, 50]
     with pytest.raises(ValidationError, match="one of budget_per_offset and fixed_budget"):

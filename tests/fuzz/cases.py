@@ -237,6 +237,7 @@ VERBS = {
     "tune": [["noop"], ["--trials", "1"], ["--search", "auto"], ["--out", "out"]],
     "collect": [["Toy"], ["--set", "collect.episodes=12"]],
     "understand": [["lewm"], ["--env", "Toy"], ["--out", "out"]],
+    "act": [["lewm"], ["--goal", "goal.png"], ["--start", "0,0"], ["--steps", "2"], ["--out", "out"]],
     "report": [["results"], ["--out", "out"], ["--title", "T"]],
     "check": [[ENV], ["--sheet", "sheet.png"], ["--image-size", "16"]],
     "list": [["suites"], ["--config", "tiny.yaml"]],
@@ -271,7 +272,7 @@ def line_case(root: Path, rng: Random) -> Callable[[Path], Callable[[], object]]
         damage.replaced(folder / "fifo", Random(1))
         verb = own.choice([verb for verb in VERBS for _ in range(1 if verb == "doctor" else 4)])  # doctor takes seconds
         pieces = [list(piece) for piece in VERBS[verb]]
-        if verb not in ("report", "check", "list", "doctor", "cache"):
+        if verb not in ("act", "report", "check", "list", "doctor", "cache"):
             pieces.append(options[:2] if verb != "speed" else [])
             pieces += [options[2:4]]
             pieces += [options[4:6], options[6:]] if verb in ("run", "evaluate", "train", "tune", "understand") else []

@@ -111,6 +111,7 @@ def stages() -> dict[str, Stage]:
                     "agents.oracle",
                     "evaluation.protocol",
                     "evaluation.strata",
+                    "evaluation.task_sorting",
                     "planning.agent",
                     "planning.solvers",
                 )

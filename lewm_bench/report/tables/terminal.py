@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lewm_bench.core.formatting import seconds, short
 from lewm_bench.report.diagnosis import in_codes
 from lewm_bench.report.tables.results import reached
-from lewm_bench.report.text import number, offset_name, percent
+from lewm_bench.report.text import distance_name, number, percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,7 @@ def terminal(summary: Summary) -> str:
     lines = []
     place = ["protocol", "profile", "env", "goal_offset"]
     for (protocol, profile, env, offset), part in summary.table.groupby(place, sort=False, dropna=False):
-        lines += ["", f"{short(env)}, {offset_name(offset)} ({protocol}, {profile}; % with 95 % intervals)"]
+        lines += ["", f"{short(env)}, {distance_name(offset, protocol)} ({protocol}, {profile}; % with 95 % intervals)"]
         width = max(22, *(min(len(agent), 46) for agent in part["agent"]))
         lines.append(f"  {'agent':<{width}}{'reached':>20}{'still there':>20}{'plan time':>12}{'pairs':>7}{'seeds':>7}")
         for _, row in part.iterrows():
