@@ -1,0 +1,322 @@
+"""Test the agents of a suite in changed worlds: train each once or take it from the cache, and record what it does there.
+
+Data, models, pairs and their keys are those of the other suites. Each changed world of a cell is a cached stage of its
+own: a killed run goes on, and one that fails is left out of the record with its reason.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from lewm_bench.core.env import GoalEnv
+from lewm_bench.core.errors import NotRun, UserError
+from lewm_bench.core.formatting import seconds as in_words
+from lewm_bench.core.formatting import short
+from lewm_bench.core.shift import LEVELS, Factor
+from lewm_bench.data.format import Dataset
+from lewm_bench.evaluation.protocol import Pairs
+from lewm_bench.evaluation.shift import (
+    DRAWN_ANEW,
+    SHIFT_1,
+    World,
+    act_in,
+    changed_world,
+    chosen_factors,
+    conditions,
+    trained_world,
+)
+from lewm_bench.evaluation.shift_record import (
+    FAILED,
+    SHEETS,
+    TRAINED,
+    ChangedFactor,
+    Condition,
+    Outcomes,
+    ShiftedOutcomes,
+    ShiftRecord,
+)
+from lewm_bench.run.benchmarks import EnvSpec
+from lewm_bench.run.cells import agent_kind, config_of, failure, reason_with_details, record_fields
+from lewm_bench.run.checkpoints import training_of
+from lewm_bench.run.environments import make_env
+from lewm_bench.run.keys import for_pairs, model_spec, one_offset, shift_spec
+from lewm_bench.run.resolve import Job
+from lewm_bench.run.runner import each_job
+from lewm_bench.run.stages import (
+    Data,
+    PreparedAgent,
+    Run,
+    load_noted,
+    no_pairs,
+    pairs_of,
+    prepare_agent,
+    provenance_of,
+)
+from lewm_bench.system import status
+from lewm_bench.system.faults import error_line, result_or_error
+from lewm_bench.system.filenames import env_stem
+from lewm_bench.system.files import write_bytes, write_text
+from lewm_bench.system.phases import phase
+from lewm_bench.system.store import read_result, stage_key
+
+logger = logging.getLogger(__name__)
+
+RESULT = "result.json"
+SHEET_PIXELS = 160  # side of a frame in the pictures of changed worlds
+Step = Callable[[], object]  # is told that a world is done
+
+
+class Worlds:
+    """The changed worlds of one environment, each made once."""
+
+    def __init__(self, env: GoalEnv, factors: Mapping[str, Factor], sheets: Mapping[str, str]) -> None:
+        """``sheets``: the pictures of factors, by name."""
+        self.env, self.factors, self._sheets = env, factors, sheets
+        self._made: dict[tuple[str, int], GoalEnv] = {}
+
+    def under(self, condition: Condition, dataset: Dataset, pairs: Pairs) -> World:
+        """The world of a condition, with the tasks of ``pairs`` in it."""
+        if condition == TRAINED:
+            return trained_world(self.env, dataset, pairs)
+        where = condition.factor, condition.level
+        if where not in self._made:
+            self._made[where] = self.env.shifted(*where)
+        return changed_world(self._made[where], dataset, pairs, condition.goal)
+
+    def described(self) -> tuple[ChangedFactor, ...]:
+        """The factors for a record."""
+        return tuple(
+            ChangedFactor(name=name, group=f.group, about=f.about, values=f.values, picture=self._sheets.get(name, ""))
+            for name, f in self.factors.items()
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A cell that is tested."""
+
+    run: Run
+    job: Job
+    agent: PreparedAgent
+    pairs: Pairs
+    worlds: Worlds
+
+    @property
+    def offset(self) -> int:
+        return one_offset(self.job)
+
+    @property
+    def budget(self) -> int:
+        """Environment steps."""
+        return self.run.suite.of(self.job.env).settings.evaluate.budget or SHIFT_1.budget(self.offset)
+
+
+class Found(NamedTuple):
+    """The outcome of a stage."""
+
+    value: Outcomes
+    seconds: float
+    loaded: dict[str, Any]  # what a table says of the agent
+    made: dict[str, Any]  # where and when
+
+
+def tried(case: Case, condition: Condition) -> Found:
+    """What an agent does under a condition, from the cache if it is there."""
+    family, setting, _ = case.agent
+    batch = case.run.suite.of(case.job.env).settings.evaluate.batch
+
+    def build(work: Path) -> None:
+        begin = time.perf_counter()
+        world = case.worlds.under(condition, setting.dataset, case.pairs)
+        # Loaded anew: an oracle plans in the world that it is in, and who reads its own body does so there.
+        agent = load_noted(family, replace(setting, env=world.env), case.agent.folder)
+        with phase("evaluating: other"):
+            value = act_in(world, agent, setting, case.budget, case.offset, batch).model_dump(mode="json")
+        loaded = {name: getattr(agent, name) for name in ("label", "note", "weights", "parameters")}
+        outcome = Found(value, time.perf_counter() - begin, loaded, provenance_of(case.run))
+        write_text(work / RESULT, json.dumps(outcome._asdict(), allow_nan=False))
+
+    factor = case.worlds.factors.get(condition.factor)
+    spec = shift_spec(case.run.suite, case.job, setting, family, condition, factor)
+    return read(case.run.store.stage("shift", spec, build))
+
+
+def read(folder: Path) -> Found:
+    """The outcome in a stage's folder."""
+    found = Found(**read_result(folder, RESULT))
+    return found._replace(value=Outcomes.model_validate(found.value))
+
+
+def try_all(case: Case, step: Step) -> tuple[dict[Condition, Found], dict[str, str]]:
+    """What was found under each condition, and why others are missing; raises what the trained world does."""
+    done, skipped = {TRAINED: tried(case, TRAINED)}, {}
+    step()
+    for condition in conditions(case.worlds.factors, case.run.suite.of(case.job.env).settings.shift)[1:]:
+        found = result_or_error(lambda condition=condition: tried(case, condition))
+        if isinstance(found, Exception):
+            skipped[condition.name] = reason(case, condition, found)
+        else:
+            done[condition] = found
+        step()
+    return done, skipped
+
+
+def reason(case: Case, condition: Condition, error: Exception) -> str:
+    """Why a condition is missing, in one line; the traceback of what nobody foresaw is kept beside it."""
+    if isinstance(error, NotRun):
+        return f"not run: {error}"
+    if isinstance(error, UserError):
+        return f"{FAILED}: {error}"
+    name = f"{stem(case.run, case.job)}__{condition.factor}-{condition.level}-{condition.goal}.txt"
+    return f"{FAILED}: {reason_with_details(error, case.run.out, name)}"
+
+
+def try_job(run: Run, job: Job, data: Data, worlds: Worlds, step: Step) -> ShiftRecord:
+    """Train one cell and test it in all worlds.
+
+    Raises:
+        NotRun: it cannot run here.
+        TrainingFailed: it did not learn anything usable.
+    """
+    agent = prepare_agent(run, job, data)
+    family, setting, folder = agent
+    pairs = pairs_of(run, for_pairs(job), setting, one_offset(job))
+    if not len(pairs):
+        raise NotRun(f"{no_pairs(run, for_pairs(job))}; ask for a larger evaluate.goal_offset")
+    case = Case(run, job, agent, pairs, worlds)
+    with status.doing(run.store.root, f"change the world of {job.agent}, seed {job.seed}, {job.env.label}"):
+        done, skipped = try_all(case, step)
+    newest, training = max(done.values(), key=lambda one: one.made["created"]), training_of(folder)
+    return ShiftRecord(
+        **record_fields(run, job, "done"),
+        **newest.made,
+        **done[TRAINED].loaded,
+        agent_kind=family.kind,
+        key=stage_key("model", model_spec(setting, family)),
+        config=config_of(run, job, setting, family),
+        dataset=setting.dataset.fingerprint,
+        train_seconds=training.get("seconds"),
+        train_hardware=training.get("hardware", {}),
+        goal_offset=case.offset,
+        budget=case.budget,
+        num_pairs=len(pairs),
+        factors=worlds.described(),
+        found=tuple(ShiftedOutcomes(condition=c, outcomes=f.value, seconds=f.seconds) for c, f in done.items()),
+        skipped=skipped,
+    )
+
+
+def stem(run: Run, job: Job) -> str:
+    """What files of a cell begin with."""
+    return Path(ShiftRecord(**record_fields(run, job, "not run")).file_name).stem
+
+
+def shift_suite(run: Run) -> list[ShiftRecord]:
+    """Test every cell, save every record under ``out/cells`` as it is made, and return them all.
+
+    Raises:
+        UserError: a setting names a factor that an environment does not have.
+    """
+    check_factors(run)
+    worlds: dict[str, Worlds | Exception] = {}
+
+    def make(run: Run, job: Job, data: Data | Exception) -> ShiftRecord:
+        label = job.env.label
+        if label not in worlds:
+            worlds[label] = data if isinstance(data, Exception) else result_or_error(lambda: worlds_of(run, job, data))
+        return record_or_failure(run, job, data, worlds[label], step)
+
+    with progress(run) as step:
+        return each_job(run, make, outcome)
+
+
+def record_or_failure(
+    run: Run, job: Job, data: Data | Exception, worlds: Worlds | Exception, step: Step
+) -> ShiftRecord:
+    """The record of a job, whatever happens to it."""
+    found = worlds
+    if isinstance(worlds, Worlds):
+        found = result_or_error(lambda: try_job(run, job, data, worlds, step))
+    if isinstance(found, ShiftRecord):
+        return found
+    cell = failure(run, job, found)
+    return ShiftRecord(**record_fields(run, job, cell.status), reason=cell.reason, agent_kind=agent_kind(job.agent))
+
+
+def check_factors(run: Run) -> None:
+    """Raise a UserError for a factor that there is not, before anything is collected or trained."""
+    for spec in run.suite.envs:
+        settings = run.suite.of(spec).settings
+        with suppress(NotRun):  # which is the matter of its cells
+            env = make_env(spec.id, settings.image_size, spec.kwargs, spec.adapt)
+            chosen_factors(env, spec.label, settings.shift.factors)
+            env.close()
+
+
+def worlds_of(run: Run, job: Job, data: Data) -> Worlds:
+    """The changed worlds of a job's environment, and pictures of them in the results."""
+    env, dataset, _ = data
+    factors = chosen_factors(env, job.env.label, run.suite.of(job.env).settings.shift.factors)
+    sheets = result_or_error(lambda: draw_sheets(run, job.env, factors, dataset))
+    if isinstance(sheets, Exception):
+        logger.warning("%s: no pictures of changed worlds: %s", job.env.label, error_line(sheets))
+        sheets = {}
+    return Worlds(env, factors, sheets)
+
+
+def draw_sheets(run: Run, spec: EnvSpec, factors: Mapping[str, Factor], dataset: Dataset) -> dict[str, str]:
+    """Write one state at all levels of each factor that changes pictures; the files by factor."""
+    large = make_env(spec.id, SHEET_PIXELS, spec.kwargs, spec.adapt)
+    names = {}
+    for name, factor in factors.items():
+        if factor.group in DRAWN_ANEW:
+            names[name] = f"{SHEETS}/{env_stem(spec.label)}__{name}.png"
+            write_bytes(run.out / names[name], sheet(large, name, dataset.states))
+    large.close()
+    return names
+
+
+def sheet(env: GoalEnv, factor: str, states: np.ndarray) -> bytes:
+    """PNG of the first of (N, X) states that can be at all levels, or the very first, drawn at each side by side."""
+    changed = [env.shifted(factor, level) for level in LEVELS[1:]]
+    some = states[:: max(1, len(states) // 200)]
+    able = np.logical_and.reduce([world.possible(world.lift(some.copy())) for world in changed])
+    state = some[[able.argmax()]]
+    frames = [env.render_states(state.copy()), *(world.render_states(world.lift(state.copy())) for world in changed)]
+    gap = np.full((frames[0].shape[1], SHEET_PIXELS // 20, 3), 255, np.uint8)
+    parts = [part for frame in frames for part in (frame[0], gap)]
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(parts[:-1], axis=1)).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+@contextmanager
+def progress(run: Run) -> Iterator[Step]:
+    """A bar over the worlds of all cells."""
+    with tqdm(desc=f"suite {run.suite.name}", unit="world", disable=not run.progress) as bar:
+        yield bar.update
+
+
+def outcome(cell: ShiftRecord) -> str:
+    """One line about a finished cell."""
+    name = f"{short(cell.env)} {cell.agent} seed {cell.seed}"
+    if cell.status != "done":
+        return f"{name}: {cell.status}: {cell.reason}"
+    hits = [each.outcomes.hit for each in cell.found]
+    changed = [hit for each in hits[1:] for hit in each]
+    words = [f"hit {100 * np.mean(hits[0]):.0f} % (n {len(hits[0])})"]
+    words += [f"in {len(hits) - 1} changed worlds {100 * np.mean(changed):.0f} %"] if changed else []
+    words.append(f"tested in {in_words(sum(each.seconds for each in cell.found))}")
+    return "; ".join([f"{name}: {', '.join(words)}", *(f"{key}: {why}" for key, why in cell.skipped.items())])
