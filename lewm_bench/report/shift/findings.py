@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from lewm_bench.core.statistics import METHOD_RUNS
 from lewm_bench.report.agents import Agents
 from lewm_bench.report.shift.tables import Loss, Tested, main
@@ -34,9 +32,9 @@ def trainings(tested: Tested) -> str:
 def _worst(tested: Tested) -> str:
     """The factor with the largest drop at the strongest level of each."""
     last = strongest(tested)
-    if not last or np.isnan([loss.drop.value for loss in last]).all():
+    worst = max((loss for loss in last if loss.drop.value > 0), key=lambda loss: loss.drop.value, default=None)
+    if worst is None:
         return ""
-    worst = max((loss for loss in last if loss.pairs), key=lambda loss: loss.drop.value)
     return f"{worst.condition.factor} {worst.condition.level}: {percent(worst.hit.value)}"
 
 
@@ -83,38 +81,45 @@ def few(loss: Loss) -> str:
     return " (one run)" if loss.runs == 1 else f" ({loss.runs} runs)"
 
 
+def sentences(tested: Sequence[Tested], agents: Agents) -> tuple[str, ...]:
+    """One for each agent; what a floor loses means nothing."""
+    return tuple(sentence(each, agents) for each in tested if each.first.agent_kind != "floor")
+
+
 def sentence(tested: Tested, agents: Agents) -> str:
     """What an agent survives and what not."""
     by_factor: dict[str, list[Loss]] = {}
     kept = {loss.condition: loss for loss in tested.losses}
     for condition in main(kept):
         by_factor.setdefault(condition.factor, []).append(kept[condition])
-    start = tested.losses[0]
+    start, since = tested.losses[0], {name: _since(losses) for name, losses in by_factor.items()}
     count = f"{start.pairs} pairs" + ("" if tested.runs is None else f", {tested.runs} {_plural(tested.runs)}")
-    begin = f"{agents.name(tested.first.agent)} reaches {percent(*start.hit)} % where it was trained ({count})"
-    lost = {name: hurt[0] for name, losses in by_factor.items() if (hurt := [e for e in losses if is_hurt(e)])}
-    words = [
-        f"{name} from level {first.condition.level} on ({percent(first.hit.value)} %, at level "
-        f"{by_factor[name][-1].condition.level} {percent(by_factor[name][-1].hit.value)} %)"
-        for name, first in lost.items()
-    ]
-    spared = [f"{name} ({_most(losses)})" for name, losses in by_factor.items() if name not in lost]
-    parts = [f"loses by {', '.join(words)}" if words else "no loss is told apart"]
+    parts = []
+    for level in sorted({level for level in since.values() if level}):
+        names = [f"{name} ({_way(by_factor[name])})" for name, first in since.items() if first == level]
+        parts.append(f"loses from level {level} on by {', '.join(names)}")
+    spared = [name for name, first in since.items() if first is None]
     if spared:
-        parts.append(f"no loss shown by {', '.join(spared)}")
-    one = few(start)
-    return f"{begin}: {'; '.join(parts)}{'; of' + one.replace('(', ' ').rstrip(')') + ' only' if one else ''}."
+        open_still = max((loss.drop.high for name in spared for loss in by_factor[name] if loss.pairs), default=None)
+        left = "" if open_still is None else f" (brackets end at {percent(open_still)} points or less)"
+        parts.append(f"no loss shown by {'any factor' if not parts else ', '.join(spared)}{left}")
+    begin = f"{agents.name(tested.first.agent)} reaches {percent(*start.hit)} % where it was trained ({count})"
+    return f"{begin}: {'; '.join(parts) or 'no other world was asked'}.".replace("_", " ")
+
+
+def _since(losses: Sequence[Loss]) -> int | None:
+    """The first level at which a loss is shown."""
+    return next((loss.condition.level for loss in losses if is_hurt(loss)), None)
+
+
+def _way(losses: Sequence[Loss]) -> str:
+    """Success from level to level: ``53, 22, 7``."""
+    return ", ".join("-" if not loss.pairs else f"{100 * loss.hit.value:.0f}" for loss in losses)
 
 
 def is_hurt(loss: Loss) -> bool:
     """Whether a loss is shown: of what trains often enough or not at all after the correction, else by its interval."""
     return loss.told_apart or (bool(few(loss)) and loss.drop.low > 0)
-
-
-def _most(losses: Sequence[Loss]) -> str:
-    """What the intervals leave open."""
-    known = [loss.drop.high for loss in losses if loss.pairs]
-    return f"at most {percent(max(known))} points" if known else "no pair can be asked"
 
 
 def _plural(runs: int) -> str:

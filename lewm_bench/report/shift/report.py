@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from lewm_bench.report.commands import OPTIONS
 from lewm_bench.report.figures.drawing import png
 from lewm_bench.report.html import Section, assemble, configs, paragraph
 from lewm_bench.report.shift.figures import success_map
-from lewm_bench.report.shift.findings import drops, overview, sentence
+from lewm_bench.report.shift.findings import drops, overview, sentences
 from lewm_bench.report.shift.tables import Tested, build_table, group_order, groups, ordered, places
 from lewm_bench.report.tables.markdown import md, plain_table
 from lewm_bench.report.text import csv_text, hardware_line
@@ -57,8 +58,27 @@ MAP = (
 SHEET = "One state, from the left: the trained world and levels 1, 2 and 3."
 
 
-def write_shift(cells: Iterable[ShiftRecord], folder: Path, title: str) -> list[ShiftRecord]:
-    """Write ``table.csv``, ``table.md``, figures and ``report.html`` into ``folder``; return the records in order.
+@dataclass(frozen=True)
+class Shifts:
+    """The records of a report in order, and by agent."""
+
+    title: str
+    cells: Cells
+    tested: Sequence[Tested]
+    agents: Agents
+
+    @property
+    def places(self) -> list[tuple[str, str, str, list[Tested]]]:
+        """Heading, profile, environment and agents of each environment."""
+        many = len({cell.profile for cell in self.cells}) > 1
+        return [
+            (short(env) + (f", {profile}" if many else ""), profile, env, own)
+            for profile, env, own in places(self.tested)
+        ]
+
+
+def write_shift(cells: Iterable[ShiftRecord], folder: Path, title: str) -> Shifts:
+    """Write ``table.csv``, ``table.md``, figures and ``report.html`` into ``folder``; return what they show.
 
     Raises:
         UserError: there are none.
@@ -66,23 +86,22 @@ def write_shift(cells: Iterable[ShiftRecord], folder: Path, title: str) -> list[
     found = ordered(cells)
     if not found:
         raise UserError("there is nothing to report; run `lewm-bench run --suite shift` first")
-    tested, agents = groups(found), Agents.of(found)
-    table = csv_text(build_table(found, tested))
-    figures = draw_all(tested, agents)
+    shifts = Shifts(title, found, groups(found), Agents.of(found))
+    table, figures = csv_text(build_table(found, shifts.tested)), draw_all(shifts)
     write_text(folder / "table.csv", table)
-    write_text(folder / "table.md", markdown(found, tested, agents, title))
+    write_text(folder / "table.md", markdown(shifts))
     for path in folder.glob("success_*.png"):  # of an earlier report
         if path.name not in figures:
             path.unlink()
     for name, picture in figures.items():
         write_bytes(folder / name, picture)
-    write_text(folder / "report.html", html(found, tested, agents, figures, table, folder, title))
-    return found
+    write_text(folder / "report.html", html(shifts, figures, table, folder))
+    return shifts
 
 
-def draw_all(tested: Sequence[Tested], agents: Agents) -> dict[str, bytes]:
+def draw_all(shifts: Shifts) -> dict[str, bytes]:
     """File name to PNG of each environment's map."""
-    drawn = {figure_name(profile, env): success_map(own, agents) for profile, env, own in places(tested)}
+    drawn = {figure_name(profile, env): success_map(own, shifts.agents) for _, profile, env, own in shifts.places}
     return {name: png(figure) for name, figure in drawn.items() if figure is not None}
 
 
@@ -91,41 +110,24 @@ def figure_name(profile: str, env: str) -> str:
     return f"success_{env_stem(env)}_{env_stem(profile)}.png"
 
 
-def html(
-    cells: Cells,
-    tested: Sequence[Tested],
-    agents: Agents,
-    figures: dict[str, bytes],
-    table: str,
-    folder: Path,
-    title: str,
-) -> str:
+def html(shifts: Shifts, figures: dict[str, bytes], table: str, folder: Path) -> str:
     """The page, which needs nothing else."""
     sections = [Section("In short", INTRODUCTION, files=(("table.csv", table),))]
-    for profile, env, own in places(tested):
-        name = heading(cells, profile, env)
+    for heading, profile, env, own in shifts.places:
+        name = figure_name(profile, env)
         sections += [
             Section(
-                name,
-                tables=(("Success by level, over all factors", overview(own, agents)),),
-                figures=tuple((figures[f], MAP) for f in [figure_name(profile, env)] if f in figures),
-                items=tuple(sentence(each, agents) for each in own),
+                heading,
+                tables=(("Success by level, over all factors", overview(own, shifts.agents)),),
+                figures=((figures[name], MAP),) if name in figures else (),
+                items=sentences(own, shifts.agents),
             ),
-            Section(f"{name}: what is changed", text=SHEET, rows=factor_rows(own), pictures=pictures(own, folder)),
-            Section(f"{name}: all drops", rows=drops(own, agents), folded=True),
+            Section(f"{heading}: what is changed", SHEET, rows=factor_rows(own), pictures=pictures(own, folder)),
+            Section(f"{heading}: all drops", rows=drops(own, shifts.agents), folded=True),
         ]
-    sections += [
-        Section("How to read it", READ, items=(PROTOCOL, *caption(cells))),
-        Section("What was not measured", items=missing(cells)),
-    ]
-    return assemble(
-        title, [s for s in sections if s.text or s.rows or s.tables or s.items], {"Reproduce": reproduce(cells)}
-    )
-
-
-def heading(cells: Cells, profile: str, env: str) -> str:
-    """An environment in a heading."""
-    return short(env) + (f", {profile}" if len({cell.profile for cell in cells}) > 1 else "")
+    sections.append(Section("How to read it", READ, items=(PROTOCOL, *caption(shifts.cells))))
+    sections += [Section("What was not measured", items=found)] if (found := missing(shifts.cells)) else []
+    return assemble(shifts.title, sections, {"Reproduce": reproduce(shifts.cells)})
 
 
 def factors_of(tested: Sequence[Tested]) -> list[ChangedFactor]:
@@ -157,7 +159,7 @@ def caption(cells: Cells) -> tuple[str, ...]:
         "Protocol": {f"{c.protocol}, goal {c.goal_offset} steps ahead, {c.budget} steps to act, {short(c.env)}" for c in done},
         "Pairs": {f"{c.num_pairs} in {short(c.env)}" for c in done},
         "Profile": {c.profile for c in cells},
-        "Models": {f"{c.agent} seed {c.seed} in {short(c.env)}: weights {c.weights}, {c.key}" for c in done if c.key and c.weights != "none"},
+        "Models": models(done),
         "Data": {f"{short(c.env)} {c.dataset}" for c in done},
         "Hardware": {hardware_line(c.hardware) for c in done},
         "Versions": {", ".join(f"{k} {v}" for k, v in sorted(c.versions.items())) for c in done},
@@ -167,6 +169,15 @@ def caption(cells: Cells) -> tuple[str, ...]:
     if took:
         lines["Test of an agent in all worlds"] = {f"{seconds(min(took))} to {seconds(max(took))}"}
     return tuple(f"{name}: {'; '.join(sorted(found - {''}))}." for name, found in lines.items() if found - {""})
+
+
+def models(done: Cells) -> set[str]:
+    """Where the agents come from: their weights by agent and environment."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for c in done:
+        if c.weights != "none":
+            found.setdefault((c.agent, short(c.env), c.weights), []).append(f"{c.seed} ({c.key})")
+    return {f"{agent} in {env}, {weights}, seed {', '.join(seeds)}" for (agent, env, weights), seeds in found.items()}
 
 
 def missing(cells: Cells) -> tuple[str, ...]:
@@ -189,27 +200,30 @@ def reproduce(cells: Cells) -> str:
     return f"<pre><code>{shown}</code></pre>{told}<h3>Resolved configurations</h3>{settings}"
 
 
-def markdown(cells: Cells, tested: Sequence[Tested], agents: Agents, title: str) -> str:
+def markdown(shifts: Shifts) -> str:
     """``table.md``."""
-    parts = [f"# {md(title)}", "\n".join(f"- {md(line)}" for line in caption(cells))]
-    for profile, env, own in places(tested):
-        name = md(heading(cells, profile, env))
-        parts += [f"## {name}", plain_table(overview(own, agents))]
-        parts.append("\n".join(f"- {md(sentence(each, agents))}" for each in own))
+    parts = [f"# {md(shifts.title)}", "\n".join(f"- {md(line)}" for line in caption(shifts.cells))]
+    for heading, _, _, own in shifts.places:
+        name = md(heading)
+        parts += [f"## {name}", plain_table(overview(own, shifts.agents))]
+        parts.append("\n".join(f"- {md(line)}" for line in sentences(own, shifts.agents)))
         parts += [f"### {name}: what is changed", plain_table(factor_rows(own))]
-        parts += [f"### {name}: all drops", plain_table(drops(own, agents))]
-    parts += ["## How to read it", md(READ), md(PROTOCOL), "\n".join(f"- {md(line)}" for line in missing(cells))]
+        parts += [f"### {name}: all drops", plain_table(drops(own, shifts.agents))]
+    parts += ["## How to read it", md(READ), md(PROTOCOL), "\n".join(f"- {md(line)}" for line in missing(shifts.cells))]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def terminal(cells: Cells) -> str:
+def terminal(shifts: Shifts) -> str:
     """The main numbers as plain text."""
-    lines, agents = [], Agents.of(cells)
-    for profile, env, own in places(groups(cells)):
-        rows = overview(own, agents)
-        lines += ["", f"{heading(cells, profile, env)}, success in %"]
-        lines += ["  " + f"{row[0]:<24.24}" + "".join(f"{text:>22.22}" for text in row[2:]) for row in rows]
-    lines += [f"  {line}" for line in missing(cells)]
+    lines = []
+    for heading, _, _, own in shifts.places:
+        agents, trainings, *columns = zip(*overview(own, shifts.agents), strict=True)
+        del trainings
+        lines += ["", f"{heading}, success in %"]
+        widths = [2 + max(map(len, column)) for column in columns]
+        for name, *row in zip(agents, *columns, strict=True):
+            lines.append(f"  {name:<22.22}" + "".join(f"{t:>{w}}" for t, w in zip(row, widths, strict=True)))
+    lines += [f"  {line}" for line in missing(shifts.cells)]
     return "\n".join([*lines[1:], "", TERMINAL, ""])
 
 

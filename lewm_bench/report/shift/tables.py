@@ -6,7 +6,7 @@ Seeds are training seeds; a success matrix is (seeds, pairs) over all pairs of a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -20,9 +20,8 @@ from lewm_bench.core.statistics import (
     NO_DIFFERENCE,
     Difference,
     Estimate,
-    bootstrap_mean,
     holm,
-    paired_comparison,
+    paired_drops,
     success_rate,
 )
 from lewm_bench.evaluation.shift_record import TRAINED, ChangedFactor, Condition, ShiftRecord
@@ -34,7 +33,7 @@ COLUMNS = (
     "drop_high", "drop_p", "drop_runs", "drop_p_holm", "distance_end_median", "note",
 )  # fmt: skip
 INTEGERS = ("goal_offset", "level", "n_pairs", "n_left_out", "n_seeds", "drop_runs")
-RESAMPLES = 2000  # of each interval: a page has hundreds
+RESAMPLES = 2000  # of each rate: a page has hundreds
 
 
 @dataclass(frozen=True)
@@ -75,12 +74,12 @@ class Tested:
         weights = self.first.weights
         return None if weights == "none" else len(self.cells) if weights == "trained" else 1
 
-    @property
+    @cached_property
     def factors(self) -> dict[str, ChangedFactor]:
         """By name."""
         return {factor.name: factor for cell in self.cells for factor in cell.factors}
 
-    @property
+    @cached_property
     def conditions(self) -> tuple[Condition, ...]:
         """The trained world first, then by group, factor, level and the look of goals."""
         names = {name: i for i, name in enumerate(self.factors)}
@@ -105,29 +104,38 @@ class Tested:
     @cached_property
     def losses(self) -> tuple[Loss, ...]:
         """What was found under each condition."""
-        found = [self._loss(condition) for condition in self.conditions]
-        few = self.runs is not None and self.runs < METHOD_RUNS
-        p = holm([np.nan if few else loss.drop.p for loss in found])
-        return tuple(replace(loss, p_holm=float(each)) for loss, each in zip(found, p, strict=True))
+        first, *changed = self.conditions
+        before, rng = self.matrix(first), stream(0, "report", *self._key, "drops")
+        afters = np.array([self.matrix(condition) for condition in changed]).reshape(-1, *before.shape)
+        drops = [NO_DIFFERENCE, *paired_drops(before, afters, rng)]
+        p = holm([np.nan if self.few else drop.p for drop in drops])
+        return tuple(self._loss(*each) for each in zip(self.conditions, drops, p.tolist(), strict=True))
 
-    def _loss(self, condition: Condition) -> Loss:
-        hits, before = self.matrix(condition), self.matrix(TRAINED)
+    @property
+    def _key(self) -> tuple[str, str, str]:
+        return self.first.profile, self.first.env, self.first.agent
+
+    def _loss(self, condition: Condition, drop: Difference, p_holm: float) -> Loss:
+        hits = self.matrix(condition)
         asked = np.isfinite(hits).any(0)
-        before = np.where(asked, before, np.nan)
-        key = (self.first.profile, self.first.env, self.first.agent, condition.name)
         return Loss(
             condition,
             pairs=int(asked.sum()),
             left_out=hits.shape[1] - int(asked.sum()),
             seeds=int(np.isfinite(hits).any(1).sum()),
-            hit=success_rate(hits, stream(0, "report", *key, "hit"), resamples=RESAMPLES),
+            hit=success_rate(hits, stream(0, "report", *self._key, condition.name), resamples=RESAMPLES),
             held=mean(self.matrix(condition, "held")),
-            trained=mean(before),
-            drop=NO_DIFFERENCE if condition == TRAINED else drop(before, hits, stream(0, "report", *key, "drop")),
+            trained=mean(np.where(asked, self.matrix(TRAINED), np.nan)),
+            drop=drop,
             runs=self.runs,
-            p_holm=np.nan,
+            p_holm=p_holm,
             distance_end=median(self.matrix(condition, "distance_end")),
         )
+
+    @property
+    def few(self) -> bool:
+        """Whether its trainings are too few to stand for a method."""
+        return self.runs is not None and self.runs < METHOD_RUNS
 
     def average(self, level: int) -> Estimate:
         """Success at a level over all factors, goals drawn as the changed world looks where both were asked."""
@@ -139,8 +147,7 @@ class Tested:
         stack = np.stack(parts)
         known = np.isfinite(stack).sum(0)
         matrix = np.divide(np.nansum(stack, 0), known, out=np.full(known.shape, np.nan), where=known > 0)
-        rng = stream(0, "report", self.first.profile, self.first.env, self.first.agent, f"level {level}")
-        return bootstrap_mean(matrix, rng, resamples=RESAMPLES)
+        return success_rate(matrix, stream(0, "report", *self._key, f"level {level}"), resamples=RESAMPLES)
 
 
 def group_order(group: str) -> int:
@@ -153,11 +160,6 @@ def main(conditions: Iterable[Condition]) -> list[Condition]:
     conditions = list(conditions)
     both = {(c.factor, c.level) for c in conditions if c.goal == "changed"}
     return [c for c in conditions if c != TRAINED and not (c.goal == "trained" and (c.factor, c.level) in both)]
-
-
-def drop(before: np.ndarray, after: np.ndarray, rng: np.random.Generator) -> Difference:
-    """Success (seeds, pairs) before minus after; row i of both is the same training."""
-    return paired_comparison(before, after, rng, seeds_paired=True, resamples=RESAMPLES)
 
 
 def mean(matrix: np.ndarray) -> float:
