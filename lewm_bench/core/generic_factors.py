@@ -42,24 +42,32 @@ GENERIC: Mapping[str, Generic] = {
         "looks", "a picture behind what moves, its share of the background", looks.Textured, "0", "{}", 0.25, 0.5, 0.85
     ),
     "background_colour": _generic(
-        "looks", "a blue background, its share", looks.Tinted, "0", "{}", 0.3, 0.6, 1.0
+        "looks", "another colour of the background, its share", looks.Tinted, "0", "{}", 0.3, 0.6, 1.0
     ),
     "brightness": _generic("looks", "brightness of the picture", looks.Brightness, "x 1", "x {}", 0.75, 0.5, 0.25),
     "contrast": _generic("looks", "contrast of the picture", looks.Contrast, "x 1", "x {}", 0.7, 0.4, 0.2),
-    "camera": _generic(
-        "looks", "camera moved, share of the picture's width", looks.Moved, "0", "{}", 0.03, 0.08, 0.16
-    ),
+    "camera": _generic("looks", "camera moved, share of the picture's width", looks.Moved, "0", "{}", 0.03, 0.07, 0.12),
     "zoom": _generic("looks", "camera further away, size of things", looks.Zoomed, "x 1", "x {}", 0.95, 0.85, 0.7),
     "noise": _generic("looks", "noise on every pixel, std of 255", looks.Grain, "0", "{}", 8, 24, 64),
-    "blur": _generic("looks", "blur, times that pixels are mixed with their neighbours", looks.Blurred, "0", "{}", 1, 3, 10),
-    "patch": _generic("looks", "a grey square before the picture, share of its width", looks.Occluded, "0", "{}", 0.12, 0.22, 0.35),
+    "blur": _generic(
+        "looks", "blur, times that pixels are mixed with their neighbours", looks.Blurred, "0", "{}", 1, 3, 10
+    ),
+    "patch": _generic(
+        "looks", "a grey square before the picture, share of its width", looks.Occluded, "0", "{}", 0.12, 0.22, 0.35
+    ),
     "distractors": _generic("looks", "more of what moves, wandering about", looks.Distracted, "0", "{}", 1, 2, 5),
-    "lost_actions": _generic("control", "actions that are not carried out, probability", controls.Lost, "0", "{}", 0.1, 0.3, 0.6),
+    "lost_actions": _generic(
+        "control", "actions that are not carried out, probability", controls.Lost, "0", "{}", 0.1, 0.3, 0.6
+    ),
     "delay": _generic("control", "steps until an action is carried out", controls.Delayed, "0", "{}", 1, 2, 4),
-    "action_noise": _generic("control", "noise on actions, std in half ranges", controls.Noisy, "0", "{}", 0.1, 0.3, 0.8),
+    "action_noise": _generic(
+        "control", "noise on actions, std in half ranges", controls.Noisy, "0", "{}", 0.1, 0.3, 0.8
+    ),
     "action_scale": _generic("control", "what an action does", controls.Scaled, "x 1", "x {}", 0.75, 0.5, 0.25),
-    "stale_frames": _generic("control", "old frames shown in place of new ones, probability", controls.Stale, "0", "{}", 0.1, 0.3, 0.6),
-}  # fmt: skip
+    "stale_frames": _generic(
+        "control", "old frames shown in place of new ones, probability", controls.Stale, "0", "{}", 0.1, 0.3, 0.6
+    ),
+}
 
 
 def generic_factors(world: World) -> Mapping[str, Generic]:

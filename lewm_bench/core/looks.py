@@ -16,8 +16,11 @@ from lewm_bench.core.shift import Change, Clocked, World, hashed, normal, unifor
 _NOISE, _PATHS = 4, 5
 BACKDROPS = 15  # frames whose median is what does not move; odd, so that it is one of the colours that were seen
 MOVES = 12  # levels of 255 from the backdrop within which a pixel is backdrop
-CERTAIN = 60  # levels from where on it is none at all; in between it is an edge
-TINT = np.array([96, 150, 235], np.float32)
+CERTAIN = 0.6  # of the largest difference that is seen, from where on it is none at all; in between it is an edge
+SOLID = 0.8  # cover from where on a pixel belongs to a figure that is cut out
+TINTS = np.array([[225, 120, 100], [120, 220, 110], [96, 150, 235]], np.float32)
+ALIKE = 32  # levels of 255 by which the channels of a grey picture may differ
+COLOURFUL = 0.6  # of a picture: how far its channels go ways of their own
 OCCLUDER = np.array([120, 120, 120], np.uint8)
 OCCLUDED_AT = (0.35, 0.62)  # the middle of the patch: shares of the height and of the width
 SLOWEST, FASTEST = 0.01, 0.04  # of the frame's width that a distractor goes in a step
@@ -164,21 +167,22 @@ class Backdrop:
         rng = stream(0, "shift", "backdrop")
         self.frames = world.render_states(np.stack([world.sample_state(rng) for _ in range(BACKDROPS)]))
         self.picture = np.median(self.frames, axis=0).astype(np.uint8)  # (h, w, 3)
+        self._certain = np.float32(max(CERTAIN * self._away(self.frames).max(), 2 * MOVES))
+
+    def _away(self, frames: np.ndarray) -> np.ndarray:
+        """(N, h, w, 3) frames to (N, h, w, 1) levels of 255 from the backdrop."""
+        return np.abs(frames.astype(np.int16) - self.picture).max(-1, keepdims=True)
 
     def cover(self, frames: np.ndarray) -> np.ndarray:
         """(N, h, w, 3) frames to (N, h, w, 1) float32: 0 where the backdrop is seen, 1 where something is before it."""
-        away = np.abs(frames.astype(np.int16) - self.picture).max(-1, keepdims=True)
-        return np.clip((away - MOVES) / np.float32(CERTAIN - MOVES), 0, 1).astype(np.float32)
+        return np.clip((self._away(frames) - MOVES) / (self._certain - MOVES), 0, 1).astype(np.float32)
 
     def figure(self) -> tuple[np.ndarray, np.ndarray]:
-        """What moves, cut out of the frame where it is smallest: (a, b, 3) colours and (a, b, 1) cover."""
-        covers = self.cover(self.frames)
-        frame, rows, columns = min(
-            ((n, *box) for n, cover in enumerate(covers) if (box := _box(cover[..., 0] > 0.5)) is not None),
-            key=lambda found: (found[1].stop - found[1].start) * (found[2].stop - found[2].start),
-            default=(0, slice(0, 0), slice(0, 0)),
-        )
-        return self.frames[frame, rows, columns].astype(np.float32), covers[frame, rows, columns]
+        """What moves, cut out of the frame where it is smallest: (a, b, 3) colours and (a, b, 1), 1 where it is."""
+        solid = self.cover(self.frames) > SOLID
+        found = [(n, *box) for n, shown in enumerate(solid) if (box := _box(shown[..., 0])) is not None]
+        place = min(found, key=lambda at: solid[at].size, default=(0, slice(0), slice(0)))
+        return self.frames[place].astype(np.float32), solid[place].astype(np.float32)
 
 
 def _box(shown: np.ndarray) -> tuple[slice, slice] | None:
@@ -218,18 +222,19 @@ class Textured(Repainted):
 
 
 class Tinted(Repainted):
-    """What does not move is blue, as bright and dark as it was."""
+    """What does not move has a colour that it lacked, blue where it was grey, and is as bright and dark as it was."""
 
     def picture(self, usual: np.ndarray) -> np.ndarray:
         bright = usual.astype(np.float32).mean(-1, keepdims=True) / 255
-        return TINT * (0.25 + 0.75 * bright)
+        channels = usual.mean((0, 1)) // ALIKE
+        return TINTS[2 - channels[::-1].argmin()] * (0.25 + 0.75 * bright)
 
 
 def photograph(height: int, width: int) -> np.ndarray:
     """(height, width, 3) float32: noise whose parts are the stronger the larger they are, as in pictures of the world."""
     rng, out = stream(0, "shift", "photograph"), np.zeros((height, width, 3))
     for cells in (2, 4, 8, 16):
-        grid = rng.normal(size=(cells + 1, cells + 1, 3))
+        grid = rng.normal(size=(cells + 1, cells + 1, 1)) + COLOURFUL * rng.normal(size=(cells + 1, cells + 1, 3))
         for axis, size in ((0, height), (1, width)):
             at = np.linspace(0, cells, size)
             low = np.minimum(at.astype(int), cells - 1)

@@ -9,7 +9,7 @@ Letters: N states, T steps, X numbers of a state of the trained world, M of memo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -29,6 +29,12 @@ class Factor:
     about: str  # what is changed, for a table: "camera moved, share of the picture's width"
     values: tuple[str, str, str, str]  # what each level is, for a table; the first is the trained world
     make: Callable[[Any, int], Any]  # a GoalEnv and a level from 1 to 3 to the GoalEnv at that level
+
+
+def scale_texts(scales: Sequence[float]) -> tuple[str, str, str, str]:
+    """What the levels of a factor are whose levels 1 to 3 are multiples of what was trained in."""
+    first, second, third = (f"x {scale:g}" for scale in scales)
+    return "x 1", first, second, third
 
 
 class World(Protocol):
