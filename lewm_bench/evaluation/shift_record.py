@@ -76,7 +76,6 @@ class ChangedFactor(Record):
     group: str  # looks, control, physics or layout
     about: str
     values: tuple[str, str, str, str]  # of each level; the first is the trained world
-    picture: str = ""  # PNG of one state at all levels, relative to the results folder
 
 
 class ShiftRecord(Record):
@@ -107,6 +106,7 @@ class ShiftRecord(Record):
     budget: int | None = None  # environment steps
     num_pairs: int = 0
     factors: tuple[ChangedFactor, ...] = ()
+    sheet: str = ""  # PNG of states at all levels of what can be seen, relative to the results folder
     found: tuple[ShiftedOutcomes, ...] = ()  # of the trained world first
     skipped: dict[str, str] = Field(default_factory=dict)  # condition to why it was not measured
     versions: dict[str, str] = Field(default_factory=dict)
@@ -131,10 +131,6 @@ class ShiftRecord(Record):
         path = folder / self.file_name
         write_text(path, self.model_dump_json(indent=1))
         return path
-
-    def outcomes(self, condition: Condition) -> Outcomes | None:
-        """What was found under a condition."""
-        return next((each.outcomes for each in self.found if each.condition == condition), None)
 
 
 def holds_shifts(folder: Path) -> bool:

@@ -189,7 +189,6 @@ def shift_spec(
 ) -> dict[str, Any]:
     """What determines the episodes of an agent in a changed world; without a ``factor`` in the one it was trained in."""
     config, offset = suite.of(job.env).settings.evaluate, one_offset(job)
-    changed = factor and {"group": factor.group, "values": factor.values, "source": made_of([factor.make]).digest}
     return {
         **acting_spec(suite, job, setting, family, offset),
         "shift": SHIFT_SCHEMA,
@@ -197,7 +196,7 @@ def shift_spec(
         "pairs": pairs_spec(suite, for_pairs(job), setting, offset),
         "evaluate": config.model_dump(mode="json", include={"budget", "batch"}) | {"num_pairs": job.num_pairs},
         "condition": condition.model_dump(mode="json"),
-        "factor": changed,
+        "factor": factor and {"group": factor.group, "values": factor.values},  # its code is the environment's
     }
 
 

@@ -6,7 +6,6 @@ own: a killed run goes on, and one that fails is left out of the record with its
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import time
@@ -17,18 +16,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.core.formatting import seconds as in_words
 from lewm_bench.core.formatting import short
-from lewm_bench.core.shift import LEVELS, Factor
+from lewm_bench.core.shift import Factor
+from lewm_bench.data.factor_sheet import factor_sheet
 from lewm_bench.data.format import Dataset
 from lewm_bench.evaluation.protocol import Pairs
 from lewm_bench.evaluation.shift import (
-    DRAWN_ANEW,
     SHIFT_1,
     World,
     act_in,
@@ -74,32 +71,25 @@ from lewm_bench.system.store import read_result, stage_key
 logger = logging.getLogger(__name__)
 
 RESULT = "result.json"
-SHEET_PIXELS = 160  # side of a frame in the pictures of changed worlds
+SHEET_PIXELS, SHEET_STATES = (
+    112,
+    50,
+)  # of a frame in the picture of changed worlds, and states among which is one to show
 Step = Callable[[], object]  # is told that a world is done
 
 
-class Worlds:
-    """The changed worlds of one environment, each made once."""
+@dataclass(frozen=True)
+class Changes:
+    """What is changed in an environment."""
 
-    def __init__(self, env: GoalEnv, factors: Mapping[str, Factor], sheets: Mapping[str, str]) -> None:
-        """``sheets``: the pictures of factors, by name."""
-        self.env, self.factors, self._sheets = env, factors, sheets
-        self._made: dict[tuple[str, int], GoalEnv] = {}
-
-    def under(self, condition: Condition, dataset: Dataset, pairs: Pairs) -> World:
-        """The world of a condition, with the tasks of ``pairs`` in it."""
-        if condition == TRAINED:
-            return trained_world(self.env, dataset, pairs)
-        where = condition.factor, condition.level
-        if where not in self._made:
-            self._made[where] = self.env.shifted(*where)
-        return changed_world(self._made[where], dataset, pairs, condition.goal)
+    factors: Mapping[str, Factor]
+    sheet: str  # a picture of it in the results, or empty
 
     def described(self) -> tuple[ChangedFactor, ...]:
         """The factors for a record."""
         return tuple(
-            ChangedFactor(name=name, group=f.group, about=f.about, values=f.values, picture=self._sheets.get(name, ""))
-            for name, f in self.factors.items()
+            ChangedFactor(name=name, group=factor.group, about=factor.about, values=factor.values)
+            for name, factor in self.factors.items()
         )
 
 
@@ -111,7 +101,7 @@ class Case:
     job: Job
     agent: PreparedAgent
     pairs: Pairs
-    worlds: Worlds
+    changes: Changes
 
     @property
     def offset(self) -> int:
@@ -139,18 +129,32 @@ def tried(case: Case, condition: Condition) -> Found:
 
     def build(work: Path) -> None:
         begin = time.perf_counter()
-        world = case.worlds.under(condition, setting.dataset, case.pairs)
-        # Loaded anew: an oracle plans in the world that it is in, and who reads its own body does so there.
-        agent = load_noted(family, replace(setting, env=world.env), case.agent.folder)
-        with phase("evaluating: other"):
-            value = act_in(world, agent, setting, case.budget, case.offset, batch).model_dump(mode="json")
+        with world_of(case, condition) as world:
+            # Loaded anew: an oracle plans in the world that it is in, and who reads its own body does so there.
+            agent = load_noted(family, replace(setting, env=world.env), case.agent.folder)
+            with phase("evaluating: other"):
+                value = act_in(world, agent, setting, case.budget, case.offset, batch).model_dump(mode="json")
         loaded = {name: getattr(agent, name) for name in ("label", "note", "weights", "parameters")}
         outcome = Found(value, time.perf_counter() - begin, loaded, provenance_of(case.run))
         write_text(work / RESULT, json.dumps(outcome._asdict(), allow_nan=False))
 
-    factor = case.worlds.factors.get(condition.factor)
+    factor = case.changes.factors.get(condition.factor)
     spec = shift_spec(case.run.suite, case.job, setting, family, condition, factor)
     return read(case.run.store.stage("shift", spec, build))
+
+
+@contextmanager
+def world_of(case: Case, condition: Condition) -> Iterator[World]:
+    """The world of a condition with a cell's pairs in it, closed behind it."""
+    setting = case.agent.setting
+    if condition == TRAINED:
+        yield trained_world(setting.env, setting.dataset, case.pairs)
+        return
+    env = setting.env.shifted(condition.factor, condition.level)
+    try:
+        yield changed_world(env, setting.dataset, case.pairs, condition.goal)
+    finally:
+        env.close()
 
 
 def read(folder: Path) -> Found:
@@ -163,7 +167,7 @@ def try_all(case: Case, step: Step) -> tuple[dict[Condition, Found], dict[str, s
     """What was found under each condition, and why others are missing; raises what the trained world does."""
     done, skipped = {TRAINED: tried(case, TRAINED)}, {}
     step()
-    for condition in conditions(case.worlds.factors, case.run.suite.of(case.job.env).settings.shift)[1:]:
+    for condition in conditions(case.changes.factors, case.run.suite.of(case.job.env).settings.shift)[1:]:
         found = result_or_error(lambda condition=condition: tried(case, condition))
         if isinstance(found, Exception):
             skipped[condition.name] = reason(case, condition, found)
@@ -183,7 +187,7 @@ def reason(case: Case, condition: Condition, error: Exception) -> str:
     return f"{FAILED}: {reason_with_details(error, case.run.out, name)}"
 
 
-def try_job(run: Run, job: Job, data: Data, worlds: Worlds, step: Step) -> ShiftRecord:
+def try_job(run: Run, job: Job, data: Data, changes: Changes, step: Step) -> ShiftRecord:
     """Train one cell and test it in all worlds.
 
     Raises:
@@ -195,7 +199,7 @@ def try_job(run: Run, job: Job, data: Data, worlds: Worlds, step: Step) -> Shift
     pairs = pairs_of(run, for_pairs(job), setting, one_offset(job))
     if not len(pairs):
         raise NotRun(f"{no_pairs(run, for_pairs(job))}; ask for a larger evaluate.goal_offset")
-    case = Case(run, job, agent, pairs, worlds)
+    case = Case(run, job, agent, pairs, changes)
     with status.doing(run.store.root, f"change the world of {job.agent}, seed {job.seed}, {job.env.label}"):
         done, skipped = try_all(case, step)
     newest, training = max(done.values(), key=lambda one: one.made["created"]), training_of(folder)
@@ -212,7 +216,8 @@ def try_job(run: Run, job: Job, data: Data, worlds: Worlds, step: Step) -> Shift
         goal_offset=case.offset,
         budget=case.budget,
         num_pairs=len(pairs),
-        factors=worlds.described(),
+        factors=changes.described(),
+        sheet=changes.sheet,
         found=tuple(ShiftedOutcomes(condition=c, outcomes=f.value, seconds=f.seconds) for c, f in done.items()),
         skipped=skipped,
     )
@@ -230,25 +235,25 @@ def shift_suite(run: Run) -> list[ShiftRecord]:
         UserError: a setting names a factor that an environment does not have.
     """
     check_factors(run)
-    worlds: dict[str, Worlds | Exception] = {}
+    known: dict[str, Changes | Exception] = {}
 
     def make(run: Run, job: Job, data: Data | Exception) -> ShiftRecord:
         label = job.env.label
-        if label not in worlds:
-            worlds[label] = data if isinstance(data, Exception) else result_or_error(lambda: worlds_of(run, job, data))
-        return record_or_failure(run, job, data, worlds[label], step)
+        if label not in known:
+            known[label] = data if isinstance(data, Exception) else result_or_error(lambda: changes_of(run, job, data))
+        return record_or_failure(run, job, data, known[label], step)
 
     with progress(run) as step:
         return each_job(run, make, outcome)
 
 
 def record_or_failure(
-    run: Run, job: Job, data: Data | Exception, worlds: Worlds | Exception, step: Step
+    run: Run, job: Job, data: Data | Exception, changes: Changes | Exception, step: Step
 ) -> ShiftRecord:
     """The record of a job, whatever happens to it."""
-    found = worlds
-    if isinstance(worlds, Worlds):
-        found = result_or_error(lambda: try_job(run, job, data, worlds, step))
+    found = changes
+    if isinstance(changes, Changes):
+        found = result_or_error(lambda: try_job(run, job, data, changes, step))
     if isinstance(found, ShiftRecord):
         return found
     cell = failure(run, job, found)
@@ -265,41 +270,27 @@ def check_factors(run: Run) -> None:
             env.close()
 
 
-def worlds_of(run: Run, job: Job, data: Data) -> Worlds:
-    """The changed worlds of a job's environment, and pictures of them in the results."""
+def changes_of(run: Run, job: Job, data: Data) -> Changes:
+    """What is changed in a job's environment, and a picture of it in the results."""
     env, dataset, _ = data
     factors = chosen_factors(env, job.env.label, run.suite.of(job.env).settings.shift.factors)
-    sheets = result_or_error(lambda: draw_sheets(run, job.env, factors, dataset))
-    if isinstance(sheets, Exception):
-        logger.warning("%s: no pictures of changed worlds: %s", job.env.label, error_line(sheets))
-        sheets = {}
-    return Worlds(env, factors, sheets)
+    name = f"{SHEETS}/{env_stem(job.env.label)}.png"
+    drawn = result_or_error(lambda: draw_sheet(run, job.env, dataset))
+    if isinstance(drawn, Exception):
+        logger.warning("%s: no picture of changed worlds: %s", job.env.label, error_line(drawn))
+        return Changes(factors, "")
+    write_bytes(run.out / name, drawn)
+    return Changes(factors, name)
 
 
-def draw_sheets(run: Run, spec: EnvSpec, factors: Mapping[str, Factor], dataset: Dataset) -> dict[str, str]:
-    """Write one state at all levels of each factor that changes pictures; the files by factor."""
+def draw_sheet(run: Run, spec: EnvSpec, dataset: Dataset) -> bytes:
+    """PNG of an environment at all levels of what can be seen."""
     large = make_env(spec.id, SHEET_PIXELS, spec.kwargs, spec.adapt)
-    names = {}
-    for name, factor in factors.items():
-        if factor.group in DRAWN_ANEW:
-            names[name] = f"{SHEETS}/{env_stem(spec.label)}__{name}.png"
-            write_bytes(run.out / names[name], sheet(large, name, dataset.states))
-    large.close()
-    return names
-
-
-def sheet(env: GoalEnv, factor: str, states: np.ndarray) -> bytes:
-    """PNG of the first of (N, X) states that can be at all levels, or the very first, drawn at each side by side."""
-    changed = [env.shifted(factor, level) for level in LEVELS[1:]]
-    some = states[:: max(1, len(states) // 200)]
-    able = np.logical_and.reduce([world.possible(world.lift(some.copy())) for world in changed])
-    state = some[[able.argmax()]]
-    frames = [env.render_states(state.copy()), *(world.render_states(world.lift(state.copy())) for world in changed)]
-    gap = np.full((frames[0].shape[1], SHEET_PIXELS // 20, 3), 255, np.uint8)
-    parts = [part for frame in frames for part in (frame[0], gap)]
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(parts[:-1], axis=1)).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    rows = np.linspace(0, len(dataset.states) - 1, SHEET_STATES).astype(int)
+    try:
+        return factor_sheet(large, dataset.states[rows], SHEET_PIXELS)
+    finally:
+        large.close()
 
 
 @contextmanager

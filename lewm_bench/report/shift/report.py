@@ -55,7 +55,7 @@ MAP = (
     "and the oracle's is light, something is lost that could still be done. The lower map has goals drawn as the trained world looked, "
     "for factors that change pictures. A dash: no pair can be asked."
 )
-SHEET = "One state, from the left: the trained world and levels 1, 2 and 3."
+SHEET = "What can be seen in a single frame, a row per factor: the trained world, and levels 1, 2 and 3. Changes of control and physics look as usual."
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def html(shifts: Shifts, figures: dict[str, bytes], table: str, folder: Path) ->
                 figures=((figures[name], MAP),) if name in figures else (),
                 items=sentences(own, shifts.agents),
             ),
-            Section(f"{heading}: what is changed", SHEET, rows=factor_rows(own), pictures=pictures(own, folder)),
+            Section(f"{heading}: what is changed", rows=factor_rows(own), pictures=pictures(own, folder)),
             Section(f"{heading}: all drops", rows=drops(own, shifts.agents), folded=True),
         ]
     sections.append(Section("How to read it", READ, items=(PROTOCOL, *caption(shifts.cells))))
@@ -143,13 +143,12 @@ def factor_rows(tested: Sequence[Tested]) -> tuple[tuple[str, ...], ...]:
 
 
 def pictures(tested: Sequence[Tested], folder: Path) -> tuple[tuple[bytes, str], ...]:
-    """The pictures of changed worlds that are in the results folder."""
-    found = []
-    for factor in factors_of(tested):
-        path = inside(folder, factor.picture) if factor.picture else None
+    """The picture of an environment's changed worlds, if it is in the results folder."""
+    for name in dict.fromkeys(cell.sheet for each in tested for cell in each.cells if cell.sheet):
+        path = inside(folder, name)
         if path is not None and is_file(path):
-            found.append((read_bytes(path, "delete it"), f"{factor.name}: {', '.join(factor.values)}."))
-    return tuple(found)
+            return ((read_bytes(path, "delete it"), SHEET),)
+    return ()
 
 
 def caption(cells: Cells) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from lewm_bench.core.statistics import (
     paired_drops,
     success_rate,
 )
-from lewm_bench.evaluation.shift_record import TRAINED, ChangedFactor, Condition, ShiftRecord
+from lewm_bench.evaluation.shift_record import TRAINED, ChangedFactor, Condition, Outcomes, ShiftRecord
 from lewm_bench.report.agents import Agents
 
 COLUMNS = (
@@ -93,11 +93,15 @@ class Tested:
 
         return tuple(sorted(found, key=place))
 
+    @cached_property
+    def _outcomes(self) -> list[dict[Condition, Outcomes]]:
+        return [{each.condition: each.outcomes for each in cell.found} for cell in self.cells]
+
     def matrix(self, condition: Condition, what: str = "hit") -> np.ndarray:
         """(seeds, pairs) of a column of the outcomes."""
         found = np.full((len(self.cells), max(cell.num_pairs for cell in self.cells)), np.nan)
-        for row, cell in zip(found, self.cells, strict=True):
-            if (outcomes := cell.outcomes(condition)) is not None:
+        for row, known in zip(found, self._outcomes, strict=True):
+            if (outcomes := known.get(condition)) is not None:
                 row[list(outcomes.pairs)] = getattr(outcomes, what)
         return found
 
