@@ -152,10 +152,9 @@ def test_states_of_a_changed_world_may_be_longer(base, pairs):
     size = base.dataset.states.shape[1]
     assert late.dataset.states.shape[1] > size == 2
     agent, setting = loaded(base, "oracle", late.env)
-    found = act_in(late, agent, setting, 2 * BUDGET, OFFSET, 1)
-    at_once = act_in(trained_world(base.env, base.dataset, pairs), agent, setting, 2 * BUDGET, OFFSET, 1)
-    both = [(a, at_once.steps_to_hit[i]) for i, a in zip(found.pairs, found.steps_to_hit, strict=True) if a is not None]
-    assert both and all(slow >= 4 for slow, _ in both)  # the first action is felt after four steps
+    slow = act_in(late, agent, setting, 2 * BUDGET, OFFSET, 1)
+    assert len(slow.pairs) > 5 and any(slow.hit)
+    assert all(steps > 4 for steps in slow.steps_to_hit if steps is not None)  # nothing moves before the fifth step
 
 
 def test_outcomes_are_columns_of_one_length():
