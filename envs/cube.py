@@ -81,6 +81,7 @@ class Cube(GoalEnv):
         self, image_size: int = 64, render_mode: str = "rgb_array", physics: Mapping[str, float] | None = None
     ) -> None:
         self.image_size, self.physics = image_size, dict(physics or {})
+        self._painted_by: Cube | None = None  # one that looks the same and has opened OpenGL
         self.action_space = gym.spaces.Box(-1.0, 1.0, (5,), np.float32)
         self.observation_space = frame_space(image_size, render_mode)
         self._build()
@@ -218,6 +219,8 @@ class Cube(GoalEnv):
             color[:] = before
 
     def _opened(self) -> _View:
+        if self._painted_by is not None:
+            return self._painted_by._opened()
         if self._view is None:
             self._view = _View(self._model, self.image_size)
         return self._view
@@ -249,7 +252,9 @@ def _heavier(env: Cube, level: int) -> Cube:
 def _scaled(env: Cube, scales: Mapping[str, float]) -> Cube:
     """The same with constants of its physics multiplied."""
     both = {name: env.physics.get(name, 1.0) * scales.get(name, 1.0) for name in {**env.physics, **scales}}
-    return Cube(env.image_size, physics=both)
+    made = Cube(env.image_size, physics=both)
+    made._painted_by = env
+    return made
 
 
 def _pairs(angles: np.ndarray) -> np.ndarray:

@@ -68,6 +68,7 @@ class Reacher(GoalEnv):
         self.wrist_range: tuple[float, float] = tuple(self._model.joint("wrist").range.tolist())
         self.lengths: tuple[float, float] = (self._model.body("hand").pos[0], self._model.body("finger").pos[0])
         self._painter: _Painter | None = None
+        self._painted_by: Reacher | None = None  # one that looks the same and has opened OpenGL
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_painter": None}  # OpenGL belongs to its process
@@ -145,6 +146,8 @@ class Reacher(GoalEnv):
         return self._draw(states, OTHER_COLORS)
 
     def _draw(self, states: np.ndarray, colors: Mapping[str, Sequence[float]]) -> np.ndarray:
+        if self._painted_by is not None:
+            return self._painted_by._draw(states, colors)
         if self._painter is None:
             self._painter = _Painter(self.image_size)
         return self._painter.draw(np.asarray(states, np.float64)[:, :2], colors)
@@ -163,7 +166,9 @@ class Reacher(GoalEnv):
 def _scaled(env: Reacher, scales: Mapping[str, float]) -> Reacher:
     """The same with constants of its physics multiplied."""
     both = {name: env.physics.get(name, 1.0) * scales.get(name, 1.0) for name in {**env.physics, **scales}}
-    return Reacher(env.image_size, env.wrapped, env.threshold, physics=both)
+    made = Reacher(env.image_size, env.wrapped, env.threshold, physics=both)
+    made._painted_by = env
+    return made
 
 
 def _clipped(actions: np.ndarray) -> np.ndarray:

@@ -205,20 +205,16 @@ class Repainted(Change):
     share: float
 
     @cached_property
-    def _backdrop(self) -> Backdrop:
-        return Backdrop(self.world)
-
-    @cached_property
     def _difference(self) -> np.ndarray:
         """(h, w, 3) float32: what is added where the backdrop is seen."""
-        return np.float32(self.share) * (self.picture(self._backdrop.picture) - self._backdrop.picture)
+        return np.float32(self.share) * (self.picture(self.world.backdrop.picture) - self.world.backdrop.picture)
 
     def picture(self, usual: np.ndarray) -> np.ndarray:
         """The usual backdrop (h, w, 3) uint8 to the new one, float32."""
         raise NotImplementedError
 
     def paint(self, frames: np.ndarray, memory: np.ndarray) -> np.ndarray:
-        return rounded(frames + (1 - self._backdrop.cover(frames)) * self._difference)
+        return rounded(frames + (1 - self.world.backdrop.cover(frames)) * self._difference)
 
 
 class Textured(Repainted):
@@ -237,7 +233,7 @@ class Tinted(Repainted):
 
     def _tint(self) -> np.ndarray:
         """The tint (3,) that is least like the backdrop and what is before it."""
-        backdrop = self._backdrop
+        backdrop = self.world.backdrop
         covered = backdrop.frames[backdrop.cover(backdrop.frames)[..., 0] == 1]
         away = [_unlike(colours) for colours in (covered, backdrop.picture.reshape(-1, 3)) if len(colours)]
         return TINTS[np.min(away, axis=0).argmax()]
@@ -271,16 +267,12 @@ class Distracted(Clocked):
     count: int
 
     @cached_property
-    def _backdrop(self) -> Backdrop:
-        return Backdrop(self.world)
-
-    @cached_property
     def _figure(self) -> tuple[np.ndarray, np.ndarray]:
-        return self._backdrop.figure()
+        return self.world.backdrop.figure()
 
     def paint(self, frames: np.ndarray, memory: np.ndarray) -> np.ndarray:
         colours, cover = self._figure
-        (height, width), free = cover.shape[:2], 1 - self._backdrop.cover(frames)
+        (height, width), free = cover.shape[:2], 1 - self.world.backdrop.cover(frames)
         out = frames.astype(np.float32)
         for n, corners in enumerate(self._corners(memory, frames.shape[1] - height, frames.shape[2] - width)):
             for top, left in corners.tolist():
