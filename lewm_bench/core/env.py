@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -16,6 +16,7 @@ from gymnasium.envs.registration import EnvSpec
 from lewm_bench.core.errors import UserError, short_repr, unknown
 from lewm_bench.core.exploration import BatchPolicy, PolicyFactory, generic_policies
 from lewm_bench.core.generic_factors import Generic, generic_factors
+from lewm_bench.core.looks import Backdrop
 from lewm_bench.core.shift import LEVELS, Change, Factor
 from lewm_bench.core.source import Made, made_of
 
@@ -195,6 +196,11 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
     def possible(self, states: np.ndarray) -> np.ndarray:
         """(..., Y) states to (...) bool: whether one can be here, where walls may stand elsewhere."""
         return np.ones(np.shape(states)[:-1], bool)
+
+    @cached_property
+    def backdrop(self) -> Backdrop:
+        """What does not move in its frames, and what does; found once, by drawing a few states."""
+        return Backdrop(self)
 
     # Final: the same for every environment.
 

@@ -17,9 +17,7 @@ _NOISE, _PATHS = 4, 5
 BACKDROPS = 15  # frames whose median is what does not move; odd, so that it is one of the colours that were seen
 MOVES = 12  # levels of 255 from the backdrop within which a pixel is backdrop
 CERTAIN = 0.6  # of the largest difference that is seen, from where on it is none at all; in between it is an edge
-SOLID = 0.8  # cover from where on a pixel belongs to a figure that is cut out
 TINTS = np.array([[225, 120, 100], [120, 220, 110], [96, 150, 235]], np.float32)
-ALIKE = 32  # levels of 255 by which the channels of a grey picture may differ
 COLOURFUL = 0.6  # of a picture: how far its channels go ways of their own
 OCCLUDER = np.array([120, 120, 120], np.uint8)
 OCCLUDED_AT = (0.35, 0.62)  # the middle of the patch: shares of the height and of the width
@@ -165,7 +163,8 @@ class Backdrop:
 
     def __init__(self, world: World) -> None:
         rng = stream(0, "shift", "backdrop")
-        self.frames = world.render_states(np.stack([world.sample_state(rng) for _ in range(BACKDROPS)]))
+        self._world, self._states = world, np.stack([world.sample_state(rng) for _ in range(BACKDROPS)])
+        self.frames = world.render_states(self._states)
         self.picture = np.median(self.frames, axis=0).astype(np.uint8)  # (h, w, 3)
         self._certain = np.float32(max(CERTAIN * self._away(self.frames).max(), 2 * MOVES))
 
@@ -178,11 +177,19 @@ class Backdrop:
         return np.clip((self._away(frames) - MOVES) / (self._certain - MOVES), 0, 1).astype(np.float32)
 
     def figure(self) -> tuple[np.ndarray, np.ndarray]:
-        """What moves, cut out of the frame where it is smallest: (a, b, 3) colours and (a, b, 1), 1 where it is."""
-        solid = self.cover(self.frames) > SOLID
-        found = [(n, *box) for n, shown in enumerate(solid) if (box := _box(shown[..., 0])) is not None]
-        place = min(found, key=lambda at: solid[at].size, default=(0, slice(0), slice(0)))
-        return self.frames[place].astype(np.float32), solid[place].astype(np.float32)
+        """What moves, cut out of the frame where it is smallest: (a, b, 3) colours and (a, b, 1) how dense it is.
+
+        It is what can have another colour. It is taken to be as dense as it differs from the backdrop, and its colours
+        are those that would give its frame.
+        """
+        coloured = (self._world.recolored(self._states) != self.frames).any(-1, keepdims=True)
+        shown = coloured & (self.cover(self.frames) > 0)
+        found = [(n, *box) for n, each in enumerate(shown) if (box := _box(each[..., 0])) is not None]
+        place = min(found, key=lambda at: shown[at].size, default=(0, slice(0), slice(0)))
+        under = self.picture[place[1:]].astype(np.float32)
+        away = (self._away(self.frames)[place] * shown[place]).astype(np.float32)
+        dense = away / away.max(initial=1)
+        return under + (self.frames[place] - under) / np.maximum(dense, 1e-3), dense
 
 
 def _box(shown: np.ndarray) -> tuple[slice, slice] | None:
@@ -198,20 +205,16 @@ class Repainted(Change):
     share: float
 
     @cached_property
-    def _backdrop(self) -> Backdrop:
-        return Backdrop(self.world)
-
-    @cached_property
     def _difference(self) -> np.ndarray:
         """(h, w, 3) float32: what is added where the backdrop is seen."""
-        return np.float32(self.share) * (self.picture(self._backdrop.picture) - self._backdrop.picture)
+        return np.float32(self.share) * (self.picture(self.world.backdrop.picture) - self.world.backdrop.picture)
 
     def picture(self, usual: np.ndarray) -> np.ndarray:
         """The usual backdrop (h, w, 3) uint8 to the new one, float32."""
         raise NotImplementedError
 
     def paint(self, frames: np.ndarray, memory: np.ndarray) -> np.ndarray:
-        return rounded(frames + (1 - self._backdrop.cover(frames)) * self._difference)
+        return rounded(frames + (1 - self.world.backdrop.cover(frames)) * self._difference)
 
 
 class Textured(Repainted):
@@ -222,12 +225,24 @@ class Textured(Repainted):
 
 
 class Tinted(Repainted):
-    """What does not move has a colour that it lacked, blue where it was grey, and is as bright and dark as it was."""
+    """What does not move has a colour that is nowhere else, and is as bright and dark as it was."""
 
     def picture(self, usual: np.ndarray) -> np.ndarray:
         bright = usual.astype(np.float32).mean(-1, keepdims=True) / 255
-        channels = usual.mean((0, 1)) // ALIKE
-        return TINTS[2 - channels[::-1].argmin()] * (0.25 + 0.75 * bright)
+        return self._tint() * (0.25 + 0.75 * bright)
+
+    def _tint(self) -> np.ndarray:
+        """The tint (3,) that is least like the backdrop and what is before it."""
+        backdrop = self.world.backdrop
+        covered = backdrop.frames[backdrop.cover(backdrop.frames)[..., 0] == 1]
+        away = [_unlike(colours) for colours in (covered, backdrop.picture.reshape(-1, 3)) if len(colours)]
+        return TINTS[np.min(away, axis=0).argmax()]
+
+
+def _unlike(colours: np.ndarray) -> np.ndarray:
+    """(K, 3) colours to how far each tint is from the nearest tenth of them, brightness left out of account."""
+    pure, tints = (each / np.maximum(each.max(-1, keepdims=True), 1) for each in (colours.astype(np.float32), TINTS))
+    return np.percentile(np.linalg.norm(tints[:, None] - pure, axis=-1), 10, axis=1)
 
 
 def photograph(height: int, width: int) -> np.ndarray:
@@ -252,16 +267,12 @@ class Distracted(Clocked):
     count: int
 
     @cached_property
-    def _backdrop(self) -> Backdrop:
-        return Backdrop(self.world)
-
-    @cached_property
     def _figure(self) -> tuple[np.ndarray, np.ndarray]:
-        return self._backdrop.figure()
+        return self.world.backdrop.figure()
 
     def paint(self, frames: np.ndarray, memory: np.ndarray) -> np.ndarray:
         colours, cover = self._figure
-        (height, width), free = cover.shape[:2], 1 - self._backdrop.cover(frames)
+        (height, width), free = cover.shape[:2], 1 - self.world.backdrop.cover(frames)
         out = frames.astype(np.float32)
         for n, corners in enumerate(self._corners(memory, frames.shape[1] - height, frames.shape[2] - width)):
             for top, left in corners.tolist():

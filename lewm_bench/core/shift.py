@@ -46,6 +46,9 @@ class World(Protocol):
     @property
     def can_rest(self) -> bool: ...
 
+    @property
+    def backdrop(self) -> Any: ...  # of core.looks
+
     def sample_state(self, rng: np.random.Generator) -> np.ndarray: ...
 
     def render_states(self, states: np.ndarray) -> np.ndarray: ...
