@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,10 +71,8 @@ from lewm_bench.system.store import read_result, stage_key
 logger = logging.getLogger(__name__)
 
 RESULT = "result.json"
-SHEET_PIXELS, SHEET_STATES = (
-    112,
-    50,
-)  # of a frame in the picture of changed worlds, and states among which is one to show
+SHEET_PIXELS = 112  # side of a frame in the picture of changed worlds
+SHEET_STATES = 50  # among which is one to show
 Step = Callable[[], object]  # is told that a world is done
 
 
@@ -150,11 +148,8 @@ def world_of(case: Case, condition: Condition) -> Iterator[World]:
     if condition == TRAINED:
         yield trained_world(setting.env, setting.dataset, case.pairs)
         return
-    env = setting.env.shifted(condition.factor, condition.level)
-    try:
+    with closing(setting.env.shifted(condition.factor, condition.level)) as env:
         yield changed_world(env, setting.dataset, case.pairs, condition.goal)
-    finally:
-        env.close()
 
 
 def read(folder: Path) -> Found:
@@ -165,9 +160,11 @@ def read(folder: Path) -> Found:
 
 def try_all(case: Case, step: Step) -> tuple[dict[Condition, Found], dict[str, str]]:
     """What was found under each condition, and why others are missing; raises what the trained world does."""
+    asked = conditions(case.changes.factors, case.run.suite.of(case.job.env).settings.shift)
     done, skipped = {TRAINED: tried(case, TRAINED)}, {}
     step()
-    for condition in conditions(case.changes.factors, case.run.suite.of(case.job.env).settings.shift)[1:]:
+    for number, condition in enumerate(asked[1:], 1):
+        status.at(number, len(asked))
         found = result_or_error(lambda condition=condition: tried(case, condition))
         if isinstance(found, Exception):
             skipped[condition.name] = reason(case, condition, found)
@@ -264,10 +261,12 @@ def check_factors(run: Run) -> None:
     """Raise a UserError for a factor that there is not, before anything is collected or trained."""
     for spec in run.suite.envs:
         settings = run.suite.of(spec).settings
-        with suppress(NotRun):  # which is the matter of its cells
-            env = make_env(spec.id, settings.image_size, spec.kwargs, spec.adapt)
-            chosen_factors(env, spec.label, settings.shift.factors)
-            env.close()
+        env = result_or_error(
+            lambda spec=spec, size=settings.image_size: make_env(spec.id, size, spec.kwargs, spec.adapt)
+        )
+        if not isinstance(env, Exception):  # which is the matter of its cells
+            with suppress(NotRun), closing(env):
+                chosen_factors(env, spec.label, settings.shift.factors)
 
 
 def changes_of(run: Run, job: Job, data: Data) -> Changes:
@@ -285,12 +284,9 @@ def changes_of(run: Run, job: Job, data: Data) -> Changes:
 
 def draw_sheet(run: Run, spec: EnvSpec, dataset: Dataset) -> bytes:
     """PNG of an environment at all levels of what can be seen."""
-    large = make_env(spec.id, SHEET_PIXELS, spec.kwargs, spec.adapt)
     rows = np.linspace(0, len(dataset.states) - 1, SHEET_STATES).astype(int)
-    try:
+    with closing(make_env(spec.id, SHEET_PIXELS, spec.kwargs, spec.adapt)) as large:
         return factor_sheet(large, dataset.states[rows], SHEET_PIXELS)
-    finally:
-        large.close()
 
 
 @contextmanager
