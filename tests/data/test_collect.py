@@ -566,5 +566,6 @@ def test_the_worlds_of_a_collection_are_named():
 
 def test_a_world_that_there_is_not_is_said_at_once(tmp_path):
     with pytest.raises(UserError, match="no factor of ToyEnv named 'gravity'"):
-        collect(make_toy(), CollectConfig(episodes=4, factors=["gravity"]), 0, tmp_path / "a", progress=False)
+        config = CollectConfig(episodes=4, policies={"jitter": 1.0}, factors=["gravity"])
+        collect(make_toy(), config, 0, tmp_path / "a", progress=False)
     assert not (tmp_path / "a").exists()
