@@ -23,7 +23,7 @@ from lewm_bench.envs.parts.raster import Backdrop, overlap, pushed
 
 GAP = 1e-3  # pixels between the agent and a wall that it touches: far more than rounding, far less than is seen
 ROUNDING = 1e-9  # cosine of the angle to a wall below which a motion is along it
-NARROWER = (0.7, 0.4, 0.15)  # room for the disk in the door, by level
+NARROWER = (0.75, 0.5, 0.1)  # room for the disk in the door, by level
 CONTACTS = 5  # per step: two walls of a corner or an edge and what lies behind it; motion left after that is dropped
 
 

@@ -80,7 +80,7 @@ def check(
             write_bytes(place, drawn)
             typer.echo(f"{what}: {place}")
         else:
-            typer.echo(f"{what} cannot be drawn: {error_line(drawn)}")
+            typer.echo(f"{what.partition(',')[0]} cannot be drawn: {error_line(drawn)}")
     if not kept:
         raise typer.Exit(1)
 

@@ -54,6 +54,11 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
         """Whether an action of zeros is one, and does nothing of itself."""
         return bool(self.action_space.contains(np.zeros(self.action_space.shape, self.action_space.dtype)))
 
+    @property
+    def knows_ways(self) -> bool:
+        """Whether ``path_length`` is more than the distance."""
+        return type(self).path_length is not GoalEnv.path_length
+
     # What an environment must provide.
 
     @abstractmethod
@@ -368,6 +373,10 @@ class ShiftedEnv(GoalEnv):
 
     def path_length(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
         return self.world.path_length(self._base(states), self._base(goals))
+
+    @property
+    def knows_ways(self) -> bool:
+        return self.world.knows_ways
 
     def possible(self, states: np.ndarray) -> np.ndarray:
         return self.world.possible(self._base(states))

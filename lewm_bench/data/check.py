@@ -22,7 +22,7 @@ from lewm_bench.core.shift import GROUPS, LEVELS
 
 STARTS = 6  # sampled states that each check tries
 STEPS = 30  # environment steps from each of them
-FACTOR_STEPS = 4  # of a changed world
+FACTOR_STEPS, TRIED_LEVELS = 4, LEVELS  # of changed worlds
 SHEET_PAIRS = 12
 FLOOR_PAIRS = 24
 FLOOR_OFFSETS = (25, 50)  # environment steps from start to goal, half of those allowed: a run's defaults
@@ -504,7 +504,7 @@ def _factors(env: GoalEnv) -> str:
             f"factor {name!r} must have a group of {', '.join(GROUPS)} and a text for each level, "
             f"got {factor.group!r} and {factor.values}",
         )
-        for level in LEVELS:
+        for level in TRIED_LEVELS:
             finding = _finding(name, partial(_changed_world, name=name, level=level), env)
             if not finding.ok:
                 broken.append(f"{name} at level {level}: {finding.detail}")
@@ -514,7 +514,7 @@ def _factors(env: GoalEnv) -> str:
 
 def _changed_world(env: GoalEnv, name: str, level: int) -> str:
     world = env.shifted(name, level)
-    if world is env:
+    if level == 0:
         return "the trained world"
     try:
         return _sound(env, world)

@@ -50,7 +50,7 @@ def test_a_key_is_a_whole_number_of_the_state() -> None:
 def test_level_0_is_the_trained_world_and_mistakes_are_named() -> None:
     env = make_toy()
     assert all(env.shifted(name, 0) is env for name in env.factors())
-    with pytest.raises(UserError, match="no factor of ToyEnv named 'dealy'.*did you mean 'delay'"):
+    with pytest.raises(UserError, match=r"no factor of ToyEnv named 'dealy'.*did you mean 'delay'"):
         env.shifted("dealy", 1)
     with pytest.raises(UserError, match="delay: a level is one of 0, 1, 2, 3, got 4"):
         env.shifted("delay", 4)
