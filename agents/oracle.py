@@ -162,8 +162,7 @@ class OracleFamily(Family):
     def load(self, setting: Setting[OracleConfig], checkpoint: Path | None) -> Loaded:
         path = setting.config.cost == "path"
         agent = PathOracle if path else SimulatorAgent
-        knows_ways = type(setting.env).path_length is not GoalEnv.path_length
-        measure = "shortest ways" if path and knows_ways else "distance"
+        measure = "shortest ways" if path and setting.env.knows_ways else "distance"
         return Loaded(
             agent(simulation_of(setting), setting.planner),
             f"Oracle (same planner, true simulator and {measure})",

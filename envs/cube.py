@@ -13,6 +13,7 @@ import numpy as np
 
 from lewm_bench.core.env import GoalEnv, frame_space
 from lewm_bench.core.exploration import PolicyFactory, generic_policies
+from lewm_bench.core.shift import Factor, scale_texts
 from lewm_bench.envs.parts.cube_state import (
     CUBE_HEIGHT,
     CUBE_POSITION,
@@ -29,11 +30,13 @@ from lewm_bench.envs.parts.cube_state import (
     STATE_SIZE,
     WARMSTART,
 )
+from lewm_bench.envs.parts.physics import physics_factors, scale_physics
 from lewm_bench.system.extras import require
 from lewm_bench.system.gl import Camera
 
 SUBSTEPS = 25  # of 2 ms: 0.05 s of one environment step
 CONTACT_FORCE = 50.0  # newtons on a finger that count as a contact of 1
+CUBE_MASSES = (3.0, 10.0, 30.0)  # by level, in masses of the cube
 TELEPORT = 0.1  # metres: the least that a cube is moved
 CLEAR = 0.12  # metres from the axis of the gripper, within which its fingers could touch a cube on the table
 
@@ -61,6 +64,8 @@ class Cube(GoalEnv):
     4096, and meshes whose vertices are merged where they lie closer than a third of a pixel (0.25 m / image_size). At
     64 pixels that draws ten times as many frames per second, and changes a colour by 2 of 255 in the mean.
 
+    ``physics`` multiplies the "mass" of the cube or all "friction".
+
     Source: Park et al., OGBench, 2025; the task and its threshold as in LeWM.
     """
 
@@ -72,8 +77,11 @@ class Cube(GoalEnv):
     exploration: ClassVar[Mapping[str, float]] = {"plan_oracle": 1.0}
     proprioception: ClassVar[tuple[str, ...]] = ("effector_position", "effector_yaw", "gripper_opening", "joint_angles")
 
-    def __init__(self, image_size: int = 64, render_mode: str = "rgb_array") -> None:
-        self.image_size = image_size
+    def __init__(
+        self, image_size: int = 64, render_mode: str = "rgb_array", physics: Mapping[str, float] | None = None
+    ) -> None:
+        self.image_size, self.physics = image_size, dict(physics or {})
+        self._painted_by: Cube | None = None  # one that looks the same and has opened OpenGL
         self.action_space = gym.spaces.Box(-1.0, 1.0, (5,), np.float32)
         self.observation_space = frame_space(image_size, render_mode)
         self._build()
@@ -88,6 +96,7 @@ class Cube(GoalEnv):
         self._world.np_random = np.random.default_rng(0)
         self._world.reset()
         self._model, self._data = self._world.model, self._world.data
+        scale_physics(self._model, self.physics, bodies=[self._model.body("object_0").id])
         self._view: _View | None = None
         self._pinch = self._model.site("ur5e/robotiq/pinch").id
         self._finger = self._model.body("ur5e/robotiq/right_pad").id
@@ -210,6 +219,8 @@ class Cube(GoalEnv):
             color[:] = before
 
     def _opened(self) -> _View:
+        if self._painted_by is not None:
+            return self._painted_by._opened()
         if self._view is None:
             self._view = _View(self._model, self.image_size)
         return self._view
@@ -226,6 +237,24 @@ class Cube(GoalEnv):
 
         oracles = {"markov_oracle": markov_oracle(self._world), "plan_oracle": plan_oracle(self._world)}
         return {**generic_policies(self.action_space), **oracles}
+
+    # Changed worlds.
+
+    def factors(self) -> Mapping[str, Factor]:
+        mass = Factor("physics", "mass of the cube", scale_texts(CUBE_MASSES), _heavier)
+        return {**super().factors(), "mass": mass, **physics_factors(("friction",), _scaled)}
+
+
+def _heavier(env: Cube, level: int) -> Cube:
+    return _scaled(env, {"mass": CUBE_MASSES[level - 1]})
+
+
+def _scaled(env: Cube, scales: Mapping[str, float]) -> Cube:
+    """The same with constants of its physics multiplied."""
+    both = {name: env.physics.get(name, 1.0) * scales.get(name, 1.0) for name in {**env.physics, **scales}}
+    made = Cube(env.image_size, physics=both)
+    made._painted_by = env
+    return made
 
 
 def _pairs(angles: np.ndarray) -> np.ndarray:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import ClassVar
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -15,11 +15,22 @@ import numpy as np
 from mujoco.rollout import Rollout
 
 from lewm_bench.core.env import GoalEnv, frame_space
-from lewm_bench.core.errors import unknown
+from lewm_bench.core.errors import UserError, unknown
 from lewm_bench.core.exploration import PolicyFactory, generic_policies
+from lewm_bench.core.rng import stream
+from lewm_bench.core.shift import Factor, scale_texts
 from lewm_bench.envs.parts.flight import FASTEST, FreeFlight
 from lewm_bench.envs.parts.geodesic import Geodesics
-from lewm_bench.envs.parts.maze import BALL_RADIUS, Box, clearance, parse_maze, wall_boxes
+from lewm_bench.envs.parts.maze import (
+    BALL_RADIUS,
+    Box,
+    altered_mazes,
+    clearance,
+    drawing,
+    parse_maze,
+    turned_mazes,
+    wall_boxes,
+)
 from lewm_bench.envs.parts.raster import BALL, FLOOR, RECOLORED_BALL, WALL, Raster, pushed
 from lewm_bench.envs.parts.waypoints import waypoints
 from lewm_bench.system.resources import cores
@@ -27,6 +38,7 @@ from lewm_bench.system.resources import cores
 CONTACT_MARGIN = 0.002
 START_SPEED = 0.2  # cells per second, per axis: the largest initial velocity
 REFLEX_GAIN = 3.0  # action per cell
+ALTERED, ALTERED_SMALL, SMALL = (2, 5, 10), (1, 2, 3), 36  # cells that are changed by level; cells of a small maze
 _MAX_THREADS = 8
 _FEW = 12  # balls that MuJoCo moves faster one by one than numpy all together
 _THREADED_STEPS = 2000  # below this many physics steps, starting threads costs more than they save
@@ -51,11 +63,27 @@ INERTIAL = Dynamics(
 )
 
 
+def changed_dynamics(dynamics: Dynamics, changes: Mapping[str, float]) -> Dynamics:
+    """The constants with some of them replaced.
+
+    Raises:
+        UserError: there is no such constant, or it is not positive.
+    """
+    known = vars(dynamics)
+    for name, value in changes.items():
+        if name not in known:
+            raise unknown("constant of PointMaze's dynamics", name, known)
+        if not value > 0:
+            raise UserError(f"dynamics: {name} must be positive, got {value}")
+    return replace(dynamics, **{name: type(known[name])(value) for name, value in changes.items()})
+
+
 class PointMaze(GoalEnv):
     """A ball pushed through a maze by a force; one unit is one cell, and the maze's centre is the origin.
 
     ``maze`` is "UMaze", "Medium", "Large" (the maps of gymnasium-robotics) or a drawing: lines of ``#`` for a wall and
     ``.`` or a space for free. The state is (x, y, vx, vy). ``renderer`` is "raster" (numpy) or "mujoco" (needs OpenGL).
+    ``dynamics`` replaces constants of the ball by name, such as ``{"mass": 2}``.
     """
 
     distance_unit = "maze cells"
@@ -70,13 +98,13 @@ class PointMaze(GoalEnv):
         renderer: str = "raster",
         threshold: float = 0.45,
         render_mode: str = "rgb_array",
+        dynamics: Mapping[str, float] | None = None,
     ) -> None:
         if renderer not in ("raster", "mujoco"):
             raise unknown("renderer", renderer, ("raster", "mujoco"))
-        self.threshold = threshold
+        self.threshold, self.image_size, self.renderer = threshold, image_size, renderer
         self.walls = parse_maze(maze)
-        self.dynamics = DAMPED if damped else INERTIAL
-        self.image_size = image_size
+        self.dynamics = changed_dynamics(DAMPED if damped else INERTIAL, dynamics or {})
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = frame_space(image_size, render_mode)
         self._raster, self._recolored = (Raster(self.walls, image_size, ball) for ball in (BALL, RECOLORED_BALL))
@@ -118,6 +146,10 @@ class PointMaze(GoalEnv):
             for top, left, bottom, right in wall_boxes(self.walls)
         ]
         return Geodesics(np.array(boxes), BALL_RADIUS, slack=BALL_RADIUS / 4)
+
+    def possible(self, states: np.ndarray) -> np.ndarray:
+        """Not in a wall; a ball that is pushed against one overlaps it a little."""
+        return clearance(self.walls, np.asarray(states)[..., :2]) > BALL_RADIUS / 2
 
     def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
         return {"position": states[:, :2], "velocity": states[:, 2:]}
@@ -217,6 +249,58 @@ class PointMaze(GoalEnv):
 
     def policies(self) -> Mapping[str, PolicyFactory]:
         return {**generic_policies(self.action_space), "waypoints": waypoints(self.walls)}
+
+    # Changed worlds.
+
+    def factors(self) -> Mapping[str, Factor]:
+        return {**super().factors(), **physics_factors(), **self._maze_factors}
+
+    @cached_property
+    def _maze_factors(self) -> Mapping[str, Factor]:
+        return maze_factors(self.walls)
+
+    def changed(self, walls: np.ndarray | None = None, **dynamics: float) -> PointMaze:
+        """The same with other walls or other constants of the ball."""
+        maze = drawing(self.walls if walls is None else walls)
+        constants = {**vars(self.dynamics), **dynamics}
+        return PointMaze(maze, self.image_size, True, self.renderer, self.threshold, dynamics=constants)
+
+
+def physics_factors() -> Mapping[str, Factor]:
+    """Those of the ball, each a multiple of a constant."""
+    return {
+        "mass": _times("mass", "mass of the ball", 1.5, 3, 8),
+        "damping": _times("damping", "what slows the ball down", 0.6, 0.3, 0.1),
+        "force": _times("force", "force of an action", 1.5, 2.5, 4),
+        "step": _times("timestep", "time that an action lasts", 1.25, 1.6, 2.5),
+    }
+
+
+def _times(constant: str, about: str, *scales: float) -> Factor:
+    def make(env: PointMaze, level: int) -> PointMaze:
+        return env.changed(**{constant: vars(env.dynamics)[constant] * scales[level - 1]})
+
+    return Factor("physics", about, scale_texts(scales), make)
+
+
+def maze_factors(walls: np.ndarray) -> Mapping[str, Factor]:
+    """Other mazes of the same size, as far as there are three."""
+    turned = dict([*turned_mazes(walls).items()][-3:])
+    counts = ALTERED if walls.size > SMALL else ALTERED_SMALL
+    altered = altered_mazes(walls, counts, stream(0, "shift", "walls"))
+    about = {
+        "maze": ("the maze mirrored or turned", ["as it is", *turned], [*turned.values()]),
+        "walls": ("cells that became free or a wall", ["0", *map(str, counts)], altered),
+    }
+    return {
+        name: Factor("layout", text, tuple(values), partial(_in_maze, mazes))
+        for name, (text, values, mazes) in about.items()
+        if len(mazes) == 3
+    }
+
+
+def _in_maze(mazes: Sequence[np.ndarray], env: PointMaze, level: int) -> PointMaze:
+    return env.changed(walls=mazes[level - 1])
 
 
 def physics_xml(walls: np.ndarray, dynamics: Dynamics) -> str:

@@ -13,8 +13,9 @@ import gymnasium as gym
 import numpy as np
 
 from lewm_bench.core.env import GoalEnv, frame_space
-from lewm_bench.core.errors import unknown
+from lewm_bench.core.errors import UserError, unknown
 from lewm_bench.core.exploration import PolicyFactory, generic_policies
+from lewm_bench.core.shift import Factor, scale_texts
 from lewm_bench.envs.parts.pusht_policies import (
     ACTION_SCALE,
     AGENT_HIGH,
@@ -43,6 +44,7 @@ START_MARGIN = 35.0  # px between the block and a wall in sampled states: the ag
 START_GAP = 5.0  # px between agent and block
 TELEPORT = 60.0  # px that agent and block are moved at least
 RECOLORED = "Orange"
+FRICTIONS, STIFFNESSES = (0.3, 1.0, 3.0), (0.7, 0.45, 0.2)  # of changed worlds, by level
 _CENTER_Y = float(CENTER[1])  # a float of Python is quicker
 
 
@@ -59,6 +61,7 @@ class PushT(GoalEnv):
     the motion is that of gym-pusht all the same, but for rounding, unless the agent touches bar and stem at once.
 
     ``target`` is "fixed" (the green T of the released data, at its default pose whatever the goal is) or "none".
+    ``friction`` is that between agent and block, ``stiffness`` multiplies that of the spring, up to 1.
     """
 
     threshold = 1.0
@@ -66,10 +69,19 @@ class PushT(GoalEnv):
     exploration: ClassVar[Mapping[str, float]] = {"pushing_expert": 0.75, "block_biased": 0.25}
     proprioception: ClassVar[tuple[str, ...]] = ("agent_position", "agent_velocity")
 
-    def __init__(self, image_size: int = 64, target: str = "fixed", render_mode: str = "rgb_array") -> None:
+    def __init__(
+        self,
+        image_size: int = 64,
+        target: str = "fixed",
+        render_mode: str = "rgb_array",
+        friction: float = 0.0,
+        stiffness: float = 1.0,
+    ) -> None:
         if target not in ("fixed", "none"):
             raise unknown("target", str(target), ("fixed", "none"))
-        self.image_size, self.target = image_size, target
+        if not 0 < stiffness <= 1 or friction < 0:
+            raise UserError(f"need 0 < stiffness <= 1 and friction >= 0, got {stiffness} and {friction}")
+        self.image_size, self.target, self.friction, self.stiffness = image_size, target, friction, stiffness
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = frame_space(image_size, render_mode)
         self._state = np.array([256, 400, 256, 300, 0, 0, 0, 0, 0, 0], np.float64)
@@ -77,7 +89,8 @@ class PushT(GoalEnv):
 
     def _open(self) -> None:
         packages = _packages()
-        self._physics, self._scene = _Physics(packages), _Scene(packages, self.image_size, self.target)
+        self._physics = _Physics(packages, self.friction, self.stiffness)
+        self._scene = _Scene(packages, self.image_size, self.target)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_physics", "_scene")}
@@ -178,6 +191,21 @@ class PushT(GoalEnv):
     def policies(self) -> Mapping[str, PolicyFactory]:
         return {**generic_policies(self.action_space), **pusht_policies(self.sample_state)}
 
+    # Changed worlds.
+
+    def factors(self) -> Mapping[str, Factor]:
+        rough = Factor("physics", "friction between agent and block", ("0", *map(str, FRICTIONS)), _rougher)
+        slow = Factor("physics", "stiffness of the spring that moves the agent", scale_texts(STIFFNESSES), _softer)
+        return {**super().factors(), "friction": rough, "stiffness": slow}
+
+
+def _rougher(env: PushT, level: int) -> PushT:
+    return PushT(env.image_size, env.target, friction=FRICTIONS[level - 1], stiffness=env.stiffness)
+
+
+def _softer(env: PushT, level: int) -> PushT:
+    return PushT(env.image_size, env.target, friction=env.friction, stiffness=STIFFNESSES[level - 1] * env.stiffness)
+
 
 class _Physics:
     """gym-pusht's agent, block and walls, which are put into a state, stepped, and read, any number of times.
@@ -187,11 +215,15 @@ class _Physics:
     as much as the physics itself.
     """
 
-    def __init__(self, packages: SimpleNamespace) -> None:
+    def __init__(self, packages: SimpleNamespace, friction: float, stiffness: float) -> None:
+        self._pull = K_P * stiffness
         self._lib, pymunk, pusht = packages.cffi.lib, packages.pymunk, packages.PushTEnv
         space, ground = pymunk.Space(), pymunk.Body(body_type=pymunk.Body.STATIC)
         self._agent = pusht.add_circle(space, (256, 400), AGENT_RADIUS)
         self._block, tee = pusht.add_tee(space, (256, 300), 0)
+        if friction:  # 0 is gym-pusht's
+            for shape in (*self._agent.shapes, *tee):
+                shape.friction = math.sqrt(friction)  # that of two things is the product of theirs
         space.remove(*space.shapes, *space.bodies)
         walls = [pymunk.Segment(ground, *wall, WALL_RADIUS) for wall in WALLS]
         self._kept = ground, walls, tee, list(self._agent.shapes)  # Chipmunk's objects die with pymunk's
@@ -238,7 +270,7 @@ class _Physics:
         before = lib.cpBodyGetPosition(body)
         at_wall = _room(block) <= 2 * REACH  # from further no block gets there in one step
         for _ in range(SUBSTEPS):
-            vx, vy = _servo(x, vx, aim_x), _servo(y, vy, aim_y)
+            vx, vy = _servo(x, vx, aim_x, self._pull), _servo(y, vy, aim_y, self._pull)
             if space is not None:
                 if at_wall:
                     vx, vy = self._relent(x, y, vx, vy)
@@ -293,12 +325,12 @@ class _Physics:
         return vx, vy
 
 
-def _servo(position: float, velocity: float, aim: float) -> float:
+def _servo(position: float, velocity: float, aim: float, pull: float) -> float:
     """The agent's velocity along an axis in the next physics step; in gym-pusht's order of operations.
 
     gym-pusht's agent is kinematic and passes through walls; ours arrives there and stops.
     """
-    velocity = velocity + (K_P * (aim - position) + K_V * (0.0 - velocity)) * TIMESTEP
+    velocity = velocity + (pull * (aim - position) + K_V * (0.0 - velocity)) * TIMESTEP
     if AGENT_LOW <= position + velocity * TIMESTEP <= AGENT_HIGH:
         return velocity
     if velocity > 0.0:

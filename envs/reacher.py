@@ -14,6 +14,8 @@ from mujoco.rollout import Rollout
 
 from lewm_bench.core.env import GoalEnv, frame_space
 from lewm_bench.core.errors import UserError
+from lewm_bench.core.shift import Factor
+from lewm_bench.envs.parts.physics import physics_factors, scale_physics
 from lewm_bench.system.extras import require
 from lewm_bench.system.gl import Camera
 from lewm_bench.system.resources import cores
@@ -35,6 +37,7 @@ class Reacher(GoalEnv):
     The state is (shoulder, wrist, their velocities), in radians and seconds. The distance is the larger of the two
     joint errors. The shoulder turns without end: as published, a goal that is a full turn away is not reached although
     it looks the same; ``wrapped=True`` takes the shoulder's error (the wrist is limited) around the circle instead.
+    ``physics`` multiplies "mass", "damping" or "force".
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 25}
@@ -45,19 +48,27 @@ class Reacher(GoalEnv):
     proprioception: ClassVar[tuple[str, ...]] = ("joint_angles", "joint_velocities")
 
     def __init__(
-        self, image_size: int = 64, wrapped: bool = False, threshold: float = 0.05, render_mode: str = "rgb_array"
+        self,
+        image_size: int = 64,
+        wrapped: bool = False,
+        threshold: float = 0.05,
+        render_mode: str = "rgb_array",
+        physics: Mapping[str, float] | None = None,
     ) -> None:
         if not threshold > 0:
             raise UserError(f"threshold must be positive (radians), got {threshold}")
         self.threshold, self.wrapped, self.image_size = threshold, wrapped, image_size
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = frame_space(image_size, render_mode)
+        self.physics = dict(physics or {})
         self._model = physics_model()
+        scale_physics(self._model, self.physics)
         self._data = mujoco.MjData(self._model)
         self._pool = [mujoco.MjData(self._model) for _ in range(min(cores(), _MAX_THREADS))]
         self.wrist_range: tuple[float, float] = tuple(self._model.joint("wrist").range.tolist())
         self.lengths: tuple[float, float] = (self._model.body("hand").pos[0], self._model.body("finger").pos[0])
         self._painter: _Painter | None = None
+        self._painted_by: Reacher | None = None  # one that looks the same and has opened OpenGL
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_painter": None}  # OpenGL belongs to its process
@@ -135,6 +146,8 @@ class Reacher(GoalEnv):
         return self._draw(states, OTHER_COLORS)
 
     def _draw(self, states: np.ndarray, colors: Mapping[str, Sequence[float]]) -> np.ndarray:
+        if self._painted_by is not None:
+            return self._painted_by._draw(states, colors)
         if self._painter is None:
             self._painter = _Painter(self.image_size)
         return self._painter.draw(np.asarray(states, np.float64)[:, :2], colors)
@@ -143,6 +156,19 @@ class Reacher(GoalEnv):
         if self._painter is not None:
             self._painter.close()
             self._painter = None
+
+    # Changed worlds.
+
+    def factors(self) -> Mapping[str, Factor]:
+        return {**super().factors(), **physics_factors(("mass", "damping", "force"), _scaled)}
+
+
+def _scaled(env: Reacher, scales: Mapping[str, float]) -> Reacher:
+    """The same with constants of its physics multiplied."""
+    both = {name: env.physics.get(name, 1.0) * scales.get(name, 1.0) for name in {**env.physics, **scales}}
+    made = Reacher(env.image_size, env.wrapped, env.threshold, physics=both)
+    made._painted_by = env
+    return made
 
 
 def _clipped(actions: np.ndarray) -> np.ndarray:

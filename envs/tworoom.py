@@ -58,8 +58,10 @@ class TwoRoom(RoomsEnv):
     exploration: ClassVar[Mapping[str, float]] = {"door_expert": 1.0}
     rooms = ROOMS
     legacy_step = staticmethod(legacy_step)
+    doors = (80.0, 120.0, 175.0)
+    walls = (102.0, 87.0, 62.0)
 
     def policies(self) -> Mapping[str, PolicyFactory]:
         """``door_expert`` is LeWM's; where the reference ends an episode at its target this one draws another."""
-        expert = through_door(ROOMS, EXPERT_NOISE, NEAR_DOOR, arrived=self.threshold)
+        expert = through_door(self.rooms, EXPERT_NOISE, NEAR_DOOR, arrived=self.threshold)
         return {**super().policies(), "door_expert": expert}

@@ -116,8 +116,10 @@ class Wall(RoomsEnv):
     exploration: ClassVar[Mapping[str, float]] = {"ornstein_uhlenbeck": 0.25, "waypoints": 0.75}
     rooms = ROOMS
     legacy_step = staticmethod(legacy_step)
+    doors = (19.0, 32.0, 54.0)
+    walls = (29.0, 24.0, 17.0)
 
     def policies(self) -> Mapping[str, PolicyFactory]:
         """``gaussian`` has the original data's statistics; ``waypoints`` crosses from room to room."""
-        walk = through_door(ROOMS, WALK_NOISE, NEAR_DOOR, arrived=self.threshold)
+        walk = through_door(self.rooms, WALK_NOISE, NEAR_DOOR, arrived=self.threshold)
         return {**super().policies(), "gaussian": gaussian, "waypoints": walk}

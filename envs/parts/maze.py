@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -59,10 +60,71 @@ def center_of(walls: np.ndarray, cells: np.ndarray) -> np.ndarray:
     return np.stack([cells[..., 1] + 0.5 - columns / 2, rows / 2 - cells[..., 0] - 0.5], -1)
 
 
-def clearance(walls: np.ndarray, position: np.ndarray) -> float:
-    """The distance of a point (x, y) to the nearest wall; 0 inside one."""
-    away = np.abs(center_of(walls, np.argwhere(walls)) - position) - 0.5
-    return float(np.linalg.norm(np.maximum(away, 0), axis=-1).min())
+def clearance(walls: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """(..., 2) points x, y to (...) distances to the nearest wall; 0 inside one."""
+    away = np.abs(center_of(walls, np.argwhere(walls)) - np.asarray(positions)[..., None, :]) - 0.5
+    return np.linalg.norm(np.maximum(away, 0), axis=-1).min(-1)
+
+
+def drawing(walls: np.ndarray) -> str:
+    """The lines from which ``parse_maze`` makes the walls."""
+    return "\n".join("".join(".#"[int(wall)] for wall in row) for row in walls)
+
+
+def is_connected(walls: np.ndarray) -> bool:
+    """Whether there are free cells and a way from each of them to every other."""
+    free = np.argwhere(~walls)
+    return bool(len(free)) and bool((cell_distances(walls, *free[0]) >= 0)[~walls].all())
+
+
+def turned_mazes(walls: np.ndarray) -> dict[str, np.ndarray]:
+    """The maze mirrored and turned, as far as that is another one of the same shape; the most similar first."""
+    every = {
+        "mirrored": walls[:, ::-1],
+        "upside down": walls[::-1],
+        "turned by 180": walls[::-1, ::-1],
+        "turned left": np.rot90(walls),
+        "turned right": np.rot90(walls, -1),
+        "transposed": walls.T,
+        "transposed the other way": walls[::-1, ::-1].T,
+    }
+    found: dict[str, np.ndarray] = {}
+    for name, maze in every.items():
+        known = [walls, *found.values()]
+        if maze.shape == walls.shape and not any(np.array_equal(maze, other) for other in known):
+            found[name] = maze
+    return dict(sorted(found.items(), key=lambda item: int((item[1] != walls).sum())))
+
+
+def altered_mazes(walls: np.ndarray, counts: Sequence[int], rng: np.random.Generator) -> list[np.ndarray]:
+    """Mazes in which so many cells are changed, by turns a wall that is taken away and one that is added.
+
+    Each has the changes of the one before, and all are connected. Fewer mazes where there are not as many such cells.
+    """
+    out, maze, changed = [], walls.copy(), np.zeros(walls.shape, bool)
+    for count in counts:
+        while changed.sum() < count:
+            cell = _next_change(maze, changed, closed=bool(changed.sum() % 2), rng=rng)
+            if cell is None:
+                return out
+            maze[cell], changed[cell] = not maze[cell], True
+        out.append(maze.copy())
+    return out
+
+
+def _next_change(
+    maze: np.ndarray, changed: np.ndarray, closed: bool, rng: np.random.Generator
+) -> tuple[int, int] | None:
+    """A cell that is free, if it is to be ``closed``, or a wall, and can be changed; any that can if there is none."""
+    inner = np.zeros(maze.shape, bool)
+    inner[1:-1, 1:-1] = True
+    cells = rng.permutation(np.argwhere(inner & ~changed))
+    for cell in sorted(map(tuple, cells.tolist()), key=lambda cell: bool(maze[cell]) == closed):
+        trial = maze.copy()
+        trial[cell] = not trial[cell]
+        if is_connected(trial):
+            return cell
+    return None
 
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right in cells, half open

@@ -7,20 +7,23 @@ Letters: N states, S image size, P size of the drawn patch around the dot.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
 
 from lewm_bench.core.env import GoalEnv, frame_space
+from lewm_bench.core.errors import UserError, unknown
 from lewm_bench.core.exploration import BatchPolicy, PolicyFactory, generic_policies
+from lewm_bench.core.shift import Factor, Group, scale_texts
 from lewm_bench.envs.parts.geodesic import Geodesics
 from lewm_bench.envs.parts.raster import Backdrop, overlap, pushed
 
 GAP = 1e-3  # pixels between the agent and a wall that it touches: far more than rounding, far less than is seen
 ROUNDING = 1e-9  # cosine of the angle to a wall below which a motion is along it
+NARROWER = (0.75, 0.5, 0.1)  # room for the disk in the door, by level
 CONTACTS = 5  # per step: two walls of a corner or an edge and what lies behind it; motion left after that is dropped
 
 
@@ -48,6 +51,28 @@ class Rooms:
             position = rng.uniform(self.low + self.margin, self.high - self.margin, 2)
             if abs(position[0] - self.wall) > self.wall_half + self.margin:
                 return position
+
+
+CHANGED = ("wall", "wall_half", "door", "door_half", "radius", "speed", "dot_std")
+
+
+def changed_rooms(rooms: Rooms, changes: Mapping[str, float]) -> Rooms:
+    """The rooms with some of their measures replaced.
+
+    Raises:
+        UserError: there is no such measure, or no room for the disk.
+    """
+    for name in changes:
+        if name not in CHANGED:
+            raise unknown("measure of the rooms", name, CHANGED)
+    out = replace(rooms, **{name: float(value) for name, value in changes.items()})
+    # The agent is sampled, and its dot is drawn, as far from walls as before.
+    out = replace(out, margin=rooms.margin + max(out.radius - rooms.radius, out.dot_std - rooms.dot_std, 0.0))
+    door = out.door - out.door_half >= out.low and out.door + out.door_half <= out.high and out.door_half > out.radius
+    left, right = out.wall - out.wall_half - out.low, out.high - out.wall - out.wall_half
+    if not door or min(left, right) <= 2 * out.margin or min(out.radius, out.speed, out.dot_std, out.wall_half) <= 0:
+        raise UserError(f"no room for the disk, its door or its walls: {dict(changes)}; choose other measures")
+    return out
 
 
 # Collision.
@@ -259,15 +284,26 @@ class RoomsEnv(GoalEnv):
     """What TwoRoom and Wall share. The state is the position (x, y), an action the displacement in units of ``speed``.
 
     Any state may be set; an agent that overlaps a wall is put beside it by its next step, before it moves.
-    ``legacy`` exchanges the exact collision for the original's, each as its own class describes.
+    ``legacy`` exchanges the exact collision for the original's, each as its own class describes. ``rooms`` replaces
+    measures of the rooms by name, such as ``{"door": 100}``; the original's collision knows its own only.
     """
 
     proprioception: ClassVar[tuple[str, ...]] = ("position",)
-    rooms: ClassVar[Rooms]
+    rooms: Rooms
     legacy_step: ClassVar[Callable[[np.ndarray, np.ndarray], np.ndarray]]
+    doors: ClassVar[tuple[float, ...]] = ()  # y of the door's middle at levels 1 to 3 of the factor "door"
+    walls: ClassVar[tuple[float, ...]] = ()  # x of the wall's middle
 
-    def __init__(self, image_size: int = 64, legacy: bool = False, render_mode: str = "rgb_array") -> None:
-        self.image_size, self.legacy = image_size, legacy
+    def __init__(
+        self,
+        image_size: int = 64,
+        legacy: bool = False,
+        render_mode: str = "rgb_array",
+        rooms: Mapping[str, float] | None = None,
+    ) -> None:
+        if legacy and rooms:
+            raise UserError("legacy is the original's collision in its own rooms; leave out legacy or rooms")
+        self.image_size, self.legacy, self.rooms = image_size, legacy, changed_rooms(type(self).rooms, rooms or {})
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = frame_space(image_size, render_mode)
         self._raster = RoomsRaster(self.rooms, image_size)
@@ -302,6 +338,17 @@ class RoomsEnv(GoalEnv):
         above = (left, rooms.low - rooms.size, right, rooms.door - rooms.door_half)
         below = (left, rooms.door + rooms.door_half, right, rooms.high + rooms.size)
         return Geodesics(np.array([above, below]), rooms.radius + GAP, slack=rooms.radius / 4)
+
+    def possible(self, states: np.ndarray) -> np.ndarray:
+        """Half of the disk is inside of no wall."""
+        rooms, at = self.rooms, np.asarray(states, np.float64)
+        inside = ((at > rooms.low + rooms.radius / 2) & (at < rooms.high - rooms.radius / 2)).all(-1)
+        beside = np.abs(at[..., 0] - rooms.wall) - rooms.wall_half
+        above = rooms.door_half - np.abs(
+            at[..., 1] - rooms.door
+        )  # to the nearer edge of the door, negative in the wall
+        gap = np.where(above > 0, np.hypot(np.maximum(beside, 0), above), np.maximum(beside, 0))
+        return inside & (gap > rooms.radius / 2)
 
     def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
         return {"position": states}
@@ -354,3 +401,49 @@ class RoomsEnv(GoalEnv):
 
     def policies(self) -> Mapping[str, PolicyFactory]:
         return generic_policies(self.action_space)
+
+    # Changed worlds.
+
+    def factors(self) -> Mapping[str, Factor]:
+        if self.legacy:
+            return super().factors()
+        door = {"door": _moved("door", self.rooms.door, self.doors)} if self.doors else {}
+        wall = {"wall": _moved("wall", self.rooms.wall, self.walls)} if self.walls else {}
+        return {**super().factors(), **disk_factors(self.rooms), **door, **wall, "door_width": _narrower(self.rooms)}
+
+    def changed(self, **measures: float) -> RoomsEnv:
+        """The same in rooms with other measures."""
+        now = {name: vars(self.rooms)[name] for name in CHANGED}
+        return type(self)(self.image_size, rooms={**now, **measures})
+
+
+def disk_factors(rooms: Rooms) -> Mapping[str, Factor]:
+    """What the disk is like; its size where it is not small beside the door."""
+    found = {
+        "speed": _times(rooms, "physics", "speed", "way that an action goes", 0.75, 0.5, 0.25),
+        "dot": _times(rooms, "looks", "dot_std", "size of the drawn dot", 1.25, 1.6, 2.2),
+    }
+    if rooms.radius > rooms.door_half / 4:
+        found["radius"] = _times(rooms, "physics", "radius", "size of the disk that walls stop", 1.2, 1.4, 1.6)
+    return found
+
+
+def _moved(name: str, usual: float, values: Sequence[float]) -> Factor:
+    first, second, third = (f"{value - usual:+g}" for value in values)
+    about = f"{name} moved, pixels of the canvas"
+    return Factor("layout", about, ("0", first, second, third), partial(_with, name, values))
+
+
+def _narrower(rooms: Rooms) -> Factor:
+    halves = [rooms.radius + (rooms.door_half - rooms.radius) * share for share in NARROWER]
+    about = "room that the disk has in the door"
+    return Factor("layout", about, scale_texts(NARROWER), partial(_with, "door_half", halves))
+
+
+def _times(rooms: Rooms, group: Group, name: str, about: str, *scales: float) -> Factor:
+    make = partial(_with, name, [vars(rooms)[name] * scale for scale in scales])
+    return Factor(group, about, scale_texts(scales), make)
+
+
+def _with(name: str, values: Sequence[float], env: RoomsEnv, level: int) -> RoomsEnv:
+    return env.changed(**{name: values[level - 1]})

@@ -85,6 +85,8 @@ def run(
     it = request(suite, Path(held.name if held else str(out)), **options).run()
     if it.suite.kind == "understand":
         raise UserError(f"the suite {suite} looks into world models; `lewm-bench run --suite {suite}` does that")
+    if it.suite.kind == "shift":
+        raise UserError(f"the suite {suite} changes the world; `lewm-bench run --suite {suite}` does that")
     return Result(evaluated(it, workers, device, storage)[1], it.out, held)
 
 

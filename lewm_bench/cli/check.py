@@ -25,7 +25,10 @@ def check(
     ],
     sheet: Annotated[
         Path | None,
-        typer.Option("--sheet", help="The PNG of starts and goals; ENV.png in the working folder if left out."),
+        typer.Option(
+            "--sheet",
+            help="The PNG of starts and goals, beside it *-factors.png; ENV.png in the working folder if left out.",
+        ),
     ] = None,
     image_size: Annotated[int, typer.Option("--image-size", min=16, help="Pixels.")] = 64,
     overrides: SetOption = None,
@@ -38,7 +41,8 @@ def check(
     Example: lewm-bench check lewm_bench/PointMaze-UMaze-v0; lewm-bench check their_package.agents:MINE
     """
     from lewm_bench.data.adapt import AdaptedEnv
-    from lewm_bench.data.check import check_goal_env, contact_sheet
+    from lewm_bench.data.check import SHEET_PAIRS, check_goal_env, contact_sheet, exploration_pairs
+    from lewm_bench.data.factor_sheet import factor_sheet
     from lewm_bench.run.environments import make_env
     from lewm_bench.run.registry import is_agent
     from lewm_bench.system.faults import error_line, result_or_error
@@ -61,14 +65,23 @@ def check(
     if isinstance(made, AdaptedEnv):
         typer.echo(f"      vector: {made.described()}")
     kept = _well(check_goal_env(made))
-    drawn = result_or_error(lambda: contact_sheet(made, offset))
-    if isinstance(drawn, bytes):
-        path = sheet or Path(f"{env_stem(spec.label)}.png")
-        write_bytes(path, drawn)
-        typer.echo(f"starts and their goals, {offset} steps ahead: {path}")
-    else:
-        typer.echo(f"starts and their goals cannot be drawn: {error_line(drawn)}")
-    if not kept or not isinstance(drawn, bytes):
+    path = sheet or Path(f"{env_stem(spec.label)}.png")
+    pictures = {
+        f"starts and their goals, {offset} steps ahead": (path, lambda: contact_sheet(made, offset)),
+        "factors of changed worlds": (
+            path.with_stem(f"{path.stem}-factors"),
+            lambda: factor_sheet(made, exploration_pairs(made, offset, SHEET_PAIRS)[0]),
+        ),
+    }
+    for what, (place, draw) in pictures.items():
+        drawn = result_or_error(draw)
+        kept &= isinstance(drawn, bytes)
+        if isinstance(drawn, bytes):
+            write_bytes(place, drawn)
+            typer.echo(f"{what}: {place}")
+        else:
+            typer.echo(f"{what.partition(',')[0]} cannot be drawn: {error_line(drawn)}")
+    if not kept:
         raise typer.Exit(1)
 
 

@@ -36,3 +36,11 @@ def end_examination(cells: list, it: Run, title: str = "") -> None:
 
     shown = terminal(write_understanding(cells, it.out, title or it.suite.title))
     end_run(shown, it.out, cells, [(cell, failure) for cell in cells for failure in cell.failures])
+
+
+def end_shift(cells: list, it: Run) -> None:
+    """Write and print the report of changed worlds."""
+    from lewm_bench.report.shift.report import terminal, write_shift
+
+    shown = terminal(write_shift(cells, it.out, it.suite.title))
+    end_run(shown, it.out, cells, [(cell, failure) for cell in cells for failure in cell.failures])

@@ -22,6 +22,7 @@ def report(
 
     Example: lewm-bench report results/pointmaze other-machine/pointmaze --out results/both
     """
+    from lewm_bench.evaluation.shift_record import holds_shifts
     from lewm_bench.evaluation.speed_record import SPEED_FILE, load_speed
     from lewm_bench.report.speed import write_speed_report
     from lewm_bench.report.tables.speed import terminal as terminal_speed
@@ -35,6 +36,8 @@ def report(
 
     if any(map(holds_understanding, folders)):
         return _report_understanding(folders, out, title, pack)
+    if any(map(holds_shifts, folders)):
+        return _report_shifts(folders, out, title, pack)
     if all((folder / SPEED_FILE).is_file() for folder in folders):
         rows = [row for folder in folders for row in load_speed(folder)]
         target = out or folders[0]
@@ -81,4 +84,24 @@ def _report_understanding(folders: list[Path], out: Path | None, title: str, pac
         if pack:
             write_packed(folders, target)
         shown = terminal(write_understanding(cells, target, title or title_of(cells[0].suite)))
+    show(shown, target)
+
+
+def _report_shifts(folders: list[Path], out: Path | None, title: str, pack: bool) -> None:
+    """Tables, figures and page of changed worlds again."""
+    from lewm_bench.evaluation.shift_record import SHEETS, load_shifts
+    from lewm_bench.report.shift.report import terminal, write_shift
+    from lewm_bench.run.results_folder import claimed
+    from lewm_bench.system.files import copy_folder
+    from lewm_bench.system.packed import write_packed
+
+    cells = load_shifts(folders)
+    target = out or folders[0]
+    with claimed(target):
+        for folder in folders:
+            if folder != target and (folder / SHEETS).is_dir():
+                copy_folder(folder / SHEETS, target / SHEETS)
+        if pack:
+            write_packed(folders, target)
+        shown = terminal(write_shift(cells, target, title or title_of(cells[0].suite)))
     show(shown, target)

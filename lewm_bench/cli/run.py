@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lewm_bench.cli.ending import end_examination, end_run
+from lewm_bench.cli.ending import end_examination, end_run, end_shift
 from lewm_bench.cli.options import (
     AgentsOption,
     CacheOption,
@@ -97,6 +97,16 @@ def _run(choices: Choices, elsewhere: tuple[str, str, str, str]) -> None:
             )
         with claimed(it.out):  # before hours of training, not after
             return end_examination(examine_suite(it), it)
+    if it.suite.kind == "shift":
+        from lewm_bench.run.shift import shift_suite
+
+        if launcher is not None:
+            raise UserError(
+                f"the suite {it.suite.name} changes the world, which is done in this process; leave --launcher and "
+                "--devices out"
+            )
+        with claimed(it.out):
+            return end_shift(shift_suite(it), it)
     from lewm_bench.api.running import evaluated
 
     cells, summary = evaluated(it, launcher, choices.device, where.storage)

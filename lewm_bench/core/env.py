@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from lewm_bench.core.errors import UserError, short_repr, unknown
-from lewm_bench.core.exploration import PolicyFactory, generic_policies
+from lewm_bench.core.exploration import BatchPolicy, PolicyFactory, generic_policies
+from lewm_bench.core.generic_factors import Generic, generic_factors
+from lewm_bench.core.looks import Backdrop
+from lewm_bench.core.shift import LEVELS, Change, Factor
 from lewm_bench.core.source import Made, made_of
 
 
@@ -58,6 +63,11 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
     def can_rest(self) -> bool:
         """Whether an action of zeros is one, and does nothing of itself."""
         return bool(self.action_space.contains(np.zeros(self.action_space.shape, self.action_space.dtype)))
+
+    @property
+    def knows_ways(self) -> bool:
+        """Whether ``path_length`` is more than the distance."""
+        return type(self).path_length is not GoalEnv.path_length
 
     # What an environment must provide.
 
@@ -192,7 +202,49 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
         """Exploratory policies by name, for collecting data; every environment has the generic ones."""
         return generic_policies(self.action_space)
 
+    # Changed worlds.
+
+    def factors(self) -> Mapping[str, Factor]:
+        """What can be changed, by name; an environment of one's own adds to ``super().factors()``."""
+        return {name: _factor(generic) for name, generic in generic_factors(self).items()}
+
+    def lift(self, states: np.ndarray) -> np.ndarray:
+        """(..., X) states of the trained world, in which episodes begin, to states (..., Y) of this one."""
+        return np.array(states, np.float64)
+
+    def lower(self, states: np.ndarray) -> np.ndarray:
+        """(..., Y) states of this world to those (..., X) of the trained one: what ``lift`` added is left out."""
+        return np.array(states, np.float64)
+
+    def possible(self, states: np.ndarray) -> np.ndarray:
+        """(..., Y) states to (...) bool: whether one can be here, where walls may stand elsewhere."""
+        return np.ones(np.shape(states)[:-1], bool)
+
+    @cached_property
+    def backdrop(self) -> Backdrop:
+        """What does not move in its frames, and what does; found once, by drawing a few states."""
+        return Backdrop(self)
+
     # Final: the same for every environment.
+
+    def shifted(self, factor: str, level: int) -> GoalEnv:
+        """The environment in a changed world: ``factor`` at a level from 0, which is this world, to 3.
+
+        It draws with what this environment has opened, so close this one last.
+
+        Raises:
+            UserError: there is no such factor or level.
+        """
+        factors = self.factors()
+        if factor not in factors:
+            raise unknown(f"factor of {type(self).__name__}", factor, factors)
+        if level not in LEVELS:
+            raise UserError(f"{factor}: a level is one of {', '.join(map(str, LEVELS))}, got {short_repr(level)}")
+        if level == 0:
+            return self
+        made = factors[factor].make(self, level)
+        made.spec = _shifted_spec(self.spec, factor, level)
+        return made
 
     def made_of(self) -> Made:
         """Its source, as far as it is not of this package, and the versions of the packages that it uses."""
@@ -236,6 +288,185 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
     def _info(self) -> dict[str, Any]:
         state = self.get_state()
         return {"state": state, "success": bool(self.reached(state.copy(), self._goal_state.copy()))}
+
+
+def _factor(generic: Generic) -> Factor:
+    return Factor(generic.group, generic.about, generic.values, partial(_changed, generic))
+
+
+def _changed(generic: Generic, env: GoalEnv, level: int) -> ShiftedEnv:
+    return ShiftedEnv(env, generic.changes[level - 1](env))
+
+
+_CHUNK = 64  # frames that are changed together: they are numbers of four bytes then
+
+
+class ShiftedEnv(GoalEnv):
+    """``world`` with a change of what is done and seen; its states are those of ``world`` and the change's memory.
+
+    Letters as in ``core.shift``.
+    """
+
+    def __init__(self, world: GoalEnv, change: Change) -> None:
+        self.world, self.change = world, change
+        self.metadata, self.schema = world.metadata, world.schema
+        self.threshold, self.distance_unit = world.threshold, world.distance_unit
+        self.exploration, self.proprioception = world.exploration, world.proprioception
+        self.action_space, self.observation_space = world.action_space, world.observation_space
+        before = world.get_state()
+        self._size, self._state = len(before), self._begun(before[None])[0]
+
+    def sources(self) -> tuple[object, ...]:
+        return (type(self.world), *self.world.sources())
+
+    # States.
+
+    def _begun(self, states: np.ndarray) -> np.ndarray:
+        """(N, X) to (N, X + M)."""
+        return np.concatenate([states, self.change.begin(states)], axis=1)
+
+    def _apart(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(..., X + M) states to those of ``world`` (..., X) and the memory (..., M)."""
+        states = np.array(states, np.float64)
+        return states[..., : self._size], states[..., self._size :]
+
+    def _base(self, states: np.ndarray) -> np.ndarray:
+        return self._apart(states)[0]
+
+    def lift(self, states: np.ndarray) -> np.ndarray:
+        states = self.world.lift(states)
+        return self._begun(states.reshape(-1, self._size)).reshape(*states.shape[:-1], -1)
+
+    def lower(self, states: np.ndarray) -> np.ndarray:
+        return self.world.lower(self._base(states))
+
+    def sample_state(self, rng: np.random.Generator) -> np.ndarray:
+        return self._begun(self.world.sample_state(rng)[None])[0]
+
+    def get_state(self) -> np.ndarray:
+        return self._state.copy()
+
+    def set_state(self, state: np.ndarray) -> None:
+        state = np.array(state, np.float64)
+        if state.shape != self._state.shape or not np.isfinite(state).all():
+            raise ValueError(f"a state is {self._state.size} finite numbers, got {state}")
+        self._state = state
+
+    # Dynamics.
+
+    @property
+    def can_rest(self) -> bool:
+        return self.world.can_rest
+
+    def advance(self, action: np.ndarray) -> None:
+        self._state = self.simulate(self._state[None], np.asarray(action)[None, None])[0, 0]
+
+    def simulate(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        base, memory = self._apart(states)
+        actions = np.asarray(actions, np.float64)
+        if not np.isfinite(actions).all():
+            raise ValueError("an action is not a finite number")
+        actions = np.clip(actions, self.action_space.low, self.action_space.high)
+        after = self.world.simulate(base, self.change.executed(actions, memory))
+        remembered = self.change.remembered(after, actions, memory)
+        return np.concatenate([after, self._ended(base, after, memory, remembered)], axis=-1)
+
+    def _ended(self, base: np.ndarray, after: np.ndarray, memory: np.ndarray, remembered: np.ndarray) -> np.ndarray:
+        """The memory (N, T, M), but that of the end where an episode is over: nothing changes there any more."""
+        over = self.world.over(np.concatenate([base[:, None], after], axis=1))  # (N, T + 1)
+        if over.any():
+            every = np.concatenate([memory[:, None], remembered], axis=1)
+            last = np.where(over.any(1), over.argmax(1), over.shape[1] - 1)
+            which = np.minimum(np.arange(1, over.shape[1]), last[:, None])
+            return np.take_along_axis(every, which[..., None], axis=1)
+        return remembered
+
+    # What is asked of states.
+
+    def distance(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        return self.world.distance(self._base(states), self._base(goals))
+
+    def reached(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        return self.world.reached(self._base(states), self._base(goals))
+
+    def path_length(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        return self.world.path_length(self._base(states), self._base(goals))
+
+    @property
+    def knows_ways(self) -> bool:
+        return self.world.knows_ways
+
+    def possible(self, states: np.ndarray) -> np.ndarray:
+        return self.world.possible(self._base(states))
+
+    def over(self, states: np.ndarray) -> np.ndarray:
+        return self.world.over(self._base(states))
+
+    def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
+        return self.world.quantities(self._base(states))
+
+    def spots(self, states: np.ndarray) -> np.ndarray | None:
+        found = self.world.spots(self.change.seen(*self._apart(states)))
+        return None if found is None else self.change.moved(found)
+
+    def teleported(self, states: np.ndarray, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+        """(N, X + M) states to those in which an episode begins elsewhere."""
+        return self._begun(self.world.teleported(self._base(states), rngs))
+
+    # Frames.
+
+    def render(self) -> np.ndarray:
+        return self.render_states(self._state[None])[0]
+
+    def render_states(self, states: np.ndarray) -> np.ndarray:
+        return self._drawn(states, self.change.draw)
+
+    def recolored(self, states: np.ndarray) -> np.ndarray:
+        return self._drawn(states, self.change.recolored)
+
+    def _drawn(self, states: np.ndarray, draw: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+        """(N, h, w, 3) uint8 frames of (N, X + M) states, a chunk at a time."""
+        (base, memory), frames = self._apart(states), np.empty((len(states), *self.observation_space.shape), np.uint8)
+        for begin in range(0, len(states), _CHUNK):
+            chunk = slice(begin, begin + _CHUNK)
+            frames[chunk] = draw(base[chunk], memory[chunk])
+        return frames
+
+    def reflex(self, frames: np.ndarray, goals: np.ndarray) -> np.ndarray | None:
+        """That of ``world``, which knows of no change."""
+        return self.world.reflex(frames, goals)
+
+    # Exploration.
+
+    def policies(self) -> Mapping[str, PolicyFactory]:
+        return {name: self._of_base(factory) for name, factory in self.world.policies().items()}
+
+    def _of_base(self, factory: PolicyFactory) -> PolicyFactory:
+        """A policy that is given states of ``world``."""
+
+        def start(rngs: Sequence[np.random.Generator]) -> BatchPolicy:
+            act = factory(rngs)
+            return lambda states: act(self._base(states))
+
+        return start
+
+
+def make_shifted(shift: Mapping[str, Any], **kwargs: Any) -> GoalEnv:
+    """The entry point of changed worlds: ``shift`` has the ``entry_point`` of the trained one and ``factors``."""
+    env = gym.make(EnvSpec(**shift["of"], kwargs=kwargs), disable_env_checker=True).unwrapped
+    for factor, level in shift["factors"]:
+        env = env.shifted(factor, level)
+    return env
+
+
+def _shifted_spec(spec: EnvSpec | None, factor: str, level: int) -> EnvSpec | None:
+    """How Gymnasium makes a changed world, given how it makes the one before."""
+    if spec is None:
+        return None
+    kwargs = dict(spec.kwargs)
+    before = kwargs.pop("shift", {"of": {"id": spec.id, "entry_point": spec.entry_point}, "factors": []})
+    shift = {**before, "factors": [*before["factors"], [factor, level]]}
+    return EnvSpec(spec.id, "lewm_bench.core.env:make_shifted", kwargs={**kwargs, "shift": shift})
 
 
 SMALLEST_IMAGE = 16  # pixels

@@ -200,6 +200,44 @@ def paired_comparison(
     return Difference(interval.value, low, high, max(_bootstrap_p(draws), _agresti_min_p(delta)))
 
 
+def paired_drops(
+    before: np.ndarray,
+    afters: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> list[Difference]:
+    """Mean of before minus after, for each of C: (seeds, pairs) and (C, seeds, pairs), rows and columns aligned.
+
+    ``paired_comparison`` with paired seeds, C times with the same resamples; entries that one side lacks are left out.
+    """
+    if afters.shape[1:] != _checked(before).shape:
+        raise ValueError(f"both sides need the same seeds and pairs, got {before.shape} and {afters.shape[1:]}")
+    known = np.isfinite(before) & np.isfinite(afters)
+    delta = np.where(known, np.nan_to_num(before) - np.nan_to_num(afters), 0.0)
+    seed_counts, draws = _counts(rng, resamples, len(before)), np.full((resamples, len(afters)), np.nan)
+    for rows, pair_counts in _drawn(rng, resamples, before.shape[1]):
+        drawn = [
+            (seed_counts[rows, s, None], pair_counts @ delta[:, s].T, pair_counts @ known[:, s].T)
+            for s in range(len(before))
+        ]
+        total, weight = (sum(each[0] * each[i] for each in drawn) for i in (1, 2))
+        np.divide(total, weight, out=draws[rows], where=weight > 0)
+    return [_drop(delta[c], known[c], draws[:, c], confidence) for c in range(len(afters))]
+
+
+def _drop(delta: np.ndarray, known: np.ndarray, draws: np.ndarray, confidence: float) -> Difference:
+    """The difference of (seeds, pairs) with its interval, from what it is in resamples (B,)."""
+    counts = known.sum(0)
+    if not counts.any():
+        return NO_DIFFERENCE
+    per_pair = delta[:, counts > 0].sum(0) / counts[counts > 0]
+    least, interval = _agresti_min(per_pair, confidence), _percentiles(float(per_pair.mean()), draws, confidence)
+    low, high = min(interval.low, least.low), max(interval.high, least.high)
+    return Difference(interval.value, low, high, max(_bootstrap_p(draws), _agresti_min_p(per_pair)))
+
+
 def _bootstrap_p(draws: np.ndarray) -> float:
     """Twice the share of resamples on the rarer side of 0; with the sample itself counted it is never 0."""
     draws = draws[np.isfinite(draws)]

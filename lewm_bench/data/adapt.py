@@ -33,6 +33,7 @@ from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import NotRun, UserError, short_repr, unknown
 from lewm_bench.core.exploration import finite_bounds
 from lewm_bench.core.resize import area_mean
+from lewm_bench.core.shift import Factor
 from lewm_bench.core.source import made_of
 from lewm_bench.data.adapt_config import Adapt, WrapperConfig
 from lewm_bench.system.faults import error_line, result_or_error
@@ -320,6 +321,7 @@ class MujocoStateEnv(AdaptedEnv):
 
         super().__init__(source, arguments, settings, image_size, inner)
         self._inner, self._over = inner, False
+        self.physics: dict[str, float] = {}
         if inner.model.na:
             raise UserError(f"{source} has muscles or other actuators with a state of their own; use state: replay")
         # Without warm start (qpos, qvel) determines the future to the last bit.
@@ -380,8 +382,37 @@ class MujocoStateEnv(AdaptedEnv):
         size = self._inner.model.nq
         return {"qpos": states[:, :size], "qvel": states[:, size:-1]}
 
+    def factors(self) -> Mapping[str, Factor]:
+        from lewm_bench.envs.parts.physics import differing, physics_factors
+
+        return {**super().factors(), **physics_factors(differing(self._inner.model), _scaled)}
+
+    def scale(self, physics: Mapping[str, float]) -> None:
+        """Multiply constants of the physics by name."""
+        from lewm_bench.envs.parts.physics import scale_physics
+
+        scale_physics(self._inner.model, physics)
+        self.physics = {
+            name: self.physics.get(name, 1.0) * physics.get(name, 1.0) for name in {**self.physics, **physics}
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "physics": self.physics}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        super().__setstate__(kept)
+        self.scale(kept["physics"])
+
     def close(self) -> None:
         self._inner.close()
+
+
+def _scaled(env: MujocoStateEnv, scales: Mapping[str, float]) -> MujocoStateEnv:
+    """The same environment with constants of its physics multiplied."""
+    inner = _make(env.source, env._arguments, env.settings.wrappers)
+    made = MujocoStateEnv(env.source, env._arguments, env.settings, env.image_size, inner)
+    made.scale({name: env.physics.get(name, 1.0) * scales.get(name, 1.0) for name in {**env.physics, **scales}})
+    return made
 
 
 @dataclass

@@ -18,9 +18,11 @@ from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.exploration import LEARNED, check_shares, finite_bounds
 from lewm_bench.core.rng import stream
+from lewm_bench.core.shift import GROUPS, LEVELS
 
 STARTS = 6  # sampled states that each check tries
 STEPS = 30  # environment steps from each of them
+FACTOR_STEPS, TRIED_LEVELS = 4, LEVELS  # of changed worlds
 SHEET_PAIRS = 12
 FLOOR_PAIRS = 24
 FLOOR_OFFSETS = (25, 50)  # environment steps from start to goal, half of those allowed: a run's defaults
@@ -493,6 +495,56 @@ def _policies(env: GoalEnv) -> str:
     return f"{', '.join(env.policies())}: inside the action space, independent of the number of episodes"
 
 
+def _factors(env: GoalEnv) -> str:
+    factors = env.factors()
+    broken = []
+    for name, factor in factors.items():
+        _require(
+            factor.group in GROUPS and len(factor.values) == len(LEVELS),
+            f"factor {name!r} must have a group of {', '.join(GROUPS)} and a text for each level, "
+            f"got {factor.group!r} and {factor.values}",
+        )
+        for level in TRIED_LEVELS:
+            finding = _finding(name, partial(_changed_world, name=name, level=level), env)
+            if not finding.ok:
+                broken.append(f"{name} at level {level}: {finding.detail}")
+    _require(not broken, "; ".join(broken))
+    return f"{len(factors)}, and each keeps the promises at {len(LEVELS)} levels: {', '.join(factors)}"
+
+
+def _changed_world(env: GoalEnv, name: str, level: int) -> str:
+    world = env.shifted(name, level)
+    if level == 0:
+        return "the trained world"
+    try:
+        return _sound(env, world)
+    finally:
+        world.close()
+
+
+def _sound(env: GoalEnv, world: GoalEnv) -> str:
+    """Whether a changed world is a world of the trained one's states, on a few of them."""
+    states, actions = _states(env, "factors", 2), _actions(env, "factors", 2, FACTOR_STEPS)
+    lifted = world.lift(states)
+    _require(np.array_equal(world.lower(lifted), states), "lower must give back what lift was given")
+    possible = world.possible(lifted)
+    _require(possible.shape == (2,) and possible.dtype == bool, "possible must return (...) bool for (..., Y) states")
+    _require(world.action_space == env.action_space, "it has another action space than the trained world")
+    _require(world.observation_space == env.observation_space, "its frames have another size than the trained world's")
+    after = world.simulate(lifted, actions)
+    _require(after.shape == (*actions.shape[:2], lifted.shape[1]), f"simulate returns the shape {after.shape}")
+    half = FACTOR_STEPS // 2
+    again = world.simulate(after[1:, half - 1], actions[1:, half:])
+    _require(np.array_equal(again, after[1:, half:]), "going on alone from a state in between gives other states")
+    frames = world.render_states(after[:, -1])
+    world.set_state(lifted[1])
+    played = _play(world, actions[1])
+    _require(np.array_equal(played[1], after[1]), "simulate differs from advance; it must agree to the last bit")
+    _require(np.array_equal(played[0][-1], frames[1]), "render and render_states draw different frames")
+    _require(world.distance(lifted, lifted).shape == (2,) and world.reached(lifted, lifted).all(), "no goal is reached")
+    return "kept"
+
+
 def _speed(env: GoalEnv) -> str:
     states, actions = _states(env, "speed"), _actions(env, "speed")
     drawn = _per_second(env.render_states, states)
@@ -568,6 +620,7 @@ CHECKS: dict[str, Callable[[GoalEnv], str]] = {
     "floors": _floors,
     "perturbations": _perturbations,
     "policies": _policies,
+    "factors": _factors,
     "speed": _speed,
 }
 

@@ -23,7 +23,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from tqdm import tqdm
 
 from lewm_bench.core.config import Config
@@ -31,11 +31,13 @@ from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import UserError, short_repr, unknown
 from lewm_bench.core.exploration import LEARNED, PolicyFactory, check_shares
 from lewm_bench.core.rng import stream
+from lewm_bench.core.shift import LEVELS
 from lewm_bench.core.types import Episode
 from lewm_bench.data.estimate import Estimate, folder_bytes
 from lewm_bench.data.format import Dataset
 from lewm_bench.data.sac_exploration import SACPolicyConfig, load_sac_policy
 from lewm_bench.data.splits import apportion, split_episodes
+from lewm_bench.data.worlds import TRAINED, WORLDS, Shift, episode_worlds, in_world, policies_in
 from lewm_bench.data.writer import DatasetWriter
 from lewm_bench.system import status
 from lewm_bench.system.files import disk_errors
@@ -65,10 +67,27 @@ class CollectConfig(Config):
         SACPolicyConfig(),
         description="the policy sac, trained on the true state before it collects, and kept in the cache",
     )
+    factors: dict[str, tuple[int, ...]] = Field(
+        default_factory=dict,
+        description="worlds that training episodes are drawn from: factor to levels, or a list of factors; empty: one world",
+    )
     train: float = Field(0.75, ge=0, description="share of the episodes for training")
     val: float = Field(0.10, ge=0, description="share of the episodes for tuning")
     test: float = Field(0.15, ge=0, description="share of the episodes for reporting; train, val and test add up to 1")
     chunk: int = Field(64, ge=1, description="episodes simulated side by side; changes the speed only")
+
+    @field_validator("factors", mode="before")
+    @classmethod
+    def _all_levels(cls, given: Any) -> Any:
+        return dict.fromkeys(given, LEVELS) if isinstance(given, (list, tuple)) else given
+
+    @field_validator("factors")
+    @classmethod
+    def _known_levels(cls, factors: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        for name, levels in factors.items():
+            if not levels or not set(levels) <= set(LEVELS):
+                raise ValueError(f"{name} has levels of {', '.join(map(str, LEVELS))}, got {list(levels)}")
+        return factors
 
     @model_validator(mode="after")
     def _check(self) -> CollectConfig:
@@ -85,6 +104,7 @@ class CollectConfig(Config):
     def recipe(self) -> dict[str, Any]:
         """What determines the data, as JSON."""
         unused = {"chunk"} if LEARNED in self.policies else {"chunk", "sac"}
+        unused |= set() if self.factors else {"factors"}
         return self.model_dump(mode="json", exclude=unused)
 
 
@@ -125,17 +145,19 @@ def collect(
         UserError: the folder holds another dataset, a policy is not known, or the disk has no room.
     """
     folder, env_id, config = Path(folder), _spec(env).id, config.of(env)
-    recipe = {**described(env), "seed": seed, "config": config.recipe()}
+    fractions = {"train": config.train, "val": config.val, "test": config.test}
+    splits = split_episodes(config.episodes, fractions, stream(seed, "collect", env_id, "splits"))
+    worlds = episode_worlds(config.factors, config.episodes, splits["train"], seed, env_id)
+    recipe = {**described(env), "seed": seed, "config": config.recipe(), **_varied(env, config, worlds)}
     if (folder / "meta.json").exists() and (dataset := Dataset.open(folder)).meta.recipe == recipe:
         return dataset
     names = episode_policies([*env.policies(), LEARNED], config, stream(seed, "collect", env_id, "policies"))
     if LEARNED in names and learned is None:
         raise unknown("policy", LEARNED, env.policies())
-    fractions = {"train": config.train, "val": config.val, "test": config.test}
     with DatasetWriter(folder, recipe) as writer, _reporter(config, progress, writer) as report:
         most = min(config.chunk, max(1, _CHUNK_BYTES // _episode_bytes(env, config)))
         parts = [
-            Part(tuple(numbers), tuple(names[n] for n in numbers), seed)
+            Part(tuple(numbers), tuple(names[n] for n in numbers), seed, tuple(worlds[n] for n in numbers))
             for numbers in _ranges(len(writer.ends), config.episodes, most, workers)
         ]
         # Closed at once when something is raised here: its processes must not outlive it.
@@ -155,8 +177,19 @@ def collect(
             action_low=env.action_space.low,
             action_high=env.action_space.high,
             seed=seed,
-            splits=split_episodes(config.episodes, fractions, stream(seed, "collect", env_id, "splits")),
+            splits=splits,
         )
+
+
+def _varied(env: GoalEnv, config: CollectConfig, worlds: Sequence[Shift]) -> dict[str, Any]:
+    """What a recipe says of the episodes' worlds: nothing where there is one.
+
+    Raises:
+        UserError: the environment has no such factor.
+    """
+    for name in config.factors:
+        env.shifted(name, 0)
+    return {WORLDS: [list(world) for world in worlds]} if config.factors else {}
 
 
 def _look_ahead(
@@ -193,11 +226,17 @@ def _episode_bytes(env: GoalEnv, config: CollectConfig) -> int:
 
 @dataclass(frozen=True)
 class Part:
-    """Episodes that are rolled in lock step: their numbers and policies, and the seed of all."""
+    """Episodes that are rolled in lock step: their numbers, policies and worlds, and the seed of all."""
 
     numbers: tuple[int, ...]
     policies: tuple[str, ...]
     seed: int
+    worlds: tuple[Shift, ...] = ()  # none: the trained one for all
+
+    def of_world(self, world: Shift) -> Part:
+        """The episodes in one world."""
+        mine = [n for n, other in enumerate(self.worlds) if other == world]
+        return Part(tuple(self.numbers[n] for n in mine), tuple(self.policies[n] for n in mine), self.seed)
 
 
 def _roll_parts(
@@ -334,10 +373,21 @@ def _roll(env: GoalEnv, steps: int, factories: Mapping[str, PolicyFactory], part
 
     Each has frames (T+1, h, w, 3) uint8, states (T+1, X) float64 and actions (T, action_dim) float32.
     """
-    states, actions, lengths = _moved(env, steps, factories, part)
+    rolled: dict[int, Iterator[Episode]] = {}
+    for world in sorted(set(part.worlds) or {TRAINED}):
+        changed, mine = in_world(env, world), part.of_world(world) if part.worlds else part
+        policies = factories if changed is env else policies_in(changed, factories)
+        episodes = _episodes(changed, *_moved(changed, steps, policies, mine))
+        rolled |= dict.fromkeys(mine.numbers, episodes)
+    for number in part.numbers:
+        yield next(rolled[number])
+
+
+def _episodes(world: GoalEnv, states: np.ndarray, actions: np.ndarray, lengths: np.ndarray) -> Iterator[Episode]:
+    """Episodes from what moved in a world: (N, T+1, Y) states of it, (N, T, action_dim) actions and (N,) lengths."""
     for n, length in enumerate(lengths.tolist()):
         seen = states[n, : length + 1].copy()
-        yield Episode(_drawn(env, seen), states[n, : length + 1], actions[n, :length])
+        yield Episode(_drawn(world, seen), world.lower(states[n, : length + 1]), actions[n, :length])
 
 
 def _drawn(env: GoalEnv, states: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lewm_bench.core.env import GoalEnv, frame_space
 from lewm_bench.core.errors import NotRun
+from lewm_bench.core.shift import Factor
 
 RECORDED_ID = "recorded/Episodes-v0"
 WHY = "its data were recorded and there is no simulator"
@@ -56,6 +57,10 @@ class RecordedEnv(GoalEnv):
 
     def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
         return {"recorded": states}
+
+    def factors(self) -> Mapping[str, Factor]:
+        """None: nothing else can be drawn or done than what was recorded."""
+        return {}
 
     def sample_state(self, rng: np.random.Generator) -> np.ndarray:
         _refuse("no other state can be drawn")

@@ -25,8 +25,8 @@ FILE = "benchmarks.yaml"
 ALL = "all"  # every agent of this package, behind those of the suite
 ADDED = "+"  # before an agent that stands behind those of the suite
 
-Kind = Literal["evaluate", "speed", "understand"]
-"""What a suite does: lets agents act in environments, times planning, or looks into world models."""
+Kind = Literal["evaluate", "speed", "understand", "shift"]
+"""What a suite does: lets agents act in environments, times planning, looks into world models, or changes the world."""
 
 
 class EnvSpec(Config):

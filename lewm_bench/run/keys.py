@@ -6,7 +6,7 @@ is saved) stays out of them.
 Code belongs to what determines a stage. Of other people's environments and agents it is the source itself and the
 versions of the packages that it imports (``lewm_bench.core.source``). Of ours it is a number that is raised by hand
 when a change of the code changes results, or else every commit would empty every cache: ``DATA_SCHEMA`` and the
-environment's ``schema``, ``MODEL_SCHEMA`` and the family's, ``PAIRS_SCHEMA``, ``EVALUATION_SCHEMA``. A test tells when one is due.
+environment's ``schema``, ``MODEL_SCHEMA`` and the family's, ``PAIRS_SCHEMA``, ``EVALUATION_SCHEMA``, ``SHIFT_SCHEMA``. A test tells when one is due.
 """
 
 from __future__ import annotations
@@ -18,26 +18,29 @@ from lewm_bench.agent import Family, Setting
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import UserError, short_repr, unknown
 from lewm_bench.core.names import parse_agent, stratum_of
+from lewm_bench.core.shift import Factor
 from lewm_bench.core.source import made_of
 from lewm_bench.data import sac_exploration as sac_policy
 from lewm_bench.data.collect import LEARNED, CollectConfig
 from lewm_bench.evaluation import strata, task_sorting
 from lewm_bench.evaluation.episodes import EvalConfig
 from lewm_bench.evaluation.protocol import PROTOCOLS, Protocol
+from lewm_bench.evaluation.shift import PAIRS, SHIFT_1
+from lewm_bench.evaluation.shift_record import Condition
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.names import agent_path
 from lewm_bench.run.resolve import Job, Suite
 from lewm_bench.system.device import sized
 from lewm_bench.train.loop import FREE
 
-DATA_SCHEMA, MODEL_SCHEMA, PAIRS_SCHEMA, EVALUATION_SCHEMA = 2, 2, 2, 3
+DATA_SCHEMA, MODEL_SCHEMA, PAIRS_SCHEMA, EVALUATION_SCHEMA, SHIFT_SCHEMA = 2, 2, 2, 3, 1
 DATA_SEED = 0  # all training seeds share one dataset
 
 
 KINDS = {
     "collect": ("dataset", "policy"),
     "train": ("encoder", "tokens", "pace", "model", "checkpoints", "failure"),
-    "evaluate": ("pairs", "evaluation", "understanding"),
+    "evaluate": ("pairs", "evaluation", "understanding", "shift"),
 }
 """The kinds of cache entries that each stage of a run makes, in order."""
 
@@ -203,6 +206,33 @@ def acting_spec(suite: Suite, job: Job, setting: Setting, family: Family, offset
         **({"filled": True} if config.batch > 1 and sized(setting.device) else {}),
         **({"planning": planning} if planning else {}),
     }
+
+
+def shift_spec(
+    suite: Suite, job: Job, setting: Setting, family: Family, condition: Condition, factor: Factor | None
+) -> dict[str, Any]:
+    """What determines the episodes of an agent in a changed world; without a ``factor`` in the one it was trained in."""
+    config, offset = suite.of(job.env).settings.evaluate, one_offset(job)
+    return {
+        **acting_spec(suite, job, setting, family, offset),
+        "shift": SHIFT_SCHEMA,
+        "protocol": SHIFT_1.id,
+        "pairs": pairs_spec(suite, for_pairs(job), setting, offset),
+        "evaluate": config.model_dump(mode="json", include={"budget", "batch"}) | {"num_pairs": job.num_pairs},
+        "condition": condition.model_dump(mode="json"),
+        "factor": factor and {"group": factor.group, "values": factor.values},  # its code is the environment's
+    }
+
+
+def for_pairs(job: Job) -> Job:
+    """The job whose pairs are those of one that changes the world."""
+    return job.model_copy(update={"protocol": PAIRS.id})
+
+
+def one_offset(job: Job) -> int:
+    """The goal offset of a job that changes the world, which has one (``resolve``)."""
+    (offset,) = job.goal_offset
+    return offset
 
 
 def during_spec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -11,7 +12,9 @@ from lewm_bench.core.errors import NotRun
 from lewm_bench.data.format import Dataset
 from lewm_bench.data.importers import IMPORTED, prove, sample_of
 from lewm_bench.data.recorded import RecordedEnv
+from lewm_bench.data.worlds import WORLDS, in_world
 
+MOST_WORLDS = 4  # of data from several
 STATES = 1e-6  # of a number after one step, relative to 1 or to its own size; other processors round otherwise
 LEVELS, SHARE = (
     16,
@@ -30,10 +33,33 @@ def disagreement(env: GoalEnv, dataset: Dataset) -> str:
         return ""
     if IMPORTED in dataset.meta.recipe:
         return prove(env, sample_of(dataset), dataset.meta.recipe[IMPORTED]["known"]).contradiction()
-    rows = transitions(dataset)
-    before, wanted = dataset.states[rows], dataset.states[rows + 1]
+    if WORLDS in dataset.meta.recipe:
+        return _disagreement_of_worlds(env, dataset, dataset.meta.recipe[WORLDS])
+    return _differences(env, dataset, transitions(dataset))
+
+
+def _disagreement_of_worlds(env: GoalEnv, dataset: Dataset, worlds: Sequence[Sequence[str | int]]) -> str:
+    """The same for data of several worlds: the first transitions of an episode of each of some worlds.
+
+    What a changed world remembers is known where an episode begins, and nowhere else.
+    """
+    first = {tuple(world): n for n, world in reversed(list(enumerate(worlds)))}  # an episode of each world
+    for (factor, level), episode in list(first.items())[:MOST_WORLDS]:
+        world = in_world(env, (str(factor), int(level)))
+        try:
+            if said := _differences(world, dataset, dataset.starts[[episode]]):
+                return f"{said} ({factor} at level {level})" if level else said
+        finally:
+            if world is not env:
+                world.close()
+    return ""
+
+
+def _differences(env: GoalEnv, dataset: Dataset, rows: np.ndarray) -> str:
+    """What an environment does not do again of the transitions that begin in ``rows`` (N,)."""
+    before, wanted = env.lift(dataset.states[rows]), dataset.states[rows + 1]
     try:
-        found = env.simulate(before, dataset.actions[rows][:, None])[:, 0]
+        found = env.lower(env.simulate(before, dataset.actions[rows][:, None])[:, 0])
     except ValueError as error:
         return f"its states are refused ({' '.join(str(error).split())})"
     off = np.abs(found - wanted) / np.maximum(1, np.abs(wanted))

@@ -21,6 +21,8 @@ from lewm_bench.core.errors import NotRun, PluginError, UserError, short_repr, u
 from lewm_bench.core.names import canonical, names_steps, parse_agent, settings_of, value_of
 from lewm_bench.core.renamed import renamed
 from lewm_bench.evaluation.episodes import EvalConfig
+from lewm_bench.evaluation.protocol import Protocol
+from lewm_bench.evaluation.shift import SHIFT_1
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.run.benchmarks import ADDED, ALL, AgentPart, Benchmarks, EnvPart, EnvSpec, Kind, Part, Recipe, SuiteSpec
 from lewm_bench.run.environments import environment_ids
@@ -142,6 +144,8 @@ def resolve(
         for agent in chosen_agents
         for job in jobs_of(spec, part, env, agent, by_env[env.label].settings.evaluate, line)
     ]
+    if spec.kind == "shift":
+        check_shift(suite, by_env)
     # A suite that has environments is described by theirs; what holds without one may contradict itself.
     base = by_env[envs_of[0].label] if envs_of else resolved(None)
     return Suite(
@@ -203,9 +207,29 @@ def jobs_of(
         return []
     return [
         Job(env=env, agent=agent, seed=seed, goal_offset=offsets, num_pairs=pairs, protocol=rules.id)
-        for rules in (evaluate.rules[:1] if spec.kind == "understand" else evaluate.rules)  # which has no pairs
+        for rules in rules_of(spec.kind, evaluate)
         for seed in seeds
     ]
+
+
+def rules_of(kind: Kind, evaluate: EvalConfig) -> Sequence[Protocol]:
+    """The protocols of a suite's cells; who looks into models has no pairs, and who changes the world a protocol of that."""
+    if kind == "shift":
+        return (SHIFT_1,)
+    return evaluate.rules[:1] if kind == "understand" else evaluate.rules
+
+
+def check_shift(suite: str, by_env: Mapping[str, Resolved]) -> None:
+    """Raise a UserError for settings that a suite cannot have that changes the world."""
+    for label, found in by_env.items():
+        evaluate = found.settings.evaluate
+        if len(evaluate.goal_offset) != 1:
+            raise UserError(
+                f"{suite} changes the world at one goal offset; evaluate.goal_offset is {list(evaluate.goal_offset)} "
+                f"in {label}"
+            )
+        if evaluate.protocol != EvalConfig().protocol:
+            raise UserError(f"the protocol of {suite} is {SHIFT_1.id}; leave evaluate.protocol out")
 
 
 def list_of(part: Part, label: str, agent: str) -> list[AgentPart]:

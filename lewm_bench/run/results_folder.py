@@ -26,7 +26,8 @@ from lewm_bench.system.scratch import delete_stale, mark
 
 LOCK, HOLDER = ".in-use.lock", ".in-use.json"
 CELLS = "cells"
-PARTS = (CELLS, "videos", "scenes", "decoded", "errors")  # what belongs to records; all else is made from them
+PARTS = (CELLS, "videos", "scenes", "decoded", "shifts", "errors")
+"""What belongs to records; all else is made from them."""
 
 
 @contextmanager

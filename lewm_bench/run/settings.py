@@ -8,6 +8,7 @@ from lewm_bench.core.config import Config
 from lewm_bench.core.errors import unknown
 from lewm_bench.data.collect import CollectConfig
 from lewm_bench.evaluation.episodes import EvalConfig
+from lewm_bench.evaluation.shift import ShiftConfig
 from lewm_bench.evaluation.speed import SpeedConfig
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.run.launch.config import LaunchConfig
@@ -58,6 +59,8 @@ class Settings(Config):
     understanding: UnderstandingConfig = Field(
         UnderstandingConfig(), description="what `lewm-bench understand` and suites that look into world models examine"
     )
+
+    shift: ShiftConfig = Field(ShiftConfig(), description="what suites change in the world after training")
 
     @model_validator(mode="after")
     def _pairs_exist(self) -> Settings:

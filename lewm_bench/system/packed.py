@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import lzma
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,17 @@ def cell_texts(folder: Path) -> Iterator[tuple[Path, str]]:
     if packed.is_file():
         yield from ((packed, line) for line in _unpacked(packed).splitlines() if line)
     yield from ((path, read_text(path, MEND)) for path in paths)
+
+
+def cell_kinds(folder: Path) -> set[str | None]:
+    """The kinds that the cells of a results folder say they are of; unreadable ones do not tell."""
+    kinds: set[str | None] = set()
+    with suppress(UserError):
+        for path, text in cell_texts(folder):
+            with suppress(UserError):
+                data = json_of(text, path, MEND)
+                kinds.add(data.get("kind") if isinstance(data, dict) else None)
+    return kinds
 
 
 def write_packed(folders: Iterable[Path], target: Path) -> Path:

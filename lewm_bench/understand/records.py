@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,14 +13,12 @@ from pydantic import AfterValidator, Field
 
 from lewm_bench.core.card import Card
 from lewm_bench.core.config import Record
-from lewm_bench.core.errors import UserError
 from lewm_bench.core.names import AgentText
-from lewm_bench.core.reading import json_of
 from lewm_bench.core.renamed import renamed
 from lewm_bench.core.statistics import Estimate
 from lewm_bench.system.filenames import file_stem
 from lewm_bench.system.files import write_text
-from lewm_bench.system.packed import MEND, cell_texts
+from lewm_bench.system.packed import cell_kinds, cell_texts
 from lewm_bench.system.record_files import read_record, record_of
 
 SCHEMA = 1
@@ -247,13 +244,7 @@ def strict(value: Any) -> Any:
 
 def holds_understanding(folder: Path) -> bool:
     """Whether the cells of a results folder are of this kind; unreadable ones do not tell."""
-    kinds = set()
-    with suppress(UserError):
-        for path, text in cell_texts(folder):
-            with suppress(UserError):
-                data = json_of(text, path, MEND)
-                kinds.add(data.get("kind") if isinstance(data, dict) else None)
-    return KIND in kinds
+    return KIND in cell_kinds(folder)
 
 
 def load_record(path: Path) -> UnderstandingRecord:

@@ -411,8 +411,11 @@ def test_check_draws_starts_and_their_goals(lewm_bench, tmp_path, monkeypatch, o
     if size == 16:  # what is found is looked at once, below and in test_envs.py
         monkeypatch.setattr("lewm_bench.data.check.check_goal_env", lambda env: [])
     status, out, err = lewm_bench("check", UMAZE, *options)
-    assert status == 0 and not err and out.endswith(f"starts and their goals, 25 steps ahead: {name}\n")
-    assert {p.name for p in tmp_path.iterdir()} == {"tiny.yaml", Path(name).parts[0]}
+    factors = Path(name).with_stem(f"{Path(name).stem}-factors")
+    assert status == 0 and not err
+    assert out.endswith(f"starts and their goals, 25 steps ahead: {name}\nfactors of changed worlds: {factors}\n")
+    assert {p.name for p in tmp_path.iterdir()} == {"tiny.yaml", Path(name).parts[0], factors.parts[0]}
+    assert Image.open(tmp_path / factors).width == 190 + 4 * 118
     env = make_env(UMAZE, size)
     starts, goals = exploration_pairs(env, 25, 12)
     for n, (column, row) in {0: (0, 0), 5: (5, 0), 6: (0, 2), 11: (5, 2)}.items():
@@ -423,9 +426,8 @@ def test_check_draws_starts_and_their_goals(lewm_bench, tmp_path, monkeypatch, o
                 np.testing.assert_array_equal(drawn, large)
             assert abs(drawn.astype(float).mean() - frame.mean()) < 3
     if size == 64:
-        assert len(out.splitlines()) == len(CHECKS) + 1 and all(
-            line.startswith("ok  ") for line in out.splitlines()[:-1]
-        )
+        *findings, _, _ = out.splitlines()
+        assert len(findings) == len(CHECKS) and all(line.startswith("ok  ") for line in findings)
         assert "at 64 x 64 px" in out
 
 
@@ -434,7 +436,7 @@ def test_the_drawn_goals_are_those_of_the_suite(lewm_bench, checked, tmp_path):
     text = ADAPTED.replace("title: Two", "title: Two\n    settings: {evaluate: {goal_offset: [7, 30]}}")
     (tmp_path / "theirs.yaml").write_text(text)
     status, out, _ = lewm_bench("check", "Balanced", "--config", "theirs.yaml")
-    assert (status, out) == (0, f"{VECTOR}starts and their goals, 7 steps ahead: Balanced.png\n")
+    assert (status, out) == (0, VECTOR + drawn("Balanced").replace("25", "7"))
     env = make_env("lewm_bench/TwoRoom-v0", 32)
     starts, goals = exploration_pairs(env, 7, 12)
     farthest = env.simulate(starts, np.broadcast_to(env.action_space.high, (12, 7, 2)))  # diagonal, at full speed
@@ -481,6 +483,11 @@ suites:
 """
 
 
+def drawn(stem: str) -> str:
+    """What is said of the two sheets of an environment."""
+    return f"starts and their goals, 25 steps ahead: {stem}.png\nfactors of changed worlds: {stem}-factors.png\n"
+
+
 VECTOR = "      vector: 0 to 3 observation\n"
 
 
@@ -495,11 +502,9 @@ def checked(monkeypatch, tmp_path) -> list:
 
 def test_check_finds_an_environment_of_a_suite_by_its_name(lewm_bench, tmp_path, checked):
     status, out, _ = lewm_bench("check", "Balanced", "--config", "theirs.yaml", "--image-size", "24")
-    assert (status, out) == (0, f"{VECTOR}starts and their goals, 25 steps ahead: Balanced.png\n") and (
-        tmp_path / "Balanced.png"
-    ).is_file()
+    assert (status, out) == (0, f"{VECTOR}{drawn('Balanced')}") and (tmp_path / "Balanced.png").is_file()
     status, out, _ = lewm_bench("check", "Wide", "--config", "theirs.yaml")
-    assert (status, out) == (0, "starts and their goals, 25 steps ahead: Wide.png\n")
+    assert (status, out) == (0, drawn("Wide"))
     balanced, wide = checked
     assert (balanced.source, balanced.threshold, balanced.observation_space.shape) == ("CartPole-v1", 0.25, (24, 24, 3))
     assert balanced.settings.compare == (0, 2) and balanced._arguments["sutton_barto_reward"] is True
@@ -545,10 +550,10 @@ def test_check_offers_the_nearest_name_of_a_suite(lewm_bench, checked):
 def test_an_adapted_environment_of_a_suite_keeps_its_promises(lewm_bench, tmp_path):
     (tmp_path / "theirs.yaml").write_text(ADAPTED)
     status, out, _ = lewm_bench("check", "Balanced", "--config", "theirs.yaml", "--image-size", "16")
-    *findings, last = out.splitlines()
+    *findings, sheet, factors = out.splitlines()
     assert status == 0 and len(findings) == len(CHECKS) + 1 and findings.pop(0) == "      vector: 0 to 3 observation"
     assert all(line.startswith("ok  ") for line in findings), out
-    assert last == "starts and their goals, 25 steps ahead: Balanced.png"
+    assert f"{sheet}\n{factors}\n" == drawn("Balanced")
 
 
 def test_check_is_status_1_and_draws_for_what_must_be_mended(lewm_bench, tmp_path, monkeypatch):
@@ -556,10 +561,7 @@ def test_check_is_status_1_and_draws_for_what_must_be_mended(lewm_bench, tmp_pat
     monkeypatch.setattr("lewm_bench.data.check.check_goal_env", lambda env: findings)
     status, out, err = lewm_bench("check", UMAZE, "--sheet", "s.png")
     assert status == 1 and not err
-    assert (
-        out
-        == "ok    visible: all of them\nMEND  clipping: clip its action\nstarts and their goals, 25 steps ahead: s.png\n"
-    )
+    assert out == f"ok    visible: all of them\nMEND  clipping: clip its action\n{drawn('s')}"
     assert Image.open(io.BytesIO((tmp_path / "s.png").read_bytes())).size == (6 * 148 + 4, 4 * 162)
 
 

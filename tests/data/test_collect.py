@@ -23,6 +23,7 @@ from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.data.format import Dataset
 from lewm_bench.data.sac_exploration import SACPolicyConfig, train_sac_policy
 from lewm_bench.run.environments import make_env
+from lewm_bench.run.reproduction import disagreement
 from lewm_bench.system import pool
 from lewm_bench.system.store import Store
 
@@ -529,3 +530,42 @@ def test_a_process_that_collects_does_not_import_torch() -> None:
     program = "import sys, lewm_bench.data.collect, lewm_bench.envs.tworoom; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"
+
+
+# Several worlds.
+
+
+def test_training_episodes_are_drawn_from_several_worlds(tmp_path):
+    env = make_toy()
+    factors = ["delay", "colour", "stale_frames"]
+    config = CollectConfig(episodes=40, steps=6, policies={"jitter": 1.0}, factors=factors)
+    data = collect(env, config, 0, tmp_path / "a", progress=False)
+    worlds = [tuple(world) for world in data.meta.recipe["worlds"]]
+    varied = {n for n, world in enumerate(worlds) if world != ("", 0)}
+    assert varied < set(data.splits["train"]) and len(varied) > 15
+    assert {name for name, _ in worlds} == {"", *factors} and {level for _, level in worlds} == {0, 1, 2, 3}
+    for n, world in enumerate(worlds):
+        episode, there = data[n], env if world == ("", 0) else env.shifted(*world)
+        after = there.simulate(there.lift(episode.states[:1]), episode.actions[None])[0]
+        assert np.array_equal(there.lower(after), episode.states[1:])
+        assert np.array_equal(there.render_states(after), episode.frames[1:])
+    small = config.model_copy(update={"chunk": 3})
+    assert collect(env, small, 0, tmp_path / "b", progress=False).fingerprint == data.fingerprint
+    assert disagreement(env, data) == ""
+    other = make_toy(speed=0.2)
+    assert "off by" in disagreement(other, data)
+
+
+def test_the_worlds_of_a_collection_are_named():
+    assert "factors" not in CollectConfig().recipe()
+    assert CollectConfig(factors={"delay": [1]}).recipe()["factors"] == {"delay": [1]}
+    assert CollectConfig(factors=["delay"]).factors == {"delay": (0, 1, 2, 3)}
+    with pytest.raises(ValueError, match="delay has levels of 0, 1, 2, 3"):
+        CollectConfig(factors={"delay": [4]})
+
+
+def test_a_world_that_there_is_not_is_said_at_once(tmp_path):
+    with pytest.raises(UserError, match="no factor of ToyEnv named 'gravity'"):
+        config = CollectConfig(episodes=4, policies={"jitter": 1.0}, factors=["gravity"])
+        collect(make_toy(), config, 0, tmp_path / "a", progress=False)
+    assert not (tmp_path / "a").exists()

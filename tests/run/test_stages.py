@@ -39,6 +39,17 @@ EVALUATION = {
     "lewm_bench.evaluation.protocol",
     *PLANNING,
 }
+SHIFT = {
+    f"lewm_bench.{name}"
+    for name in (
+        "core.controls",
+        "core.generic_factors",
+        "core.looks",
+        "core.shift",
+        "evaluation.shift",
+        "evaluation.tasks",
+    )
+}
 NO_RESULT = {
     f"lewm_bench.{name}"
     for name in (
@@ -92,7 +103,7 @@ def stages() -> dict[str, Stage]:
     worlds = {name: reached(world.__module__) for name, world in environments().items()}
     # What only one kind of stage reaches is that one's; the rest is the data's.
     shared = {n for found in worlds.values() for n in found if not n.startswith(ENVS)}
-    data = (shared | reached("lewm_bench.data.collect", "lewm_bench.data.format")) - EVALUATION
+    data = (shared | reached("lewm_bench.data.collect", "lewm_bench.data.format")) - EVALUATION - SHIFT
     training = (
         reached("lewm_bench.agent.family", "lewm_bench.train.loop", "lewm_bench.system.checkpoint") - EVALUATION - data
     )
@@ -117,6 +128,7 @@ def stages() -> dict[str, Stage]:
                 )
             },
         ),
+        "changed worlds": Stage([keys.SHIFT_SCHEMA], "SHIFT_SCHEMA in lewm_bench/run/keys.py", SHIFT),
         "adapted environments": Stage([AdaptedEnv.schema], "AdaptedEnv.schema", {"lewm_bench.data.adapt"}),
     }
     for name, world in environments().items():

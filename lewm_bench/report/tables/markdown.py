@@ -66,6 +66,12 @@ def md(text: str) -> str:
     return _MARKDOWN.sub(lambda found: "\\" + found[0], text)
 
 
+def plain_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text, the first of which is the header, as Markdown."""
+    lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
+    return "\n".join("| " + " | ".join(map(md, row)) + " |" for row in lines)
+
+
 def _md_table(header: Sequence[str], groups: Sequence[tuple[str, Sequence[Line]]]) -> str:
     rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
     lines = ["| " + " | ".join(md(c) if i == 0 else c for c in row) + " |" for i, row in enumerate(rows)]

@@ -12,7 +12,7 @@ from lewm_bench.core.formatting import seconds, short
 from lewm_bench.core.reading import is_file, read_bytes
 from lewm_bench.report.commands import OPTIONS
 from lewm_bench.report.html import Section, assemble, configs, paragraph
-from lewm_bench.report.tables.markdown import md
+from lewm_bench.report.tables.markdown import md, plain_table
 from lewm_bench.report.text import csv_text, hardware_line, number
 from lewm_bench.report.understanding import findings
 from lewm_bench.report.understanding.figures import FIGURES, draw_all
@@ -218,19 +218,13 @@ def markdown(cells: Cells, title: str) -> str:
     """``table.md``."""
     parts = [f"# {md(title)}", "\n".join(f"- {md(line)}" for line in caption(cells))]
     for heading, rows in tables_per_env(cells, reader_table):
-        parts += [f"## {md(heading)}", md_table(rows)]
+        parts += [f"## {md(heading)}", plain_table(rows)]
     for name, make in (("Violated expectations", reader_tests), ("Probes", reader_probes)):
         for heading, rows in tables_per_env(cells, make):
-            parts += [f"## {name}: {md(heading)}", md_table(rows)]
+            parts += [f"## {name}: {md(heading)}", plain_table(rows)]
     listed = [*findings.notes(cells), *not_examined(cells)]
     parts += ["## How to read it", md(READ), "\n".join(f"- {md(line)}" for line in listed)]
     return "\n\n".join(parts) + "\n"
-
-
-def md_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows, the first of which is the header, as Markdown."""
-    lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
-    return "\n".join("| " + " | ".join(map(md, row)) + " |" for row in lines)
 
 
 def terminal(cells: Cells) -> str:

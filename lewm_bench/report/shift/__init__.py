@@ -1,0 +1,1 @@
+"""Tables, figures, sentences and page of what agents did in changed worlds."""
