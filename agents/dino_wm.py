@@ -53,8 +53,9 @@ from lewm_bench.agents.parts.token_cache import (
 from lewm_bench.core.card import Card
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import UserError, unknown
-from lewm_bench.core.rng import stream, torch_stream
+from lewm_bench.core.rng import stream
 from lewm_bench.core.search_space import Dimension
+from lewm_bench.core.torch_rng import torch_stream
 from lewm_bench.core.types import Past
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import BeginRollout, Rollout, plain_rollout

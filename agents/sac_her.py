@@ -23,7 +23,8 @@ from lewm_bench.agent import AgentConfig, Family, Loaded, Setting, card_of
 from lewm_bench.core.card import Card
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.reading import is_file, read_model
-from lewm_bench.core.rng import confined, stream, torch_seed
+from lewm_bench.core.rng import stream
+from lewm_bench.core.torch_rng import confined, torch_seed
 from lewm_bench.core.types import Goals, Past
 from lewm_bench.system import status
 from lewm_bench.system.checkpoint import load_card, load_weights, save_checkpoint, save_tensors

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lewm_bench.agent import AgentConfig, Family, Loaded, Setting, primitive_actions, ready_to_act, train_module
 from lewm_bench.agents.parts.nets import ActionScale, Normalize, StemViT
-from lewm_bench.core.rng import torch_stream
+from lewm_bench.core.torch_rng import torch_stream
 from lewm_bench.core.types import Goals, Past
 from lewm_bench.train.loop import TrainingLog
 

@@ -27,8 +27,9 @@ from lewm_bench.agents.parts.encoders import (
     sample_frames,
 )
 from lewm_bench.core.errors import UserError
-from lewm_bench.core.rng import stream, torch_stream
+from lewm_bench.core.rng import stream
 from lewm_bench.core.source import made_of
+from lewm_bench.core.torch_rng import torch_stream
 from lewm_bench.system import status
 from lewm_bench.system.arrays import read_array
 from lewm_bench.system.checkpoint import load_weights

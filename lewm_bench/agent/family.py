@@ -21,8 +21,9 @@ from lewm_bench.core.config import Config, deep_merge
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import UserError, short_repr
 from lewm_bench.core.names import parse_agent
-from lewm_bench.core.rng import stream, torch_stream
+from lewm_bench.core.rng import stream
 from lewm_bench.core.search_space import Dimension
+from lewm_bench.core.torch_rng import torch_stream
 from lewm_bench.core.types import Agent, WorldModel
 from lewm_bench.data.format import Dataset
 from lewm_bench.planning.agent import Embed, PlanningAgent, default_rollout

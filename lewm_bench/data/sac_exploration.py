@@ -25,7 +25,8 @@ from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import TrainingFailed, UserError
 from lewm_bench.core.exploration import BatchPolicy, PolicyFactory
 from lewm_bench.core.reading import MissingFile, read_json
-from lewm_bench.core.rng import confined, stream, torch_seed
+from lewm_bench.core.rng import stream
+from lewm_bench.core.torch_rng import confined, torch_seed
 from lewm_bench.system import status
 
 FORMAT = "sac-policy-1"

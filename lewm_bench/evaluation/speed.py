@@ -26,7 +26,8 @@ from lewm_bench.agent import AgentConfig, Family, PlanningAgent, TrainedWorldMod
 from lewm_bench.core.config import Config
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.names import AskedAgent, parse_agent
-from lewm_bench.core.rng import stream, torch_stream
+from lewm_bench.core.rng import stream
+from lewm_bench.core.torch_rng import torch_stream
 from lewm_bench.core.types import Goals, Past
 from lewm_bench.evaluation.speed_record import SpeedRow
 from lewm_bench.planning.config import GRADIENT_COST, Arithmetic, PlannerConfig

@@ -20,7 +20,8 @@ import torch
 from lewm_bench.agent import Family, Loaded, Setting
 from lewm_bench.core.errors import TrainingFailed, UserError
 from lewm_bench.core.names import parse_agent
-from lewm_bench.core.rng import confined, stream
+from lewm_bench.core.rng import stream
+from lewm_bench.core.torch_rng import confined
 from lewm_bench.core.types import Agent, Goals, Past
 from lewm_bench.data.check import FAULTS, Finding
 from lewm_bench.data.collect import collect
@@ -348,7 +349,9 @@ def _save_and_load(trial: Trial) -> str:
     if not trial.family.trainable:
         return "loaded twice it acts the same"
     anew = Trial(trial.setting, trial.family, trial.folder)
-    with _untouched("training must leave the global generators alone: lewm_bench.core.rng.torch_stream confines it"):
+    with _untouched(
+        "training must leave the global generators alone: lewm_bench.core.torch_rng.torch_stream confines it"
+    ):
         anew.checkpoint = anew.trained("again")
     _require(
         _equal(first, _answers(anew, episodes)),

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from lewm_bench.core.config import Config
 from lewm_bench.core.errors import TrainingFailed, UserError
 from lewm_bench.core.reading import read_model
-from lewm_bench.core.rng import torch_seed, torch_stream
+from lewm_bench.core.torch_rng import torch_seed, torch_stream
 from lewm_bench.data.loader import Batch, Prefetch
 from lewm_bench.system import status
 from lewm_bench.system.checkpoint import load_strict, load_tensors, require_trained, save_tensors

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from lewm_bench.agents.parts.sigreg import directions, sigreg
 from lewm_bench.core.config import Config
-from lewm_bench.core.rng import torch_seed
+from lewm_bench.core.torch_rng import torch_seed
 from lewm_bench.planning.cost import rollout
 from lewm_bench.understand.model import ExaminedModel
 from lewm_bench.understand.records import Collapse

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from lewm_bench.core.config import Config
 from lewm_bench.core.formatting import short
-from lewm_bench.core.rng import stream, torch_stream
+from lewm_bench.core.rng import stream
 from lewm_bench.core.statistics import cluster_sums, percentile_interval, resampled_sums
+from lewm_bench.core.torch_rng import torch_stream
 from lewm_bench.data.videos import comparison_video, picture_rows
 from lewm_bench.system.checkpoint import load_strict, load_tensors, save_tensors
 from lewm_bench.system.files import write_bytes

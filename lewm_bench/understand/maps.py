@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lewm_bench.core.config import Config
 from lewm_bench.core.errors import unknown
-from lewm_bench.core.rng import torch_seed
+from lewm_bench.core.torch_rng import torch_seed
 from lewm_bench.understand.model import ExaminedModel
 from lewm_bench.understand.records import LatentMap
 

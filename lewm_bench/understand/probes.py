@@ -22,8 +22,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lewm_bench.core.config import Config
-from lewm_bench.core.rng import stream, torch_seed, torch_stream
+from lewm_bench.core.rng import stream
 from lewm_bench.core.statistics import cluster_sums, percentile_interval, resampled_sums
+from lewm_bench.core.torch_rng import torch_seed, torch_stream
 from lewm_bench.understand.model import ExaminedModel, downsampled
 from lewm_bench.understand.records import Features, Interval, ProbeRow
 

@@ -21,7 +21,8 @@ from lewm_bench.agents.gciql import GCIQL, GCIQL_FAMILY, GCIQLConfig
 from lewm_bench.agents.gcivl import GCIVL, GCIVL_FAMILY
 from lewm_bench.agents.parts import implicit_policy as offline
 from lewm_bench.agents.parts.implicit_policy import OfflineConfig, Transitions, relabelled_batches
-from lewm_bench.core.rng import stream, torch_stream
+from lewm_bench.core.rng import stream
+from lewm_bench.core.torch_rng import torch_stream
 from lewm_bench.core.types import Episode, Goals, Past
 from lewm_bench.data.format import Dataset
 from lewm_bench.data.writer import DatasetWriter

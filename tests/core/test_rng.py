@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from lewm_bench.core.rng import stream, torch_seed, torch_stream
+from lewm_bench.core.rng import stream
+from lewm_bench.core.torch_rng import torch_seed, torch_stream
 
 ADDRESSES = [
     (0, "plan"),

@@ -238,3 +238,8 @@ def test_numbers_stand_for_our_own_code(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(where, name, 99)
             assert [one != other for one, other in zip(stages(), before, strict=True)] == expected
+
+
+@pytest.mark.parametrize("env_id", ["PointMaze-UMaze-v0", "TwoRoom-v0", "Wall-v0", "Reacher-v0"])
+def test_no_data_depend_on_the_version_of_torch(env_id: str) -> None:
+    assert "torch" not in make_env(f"lewm_bench/{env_id}", 32).made_of().packages

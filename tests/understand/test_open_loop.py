@@ -10,7 +10,7 @@ from toy_walks import CPU, SKIP, Constant, Tokens, Walk, Watchful, dataset, know
 from lewm_bench.agent import PlanningAgent
 from lewm_bench.agents.fast_lewm import FAST_LEWM, FastLeWM, FastLeWMConfig
 from lewm_bench.core.errors import UserError
-from lewm_bench.core.rng import torch_stream
+from lewm_bench.core.torch_rng import torch_stream
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import plain_rollout
 from lewm_bench.planning.fast import fast_lewm
