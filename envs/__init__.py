@@ -14,6 +14,8 @@ for _maze in ("UMaze", "Medium", "Large"):
         _register(f"PointMaze-{_maze}{_suffix}", "pointmaze:PointMaze", maze=_maze, damped=_damped)
 _register("TwoRoom", "tworoom:TwoRoom")
 _register("Wall", "wall:Wall")
+for _name, _distractors in (("FourRooms", 0), ("FourRoomsDistractors", 3)):
+    _register(_name, "fourrooms:FourRooms", distractors=_distractors)
 _register("Cube", "cube:Cube")
 _register("Reacher", "reacher:Reacher")
 _register("PushT", "pusht:PushT")
