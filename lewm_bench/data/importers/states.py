@@ -98,6 +98,8 @@ PUBLISHED: Mapping[str, Published] = {
     "lewm_bench/PushT-v0": Published((), 7, _padded(10), known=7),
     "lewm_bench/Cube-v0": Published((("qpos", "qvel"),), 41, _of_cube, known=41),
     "lewm_bench/Reacher-v0": Published((("qpos", "qvel"),), 4),
+    # OGBench's antmaze-medium and visual-antmaze-medium.
+    "lewm_bench/AntMaze-MediumOGBench-v0": Published((("qpos", "qvel"),), 29),
 }
 
 
