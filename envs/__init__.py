@@ -20,5 +20,6 @@ for _maze in ("UMaze", "Medium"):
     _register(f"AntMaze-{_maze}", "antmaze:AntMaze", maze=_maze)
 _register("AntMaze-MediumOGBench", "antmaze:AntMaze", maze="Medium", body="ogbench", view="back")
 _register("Cube", "cube:Cube")
+_register("Scene", "scene:Scene")
 _register("Reacher", "reacher:Reacher")
 _register("PushT", "pusht:PushT")

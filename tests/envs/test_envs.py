@@ -61,7 +61,7 @@ def made(env_id: str) -> gym.Env:
 
 SLOW = {
     f"lewm_bench/{name}-v0": pytest.mark.slow
-    for name in ("Cube", "AntMaze-UMaze", "AntMaze-Medium", "AntMaze-MediumOGBench")
+    for name in ("Cube", "Scene", "AntMaze-UMaze", "AntMaze-Medium", "AntMaze-MediumOGBench")
 }
 
 
