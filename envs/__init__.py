@@ -14,6 +14,12 @@ for _maze in ("UMaze", "Medium", "Large"):
         _register(f"PointMaze-{_maze}{_suffix}", "pointmaze:PointMaze", maze=_maze, damped=_damped)
 _register("TwoRoom", "tworoom:TwoRoom")
 _register("Wall", "wall:Wall")
+for _name, _distractors in (("FourRooms", 0), ("FourRoomsDistractors", 3)):
+    _register(_name, "fourrooms:FourRooms", distractors=_distractors)
+for _maze in ("UMaze", "Medium"):
+    _register(f"AntMaze-{_maze}", "antmaze:AntMaze", maze=_maze)
+_register("AntMaze-MediumOGBench", "antmaze:AntMaze", maze="Medium", body="ogbench", view="back")
 _register("Cube", "cube:Cube")
+_register("Scene", "scene:Scene")
 _register("Reacher", "reacher:Reacher")
 _register("PushT", "pusht:PushT")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -31,8 +30,8 @@ from lewm_bench.envs.parts.cube_state import (
     WARMSTART,
 )
 from lewm_bench.envs.parts.physics import physics_factors, scale_physics
+from lewm_bench.envs.parts.robot_view import RobotView
 from lewm_bench.system.extras import require
-from lewm_bench.system.gl import Camera
 
 SUBSTEPS = 25  # of 2 ms: 0.05 s of one environment step
 CONTACT_FORCE = 50.0  # newtons on a finger that count as a contact of 1
@@ -40,10 +39,6 @@ CUBE_MASSES = (3.0, 10.0, 30.0)  # by level, in masses of the cube
 TELEPORT = 0.1  # metres: the least that a cube is moved
 CLEAR = 0.12  # metres from the axis of the gripper, within which its fingers could touch a cube on the table
 
-# Of drawing in software; see Cube.
-SUPERSAMPLING = 2
-SHADOW_SIZE = 512  # texels of the shadow map's side, of OGBench's 4096
-MERGED = 0.25  # metres per pixel of the frame: vertices of a mesh as close as this become one
 NEW_COLOR = (0.35, 0.55, 0.91)  # OGBench's blue
 
 
@@ -97,7 +92,7 @@ class Cube(GoalEnv):
         self._world.reset()
         self._model, self._data = self._world.model, self._world.data
         scale_physics(self._model, self.physics, bodies=[self._model.body("object_0").id])
-        self._view: _View | None = None
+        self._view: RobotView | None = None
         self._pinch = self._model.site("ur5e/robotiq/pinch").id
         self._finger = self._model.body("ur5e/robotiq/right_pad").id
         self._contact = 0.0
@@ -218,11 +213,11 @@ class Cube(GoalEnv):
         finally:
             color[:] = before
 
-    def _opened(self) -> _View:
+    def _opened(self) -> RobotView:
         if self._painted_by is not None:
             return self._painted_by._opened()
         if self._view is None:
-            self._view = _View(self._model, self.image_size)
+            self._view = RobotView(self._model, self.image_size)
         return self._view
 
     def close(self) -> None:
@@ -260,48 +255,3 @@ def _scaled(env: Cube, scales: Mapping[str, float]) -> Cube:
 def _pairs(angles: np.ndarray) -> np.ndarray:
     """(N,) radians to (N, 2) cosines and sines."""
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-
-class _View:
-    """OGBench's scene as it is drawn, apart from the one that moves."""
-
-    def __init__(self, model: mujoco.MjModel, image_size: int) -> None:
-        self.model, self._size = copy.copy(model), image_size
-        for mesh in range(model.nmesh):
-            _merge_vertices(self.model, mesh, MERGED / image_size)
-        self.model.vis.quality.shadowsize, self.model.vis.quality.offsamples = SHADOW_SIZE, 0
-        self._data = mujoco.MjData(self.model)
-        self.camera = Camera(self.model, SUPERSAMPLING * image_size, "front_pixels")
-
-    def draw(self, qpos: np.ndarray) -> np.ndarray:
-        """(21,) to (size, size, 3) uint8."""
-        self._data.qpos[:] = qpos
-        mujoco.mj_kinematics(self.model, self._data)  # all that a drawing needs of mj_forward
-        mujoco.mj_camlight(self.model, self._data)
-        size, samples = self._size, SUPERSAMPLING**2
-        fine = self.camera.frame(self._data).reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 3)
-        return ((fine.sum((1, 3), dtype=np.uint16) + samples // 2) // samples).astype(np.uint8)
-
-
-def _merge_vertices(model: mujoco.MjModel, mesh: int, cell: float) -> None:
-    """Draw all vertices of ``mesh`` in a cubic cell as one of them; triangles that collapse or coincide are left out.
-
-    Corners keep their own normals, so the shading stays that of the fine mesh (Rossignac and Borrel, 1993).
-    """
-    vertices = model.mesh_vert[model.mesh_vertadr[mesh] :][: model.mesh_vertnum[mesh]]
-    begin, count = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
-    cells, cluster = np.unique(np.floor(vertices / cell), axis=0, return_inverse=True)
-    cluster = cluster.ravel()  # some versions of numpy keep an axis
-    centers = np.stack([np.bincount(cluster, axis) for axis in vertices.T], axis=1) / np.bincount(cluster)[:, None]
-    order = np.lexsort((np.linalg.norm(vertices - centers[cluster], axis=1), cluster))
-    nearest = order[np.searchsorted(cluster[order], np.arange(len(cells)))]  # to its cluster's centre
-    faces = nearest[cluster[model.mesh_face[begin : begin + count]]]
-    corners = np.sort(faces, axis=1)
-    _, first = np.unique(corners, axis=0, return_index=True)
-    whole = (corners[first, :-1] != corners[first, 1:]).all(1)
-    kept = np.sort(first[whole])
-    end = begin + len(kept)
-    model.mesh_face[begin:end] = faces[kept]
-    for table in (model.mesh_facenormal, model.mesh_facetexcoord):
-        table[begin:end] = table[begin : begin + count][kept]
-    model.mesh_facenum[mesh] = len(kept)

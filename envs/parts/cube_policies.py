@@ -40,7 +40,7 @@ def markov_oracle(world: Any) -> PolicyFactory:
         oracle = drawing_from(oracles.CubeMarkovOracle, rng)(env=world, min_norm=LEAST_MOVE)
         return _Episode(world, oracle, rng, rng.uniform(0, NOISE_LEVEL) * NOISE_SCALES)
 
-    return _side_by_side(episode)
+    return side_by_side(episode)
 
 
 def plan_oracle(world: Any) -> PolicyFactory:
@@ -57,7 +57,7 @@ def plan_oracle(world: Any) -> PolicyFactory:
         oracle = drawing_from(oracles.CubePlanOracle, rng)(env=world, **options)
         return _Episode(world, oracle, rng, None)
 
-    return _side_by_side(episode)
+    return side_by_side(episode)
 
 
 def drawing_from(oracle: type, rng: np.random.Generator) -> type:
@@ -81,7 +81,7 @@ class _Numpy:
         return getattr(np, name)
 
 
-def _side_by_side(episode: Any) -> PolicyFactory:
+def side_by_side(episode: Any) -> PolicyFactory:
     def start(rngs: Sequence[np.random.Generator]) -> BatchPolicy:
         episodes = [episode(rng) for rng in rngs]
 

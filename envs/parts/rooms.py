@@ -20,11 +20,9 @@ from lewm_bench.core.exploration import BatchPolicy, PolicyFactory, generic_poli
 from lewm_bench.core.shift import Factor, Group, scale_texts
 from lewm_bench.envs.parts.geodesic import Geodesics
 from lewm_bench.envs.parts.raster import Backdrop, overlap, pushed
+from lewm_bench.envs.parts.sliding import GAP, Sliding
 
-GAP = 1e-3  # pixels between the agent and a wall that it touches: far more than rounding, far less than is seen
-ROUNDING = 1e-9  # cosine of the angle to a wall below which a motion is along it
 NARROWER = (0.75, 0.5, 0.1)  # room for the disk in the door, by level
-CONTACTS = 5  # per step: two walls of a corner or an edge and what lies behind it; motion left after that is dropped
 
 
 @dataclass(frozen=True)
@@ -78,22 +76,16 @@ def changed_rooms(rooms: Rooms, changes: Mapping[str, float]) -> Rooms:
 # Collision.
 
 
-class Slide:
-    """Motion of a disk that slides along walls: exact contact times in closed form, for many disks at once.
-
-    A disk of radius r among walls is a point among walls that have grown by r: flat faces, and arcs around the four
-    edges of the door. Each contact stops the component of the motion into the wall and keeps the rest.
-    """
+class Slide(Sliding):
+    """Among the walls of ``Rooms``, with the four edges of the door."""
 
     def __init__(self, rooms: Rooms) -> None:
-        self._rooms, self._reach = rooms, rooms.radius + GAP
+        self._rooms, reach = rooms, rooms.radius + GAP
         self._left, self._right = rooms.wall - rooms.wall_half, rooms.wall + rooms.wall_half
         self._above, self._below = rooms.door - rooms.door_half, rooms.door + rooms.door_half
-        self._low, self._high = rooms.low + self._reach, rooms.high - self._reach
+        self._low, self._high = rooms.low + reach, rooms.high - reach
         edges = [(x, y) for y in (self._above, self._below) for x in (self._left, self._right)]
-        self._edges = np.array(edges)  # (4, 2)
-        # Per face: axis of its normal, sign of its normal, coordinate, and the range that it spans on the other axis.
-        near, far = self._left - self._reach, self._right + self._reach
+        near, far = self._left - reach, self._right + reach
         inf = np.inf
         faces = [
             (0, 1, self._low, -inf, inf),
@@ -104,20 +96,10 @@ class Slide:
             (0, 1, far, -inf, self._above),
             (0, -1, near, self._below, inf),
             (0, 1, far, self._below, inf),
-            (1, 1, self._above + self._reach, self._left, self._right),
-            (1, -1, self._below - self._reach, self._left, self._right),
+            (1, 1, self._above + reach, self._left, self._right),
+            (1, -1, self._below - reach, self._left, self._right),
         ]
-        axis, self._sign, self._at, self._begin, self._end = np.array(faces).T  # (10,) each
-        self._axis = axis.astype(int)
-        self._normals = np.where(self._axis[:, None] == np.arange(2), self._sign[:, None], 0.0)  # (10, 2)
-
-    def __call__(self, positions: np.ndarray, moves: np.ndarray) -> np.ndarray:
-        """(N, 2) positions and displacements to (N, 2) positions; a row depends on no other row."""
-        ends = positions + moves
-        near = ~self._clear(positions, ends)
-        if near.any():
-            ends[near] = self._slide(self._freed(positions[near]), moves[near])
-        return ends
+        super().__init__(faces, np.array(edges), rooms.radius)
 
     def _clear(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """(N,) bool: the whole way lies in one room and touches nothing; decides most rows cheaply."""
@@ -125,49 +107,6 @@ class Slide:
         inside = (lowest >= self._low).all(-1) & (highest <= self._high).all(-1)
         one_room = (highest[:, 0] <= self._left - self._reach) | (lowest[:, 0] >= self._right + self._reach)
         return inside & one_room
-
-    def _slide(self, at: np.ndarray, left: np.ndarray) -> np.ndarray:
-        for _ in range(CONTACTS):
-            time, normal = self._contact(at, left)
-            at = at + time[:, None] * left
-            left = (1 - time[:, None]) * left
-            left = left - np.minimum((left * normal).sum(-1, keepdims=True), 0.0) * normal
-            if not left.any():  # for the rows that have arrived a further round changes nothing
-                break
-        return at
-
-    def _contact(self, at: np.ndarray, move: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(N, 2) positions and displacements to (N,) time of the first contact, at most 1, and (N, 2) its normal."""
-        times = np.concatenate([self._face_times(at, move), self._edge_times(at, move)], axis=1)  # (N, 14)
-        which, rows = times.argmin(1), np.arange(len(at))
-        time = np.minimum(times[rows, which], 1.0)
-        edge = which >= len(self._at)
-        flat = self._normals[np.where(edge, 0, which)]
-        outward = at + time[:, None] * move - self._edges[np.where(edge, which - len(self._at), 0)]
-        length = np.sqrt((outward**2).sum(-1, keepdims=True))
-        return time, np.where(edge[:, None], outward / np.maximum(length, GAP / 2), flat)
-
-    def _face_times(self, at: np.ndarray, move: np.ndarray) -> np.ndarray:
-        """(N, 10) contact times with the flat faces, infinite where there is none."""
-        gap = (at[:, self._axis] - self._at) * self._sign
-        speed = -move[:, self._axis] * self._sign
-        toward = (speed > 0) & (gap > -2 * GAP)  # within the gap: touching, and no way further in
-        time = np.maximum(gap, 0.0) / np.where(toward, speed, 1.0)
-        along = at[:, 1 - self._axis] + time * move[:, 1 - self._axis]
-        return np.where(toward & (along >= self._begin) & (along <= self._end), time, np.inf)
-
-    def _edge_times(self, at: np.ndarray, move: np.ndarray) -> np.ndarray:
-        """(N, 4) contact times with the arcs around the door's edges: the smaller root of a quadratic."""
-        offset = at[:, None] - self._edges  # (N, 4, 2)
-        a = (move**2).sum(-1)[:, None]
-        b = (offset * move[:, None]).sum(-1)
-        c = (offset**2).sum(-1) - self._reach**2
-        root = b**2 - a * c
-        # What is left of a motion after a contact is tangential but for rounding, and must not count as a new contact.
-        hit = (b < -ROUNDING * self._reach * np.sqrt(a)) & (root > 0)
-        # c / (-b + sqrt) is (-b - sqrt) / a without cancellation where the disk is already close.
-        time = np.maximum(c, 0.0) / np.where(hit, np.sqrt(np.maximum(root, 0.0)) - b, 1.0)
-        return np.where(hit, time, np.inf)
 
     def _freed(self, at: np.ndarray) -> np.ndarray:
         """(N, 2) positions, of which those that overlap a wall are put beside it, the shortest way."""

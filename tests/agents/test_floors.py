@@ -13,6 +13,7 @@ from lewm_bench.agents.oracle import GREEDY, ORACLE
 from lewm_bench.agents.straight import STRAIGHT
 from lewm_bench.core.errors import NotRun
 from lewm_bench.data.collect import CollectConfig, collect
+from lewm_bench.envs.fourrooms import FourRooms
 from lewm_bench.envs.pointmaze import PointMaze
 from lewm_bench.envs.tworoom import TwoRoom
 from lewm_bench.envs.wall import Wall
@@ -67,7 +68,7 @@ def test_the_reflex_looks_at_nothing_but_pictures(setting: Setting, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "env", [PointMaze("Large"), PointMaze("UMaze", 224), TwoRoom(), TwoRoom(legacy=True), Wall(128)]
+    "env", [PointMaze("Large"), PointMaze("UMaze", 224), TwoRoom(), TwoRoom(legacy=True), Wall(128), FourRooms()]
 )
 def test_the_reflex_moves_towards_the_goal_in_the_worlds_directions(env) -> None:
     rng = np.random.default_rng(3)

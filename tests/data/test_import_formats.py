@@ -200,12 +200,14 @@ COLUMNS: dict[str, tuple[dict, Callable[[np.ndarray], dict[str, np.ndarray]]]] =
     "lewm_bench/PushT-v0": ({}, lambda s: {"state": s[:, :7]}),
     "lewm_bench/Reacher-v0": ({}, lambda s: {"qpos": s[:, :2], "qvel": s[:, 2:]}),
     "lewm_bench/Cube-v0": ({}, lambda s: {"qpos": s[:, :21], "qvel": s[:, 21:41]}),
+    "lewm_bench/Scene-v0": ({}, lambda s: {"qpos": s[:, :25], "qvel": s[:, 25:49], "button_states": s[:, 86:]}),
+    "lewm_bench/AntMaze-MediumOGBench-v0": ({}, lambda s: {"qpos": s[:, :15], "qvel": s[:, 15:]}),
     "lewm_bench/Wall-v0": ({"legacy": True}, lambda s: {"state": s}),
     "lewm_bench/PointMaze-UMaze-v0": ({}, lambda s: {"state": s}),
 }
 
 
-SLOW = {"lewm_bench/Cube-v0"}
+SLOW = {"lewm_bench/Cube-v0", "lewm_bench/Scene-v0", "lewm_bench/AntMaze-MediumOGBench-v0"}
 
 
 @pytest.mark.parametrize("env_id", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in COLUMNS])

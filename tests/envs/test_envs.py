@@ -60,7 +60,10 @@ def made(env_id: str) -> gym.Env:
     return env
 
 
-SLOW = {"lewm_bench/Cube-v0": pytest.mark.slow}
+SLOW = {
+    f"lewm_bench/{name}-v0": pytest.mark.slow
+    for name in ("Cube", "Scene", "AntMaze-UMaze", "AntMaze-Medium", "AntMaze-MediumOGBench")
+}
 
 
 @pytest.mark.parametrize("env_id", [pytest.param(i, marks=SLOW.get(i, ())) for i in ENV_IDS])

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lewm_bench.envs.fourrooms import FourRooms
 from lewm_bench.envs.parts.geodesic import Geodesics
 from lewm_bench.envs.parts.maze import BALL_RADIUS, clearance
 from lewm_bench.envs.parts.rooms import GAP
@@ -67,7 +68,7 @@ def test_in_another_room_the_way_leads_along_the_doors_edges() -> None:
 
 
 @pytest.mark.parametrize(
-    "env", [PointMaze("UMaze"), PointMaze("Large"), TwoRoom(), Wall()], ids=lambda e: repr(type(e))
+    "env", [PointMaze("UMaze"), PointMaze("Large"), TwoRoom(), Wall(), FourRooms()], ids=lambda e: repr(type(e))
 )
 def test_it_is_a_metric_no_shorter_than_the_distance(env) -> None:
     a, b, c = (states_of(env, 150, seed) for seed in range(3))

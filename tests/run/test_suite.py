@@ -213,11 +213,14 @@ def test_the_shipped_file_restates_no_default():
         assert type(default)(value) != default if default is not None else value is not None, (where, path)
 
 
+DESCRIBED = ("paper", "pointmaze", "fourrooms", "antmaze", "scene")  # the suites of environments that name quantities
+
+
 @pytest.mark.slow
 def test_every_environment_that_names_quantities_can_be_understood():
     shipped = load(suites.find_file(None)).suites
-    worlds = {env.id for name, suite in shipped.items() if name in ("paper", "pointmaze") for env in suite.envs}
-    assert {env.id for env in shipped["understanding-all"].envs} == worlds and len(worlds) == 7
+    worlds = {env.id for name, suite in shipped.items() if name in DESCRIBED for env in suite.envs}
+    assert {env.id for env in shipped["understanding-all"].envs} == worlds and len(worlds) == 12
 
 
 def test_every_shipped_suite_resolves_in_every_profile_and_names_what_exists():

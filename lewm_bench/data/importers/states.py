@@ -14,6 +14,7 @@ from lewm_bench.data.importers.table import Column, Names, Table
 
 if TYPE_CHECKING:
     from lewm_bench.envs.cube import Cube
+    from lewm_bench.envs.scene import Scene
 
 GENERIC = ("states", "state", "proprio", "observation.state", "observations", "observation")
 """Columns that are an environment's state if they have exactly as many numbers, and what stands for it without one."""
@@ -63,6 +64,22 @@ def _of_cube(parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(states)
 
 
+def _of_scene(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """(R, 25) qpos, (R, 24) qvel and (R, 2) states of the buttons to (R, 88) states of Scene."""
+    scene, states = _scene(), []
+    for qpos, qvel, buttons in zip(*parts, strict=True):
+        scene.place(qpos, qvel, buttons)
+        states.append(scene.get_state())
+    return np.stack(states)
+
+
+@cache
+def _scene() -> Scene:
+    from lewm_bench.envs.scene import Scene
+
+    return Scene()
+
+
 @cache
 def _cube() -> Cube:
     from lewm_bench.envs.cube import Cube
@@ -97,7 +114,10 @@ PUBLISHED: Mapping[str, Published] = {
     # The block's velocities are not published; away from contacts they are 0.
     "lewm_bench/PushT-v0": Published((), 7, _padded(10), known=7),
     "lewm_bench/Cube-v0": Published((("qpos", "qvel"),), 41, _of_cube, known=41),
+    "lewm_bench/Scene-v0": Published((("qpos", "qvel", "button_states"),), 51, _of_scene, known=49),
     "lewm_bench/Reacher-v0": Published((("qpos", "qvel"),), 4),
+    # OGBench's antmaze-medium and visual-antmaze-medium.
+    "lewm_bench/AntMaze-MediumOGBench-v0": Published((("qpos", "qvel"),), 29),
 }
 
 
