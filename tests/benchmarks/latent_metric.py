@@ -19,7 +19,11 @@ where it is not. The distances:
     latents   as planning takes it
     white     of latents turned and scaled so that on the training frames they have deviation 1 in every direction
     read      of the pose that ridge regression reads from latents
-    model     latents, and the model's own dynamics: the agent as it is
+    true      true positions and angle as success has them: the larger of the two errors, closed loops alone
+    model     latents, and the model's own dynamics: the agent as it is, closed loops alone
+
+At last what both probes of `lewm-bench understand` read from latents and from small pixels: R2 and the median error on
+validation frames, px and degrees.
 """
 
 from __future__ import annotations
@@ -27,18 +31,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lewm_bench.agent import AgentConfig, Loaded, Setting
+from lewm_bench.agent import AgentConfig, Embed, Loaded, Setting
 from lewm_bench.agents.oracle import LatentOracle, Simulation, SimulatorAgent
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.rng import stream
 from lewm_bench.core.statistics import spearman, wilson
+from lewm_bench.core.types import Agent
 from lewm_bench.data.format import Dataset
 from lewm_bench.evaluation.episodes import PairResult, evaluate
 from lewm_bench.evaluation.protocol import CLEAN_1, Pairs, sample_pairs
@@ -54,7 +59,7 @@ from lewm_bench.understand.probes import ProbeConfig, Split, mlp, ridge
 PLANNER = {"num_samples": 100, "num_iterations": 6, "num_elites": 10}  # a fifth of the profile's plans
 SKIP, OFFSET = 5, 25
 FRAMES = {"train": 8000, "val": 2000}
-SIDE, PIECE = 32, 256
+SIDE, PROBED_SIDE, PIECE = 32, 16, 256
 CPU = torch.device("cpu")
 PIXELS, ANGLE = 20.0, np.pi / 9  # PushT's tolerances
 PLACES = {"agent": slice(0, 2), "block": slice(2, 4), "angle": slice(4, 6)}
@@ -123,59 +128,32 @@ class Data:
         return Setting(self.env, self.dataset.meta.env, name, self.dataset, "", config, planner, 0, CPU, Store(Path()))
 
 
-class Space:
-    """Latents of a checkpoint, and what can be made of them; each an ``Embed``."""
+class Features:
+    """What an ``Embed`` gives for the frames of both splits, and what probes read from it."""
 
-    def __init__(self, checkpoint: Path, data: Data, planner: PlannerConfig) -> None:
-        card = load_card(checkpoint)
-        self.data, family = data, agent_family(card["agent"])
-        self.setting = data.setting(card["agent"], family.Config(**card["config"]), planner)
-        self.loaded: Loaded = family.load(self.setting, checkpoint)
-
-    def latents(self, frames: Tensor, states: np.ndarray) -> Tensor:
-        del states
-        with torch.inference_mode():
-            return torch.cat([self.loaded.model.encode(part[:, None])[:, 0] for part in frames.split(PIECE)])
+    def __init__(self, data: Data, embed: Embed) -> None:
+        self.data, self.embed = data, embed
 
     @cached_property
     def known(self) -> Mapping[str, np.ndarray]:
-        """Latents (N, D) by split."""
-        frames = {split: images(self.data.dataset.frames[rows]) for split, rows in self.data.rows.items()}
-        return {split: self.latents(f, self.data.rows[split]).double().numpy() for split, f in frames.items()}
-
-    @cached_property
-    def _whitening(self) -> Tensor:
-        values, vectors = np.linalg.eigh(np.cov(self.known["train"].T))
-        kept = values > 1e-4 * values.max()
-        return torch.from_numpy(vectors[:, kept] / np.sqrt(values[kept])).float()
-
-    def white(self, frames: Tensor, states: np.ndarray) -> Tensor:
-        return self.latents(frames, states) @ self._whitening
-
-    @cached_property
-    def split(self) -> Split:
-        """What probes learn from; latents and poses standardised by ``scales``."""
-        rows, (mean, std, centre, spread) = self.data.rows["train"], self.scales
-        features, poses = (self.known["train"] - mean) / std, (self.data.poses["train"] - centre) / spread
-        return Split(features, poses, np.searchsorted(self.data.dataset.ends, rows, side="right"))
+        """Features (N, D) by split."""
+        dataset = self.data.dataset
+        return {
+            split: self.embed(images(dataset.frames[rows]), dataset.states[rows]).double().numpy()
+            for split, rows in self.data.rows.items()
+        }
 
     @cached_property
     def scales(self) -> tuple[np.ndarray, ...]:
-        """Mean and deviation of latents, then of poses."""
+        """Mean and deviation of features, then of poses."""
         return tuple(f(a, 0) for a in (self.known["train"], self.data.poses["train"]) for f in (np.mean, np.std))
 
     @cached_property
-    def _reading(self) -> tuple[Tensor, Tensor]:
-        """Ridge regression from latents to poses: a matrix (D, 6) and what is added (6,)."""
+    def split(self) -> Split:
+        """What probes learn from; features and poses standardised by ``scales``."""
         mean, std, centre, spread = self.scales
-        size = len(mean)
-        of_axes = ridge(self.split, np.vstack([np.eye(size), np.zeros(size)]), 5) * spread
-        matrix = (of_axes[:-1] - of_axes[-1]) / std[:, None]
-        return torch.from_numpy(matrix).float(), torch.from_numpy(of_axes[-1] + centre - mean @ matrix).float()
-
-    def read(self, frames: Tensor, states: np.ndarray) -> Tensor:
-        matrix, offset = self._reading
-        return self.latents(frames, states) @ matrix + offset
+        features, poses = (self.known["train"] - mean) / std, (self.data.poses["train"] - centre) / spread
+        return Split(features, poses, np.searchsorted(self.data.dataset.ends, self.data.rows["train"], side="right"))
 
     def probed(self, kind: str) -> np.ndarray:
         """Poses (N, 6) of the validation frames as a probe reads them."""
@@ -183,6 +161,45 @@ class Space:
         asked = (self.known["val"] - mean) / std
         found = ridge(self.split, asked, 5) if kind == "ridge" else mlp(self.split, asked, ProbeConfig(), ("metric",))
         return found * spread + centre
+
+    @cached_property
+    def reading(self) -> tuple[Tensor, Tensor]:
+        """Ridge regression from features to poses: a matrix (D, 6) and what is added (6,)."""
+        mean, std, centre, spread = self.scales
+        size = len(mean)
+        of_axes = ridge(self.split, np.vstack([np.eye(size), np.zeros(size)]), 5) * spread
+        matrix = (of_axes[:-1] - of_axes[-1]) / std[:, None]
+        return torch.from_numpy(matrix).float(), torch.from_numpy(of_axes[-1] + centre - mean @ matrix).float()
+
+    @cached_property
+    def whitening(self) -> Tensor:
+        """(D, K), of the directions in which features differ at all."""
+        values, vectors = np.linalg.eigh(np.cov(self.known["train"].T))
+        kept = values > 1e-4 * values.max()
+        return torch.from_numpy(vectors[:, kept] / np.sqrt(values[kept])).float()
+
+
+class Space:
+    """Latents of a checkpoint, and what can be made of them; each an ``Embed``."""
+
+    def __init__(self, checkpoint: Path, data: Data, planner: PlannerConfig) -> None:
+        card = load_card(checkpoint)
+        family = agent_family(card["agent"])
+        self.setting = data.setting(card["agent"], family.Config(**card["config"]), planner)
+        self.loaded: Loaded = family.load(self.setting, checkpoint)
+        self.features = Features(data, self.latents)
+
+    def latents(self, frames: Tensor, states: np.ndarray) -> Tensor:
+        del states
+        with torch.inference_mode():
+            return torch.cat([self.loaded.model.encode(part[:, None])[:, 0] for part in frames.split(PIECE)])
+
+    def white(self, frames: Tensor, states: np.ndarray) -> Tensor:
+        return self.latents(frames, states) @ self.features.whitening
+
+    def read(self, frames: Tensor, states: np.ndarray) -> Tensor:
+        matrix, offset = self.features.reading
+        return self.latents(frames, states) @ matrix + offset
 
 
 def images(frames: np.ndarray) -> Tensor:
@@ -194,12 +211,12 @@ def true_pose(frames: Tensor, states: np.ndarray) -> Tensor:
     return torch.from_numpy(pose(states)).float()
 
 
-def small_pixels(frames: Tensor, states: np.ndarray) -> Tensor:
+def small_pixels(frames: Tensor, states: np.ndarray, side: int = SIDE) -> Tensor:
     del states
-    return torch.from_numpy(downsampled(frames.permute(0, 2, 3, 1).numpy(), SIDE))
+    return torch.from_numpy(downsampled(frames.permute(0, 2, 3, 1).numpy(), side))
 
 
-def spaces(space: Space | None) -> dict:
+def spaces(space: Space | None) -> Mapping[str, Embed]:
     """An ``Embed`` by the name of its distance; without a checkpoint those that need none."""
     free = {"pose": true_pose, "pixels": small_pixels}
     return free if space is None else {"latents": space.latents, "white": space.white, "read": space.read}
@@ -209,7 +226,7 @@ def show(*cells: str) -> None:
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def order_pools(name: str, embed, data: Data) -> None:
+def order_pools(name: str, embed: Embed, data: Data) -> None:
     """The line of one distance."""
     pools, goals = data.pools, data.goals
     frames = images(data.dataset.frames[data.pairs.goal_row])
@@ -236,19 +253,19 @@ def share(hits: Sequence[bool] | np.ndarray) -> str:
     return f"{100 * np.mean(hits):.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def probes(name: str, space: Space) -> None:
+def probes(name: str, features: Features) -> None:
     """A line per probe: R2 and median error of each quantity on validation frames."""
-    truth = space.data.poses["val"]
+    truth = features.data.poses["val"]
     for kind in ("ridge", "mlp"):
-        read = space.probed(kind)
+        read = features.probed(kind)
         errors, cells = misses(read, truth), []
         for quantity, place in PLACES.items():
             left = ((read - truth)[:, place] ** 2).sum() / ((truth - truth.mean(0))[:, place] ** 2).sum()
             cells.append(f"{1 - left:.3f}, {np.median(errors[quantity]):.1f}")
-        show(name, kind, *cells)
+        show(kind, name, *cells)
 
 
-def closed_loop(name: str, agent, setting: Setting, data: Data) -> None:
+def closed_loop(name: str, agent: Agent, setting: Setting, data: Data) -> None:
     """A line: reached, held, and over the pairs that were not reached the median errors at the end."""
     budget = CLEAN_1.budget(OFFSET)
     results = list(evaluate(agent, setting, data.pairs, budget, goal_offset=OFFSET, real_history=True))
@@ -265,7 +282,9 @@ def _lost(lost: Sequence[PairResult], data: Data) -> Iterator[str]:
     yield f"{int(position.sum())}, {int((errors['angle'] >= 20).sum())} of {len(lost)}"
 
 
-def loops(wanted: Sequence[str], space: Space | None, data: Data, planner: PlannerConfig) -> Iterator[tuple]:
+def loops(
+    wanted: Sequence[str], space: Space | None, data: Data, planner: PlannerConfig
+) -> Iterator[tuple[str, Agent, Setting]]:
     """Name, agent and setting of what is asked for; without a checkpoint what needs none."""
     simulation = Simulation(data.env, SKIP, *data.dataset.action_statistics("train"))
     setting = data.setting("oracle", AgentConfig(), planner)
@@ -301,9 +320,10 @@ def main() -> None:
     for space, of in named:
         for name, embed in spaces(space).items():
             order_pools(name + of, embed, data)
-    show("latents", "probe", *(f"{quantity}: R2, median error" for quantity in PLACES))
+    show("probe", "of", *(f"{quantity}: R2, median error" for quantity in PLACES))
+    probes(f"pixels, {PROBED_SIDE} x {PROBED_SIDE}", Features(data, partial(small_pixels, side=PROBED_SIDE)))
     for space, of in named[1:]:
-        probes(of, space)
+        probes(f"latents{of}", space.features)
 
 
 if __name__ == "__main__":
