@@ -253,6 +253,12 @@ def share(hits: Sequence[bool] | np.ndarray) -> str:
     return f"{100 * np.mean(hits):.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
+def task(data: Data) -> None:
+    """A line: what lies between start and goal, medians over the pairs."""
+    apart = misses(pose(data.dataset.states[data.pairs.start_row]), pose(data.goals))
+    show("start to goal", *(f"{name} {np.median(apart[name]):.0f}" for name in PLACES))
+
+
 def probes(name: str, features: Features) -> None:
     """A line per probe: R2 and median error of each quantity on validation frames."""
     truth = features.data.poses["val"]
@@ -310,6 +316,7 @@ def main() -> None:
     data = Data(dataset, env, sample_pairs(dataset, env, CLEAN_1, arguments.pairs, OFFSET, "val"))
     planner = PlannerConfig.model_validate({**PLANNER, **dict(s.split("=") for s in arguments.planner)})
     named = [(None, ""), *((Space(c, data, planner), f" of {c.name}") for c in arguments.checkpoints)]
+    task(data)
     if arguments.closed_loop:
         show("distance", "reached, %", "held, %", "lost: agent px", "block px", "angle", "lost by position, by angle")
         for space, of in named:
