@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
 from lewm_bench.core import source
@@ -25,7 +26,7 @@ from lewm_bench.system.device import resolve_device
 from lewm_bench.system.store import Store
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
-ENVIRONMENT, AGENT, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+ENVIRONMENT, FACTORS, AGENT, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 SUITE = """
 profiles: {quick: {image_size: 32}}
 suites:
@@ -243,3 +244,11 @@ def test_numbers_stand_for_our_own_code(monkeypatch):
 @pytest.mark.parametrize("env_id", ["PointMaze-UMaze-v0", "TwoRoom-v0", "Wall-v0", "Reacher-v0"])
 def test_no_data_depend_on_the_version_of_torch(env_id: str) -> None:
     assert "torch" not in make_env(f"lewm_bench/{env_id}", 32).made_of().packages
+
+
+def test_the_factor_of_the_page_changes_the_world():
+    scope: dict = {}
+    exec(ENVIRONMENT.replace("gym.register", "# ") + FACTORS, scope)
+    env, push = scope["VariedMaze"](16), np.ones((1, 1, 2))
+    ways = [env.shifted("slower", level).simulate(np.zeros((1, 2)), push)[0, 0, 0] for level in range(4)]
+    assert ways == pytest.approx([0.1, 0.075, 0.05, 0.025]) and "delay" in env.factors()
