@@ -246,9 +246,9 @@ def test_no_data_depend_on_the_version_of_torch(env_id: str) -> None:
     assert "torch" not in make_env(f"lewm_bench/{env_id}", 32).made_of().packages
 
 
-def test_the_factor_of_the_page_changes_the_world():
-    scope: dict = {}
-    exec(ENVIRONMENT.replace("gym.register", "# ") + FACTORS, scope)
-    env, push = scope["VariedMaze"](16), np.ones((1, 1, 2))
+def test_the_factor_of_the_page_changes_the_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "planted_varied.py").write_text(ENVIRONMENT.replace("gym.register", "# ") + FACTORS)
+    monkeypatch.syspath_prepend(tmp_path)
+    env, push = importlib.import_module("planted_varied").VariedMaze(16), np.ones((1, 1, 2))
     ways = [env.shifted("slower", level).simulate(np.zeros((1, 2)), push)[0, 0, 0] for level in range(4)]
     assert ways == pytest.approx([0.1, 0.075, 0.05, 0.025]) and "delay" in env.factors()
