@@ -60,6 +60,7 @@ class TwoRoom(RoomsEnv):
     legacy_step = staticmethod(legacy_step)
     doors = (80.0, 120.0, 175.0)
     walls = (102.0, 87.0, 62.0)
+    second_doors = (90.0, 140.0, 190.0)
 
     def policies(self) -> Mapping[str, PolicyFactory]:
         """``door_expert`` is LeWM's; where the reference ends an episode at its target this one draws another."""

@@ -118,6 +118,7 @@ class Wall(RoomsEnv):
     legacy_step = staticmethod(legacy_step)
     doors = (19.0, 32.0, 54.0)
     walls = (29.0, 24.0, 17.0)
+    second_doors = (21.0, 36.0, 54.0)
 
     def policies(self) -> Mapping[str, PolicyFactory]:
         """``gaussian`` has the original data's statistics; ``waypoints`` crosses from room to room."""

@@ -1,4 +1,4 @@
-"""Two rooms with one door between them, seen from above: geometry, collision, frames, exploration.
+"""Two rooms with a door between them, in changed worlds two, seen from above: geometry, collision, frames, exploration.
 
 Coordinates are pixels of the original canvas: x to the right, y down, and pixel i has its centre at coordinate i.
 Letters: N states, S image size, P size of the drawn patch around the dot.
@@ -27,7 +27,7 @@ NARROWER = (0.75, 0.5, 0.1)  # room for the disk in the door, by level
 
 @dataclass(frozen=True)
 class Rooms:
-    """A square arena, divided by a vertical wall with one door. All lengths in pixels of the canvas."""
+    """A square arena, divided by a vertical wall with a door or two. All lengths in pixels of the canvas."""
 
     size: int  # of the canvas
     low: float  # inner face of the border on the left and above
@@ -42,6 +42,23 @@ class Rooms:
     dot_std: float  # of the Gaussian dot that is drawn
     lines: tuple[tuple[int, int], ...]  # first and last pixel of the drawn border lines
     dot_above_walls: bool  # the dot is drawn over the walls, else it disappears behind them
+    second_door: float | None = None  # y of its middle; it is as high as the first
+
+    @property
+    def doors(self) -> tuple[float, ...]:
+        """The y of the middles of all doors, from above."""
+        return (self.door,) if self.second_door is None else tuple(sorted((self.door, self.second_door)))
+
+    @property
+    def openings(self) -> tuple[tuple[float, float], ...]:
+        """The (top, bottom) of each door."""
+        return tuple((door - self.door_half, door + self.door_half) for door in self.doors)
+
+    @property
+    def pieces(self) -> tuple[tuple[float, float], ...]:
+        """The (top, bottom) of each piece of the wall that the doors leave; the outer ones go on without end."""
+        tops, bottoms = zip(*self.openings, strict=True)
+        return tuple(zip((-np.inf, *bottoms), (*tops, np.inf), strict=True))
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """A position (2,), uniform over both rooms without the wall's zone and the door's."""
@@ -51,7 +68,7 @@ class Rooms:
                 return position
 
 
-CHANGED = ("wall", "wall_half", "door", "door_half", "radius", "speed", "dot_std")
+CHANGED = ("wall", "wall_half", "door", "door_half", "second_door", "radius", "speed", "dot_std")
 
 
 def changed_rooms(rooms: Rooms, changes: Mapping[str, float]) -> Rooms:
@@ -66,7 +83,8 @@ def changed_rooms(rooms: Rooms, changes: Mapping[str, float]) -> Rooms:
     out = replace(rooms, **{name: float(value) for name, value in changes.items()})
     # The agent is sampled, and its dot is drawn, as far from walls as before.
     out = replace(out, margin=rooms.margin + max(out.radius - rooms.radius, out.dot_std - rooms.dot_std, 0.0))
-    door = out.door - out.door_half >= out.low and out.door + out.door_half <= out.high and out.door_half > out.radius
+    inside = all(out.low <= top and bottom <= out.high for top, bottom in out.openings)
+    door = inside and out.door_half > out.radius and all(top < bottom for top, bottom in out.pieces)
     left, right = out.wall - out.wall_half - out.low, out.high - out.wall - out.wall_half
     if not door or min(left, right) <= 2 * out.margin or min(out.radius, out.speed, out.dot_std, out.wall_half) <= 0:
         raise UserError(f"no room for the disk, its door or its walls: {dict(changes)}; choose other measures")
@@ -77,14 +95,13 @@ def changed_rooms(rooms: Rooms, changes: Mapping[str, float]) -> Rooms:
 
 
 class Slide(Sliding):
-    """Among the walls of ``Rooms``, with the four edges of the door."""
+    """Among the walls of ``Rooms``, with the four edges of each door."""
 
     def __init__(self, rooms: Rooms) -> None:
         self._rooms, reach = rooms, rooms.radius + GAP
         self._left, self._right = rooms.wall - rooms.wall_half, rooms.wall + rooms.wall_half
-        self._above, self._below = rooms.door - rooms.door_half, rooms.door + rooms.door_half
         self._low, self._high = rooms.low + reach, rooms.high - reach
-        edges = [(x, y) for y in (self._above, self._below) for x in (self._left, self._right)]
+        edges = [(x, y) for opening in rooms.openings for y in opening for x in (self._left, self._right)]
         near, far = self._left - reach, self._right + reach
         inf = np.inf
         faces = [
@@ -92,13 +109,11 @@ class Slide(Sliding):
             (0, -1, self._high, -inf, inf),
             (1, 1, self._low, -inf, inf),
             (1, -1, self._high, -inf, inf),
-            (0, -1, near, -inf, self._above),
-            (0, 1, far, -inf, self._above),
-            (0, -1, near, self._below, inf),
-            (0, 1, far, self._below, inf),
-            (1, 1, self._above + reach, self._left, self._right),
-            (1, -1, self._below - reach, self._left, self._right),
         ]
+        for top, bottom in rooms.pieces:
+            faces += [(0, -1, near, top, bottom), (0, 1, far, top, bottom)]
+        for top, bottom in rooms.openings:
+            faces += [(1, 1, top + reach, self._left, self._right), (1, -1, bottom - reach, self._left, self._right)]
         super().__init__(faces, np.array(edges), rooms.radius)
 
     def _clear(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -113,21 +128,21 @@ class Slide(Sliding):
         rooms = self._rooms
         outside = (at < rooms.low + rooms.radius) | (at > rooms.high - rooms.radius)
         at = np.where(outside, np.clip(at, self._low, self._high), at)
-        for sign, edge in ((1.0, self._above), (-1.0, -self._below)):  # the lower wall is the upper one upside down
-            at = self._out_of_wall(at * (1.0, sign), edge) * (1.0, sign)
+        for top, bottom in rooms.pieces:
+            at = self._out_of_wall(at, top, bottom)
         return at
 
-    def _out_of_wall(self, at: np.ndarray, edge: float) -> np.ndarray:
-        """The same for the part of the wall with y below ``edge``."""
+    def _out_of_wall(self, at: np.ndarray, top: float, bottom: float) -> np.ndarray:
+        """The same for one piece of the wall."""
         x, y = at.T
-        nearest = np.stack([np.clip(x, self._left, self._right), np.minimum(y, edge)], axis=-1)
+        nearest = np.stack([np.clip(x, self._left, self._right), np.clip(y, top, bottom)], axis=-1)
         away = at - nearest
         distance = np.sqrt((away**2).sum(-1))
         beside = nearest + away * (self._reach / np.where(distance > 0, distance, 1.0))[:, None]
-        exits = np.stack([x - self._left, self._right - x, edge - y], axis=-1)  # to each face, from inside the wall
+        exits = np.stack([x - self._left, self._right - x, bottom - y, y - top], axis=-1)  # to each face, from inside
         out = exits.argmin(-1)
-        across = np.choose(out, [self._left - self._reach, self._right + self._reach, x])
-        along = np.where(out == 2, edge + self._reach, y)
+        across = np.choose(out, [self._left - self._reach, self._right + self._reach, x, x])
+        along = np.choose(out, [y, y, bottom + self._reach, top - self._reach])
         moved = np.where((distance > 0)[:, None], beside, np.stack([across, along], axis=-1))
         return np.where((distance < self._rooms.radius)[:, None], moved, at)
 
@@ -180,7 +195,7 @@ def _wall_mask(rooms: Rooms) -> np.ndarray:
     for first, last in rooms.lines:
         line[first : last + 1] = True
     column = np.abs(pixel - rooms.wall) <= rooms.wall_half
-    row = np.abs(pixel - rooms.door) > rooms.door_half
+    row = np.all([np.abs(pixel - door) > rooms.door_half for door in rooms.doors], axis=0)
     return line[:, None] | line[None, :] | (row[:, None] & column[None, :])
 
 
@@ -191,8 +206,9 @@ def through_door(rooms: Rooms, noise_std: float, near_door: float, arrived: floa
     """A noisy walk at full speed to uniformly drawn targets, by way of the door where they are in the other room.
 
     The door is the aim until its middle is within ``near_door``; a target within ``arrived`` is replaced by a new one.
+    Of two doors it is the one that is less of a detour.
     """
-    door = np.array([rooms.wall, rooms.door])
+    doors = np.array([(rooms.wall, door) for door in rooms.doors])
 
     def start(rngs: Sequence[np.random.Generator]) -> BatchPolicy:
         targets = np.stack([rooms.sample(rng) for rng in rngs])  # (N, 2)
@@ -201,6 +217,8 @@ def through_door(rooms: Rooms, noise_std: float, near_door: float, arrived: floa
             for n in np.flatnonzero(_length(targets - states) < arrived):
                 targets[n] = rooms.sample(rngs[n])
             other = (states[:, 0] < rooms.wall) != (targets[:, 0] < rooms.wall)
+            detours = _length(doors - states[:, None]) + _length(doors - targets[:, None])  # (N, doors)
+            door = doors[detours.argmin(1)]
             to_door = other & (_length(door - states) > near_door)
             way = np.where(to_door[:, None], door, targets) - states
             unit = way / np.maximum(_length(way), 1e-8)[:, None]
@@ -232,6 +250,7 @@ class RoomsEnv(GoalEnv):
     legacy_step: ClassVar[Callable[[np.ndarray, np.ndarray], np.ndarray]]
     doors: ClassVar[tuple[float, ...]] = ()  # y of the door's middle at levels 1 to 3 of the factor "door"
     walls: ClassVar[tuple[float, ...]] = ()  # x of the wall's middle
+    second_doors: ClassVar[tuple[float, ...]] = ()  # y of its middle
 
     def __init__(
         self,
@@ -267,26 +286,25 @@ class RoomsEnv(GoalEnv):
         return _length(np.asarray(states) - np.asarray(goals))
 
     def path_length(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
-        """(..., 2) states and goals to the lengths of shortest ways, through the door where they are in two rooms."""
+        """(..., 2) states and goals to the lengths of shortest ways, through a door where they are in two rooms."""
         return self._geodesics(states, goals)
 
     @cached_property
     def _geodesics(self) -> Geodesics:
         rooms = self.rooms
         left, right = rooms.wall - rooms.wall_half, rooms.wall + rooms.wall_half
-        above = (left, rooms.low - rooms.size, right, rooms.door - rooms.door_half)
-        below = (left, rooms.door + rooms.door_half, right, rooms.high + rooms.size)
-        return Geodesics(np.array([above, below]), rooms.radius + GAP, slack=rooms.radius / 4)
+        ends = rooms.low - rooms.size, rooms.high + rooms.size
+        pieces = [(left, max(top, ends[0]), right, min(bottom, ends[1])) for top, bottom in rooms.pieces]
+        return Geodesics(np.array(pieces), rooms.radius + GAP, slack=rooms.radius / 4)
 
     def possible(self, states: np.ndarray) -> np.ndarray:
         """Half of the disk is inside of no wall."""
         rooms, at = self.rooms, np.asarray(states, np.float64)
         inside = ((at > rooms.low + rooms.radius / 2) & (at < rooms.high - rooms.radius / 2)).all(-1)
         beside = np.abs(at[..., 0] - rooms.wall) - rooms.wall_half
-        above = rooms.door_half - np.abs(
-            at[..., 1] - rooms.door
-        )  # to the nearer edge of the door, negative in the wall
-        gap = np.where(above > 0, np.hypot(np.maximum(beside, 0), above), np.maximum(beside, 0))
+        # To the nearer edge of the door, negative beside the wall.
+        within = np.max([rooms.door_half - np.abs(at[..., 1] - door) for door in rooms.doors], axis=0)
+        gap = np.where(within > 0, np.hypot(np.maximum(beside, 0), within), np.maximum(beside, 0))
         return inside & (gap > rooms.radius / 2)
 
     def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
@@ -346,13 +364,22 @@ class RoomsEnv(GoalEnv):
     def factors(self) -> Mapping[str, Factor]:
         if self.legacy:
             return super().factors()
-        door = {"door": _moved("door", self.rooms.door, self.doors)} if self.doors else {}
         wall = {"wall": _moved("wall", self.rooms.wall, self.walls)} if self.walls else {}
-        return {**super().factors(), **disk_factors(self.rooms), **door, **wall, "door_width": _narrower(self.rooms)}
+        width = {"door_width": _narrower(self.rooms)}
+        return {**super().factors(), **disk_factors(self.rooms), **self._door_factors(), **wall, **width}
+
+    def _door_factors(self) -> Mapping[str, Factor]:
+        """Where the only door is; a second one, if every place for it is beside the first."""
+        if self.rooms.second_door is not None:
+            return {}
+        door = {"door": _moved("door", self.rooms.door, self.doors)} if self.doors else {}
+        away = [abs(place - self.rooms.door) - 2 * self.rooms.door_half for place in self.second_doors]
+        second = {"second_door": _second(self.rooms, self.second_doors)} if away and min(away) > 0 else {}
+        return {**door, **second}
 
     def changed(self, **measures: float) -> RoomsEnv:
         """The same in rooms with other measures."""
-        now = {name: vars(self.rooms)[name] for name in CHANGED}
+        now = {name: vars(self.rooms)[name] for name in CHANGED if vars(self.rooms)[name] is not None}
         return type(self)(self.image_size, rooms={**now, **measures})
 
 
@@ -371,6 +398,12 @@ def _moved(name: str, usual: float, values: Sequence[float]) -> Factor:
     first, second, third = (f"{value - usual:+g}" for value in values)
     about = f"{name} moved, pixels of the canvas"
     return Factor("layout", about, ("0", first, second, third), partial(_with, name, values))
+
+
+def _second(rooms: Rooms, places: Sequence[float]) -> Factor:
+    first, second, third = (f"{place - rooms.door:+g}" for place in places)
+    about = "a second door, pixels of the canvas from the first"
+    return Factor("layout", about, ("none", first, second, third), partial(_with, "second_door", places))
 
 
 def _narrower(rooms: Rooms) -> Factor:

@@ -27,8 +27,8 @@ OWN = {
     "PointMaze-UMaze": {"mass", "damping", "force", "step", "maze", "walls"},
     "PointMaze-Medium": {"mass", "damping", "force", "step", "maze", "walls"},
     "PointMaze-Large": {"mass", "damping", "force", "step", "maze", "walls"},
-    "TwoRoom": {"speed", "dot", "radius", "door", "wall", "door_width"},
-    "Wall": {"speed", "dot", "door", "wall", "door_width"},
+    "TwoRoom": {"speed", "dot", "radius", "door", "second_door", "wall", "door_width"},
+    "Wall": {"speed", "dot", "door", "second_door", "wall", "door_width"},
     "Reacher": {"mass", "damping", "force"},
     "PushT": {"friction", "stiffness"},
     "Cube": {"mass", "friction"},
@@ -166,13 +166,14 @@ def test_rooms_that_cannot_be_are_refused() -> None:
     for kind, rooms, said in (
         (TwoRoom, {"dor": 3}, "no measure of the rooms named 'dor'"),
         (TwoRoom, {"door": 20}, "choose other measures"),
+        (TwoRoom, {"second_door": 75}, "choose other measures"),  # they would be one
         (Wall, {"wall": 5}, "choose other measures"),
     ):
         with pytest.raises(UserError, match=said):
             kind(rooms=rooms)
     with pytest.raises(UserError, match="leave out legacy or rooms"):
         TwoRoom(legacy=True, rooms={"door": 90})
-    assert not {"door", "speed"} & set(TwoRoom(legacy=True).factors())
+    assert not {"door", "second_door", "speed"} & set(TwoRoom(legacy=True).factors())
 
 
 @pytest.mark.parametrize("factor", ["camera", "zoom"])

@@ -20,20 +20,24 @@ from lewm_bench.envs.wall import Wall
 
 KINDS = (TwoRoom, Wall)
 NARROW = dataclasses.replace(tworoom.ROOMS, door_half=6.9)  # narrower than the disk
-ALL_ROOMS = (tworoom.ROOMS, wall.ROOMS, NARROW)
+TWO_DOORS = dataclasses.replace(tworoom.ROOMS, second_door=90.0)
+ALL_ROOMS = (tworoom.ROOMS, wall.ROOMS, NARROW, TWO_DOORS)
 
 
 def obstacles(rooms: Rooms, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(N, 2) points to (N,) distance to the nearest wall or border, and (N, 2) unit vectors away from it."""
     left, right = rooms.wall - rooms.wall_half, rooms.wall + rooms.wall_half
     across = points[:, 0] - np.clip(points[:, 0], left, right)
-    upper = np.stack([across, np.maximum(points[:, 1] - rooms.door + rooms.door_half, 0)], 1)
-    lower = np.stack([across, np.minimum(points[:, 1] - rooms.door - rooms.door_half, 0)], 1)
+    y, first, last = points[:, 1], rooms.door, rooms.second_door or rooms.door  # in this order
+    upper = np.stack([across, np.maximum(y - first + rooms.door_half, 0)], 1)
+    lower = np.stack([across, np.minimum(y - last - rooms.door_half, 0)], 1)
+    between = np.stack([across, y - np.clip(y, first + rooms.door_half, last - rooms.door_half)], 1)
     none = np.zeros(len(points))
     ways = np.stack(
         [
             upper,
             lower,
+            between if last > first else lower,
             np.stack([points[:, 0] - rooms.low, none], 1),
             np.stack([points[:, 0] - rooms.high, none], 1),
             np.stack([none, points[:, 1] - rooms.low], 1),
@@ -113,7 +117,8 @@ def test_no_walk_enters_a_wall_or_passes_beside_the_door(rooms: Rooms) -> None:
         assert distance.min() > rooms.radius  # never closer, not even by rounding
         assert (np.linalg.norm(after - at, axis=-1) <= np.linalg.norm(moves, axis=-1) + 1e-9).all()
         through = (at[:, 0] < rooms.wall) != (after[:, 0] < rooms.wall)
-        assert (np.abs(after[through, 1] - rooms.door) < rooms.door_half - rooms.radius).all()
+        beside = np.min([np.abs(after[through, 1] - door) for door in rooms.doors], axis=0)
+        assert (beside < rooms.door_half - rooms.radius).all()
         crossed, touched, at = crossed + through.sum(), touched + (distance < rooms.radius + 2 * GAP).sum(), after
     assert touched > 10_000
     assert crossed == 0 if rooms is NARROW else crossed > 500
@@ -184,6 +189,33 @@ def test_an_agent_set_inside_a_wall_is_put_beside_it(kind: type[RoomsEnv]) -> No
     deep = env.simulate(np.array([[rooms.wall - 1, rooms.high - 20]]), np.zeros((1, 1, 2)))[0, 0]
     expected = [rooms.wall - rooms.wall_half - rooms.radius - GAP, rooms.high - 20]
     np.testing.assert_allclose(deep, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_world_with_two_doors_has_what_worlds_with_one_have(kind: type[RoomsEnv]) -> None:
+    size, usual = kind.rooms.size, kind(kind.rooms.size)
+    at = stream(0, "test", "doors").uniform(0, size, (3000, 2))
+    states, goals = (np.stack([kind.rooms.sample(stream(0, "test", end, n)) for n in range(80)]) for end in "ab")
+    for level, place in enumerate(kind.second_doors, 1):
+        other = kind(size, rooms={"door": place})
+        both = usual.shifted("second_door", level)
+        assert np.array_equal(both.possible(at), usual.possible(at) | other.possible(at))
+        shortest = np.minimum(*(env.path_length(states, goals) for env in (usual, other)))
+        np.testing.assert_allclose(both.path_length(states, goals), shortest, rtol=1e-9)
+        walls = [env.render_states(states[:3]) for env in (both, usual, other)]
+        assert np.array_equal(walls[0], np.maximum(*walls[1:]))  # white where either has a door
+        assert "second_door" not in both.factors() and both.shifted("door_width", 3).rooms.second_door == place
+
+
+def test_a_walk_takes_the_nearer_of_two_doors() -> None:
+    env = TwoRoom(rooms={"second_door": 190})
+    for number in range(40):
+        targets = stream(0, "test", "target", number)
+        act = through_door(env.rooms, 0.0, tworoom.NEAR_DOOR, 0.0)([stream(0, "test", "target", number)])
+        target, start = env.rooms.sample(targets), np.array([40.0, 190.0])
+        if target[0] > env.rooms.wall:
+            down = np.linalg.norm(target - (112, 190)) + 72 < np.linalg.norm(target - (112, 49)) + np.hypot(72, 141)
+            assert (act(start[None])[0, 1] > -0.1) == down
 
 
 # Legacy.
