@@ -122,6 +122,7 @@ def evaluate(
     batch: int = 1,
     skip: Sequence[int] = (),
     filled: bool | None = None,
+    timed: bool = True,
 ) -> Iterator[PairResult]:
     """The results of all pairs not in ``skip``, as they are measured.
 
@@ -131,13 +132,15 @@ def evaluate(
     Args:
         filled: an agent is always shown ``batch`` episodes, the last one several times where there are fewer, so that
             no number is rounded otherwise; left out, where kernels are chosen by size.
+        timed: decisions that nobody counts come first, so that no time is one of a first call.
     """
     checked_agent(agent, setting.agent)
     context = _context_lengths(setting.dataset, pairs, agent, real_history)
     waiting = [i for i in range(len(pairs)) if i not in set(skip)]
     filled = sized(setting.device) if filled is None else filled
     batches = list(_batches(waiting, context, batch, filled))
-    _warm_up(agent, setting, pairs, batches, budget)
+    if timed:
+        _warm_up(agent, setting, pairs, batches, budget)
     for group in batches:
         name = parse_agent(setting.agent).trained
         rngs = [stream(setting.seed, "plan", setting.env_id, name, goal_offset, i) for i in group.shown]

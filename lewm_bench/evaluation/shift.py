@@ -132,6 +132,7 @@ def act_in(world: World, loaded: Loaded, setting: Setting, budget: int, goal_off
         real_history=SHIFT_1.real_history,
         batch=batch,
         skip=left_out,
+        timed=False,
     )
     return outcomes_of(sorted(results, key=lambda result: result.pair))
 
