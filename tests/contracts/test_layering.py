@@ -18,7 +18,9 @@ def test_the_reader_sees_imports() -> None:
     assert "lewm_bench.agents.oracle" in imports("lewm_bench.evaluation.episodes")  # which agents are below a package
     assert "lewm_bench.report.summarise" not in imports("lewm_bench.report.tables.results")  # for type checkers only
     assert "lightning_fabric" in imports("lewm_bench.train.ranks")  # inside a function
-    assert "torch" in imports("lewm_bench.core.torch_rng") and "torch" not in imports("lewm_bench.core.torch_rng", functions=False)
+    assert "torch" in imports("lewm_bench.core.torch_rng") and "torch" not in imports(
+        "lewm_bench.core.torch_rng", functions=False
+    )
     assert {"lewm_bench.planning.agent", "lewm_bench.core.types", "pydantic"} <= reachable("lewm_bench.agents.lewm")
     assert len(FILES) > 40
 
