@@ -29,7 +29,7 @@ OWN = {
     "PointMaze-Large": {"mass", "damping", "force", "step", "maze", "walls"},
     "TwoRoom": {"speed", "dot", "radius", "door", "second_door", "wall", "door_width"},
     "Wall": {"speed", "dot", "door", "second_door", "wall", "door_width"},
-    "Reacher": {"mass", "damping", "force"},
+    "Reacher": {"mass", "damping", "force", "links"},
     "PushT": {"friction", "stiffness", "shape", "size"},
     "Cube": {"mass", "friction"},
 }
