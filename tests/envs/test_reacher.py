@@ -315,7 +315,7 @@ def test_shorter_links_are_as_dense_and_turn_further() -> None:
     assert "links" not in Reacher(links=0.7).factors()
     heavy = Reacher(physics={"mass": 2.0}).shifted("links", 2)
     assert heavy.shifted("mass", 1).physics == {"mass": 3.0} and heavy.shifted("mass", 1).links == 0.7
-    with pytest.raises(UserError, match="links <= 1.25, got 2"):
+    with pytest.raises(UserError, match=r"links <= 1\.25, got 2"):
         Reacher(links=2)
 
 
