@@ -16,15 +16,11 @@ from lewm_bench.core.env import GoalEnv, frame_space
 from lewm_bench.core.errors import UserError, unknown
 from lewm_bench.core.exploration import PolicyFactory, generic_policies
 from lewm_bench.core.shift import Factor, scale_texts
+from lewm_bench.envs.parts.pusht_block import AGENT_RADIUS, TEE, Block
 from lewm_bench.envs.parts.pusht_policies import (
     ACTION_SCALE,
     AGENT_HIGH,
     AGENT_LOW,
-    AGENT_RADIUS,
-    CENTER,
-    REACH,
-    corners,
-    gap,
     pusht_policies,
 )
 from lewm_bench.system.extras import require
@@ -45,7 +41,8 @@ START_GAP = 5.0  # px between agent and block
 TELEPORT = 60.0  # px that agent and block are moved at least
 RECOLORED = "Orange"
 FRICTIONS, STIFFNESSES = (0.3, 1.0, 3.0), (0.7, 0.45, 0.2)  # of changed worlds, by level
-_CENTER_Y = float(CENTER[1])  # a float of Python is quicker
+SHAPES, BLOCK_SIZES = ("L", "cross", "square"), (0.85, 1.15, 1.3)
+SCALE = 30  # gym-pusht's, of its T
 
 
 class PushT(GoalEnv):
@@ -61,7 +58,8 @@ class PushT(GoalEnv):
     the motion is that of gym-pusht all the same, but for rounding, unless the agent touches bar and stem at once.
 
     ``target`` is "fixed" (the green T of the released data, at its default pose whatever the goal is) or "none".
-    ``friction`` is that between agent and block, ``stiffness`` multiplies that of the spring, up to 1.
+    ``friction`` is that between agent and block, ``stiffness`` multiplies that of the spring, up to 1. ``shape`` is
+    "T", "L", "cross" or "square", ``size`` multiplies its lengths; the mass stays, as does gym-pusht's rule for inertia.
     """
 
     threshold = 1.0
@@ -76,12 +74,15 @@ class PushT(GoalEnv):
         render_mode: str = "rgb_array",
         friction: float = 0.0,
         stiffness: float = 1.0,
+        shape: str = TEE.shape,
+        size: float = TEE.size,
     ) -> None:
         if target not in ("fixed", "none"):
             raise unknown("target", str(target), ("fixed", "none"))
         if not 0 < stiffness <= 1 or friction < 0:
             raise UserError(f"need 0 < stiffness <= 1 and friction >= 0, got {stiffness} and {friction}")
         self.image_size, self.target, self.friction, self.stiffness = image_size, target, friction, stiffness
+        self.block = Block(shape, size)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = frame_space(image_size, render_mode)
         self._state = np.array([256, 400, 256, 300, 0, 0, 0, 0, 0, 0], np.float64)
@@ -89,8 +90,8 @@ class PushT(GoalEnv):
 
     def _open(self) -> None:
         packages = _packages()
-        self._physics = _Physics(packages, self.friction, self.stiffness)
-        self._scene = _Scene(packages, self.image_size, self.target)
+        self._physics = _Physics(packages, self.block, self.friction, self.stiffness)
+        self._scene = _Scene(packages, self.block, self.image_size, self.target)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_physics", "_scene")}
@@ -105,11 +106,11 @@ class PushT(GoalEnv):
         low, high = WALL_LOW + START_MARGIN, WALL_HIGH - START_MARGIN
         while True:
             pose = rng.uniform((low, low, 0), (high, high, 2 * math.pi))
-            points = corners(pose)
+            points = self.block.corners(pose)
             if points.min() < low or points.max() > high:
                 continue
             agent = rng.uniform(AGENT_LOW + START_GAP, AGENT_HIGH - START_GAP, 2)
-            if gap(agent, pose) > AGENT_RADIUS + START_GAP:
+            if self.block.gap(agent, pose) > AGENT_RADIUS + START_GAP:
                 return np.concatenate([agent, pose, np.zeros(5)])
 
     def get_state(self) -> np.ndarray:
@@ -126,6 +127,19 @@ class PushT(GoalEnv):
         error = np.asarray(states, np.float64)[..., :5] - np.asarray(goals, np.float64)[..., :5]
         turn = np.abs((error[..., 4] + math.pi) % (2 * math.pi) - math.pi)
         return np.maximum(np.linalg.norm(error[..., :4], axis=-1) / POSITION_TOLERANCE, turn / ANGLE_TOLERANCE)
+
+    def possible(self, states: np.ndarray) -> np.ndarray:
+        """Of another block than the T: no wall presses it, and half of the agent is outside of it."""
+        if self._is_usual:
+            return super().possible(states)
+        agent, pose = np.asarray(states, np.float64)[..., :2], np.asarray(states, np.float64)[..., 2:5]
+        points = self.block.corners(pose)
+        inside = (points >= WALL_LOW - PRESSED).all((-2, -1)) & (points <= WALL_HIGH + PRESSED).all((-2, -1))
+        return inside & (self.block.gap(agent, pose) > AGENT_RADIUS / 2)
+
+    @property
+    def _is_usual(self) -> bool:
+        return (self.block.shape, self.block.size) == (TEE.shape, TEE.size)
 
     def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
         """Positions in px, velocity in px/s, the angle as (cos, sin)."""
@@ -189,22 +203,40 @@ class PushT(GoalEnv):
     # Exploration.
 
     def policies(self) -> Mapping[str, PolicyFactory]:
-        return {**generic_policies(self.action_space), **pusht_policies(self.sample_state)}
+        return {**generic_policies(self.action_space), **pusht_policies(self.block, self.sample_state)}
 
     # Changed worlds.
 
     def factors(self) -> Mapping[str, Factor]:
         rough = Factor("physics", "friction between agent and block", ("0", *map(str, FRICTIONS)), _rougher)
         slow = Factor("physics", "stiffness of the spring that moves the agent", scale_texts(STIFFNESSES), _softer)
-        return {**super().factors(), "friction": rough, "stiffness": slow}
+        found = {**super().factors(), "friction": rough, "stiffness": slow}
+        if self._is_usual:
+            found["shape"] = Factor("layout", "shape of the block", (TEE.shape, *SHAPES), _reshaped)
+            found["size"] = Factor("layout", "size of the block", scale_texts(BLOCK_SIZES), _resized)
+        return found
 
 
 def _rougher(env: PushT, level: int) -> PushT:
-    return PushT(env.image_size, env.target, friction=FRICTIONS[level - 1], stiffness=env.stiffness)
+    return _with(env, friction=FRICTIONS[level - 1])
 
 
 def _softer(env: PushT, level: int) -> PushT:
-    return PushT(env.image_size, env.target, friction=env.friction, stiffness=STIFFNESSES[level - 1] * env.stiffness)
+    return _with(env, stiffness=STIFFNESSES[level - 1] * env.stiffness)
+
+
+def _reshaped(env: PushT, level: int) -> PushT:
+    return _with(env, shape=SHAPES[level - 1])
+
+
+def _resized(env: PushT, level: int) -> PushT:
+    return _with(env, size=BLOCK_SIZES[level - 1])
+
+
+def _with(env: PushT, **changed: Any) -> PushT:
+    """The same with other arguments."""
+    now = {"friction": env.friction, "stiffness": env.stiffness, "shape": env.block.shape, "size": env.block.size}
+    return PushT(env.image_size, env.target, **{**now, **changed})
 
 
 class _Physics:
@@ -215,20 +247,20 @@ class _Physics:
     as much as the physics itself.
     """
 
-    def __init__(self, packages: SimpleNamespace, friction: float, stiffness: float) -> None:
-        self._pull = K_P * stiffness
+    def __init__(self, packages: SimpleNamespace, block: Block, friction: float, stiffness: float) -> None:
+        self._form, self._pull = block, K_P * stiffness
         self._lib, pymunk, pusht = packages.cffi.lib, packages.pymunk, packages.PushTEnv
         space, ground = pymunk.Space(), pymunk.Body(body_type=pymunk.Body.STATIC)
         self._agent = pusht.add_circle(space, (256, 400), AGENT_RADIUS)
-        self._block, tee = pusht.add_tee(space, (256, 300), 0)
+        self._block, parts = _add_block(packages, block, space)
         if friction:  # 0 is gym-pusht's
-            for shape in (*self._agent.shapes, *tee):
+            for shape in (*self._agent.shapes, *parts):
                 shape.friction = math.sqrt(friction)  # that of two things is the product of theirs
         space.remove(*space.shapes, *space.bodies)
         walls = [pymunk.Segment(ground, *wall, WALL_RADIUS) for wall in WALLS]
-        self._kept = ground, walls, tee, list(self._agent.shapes)  # Chipmunk's objects die with pymunk's
-        self._tee = [shape._shape for shape in tee]
-        self._shapes = [shape._shape for shape in (*walls, *self._agent.shapes, *tee)]
+        self._kept = ground, walls, parts, list(self._agent.shapes)  # Chipmunk's objects die with pymunk's
+        self._parts = [shape._shape for shape in parts]
+        self._shapes = [shape._shape for shape in (*walls, *self._agent.shapes, *parts)]
         self._bodies = self._agent._body, self._block._body, ground._body
         self._nearest = packages.cffi.ffi.new("cpPointQueryInfo *")
 
@@ -237,7 +269,7 @@ class _Physics:
 
         A function of its arguments to the last bit: nothing is left of what happened before.
         """
-        if _out_of_reach(state, move):
+        if _out_of_reach(self._form, state, move):
             return self._drive(None, state, move)
         lib, (x, y, block_x, block_y, angle, vx, vy, block_vx, block_vy, spin) = self._lib, state
         agent, block, _ = self._bodies
@@ -268,7 +300,7 @@ class _Physics:
         x, y, vx, vy, block = *state[:2], *state[5:7], (*state[2:5], *state[7:])
         aim_x, aim_y = x + move[0], y + move[1]
         before = lib.cpBodyGetPosition(body)
-        at_wall = _room(block) <= 2 * REACH  # from further no block gets there in one step
+        at_wall = _room(self._form, block) <= 2 * self._form.reach  # from further no block gets there in one step
         for _ in range(SUBSTEPS):
             vx, vy = _servo(x, vx, aim_x, self._pull), _servo(y, vy, aim_y, self._pull)
             if space is not None:
@@ -311,13 +343,13 @@ class _Physics:
         gym-pusht's agent is infinitely strong and crushes the block, which then jumps out of the walls.
         """
         low, high = WALL_LOW - PRESSED, WALL_HIGH + PRESSED
-        for shape in self._tee:
+        for shape in self._parts:
             box = self._lib.cpShapeGetBB(shape)
             if box.l < low or box.b < low or box.r > high or box.t > high:
                 break
         else:
             return vx, vy
-        for shape in self._tee:
+        for shape in self._parts:
             if self._lib.cpShapePointQuery(shape, (x, y), self._nearest) < AGENT_RADIUS:
                 away = self._nearest.gradient
                 toward = min(vx * away.x + vy * away.y, 0.0)
@@ -338,41 +370,52 @@ def _servo(position: float, velocity: float, aim: float, pull: float) -> float:
     return max(velocity, min((AGENT_LOW - position) / TIMESTEP, 0.0))
 
 
-def _out_of_reach(state: Sequence[float], move: Sequence[float]) -> bool:
+def _add_block(packages: SimpleNamespace, block: Block, space: Any) -> tuple[Any, list[Any]]:
+    """The block's body and the shapes of its parts; a T is gym-pusht's own."""
+    if block.shape == TEE.shape:
+        return packages.PushTEnv.add_tee(space, (256, 300), 0, scale=SCALE * block.size)
+    body = packages.pymunk.Body(1, block.inertia)
+    parts = [packages.pymunk.Poly(body, part) for part in block.corners(np.zeros(3)).reshape(-1, 4, 2).tolist()]
+    body.center_of_gravity = tuple(block.middle.tolist())
+    space.add(body, *parts)
+    return body, parts
+
+
+def _out_of_reach(block: Block, state: Sequence[float], move: Sequence[float]) -> bool:
     """Whether a resting block can touch neither wall nor agent in this step."""
     x, y, block_x, block_y, angle, vx, vy, *motion = state
-    if any(motion) or _room((block_x, block_y, angle)) <= REACH + 1:
+    if any(motion) or _room(block, (block_x, block_y, angle)) <= block.reach + 1:
         return False
-    middle_x, middle_y = _middle(block_x, block_y, angle)
+    middle_x, middle_y = _middle(block, block_x, block_y, angle)
     # The spring-damper covers less than 0.4 of the move, and the present velocity fades. One pixel is for rounding.
     way = 0.4 * math.hypot(*move) + 0.1 * math.hypot(vx, vy)
-    return math.hypot(middle_x - x, middle_y - y) > REACH + AGENT_RADIUS + 1 + way
+    return math.hypot(middle_x - x, middle_y - y) > block.reach + AGENT_RADIUS + 1 + way
 
 
-def _room(block: Sequence[float]) -> float:
-    """Distance between the middle of the block and the nearest wall."""
-    x, y = _middle(*block[:3])
+def _room(block: Block, pose: Sequence[float]) -> float:
+    """Distance between the middle of the circle around the block and the nearest wall."""
+    x, y = _middle(block, *pose[:3])
     return min(x - WALL_LOW, y - WALL_LOW, WALL_HIGH - x, WALL_HIGH - y)
 
 
-def _middle(x: float, y: float, angle: float) -> tuple[float, float]:
-    """The centre of the smallest circle around a block, which is on the T's axis."""
-    return x - _CENTER_Y * math.sin(angle), y + _CENTER_Y * math.cos(angle)
+def _middle(block: Block, x: float, y: float, angle: float) -> tuple[float, float]:
+    """The centre of the circle around a block, which is on its axis."""
+    return x - block.center_y * math.sin(angle), y + block.center_y * math.cos(angle)
 
 
 class _Scene:
     """Draws a state as gym-pusht does, but keeps what never changes and shrinks only what did."""
 
-    def __init__(self, packages: SimpleNamespace, image_size: int, target: str) -> None:
+    def __init__(self, packages: SimpleNamespace, block: Block, image_size: int, target: str) -> None:
         self._pygame, self._cv2, self._debug_color = packages.pygame, packages.cv2, packages.SpaceDebugColor
-        self._size = image_size
+        self._block, self._size = block, image_size
         # Parts that begin and end on this grid of screen pixels are shrunk to whole pixels of the frame.
         self._grid = WORLD // math.gcd(WORLD, image_size) if image_size <= WORLD else WORLD
         self._screen = packages.pygame.Surface((WORLD, WORLD), depth=32)
         self._draw = packages.DrawOptions(self._screen)
         self._screen.fill((255, 255, 255))
         if target == "fixed":
-            for part in corners(np.array(TARGET_POSE)).round().reshape(2, 4, 2).tolist():
+            for part in block.corners(np.array(TARGET_POSE)).round().reshape(-1, 4, 2).tolist():
                 packages.pygame.draw.polygon(self._screen, packages.pygame.Color("LightGreen"), part)
         self._draw_walls()
         # A view of the surface's memory, whatever the order of its channels there.
@@ -383,8 +426,8 @@ class _Scene:
 
     def draw(self, state: np.ndarray, block: str = "LightSlateGray") -> np.ndarray:
         """(X,) to a fresh (size, size, 3) uint8 frame."""
-        agent, parts = state[:2], corners(state[2:5])
-        for part in parts.reshape(2, 4, 2).tolist():
+        agent, parts = state[:2], self._block.corners(state[2:5])
+        for part in parts.reshape(-1, 4, 2).tolist():
             self._draw.draw_polygon(part, 0.0, None, self._color(block))
         self._draw.draw_circle(agent.tolist(), 0.0, AGENT_RADIUS, None, self._color("RoyalBlue"))
         changed = [self._box(agent, agent, AGENT_RADIUS + 2), self._box(parts.min(0), parts.max(0), 4)]

@@ -14,7 +14,7 @@ from mujoco.rollout import Rollout
 
 from lewm_bench.core.env import GoalEnv, frame_space
 from lewm_bench.core.errors import UserError
-from lewm_bench.core.shift import Factor
+from lewm_bench.core.shift import Factor, scale_texts
 from lewm_bench.envs.parts.physics import physics_factors, scale_physics
 from lewm_bench.system.extras import require
 from lewm_bench.system.gl import Camera
@@ -23,9 +23,12 @@ from lewm_bench.system.resources import cores
 SUBSTEPS = 2  # physics steps of 0.02 s per environment step
 CAMERA = 0  # dm_control's "fixed", from above
 ARM = ("root", "arm", "hand", "finger")  # its geoms, and its foot, which the upper link hides in part
+LINK_GEOMS, LINK_ENDS = ("arm", "hand"), ("hand", "finger")  # the bodies that begin where links end
 HIDDEN = 5  # a geom group that MuJoCo's default options do not draw
 SUPERSAMPLING = 3  # the arm is drawn this much larger and averaged down
 ARM_SLICES = 12  # sides of a drawn cylinder; most of the time goes into vertices
+LINKS = (0.85, 0.7, 0.5)  # of changed worlds, by level
+LONGEST = 1.25  # the stretched arm ends at the walls
 OTHER_COLORS = {"self": (0.3, 0.7, 0.5), "effector": (0.2, 0.7, 0.4)}  # the arm's orange with rotated channels
 _MAX_THREADS = 8
 _THREADED_STEPS = 2000  # below this many physics steps, starting threads costs more than they save
@@ -37,7 +40,7 @@ class Reacher(GoalEnv):
     The state is (shoulder, wrist, their velocities), in radians and seconds. The distance is the larger of the two
     joint errors. The shoulder turns without end: as published, a goal that is a full turn away is not reached although
     it looks the same; ``wrapped=True`` takes the shoulder's error (the wrist is limited) around the circle instead.
-    ``physics`` multiplies "mass", "damping" or "force".
+    ``physics`` multiplies "mass", "damping" or "force", ``links`` the length of both links, whose density stays.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 25}
@@ -54,14 +57,18 @@ class Reacher(GoalEnv):
         threshold: float = 0.05,
         render_mode: str = "rgb_array",
         physics: Mapping[str, float] | None = None,
+        links: float = 1.0,
     ) -> None:
         if not threshold > 0:
             raise UserError(f"threshold must be positive (radians), got {threshold}")
+        if not 0 < links <= LONGEST:
+            raise UserError(f"need 0 < links <= {LONGEST}, got {links}")
+        self.links = links
         self.threshold, self.wrapped, self.image_size = threshold, wrapped, image_size
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = frame_space(image_size, render_mode)
         self.physics = dict(physics or {})
-        self._model = physics_model()
+        self._model = physics_model(links)
         scale_physics(self._model, self.physics)
         self._data = mujoco.MjData(self._model)
         self._pool = [mujoco.MjData(self._model) for _ in range(min(cores(), _MAX_THREADS))]
@@ -149,7 +156,7 @@ class Reacher(GoalEnv):
         if self._painted_by is not None:
             return self._painted_by._draw(states, colors)
         if self._painter is None:
-            self._painter = _Painter(self.image_size)
+            self._painter = _Painter(self.image_size, self.links)
         return self._painter.draw(np.asarray(states, np.float64)[:, :2], colors)
 
     def close(self) -> None:
@@ -160,15 +167,22 @@ class Reacher(GoalEnv):
     # Changed worlds.
 
     def factors(self) -> Mapping[str, Factor]:
-        return {**super().factors(), **physics_factors(("mass", "damping", "force"), _scaled)}
+        found = {**super().factors(), **physics_factors(("mass", "damping", "force"), _scaled)}
+        if self.links == 1:
+            found["links"] = Factor("layout", "length of the links", scale_texts(LINKS), _shortened)
+        return found
 
 
 def _scaled(env: Reacher, scales: Mapping[str, float]) -> Reacher:
     """The same with constants of its physics multiplied."""
     both = {name: env.physics.get(name, 1.0) * scales.get(name, 1.0) for name in {**env.physics, **scales}}
-    made = Reacher(env.image_size, env.wrapped, env.threshold, physics=both)
+    made = Reacher(env.image_size, env.wrapped, env.threshold, physics=both, links=env.links)
     made._painted_by = env
     return made
+
+
+def _shortened(env: Reacher, level: int) -> Reacher:
+    return Reacher(env.image_size, env.wrapped, env.threshold, physics=env.physics, links=LINKS[level - 1])
 
 
 def _clipped(actions: np.ndarray) -> np.ndarray:
@@ -178,19 +192,24 @@ def _clipped(actions: np.ndarray) -> np.ndarray:
     return np.clip(actions, -1.0, 1.0)
 
 
-def reacher_spec() -> mujoco.MjSpec:
-    """dm_control's reacher as its file has it, with the target invisible. Only the file is read: importing the suite
-    would choose an OpenGL for the whole process.
+def reacher_spec(links: float) -> mujoco.MjSpec:
+    """dm_control's reacher as its file has it, with the target invisible and the links' length multiplied.
+
+    Only the file is read: importing the suite would choose an OpenGL for the whole process.
     """
     package = require("dm_control", "Reacher")
     spec = mujoco.MjSpec.from_file(str(Path(package.__file__).parent / "suite" / "reacher.xml"))
     spec.geom("target").group = HIDDEN
+    for name in LINK_GEOMS:
+        spec.geom(name).fromto *= links
+    for name in LINK_ENDS:
+        spec.body(name).pos *= links
     return spec
 
 
-def physics_model() -> mujoco.MjModel:
+def physics_model(links: float = 1.0) -> mujoco.MjModel:
     """The model that is stepped."""
-    spec = reacher_spec()
+    spec = reacher_spec(links)
     # Without warm start the state determines the future to the last bit.
     spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_WARMSTART
     _shrink_textures(spec)
@@ -212,10 +231,10 @@ class _Painter:
     cylinders have 12 sides instead of 28, and edges are smoothed by averaging 3 x 3 pixels instead of 4 samples.
     """
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, image_size: int, links: float) -> None:
         self._size = image_size
         self._room = self._draw_room().astype(np.uint16)
-        spec = reacher_spec()
+        spec = reacher_spec(links)
         for geom in spec.geoms:
             if geom.name not in ARM:
                 geom.group = HIDDEN
@@ -232,7 +251,7 @@ class _Painter:
 
     def _draw_room(self) -> np.ndarray:
         """(size, size, 3) uint8 without the arm, in full quality."""
-        spec = reacher_spec()
+        spec = reacher_spec(links=1.0)
         for name in ARM:
             spec.geom(name).group = HIDDEN
         model = spec.compile()

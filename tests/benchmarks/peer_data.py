@@ -152,14 +152,14 @@ def why(states: np.ndarray, step: int) -> str:
     """Where agent and block of PushT are when ``step`` leads elsewhere."""
     import numpy as np
 
-    from lewm_bench.envs.parts.pusht_policies import AGENT_RADIUS, corners, gap
+    from lewm_bench.envs.parts.pusht_block import AGENT_RADIUS, TEE
 
     around = states[step : step + 2]
-    block = np.concatenate([corners(state[2:5]).ravel() for state in around])
+    block = np.concatenate([TEE.corners(state[2:5]).ravel() for state in around])
     agent = around[:, :2]
     if min(block.min(), agent.min() - AGENT_RADIUS) < 9 or max(block.max(), agent.max() + AGENT_RADIUS) > 502:
         return "with block or agent at a wall"
-    if step < 4 and gap(states[0, :2], states[0, 2:5]) < AGENT_RADIUS + 4:
+    if step < 4 and TEE.gap(states[0, :2], states[0, 2:5]) < AGENT_RADIUS + 4:
         return "because they begin in contact, with the block in motion"
     return "elsewhere"
 

@@ -29,8 +29,8 @@ OWN = {
     "PointMaze-Large": {"mass", "damping", "force", "step", "maze", "walls"},
     "TwoRoom": {"speed", "dot", "radius", "door", "second_door", "wall", "door_width"},
     "Wall": {"speed", "dot", "door", "second_door", "wall", "door_width"},
-    "Reacher": {"mass", "damping", "force"},
-    "PushT": {"friction", "stiffness"},
+    "Reacher": {"mass", "damping", "force", "links"},
+    "PushT": {"friction", "stiffness", "shape", "size"},
     "Cube": {"mass", "friction"},
 }
 LIGHT = [name for name in OWN if name != "Cube"]
@@ -75,7 +75,7 @@ def test_physics_changes_motion_more_at_higher_levels(name: str) -> None:
             assert np.array_equal(copied.simulate(states[:3], actions[:3]), worlds[2].simulate(states[:3], actions[:3]))
 
 
-@pytest.mark.parametrize("name", ["PointMaze-UMaze", "PointMaze-Medium", "TwoRoom", "Wall"])
+@pytest.mark.parametrize("name", ["PointMaze-UMaze", "PointMaze-Medium", "TwoRoom", "Wall", "PushT"])
 def test_layouts_are_seen_and_have_room_for_starts(name: str) -> None:
     env = made(name)
     states = starts(env, 60)

@@ -22,17 +22,12 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
 from lewm_bench.data.check import check_goal_env
 from lewm_bench.envs import pusht
-from lewm_bench.envs.parts.pusht_policies import (
-    AGENT_HIGH,
-    AGENT_LOW,
-    INERTIA,
-    MIDDLE,
-    corners,
-    gap,
-    pushing_expert,
-    rotated,
-)
+from lewm_bench.envs.parts.pusht_block import OUTLINES, TEE, Block, rotated
+from lewm_bench.envs.parts.pusht_policies import AGENT_HIGH, AGENT_LOW, pushing_expert
 from lewm_bench.envs.pusht import PushT
+
+corners, gap, MIDDLE, INERTIA = TEE.corners, TEE.gap, TEE.middle, TEE.inertia
+CHANGED = [{"size": 0.85}, {"size": 1.3}, {"shape": "L"}, {"shape": "cross"}, {"shape": "square", "size": 1.2}]
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +159,7 @@ def test_a_block_that_nothing_touches_keeps_its_pose(env: PushT) -> None:
     # Out of the agent's way, but so near that the physics is run.
     state = at_rest(200, 340, 256, 256, 1.234)
     after = env.simulate(state[None], np.zeros((1, 50, 2)))[0]
-    assert not pusht._out_of_reach(state.tolist(), [0, 0])
+    assert not pusht._out_of_reach(TEE, state.tolist(), [0, 0])
     assert np.array_equal(after[:, 2:5], np.tile(state[2:5], (50, 1))) and not after[:, 7:].any()
 
 
@@ -269,7 +264,13 @@ def test_no_target_and_another_colour_change_nothing_else(env: PushT) -> None:
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [({"image_size": 4}, "16"), ({"target": "fix"}, "mean 'fixed'"), ({"render_mode": "x"}, "mode")],
+    [
+        ({"image_size": 4}, "16"),
+        ({"target": "fix"}, "mean 'fixed'"),
+        ({"render_mode": "x"}, "mode"),
+        ({"shape": "Cross"}, "mean 'cross'"),
+        ({"size": 2.0}, "<= 1.5, got 2.0"),
+    ],
 )
 def test_a_bad_option_is_explained(option: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -323,6 +324,72 @@ def test_quantities_are_read_off_the_state(env: PushT) -> None:
     np.testing.assert_allclose(named["block_angle"][1], [np.cos(14), np.sin(14)])
 
 
+# Other blocks.
+
+
+def shape_of(block: Block, pose: np.ndarray) -> Polygon:
+    """One polygon: its parts are grown by more than rounding, so that they touch."""
+    return unary_union(
+        [Polygon(part).buffer(1e-7, join_style="mitre") for part in block.corners(pose).reshape(-1, 4, 2)]
+    )
+
+
+@pytest.mark.parametrize("size", [0.85, 1.3])
+def test_another_size_is_what_gym_pusht_makes_of_it(size: float) -> None:
+    body, parts = theirs.PushTEnv.add_tee(theirs.pymunk.Space(), (250, 260), 0, scale=30 * size)
+    block = Block("T", size)
+    np.testing.assert_allclose(tuple(body.center_of_gravity), block.middle)
+    assert body.moment == pytest.approx(block.inertia) and block.inertia == pytest.approx(INERTIA * size**2)
+    points = {(round(x, 6), round(y, 6)) for part in parts for x, y in map(body.local_to_world, part.get_vertices())}
+    assert {tuple(point.round(6)) for point in block.corners(np.array([250, 260, 0]))} == points
+
+
+@pytest.mark.parametrize("shape", OUTLINES)
+def test_a_shape_lies_in_its_circle_and_is_pushed_from_outside(shape: str) -> None:
+    block, pose = Block(shape, 1.2), np.array([200.0, 220, 0.7])
+    outline = shape_of(block, pose)
+    center = pose[:2] + rotated(block.center, pose[2])
+    far = max(np.hypot(*(np.array(point) - center)) for point in outline.exterior.coords)
+    assert block.reach - 0.3 < far < block.reach
+    grid = stream(0, "test", "grid").uniform(60, 360, (300, 2))
+    outside = np.array([outline.distance(Point(point)) for point in grid])
+    np.testing.assert_allclose(np.maximum(block.gap(grid, pose), 0), outside, atol=1e-6)
+    world = pose[:2] + rotated(block.points, pose[2]), rotated(block.pushes, pose[2])
+    assert len(block.points) >= 9
+    for point, push in zip(*world, strict=True):
+        assert outline.exterior.distance(Point(point)) < 1e-6 and outline.contains(Point(point + push))
+        assert outline.distance(Point(point - 25 * push)) > 15
+    assert (block.levers > 1).any() and (block.levers < -1).any()  # it can be turned either way
+
+
+@pytest.mark.parametrize("changes", CHANGED, ids=str)
+def test_another_block_is_pushed_and_seen_where_it_is(changes: dict) -> None:
+    env = PushT(target="none", **changes)
+    states, actions = rolled(env, "pushing_expert", 12, 40)
+    assert np.array_equal(PushT(**changes).simulate(states[:3, 20], actions[:3, 20:]), states[:3, 21:])
+    assert (env.block.gap(states[..., :2], states[..., 2:5]) > 12).mean() > 0.99
+    assert (np.abs(states[:, -1, 2:4] - states[:, 0, 2:4]).max(1) > 10).mean() > 0.3
+    x, y = np.meshgrid(np.arange(64) * 8.0 + 4, np.arange(64) * 8.0 + 4)
+    last = states[:, -1]
+    for state, frame, other in zip(last, env.render_states(last), env.recolored(last), strict=True):
+        gaps = env.block.gap(np.stack([x, y], -1), state[2:5])
+        changed = (frame != other).any(-1)
+        free = np.hypot(x - state[0], y - state[1]) > 22  # of the agent, which is drawn above
+        assert changed[(gaps < -6) & free].all() and not changed[gaps > 9].any()
+
+
+@pytest.mark.parametrize("changes", CHANGED, ids=str)
+def test_starts_of_another_block_are_possible_and_overlaps_are_not(changes: dict) -> None:
+    env, states = PushT(**changes), sampled(PushT(), 100)
+    own = sampled(env, 30)
+    assert env.possible(own).all() and env.possible(own[None]).shape == (1, 30)
+    overlaps = [shape_of(env.block, state[2:5]).distance(Point(state[:2])) <= 7.5 for state in states]
+    bounds = np.array([shape_of(env.block, state[2:5]).bounds for state in states])
+    assert np.array_equal(env.possible(states), ~np.array(overlaps) & (bounds.min(1) >= 5) & (bounds.max(1) <= 506))
+    assert not env.possible(np.array([at_rest(100, 100, 300, 300 - 20, 0), at_rest(300, 300, 300, 300, 0)])).all()
+    assert PushT().possible(at_rest(300, 310, 300, 300, 0))  # nothing is left out where it was trained
+
+
 # Policies.
 
 
@@ -332,7 +399,7 @@ def test_the_expert_brings_the_block_to_its_goal() -> None:
     target = at_rest(0, 0, *pose)
     middle = pose[:2] + rotated(MIDDLE, pose[2])
 
-    act = pushing_expert(lambda rng: target)([stream(0, "expert", n) for n in range(40)])
+    act = pushing_expert(TEE, lambda rng: target)([stream(0, "expert", n) for n in range(40)])
     states, best = sampled(env, 40), np.full(40, np.inf)
     for _ in range(200):
         states = env.simulate(states, act(states)[:, None])[:, 0]

@@ -237,12 +237,13 @@ def test_distance_is_the_larger_joint_error() -> None:
     assert wrapped.distance(np.zeros((3, 5, 4)), state).shape == (3, 5)
 
 
-def test_quantities_are_mujocos() -> None:
-    env = Reacher()
+@pytest.mark.parametrize("links", [1.0, 0.6])
+def test_quantities_are_mujocos(links: float) -> None:
+    env = Reacher(links=links)
     states, actions = starts_and_actions(env, 20)
     states = np.concatenate([states, env.simulate(states, actions)[:, -1]])
     found = env.quantities(states)
-    model = physics_model()
+    model = physics_model(links)
     data = mujoco.MjData(model)
     for n, state in enumerate(states):
         data.qpos[:], data.qvel[:] = state[:2], state[2:]
@@ -300,10 +301,29 @@ def test_looks_like_dm_control(theirs: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(*centers, atol=0.5)
 
 
+def test_shorter_links_are_as_dense_and_turn_further() -> None:
+    usual, short = physics_model(), physics_model(0.5)
+    for name, length in (("arm", 0.12), ("hand", 0.10)):  # capsules of radius 1 cm: cylinders and two half balls
+        volumes = [np.pi * 1e-4 * (scale * length + 4 / 3 * 0.01) for scale in (1, 0.5)]
+        masses = [model.body(name).mass[0] for model in (usual, short)]
+        assert masses[1] / masses[0] == pytest.approx(volumes[1] / volumes[0])
+    assert short.body("finger").mass == usual.body("finger").mass
+    turned = [
+        Reacher().shifted("links", level).simulate(np.zeros((1, 4)), np.ones((1, 4, 2)))[0, -1] for level in range(4)
+    ]
+    assert (np.diff(np.array(turned)[:, 1]) > 0).all()
+    assert "links" not in Reacher(links=0.7).factors()
+    heavy = Reacher(physics={"mass": 2.0}).shifted("links", 2)
+    assert heavy.shifted("mass", 1).physics == {"mass": 3.0} and heavy.shifted("mass", 1).links == 0.7
+    with pytest.raises(UserError, match=r"links <= 1\.25, got 2"):
+        Reacher(links=2)
+
+
 @needs_gl
-def test_the_finger_is_drawn_where_it_is() -> None:
+@pytest.mark.parametrize("links", [1.0, 0.6])
+def test_the_finger_is_drawn_where_it_is(links: float) -> None:
     """A pinhole camera 0.75 above the floor that sees 45 degrees."""
-    env = Reacher(image_size=96)
+    env = Reacher(image_size=96, links=links)
     states, _ = starts_and_actions(env, 12)
     bent = np.abs(states[:, 1]) < 2  # elsewhere the finger may lie over the upper link
     states = states[bent]
@@ -314,7 +334,7 @@ def test_the_finger_is_drawn_where_it_is() -> None:
         rows, columns = np.nonzero(mask)
         assert np.hypot(rows + 0.5 - row, columns + 0.5 - column).min() < 1.0
         far = np.hypot(rows + 0.5 - 48, columns + 0.5 - 48).max()
-        assert far < 48 / np.tan(np.deg2rad(22.5)) * 0.26 / 0.73 + 1
+        assert far < 48 / np.tan(np.deg2rad(22.5)) * (0.24 * links + 0.02) / 0.73 + 1
 
 
 @needs_gl
