@@ -217,8 +217,12 @@ class AntMaze(GoalEnv):
             return super().sample_task(rng, number)
         cells = self._tasks[number % len(self._tasks)]
         start, goal = (self._near(CELL * (np.array(cell[::-1]) - 1.0), rng) for cell in cells)
-        walk = WalkTo(self._body.gait, self.walls, self._cells, self._cells(goal))
-        return replace(solved(self, walk, start, goal, MOST_STEPS), goal=goal)
+        place, walls, gait = self._cells(goal), self.walls, self._body.gait
+
+        def walk() -> WalkTo:
+            return WalkTo(gait, walls, self._cells, place, rng.uniform(0, gait.period))
+
+        return replace(solved(self, walk, start, goal, MOST_STEPS), goal=goal)  # where it stands, not walks
 
     def _near(self, place: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A standing state (29,) within 1 m of x, y to either side."""

@@ -194,8 +194,10 @@ class Cube(GoalEnv):
         asked = self._world.task_infos[number % len(self._world.task_infos)]
         begin, end = asked["init_xyzs"][0], asked["goal_xyzs"][0]
         arm = self.sample_state(rng)
-        start = self._arranged(arm, begin + (*rng.uniform(-JITTER, JITTER, 2), 0.0), rng.uniform(0, 2 * np.pi))
-        return solved(self, carry(self._world, end, rng), start, self._arranged(arm, end, 0.0), MOST_STEPS)
+        moved = begin + np.append(rng.uniform(-JITTER, JITTER, 2), 0.0)
+        start = self._arranged(arm, moved, rng.uniform(0, 2 * np.pi))
+        target = self._arranged(arm, end, 0.0)
+        return solved(self, lambda: carry(self._world, end, rng), start, target, MOST_STEPS)
 
     def _arranged(self, arm: np.ndarray, place: np.ndarray, yaw: float) -> np.ndarray:
         """The state (74,) with the arm of a state and the cube at a place (3,), all still."""

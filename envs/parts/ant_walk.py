@@ -82,16 +82,24 @@ def waypoints(gait: Gait, walls: np.ndarray, cells: Callable[[np.ndarray], np.nd
 
 
 class WalkTo:
-    """A trot without noise along a shortest cell path to a ``place`` (2,); ``cells`` has states to x, y in cells."""
+    """A trot without noise along a shortest cell path to a ``place`` (2,), that begins ``steps`` after its period does.
+
+    ``cells`` has states to x, y in cells.
+    """
 
     finished = True  # wherever it is
 
     def __init__(
-        self, gait: Gait, walls: np.ndarray, cells: Callable[[np.ndarray], np.ndarray], place: np.ndarray
+        self,
+        gait: Gait,
+        walls: np.ndarray,
+        cells: Callable[[np.ndarray], np.ndarray],
+        place: np.ndarray,
+        steps: float,
     ) -> None:
         self._gait, self._walls, self._cells, self._place = gait, walls, cells, place
         self._left = cell_distances(walls, *cell_of(walls, place))
-        self._steps = np.zeros(1)
+        self._steps = np.array([steps])
 
     def act(self, state: np.ndarray) -> np.ndarray:
         """(29,) state to (8,) action."""

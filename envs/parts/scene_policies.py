@@ -40,7 +40,7 @@ from lewm_bench.system.extras import require
 
 TASKS = ("cube", "button", "drawer", "window")
 SELDOM = 0.25  # the weight of a drawer or a window that is locked; of everything else 1
-CLOSE = 0.03  # metres: what is nearer than this to where it should be is left alone
+CLOSE = 0.035  # metres: what is nearer than this to where it should be is left alone
 IN_DRAWER, OPEN = 0.3, -0.12  # the chance that the cube's target is the drawer, and how far it must be open for it
 DRAWER_LOW, DRAWER_HIGH = (0.21, -0.27, 0.0), (0.45, -0.07, 0.15)  # of its inside; y from the handle's
 DRAWER_NOISE = 0.005  # metres to either side of the drawer's middle
@@ -82,9 +82,7 @@ def _oracle(kind: str, name: str, rng: np.random.Generator) -> type:
 
 def _policy(world: Any, oracles: Callable[..., Mapping[str, Any]], noise: Callable[..., np.ndarray]) -> PolicyFactory:
     places = _Places(world.model)
-    return side_by_side(
-        lambda rng: _Episode(places, oracles(rng), _Anything(world, places, rng), rng, noise(rng))
-    )
+    return side_by_side(lambda rng: _Episode(places, oracles(rng), _Anything(world, places, rng), rng, noise(rng)))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Task:
 
     start: np.ndarray  # (X,)
     goal: np.ndarray  # (X,)
-    actions: np.ndarray | None = None  # (T, action_dim) that lead there, where an environment knows some
+    actions: np.ndarray | None = None  # (T, action_dim) that lead there, where an environment knows some, or has failed
 
 
 class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
