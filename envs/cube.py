@@ -67,6 +67,7 @@ class Cube(GoalEnv):
     Source: Park et al., OGBench, 2025; the task and its threshold as in LeWM.
     """
 
+    tasks_schema: ClassVar[int] = 1
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
     threshold = 0.04
     distance_unit = "metres"

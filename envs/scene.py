@@ -63,6 +63,7 @@ class Scene(GoalEnv):
     Source: Park et al., OGBench, 2025 (scene).
     """
 
+    tasks_schema: ClassVar[int] = 1
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
     threshold = 0.04
     distance_unit = "metres (largest error of cube, drawer and window; a wrong button is 0.2)"
