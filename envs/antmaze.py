@@ -82,9 +82,9 @@ class AntMaze(GoalEnv):
     from above ("top") or OGBench's camera behind the ant, with a floor whose colour tells the place ("back").
     """
 
-    tasks_schema: ClassVar[int] = 1
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
     distance_unit = "metres"
+    tasks_schema: ClassVar[int] = 1
     exploration: ClassVar[Mapping[str, float]] = {"ornstein_uhlenbeck": 0.25, "waypoints": 0.75}
     proprioception: ClassVar[tuple[str, ...]] = (
         "height",

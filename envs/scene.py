@@ -63,10 +63,10 @@ class Scene(GoalEnv):
     Source: Park et al., OGBench, 2025 (scene).
     """
 
-    tasks_schema: ClassVar[int] = 1
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
     threshold = 0.04
     distance_unit = "metres (largest error of cube, drawer and window; a wrong button is 0.2)"
+    tasks_schema: ClassVar[int] = 1
     exploration: ClassVar[Mapping[str, float]] = {"plan_oracle": 1.0}
     proprioception: ClassVar[tuple[str, ...]] = ("effector_position", "effector_yaw", "gripper_opening", "joint_angles")
 
