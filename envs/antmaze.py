@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,13 +15,14 @@ import mujoco
 import numpy as np
 from mujoco.rollout import Rollout
 
-from lewm_bench.core.env import GoalEnv, frame_space
+from lewm_bench.core.env import GoalEnv, Task, frame_space
 from lewm_bench.core.errors import UserError, unknown
 from lewm_bench.core.exploration import PolicyFactory, generic_policies
-from lewm_bench.envs.parts.ant_walk import GYMNASIUM_GAIT, OGBENCH_GAIT, Gait, waypoints
+from lewm_bench.envs.parts.ant_walk import GYMNASIUM_GAIT, OGBENCH_GAIT, Gait, WalkTo, waypoints
 from lewm_bench.envs.parts.geodesic import Geodesics
 from lewm_bench.envs.parts.maze import clearance, parse_maze, wall_boxes
 from lewm_bench.envs.parts.raster import FLOOR, WALL
+from lewm_bench.envs.parts.solved import solved
 from lewm_bench.system.gl import Camera
 from lewm_bench.system.resources import cores
 
@@ -33,6 +34,8 @@ REACH = 1.0  # metres from the middle, within which the feet stand
 STANDING, STANCE = 0.6, (0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0)  # height of the torso and the eight joints
 JOINT_NOISE = 0.1  # radians: the largest of a sampled state
 QPOS, QVEL, STATE_SIZE = slice(0, 15), slice(15, 29), 29
+JITTER = 1.0  # metres to either side of the middle of a cell in which a task of OGBench's begins or ends
+MOST_STEPS = 1000  # of a solution, as OGBench gives an agent
 SUPERSAMPLING = 2
 TEXELS = 300  # of the floor's side in the view "back"
 SHADOW_SIZE = 1024  # texels of the shadow map's side, of MuJoCo's 4096
@@ -58,6 +61,17 @@ BODIES = {
 }
 VIEWS = ("top", "back")
 
+# By body and maze: where episodes begin and end, row and column from the smallest y.
+TASKS = {
+    ("ogbench", "Medium"): (
+        ((1, 1), (6, 6)),
+        ((6, 1), (1, 6)),
+        ((5, 3), (4, 2)),
+        ((6, 5), (6, 1)),
+        ((2, 6), (1, 1)),
+    ),
+}
+
 
 class AntMaze(GoalEnv):
     """An ant of eight joints in a maze of cells of 4 m; an action is eight torques, for 0.05 s (OGBench's: 0.1 s).
@@ -70,6 +84,7 @@ class AntMaze(GoalEnv):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
     distance_unit = "metres"
+    tasks_schema: ClassVar[int] = 1
     exploration: ClassVar[Mapping[str, float]] = {"ornstein_uhlenbeck": 0.25, "waypoints": 0.75}
     proprioception: ClassVar[tuple[str, ...]] = (
         "height",
@@ -95,6 +110,7 @@ class AntMaze(GoalEnv):
         if not threshold > 0:
             raise UserError(f"threshold must be positive (metres), got {threshold}")
         self.image_size, self.threshold, self.view, self._body = image_size, threshold, view, BODIES[body]
+        self._tasks = TASKS.get((body, maze), ())
         self.action_space = gym.spaces.Box(-1.0, 1.0, (8,), np.float32)
         self.observation_space = frame_space(image_size, render_mode)
         drawn = parse_maze(maze)
@@ -114,8 +130,13 @@ class AntMaze(GoalEnv):
 
     def sample_state(self, rng: np.random.Generator) -> np.ndarray:
         """Standing still, away from walls, turned anywhere, the joints within 0.1 rad of a stance."""
-        state, turn = np.zeros(STATE_SIZE), rng.uniform(-np.pi, np.pi)
-        state[:2], state[2] = self._free_place(rng), STANDING
+        turn = rng.uniform(-np.pi, np.pi)
+        return self._standing(turn, self._free_place(rng), rng)
+
+    def _standing(self, turn: float, place: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(29,) state at x, y in metres."""
+        state = np.zeros(STATE_SIZE)
+        state[:2], state[2] = place, STANDING
         state[3:7] = np.cos(turn / 2), 0.0, 0.0, np.sin(turn / 2)
         state[7:15] = STANCE + rng.uniform(-JOINT_NOISE, JOINT_NOISE, 8)
         return state
@@ -187,6 +208,26 @@ class AntMaze(GoalEnv):
             while np.linalg.norm(state[:2] - before) < least:
                 state[:2] = self._free_place(rng)
         return out
+
+    def sample_task(self, rng: np.random.Generator, number: int) -> Task:
+        """Two sampled states; in OGBench's medium maze its five tasks in turn, both ends within 1 m of theirs.
+
+        The solution is a trot along cells, as far as the ant stays on its feet.
+        """
+        if not self._tasks:
+            return super().sample_task(rng, number)
+        cells = self._tasks[number % len(self._tasks)]
+        start, goal = (self._near(CELL * (np.array(cell[::-1]) - 1.0), rng) for cell in cells)
+        place, walls, gait = self._cells(goal), self.walls, self._body.gait
+
+        def walk() -> WalkTo:
+            return WalkTo(gait, walls, self._cells, place, rng.uniform(0, gait.period))
+
+        return replace(solved(self, walk, start, goal, MOST_STEPS), goal=goal)  # where it stands, not walks
+
+    def _near(self, place: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A standing state (29,) within 1 m of x, y to either side."""
+        return self._standing(rng.uniform(-np.pi, np.pi), place + rng.uniform(-JITTER, JITTER, 2), rng)
 
     # Dynamics.
 

@@ -10,7 +10,7 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
-from lewm_bench.core.env import GoalEnv, frame_space
+from lewm_bench.core.env import GoalEnv, Task, frame_space
 from lewm_bench.core.exploration import PolicyFactory, generic_policies
 from lewm_bench.core.shift import Factor, scale_texts
 from lewm_bench.envs.parts.cube_state import (
@@ -31,12 +31,15 @@ from lewm_bench.envs.parts.cube_state import (
 )
 from lewm_bench.envs.parts.physics import physics_factors, scale_physics
 from lewm_bench.envs.parts.robot_view import RobotView
+from lewm_bench.envs.parts.solved import solved
 from lewm_bench.system.extras import require
 
 SUBSTEPS = 25  # of 2 ms: 0.05 s of one environment step
 CONTACT_FORCE = 50.0  # newtons on a finger that count as a contact of 1
 CUBE_MASSES = (3.0, 10.0, 30.0)  # by level, in masses of the cube
 TELEPORT = 0.1  # metres: the least that a cube is moved
+JITTER = 0.01  # metres to either side of where a task of OGBench's has the cube
+MOST_STEPS = 200  # of a solution, as OGBench gives an agent
 CLEAR = 0.12  # metres from the axis of the gripper, within which its fingers could touch a cube on the table
 
 NEW_COLOR = (0.35, 0.55, 0.91)  # OGBench's blue
@@ -67,6 +70,7 @@ class Cube(GoalEnv):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
     threshold = 0.04
     distance_unit = "metres"
+    tasks_schema: ClassVar[int] = 1
     # Not the Markov one: its data has 25 % of pairs solved at the start and random actions reach 31 %; with this one it
     # is 39 % and 47 %, and published measurements on the released data are 38 % and 49 %.
     exploration: ClassVar[Mapping[str, float]] = {"plan_oracle": 1.0}
@@ -179,6 +183,31 @@ class Cube(GoalEnv):
             state[CUBE_QUATERNION] = np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
             state[CUBE_VELOCITY] = 0
         return out
+
+    def sample_task(self, rng: np.random.Generator, number: int) -> Task:
+        """OGBench's five in turn, from its random starts: the cube within 1 cm of its place, turned, the arm anywhere.
+
+        The goal is where its Markov oracle leaves cube and arm: the cube within 4 cm of the place that OGBench asks for.
+        """
+        from lewm_bench.envs.parts.cube_policies import carry
+
+        self._world.set_tasks()
+        asked = self._world.task_infos[number % len(self._world.task_infos)]
+        begin, end = asked["init_xyzs"][0], asked["goal_xyzs"][0]
+        arm = self.sample_state(rng)
+        moved = begin + np.append(rng.uniform(-JITTER, JITTER, 2), 0.0)
+        start = self._arranged(arm, moved, rng.uniform(0, 2 * np.pi))
+        target = self._arranged(arm, end, 0.0)
+        return solved(self, lambda: carry(self._world, end, rng), start, target, MOST_STEPS)
+
+    def _arranged(self, arm: np.ndarray, place: np.ndarray, yaw: float) -> np.ndarray:
+        """The state (74,) with the arm of a state and the cube at a place (3,), all still."""
+        before, qpos = self.get_state(), arm[QPOS].copy()
+        qpos[CUBE_POSITION], qpos[CUBE_QUATERNION] = place, (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
+        self.place(qpos, np.zeros(self._model.nv))
+        state = self.get_state()
+        self.set_state(before)
+        return state
 
     # Dynamics.
 

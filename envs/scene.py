@@ -10,7 +10,7 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
-from lewm_bench.core.env import GoalEnv, frame_space
+from lewm_bench.core.env import GoalEnv, Task, frame_space
 from lewm_bench.core.exploration import PolicyFactory, generic_policies
 from lewm_bench.envs.parts.cube_state import CUBE_HEIGHT, GRIPPER_RANGE
 from lewm_bench.envs.parts.robot_view import RobotView
@@ -20,6 +20,7 @@ from lewm_bench.envs.parts.scene_state import (
     CUBE_QUATERNION,
     CUBE_VELOCITY,
     DRAWER,
+    DRAWER_RANGE,
     EFFECTOR_POSITION,
     EFFECTOR_ROTATION,
     GRIPPER_CONTACT,
@@ -31,7 +32,9 @@ from lewm_bench.envs.parts.scene_state import (
     STATE_SIZE,
     WARMSTART,
     WINDOW,
+    WINDOW_RANGE,
 )
+from lewm_bench.envs.parts.solved import solved
 from lewm_bench.system.extras import require
 
 SUBSTEPS = 25  # of 2 ms: 0.05 s of one environment step
@@ -39,6 +42,8 @@ CONTACT_FORCE = 50.0  # newtons on a finger that count as a contact of 1
 PRESS = -0.02  # metres: a button that goes down past it changes its state
 WRONG_BUTTON = 0.2  # metres of distance, the whole way of the window
 TELEPORT = 0.1  # metres: the least that a cube is moved
+JITTER = 0.01  # metres to either side of where a task of OGBench's has cube, drawer and window
+MOST_STEPS = 500  # of a solution; the longest seen had 395
 CLEAR = 0.12  # metres from the axis of the gripper, within which its fingers could touch a cube on the table
 NEW_COLOR = (0.35, 0.55, 0.91)  # OGBench's blue
 LOCKED, FREE = "red", "white"  # OGBench's colours of a button and of the handle that it locks
@@ -61,6 +66,7 @@ class Scene(GoalEnv):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
     threshold = 0.04
     distance_unit = "metres (largest error of cube, drawer and window; a wrong button is 0.2)"
+    tasks_schema: ClassVar[int] = 1
     exploration: ClassVar[Mapping[str, float]] = {"plan_oracle": 1.0}
     proprioception: ClassVar[tuple[str, ...]] = ("effector_position", "effector_yaw", "gripper_opening", "joint_angles")
 
@@ -195,10 +201,24 @@ class Scene(GoalEnv):
             for task in self._world.task_infos
         }
 
-    def _arranged(self, arm: np.ndarray, things: Mapping[str, Any]) -> np.ndarray:
-        """The state (88,) with the arm of a state and a task's things, all still."""
+    def sample_task(self, rng: np.random.Generator, number: int) -> Task:
+        """OGBench's five in turn, from its random starts: ``ogbench_tasks`` moved, and the arm anywhere.
+
+        The goal is where its Markov oracles leave things and arm: a success for what OGBench asks for.
+        """
+        from lewm_bench.envs.parts.scene_policies import arrange
+
+        self._world.set_tasks()
+        asked, arm = self._world.task_infos[number % len(self._world.task_infos)], self.sample_state(rng)
+        target = self._arranged(arm, asked["goal"])
+        start = self._arranged(arm, _moved(asked["init"], rng), rng.uniform(0, 2 * np.pi))
+        return solved(self, lambda: arrange(self._world, target, rng), start, target, MOST_STEPS)
+
+    def _arranged(self, arm: np.ndarray, things: Mapping[str, Any], yaw: float = 0.0) -> np.ndarray:
+        """The state (88,) with the arm of a state and a task's things, the cube turned, all still."""
         before, qpos = self.get_state(), arm[QPOS].copy()
-        qpos[CUBE_POSITION], qpos[CUBE_QUATERNION] = things["block_xyzs"][0], (1, 0, 0, 0)
+        qpos[CUBE_POSITION] = things["block_xyzs"][0]
+        qpos[CUBE_QUATERNION] = np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
         qpos[PRESSED], qpos[DRAWER], qpos[WINDOW] = 0, things["drawer_pos"], things["window_pos"]
         self.place(qpos, np.zeros(self._model.nv), things["button_states"])
         state = self.get_state()
@@ -266,6 +286,17 @@ class Scene(GoalEnv):
 
         oracles = {"markov_oracle": markov_oracle(self._world), "plan_oracle": plan_oracle(self._world)}
         return {**generic_policies(self.action_space), **oracles}
+
+
+def _moved(things: Mapping[str, Any], rng: np.random.Generator) -> Mapping[str, Any]:
+    """Cube, drawer and window up to 1 cm from where a task has them."""
+    x, y, drawer, window = rng.uniform(-JITTER, JITTER, 4)
+    return {
+        **things,
+        "block_xyzs": things["block_xyzs"] + (x, y, 0.0),
+        "drawer_pos": np.clip(things["drawer_pos"] + drawer, *DRAWER_RANGE),
+        "window_pos": np.clip(things["window_pos"] + window, *WINDOW_RANGE),
+    }
 
 
 def _pairs(angles: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lewm_bench.core.exploration import BatchPolicy, PolicyFactory
-from lewm_bench.envs.parts.maze import cell_of, center_of
+from lewm_bench.envs.parts.maze import cell_distances, cell_of, center_of, neighbours
 from lewm_bench.envs.parts.waypoints import next_cells
 
 LEGS = np.pi / 4 * np.array([1, 3, 5, 7])  # where they point from the torso
@@ -79,3 +79,40 @@ def waypoints(gait: Gait, walls: np.ndarray, cells: Callable[[np.ndarray], np.nd
         return act
 
     return start
+
+
+class WalkTo:
+    """A trot without noise along a shortest cell path to a ``place`` (2,), that begins ``steps`` after its period does.
+
+    ``cells`` has states to x, y in cells.
+    """
+
+    finished = True  # wherever it is
+
+    def __init__(
+        self,
+        gait: Gait,
+        walls: np.ndarray,
+        cells: Callable[[np.ndarray], np.ndarray],
+        place: np.ndarray,
+        steps: float,
+    ) -> None:
+        self._gait, self._walls, self._cells, self._place = gait, walls, cells, place
+        self._left = cell_distances(walls, *cell_of(walls, place))
+        self._steps = np.array([steps])
+
+    def act(self, state: np.ndarray) -> np.ndarray:
+        """(29,) state to (8,) action."""
+        position = self._cells(state)
+        x, y = self._next(position) - position
+        action = trot(self._gait, state[None], self._steps, np.array([np.arctan2(y, x)]))[0]
+        self._steps += 1
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+    def _next(self, position: np.ndarray) -> np.ndarray:
+        """(2,) place in cells to the middle of the cell that follows, or to the target."""
+        row, column = cell_of(self._walls, position)
+        if self._left[row, column] <= 0:
+            return self._place
+        following = min(neighbours(self._walls, row, column), key=lambda cell: self._left[cell])
+        return center_of(self._walls, np.array(following))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -19,6 +19,7 @@ from lewm_bench.envs.parts.cube_state import (
     GRIPPER_JOINT,
     GRIPPER_RANGE,
 )
+from lewm_bench.envs.parts.solved import Script
 from lewm_bench.system.extras import require
 
 NOISE_LEVEL = 0.1  # the largest of an episode (Markov), the one of all (plan)
@@ -38,7 +39,7 @@ def markov_oracle(world: Any) -> PolicyFactory:
 
     def episode(rng: np.random.Generator) -> _Episode:
         oracle = drawing_from(oracles.CubeMarkovOracle, rng)(env=world, min_norm=LEAST_MOVE)
-        return _Episode(world, oracle, rng, rng.uniform(0, NOISE_LEVEL) * NOISE_SCALES)
+        return _Episode(oracle, _anywhere(world, rng), rng, rng.uniform(0, NOISE_LEVEL) * NOISE_SCALES)
 
     return side_by_side(episode)
 
@@ -55,9 +56,16 @@ def plan_oracle(world: Any) -> PolicyFactory:
     def episode(rng: np.random.Generator) -> _Episode:
         options = {"noise": NOISE_LEVEL, "noise_smoothing": NOISE_SMOOTHING}
         oracle = drawing_from(oracles.CubePlanOracle, rng)(env=world, **options)
-        return _Episode(world, oracle, rng, None)
+        return _Episode(oracle, _anywhere(world, rng), rng, None)
 
     return side_by_side(episode)
+
+
+def carry(world: Any, place: np.ndarray, rng: np.random.Generator) -> Script:
+    """The Markov oracle without noise: carries the cube to ``place`` (3,), then the arm anywhere; again if it missed."""
+    oracles = require("ogbench.manipspace.oracles.markov.cube_markov", "carry")
+    oracle = drawing_from(oracles.CubeMarkovOracle, rng)(env=world, min_norm=LEAST_MOVE)
+    return _Episode(oracle, lambda: _target(place, 0.0), rng, None)
 
 
 def drawing_from(oracle: type, rng: np.random.Generator) -> type:
@@ -93,11 +101,34 @@ def side_by_side(episode: Any) -> PolicyFactory:
     return start
 
 
-class _Episode:
-    """One oracle and what evolves between the steps of its episode; ``noise`` (5,) or None is added to its actions."""
+def _anywhere(world: Any, rng: np.random.Generator) -> Callable[[], dict[str, Any]]:
+    """Random targets for the cube, with as many numbers drawn as OGBench draws for one."""
+    return lambda: _target([*rng.uniform(*world._target_sampling_bounds), CUBE_HEIGHT], rng.uniform(0, 2 * np.pi))
 
-    def __init__(self, world: Any, oracle: Any, rng: np.random.Generator, noise: np.ndarray | None) -> None:
-        self._world, self._oracle, self._rng, self._noise = world, oracle, rng, noise
+
+def _target(place: Sequence[float] | np.ndarray, yaw: float) -> dict[str, Any]:
+    return {
+        "privileged/target_block": 0,
+        "privileged/target_block_pos": np.array(place),
+        "privileged/target_block_yaw": np.array([yaw]),
+    }
+
+
+class _Episode:
+    """One oracle and what evolves between the steps of its episode.
+
+    ``targets`` says where the cube goes next; ``noise`` (5,) or None is added to the actions.
+    """
+
+    def __init__(
+        self,
+        oracle: Any,
+        targets: Callable[[], dict[str, Any]],
+        rng: np.random.Generator,
+        noise: np.ndarray | None,
+    ) -> None:
+        self._oracle, self._targets, self._rng, self._noise = oracle, targets, rng, noise
+        self.finished = False
         self._lie = require("ogbench.manipspace.lie", "the oracle")
         self._steps = 0
         self._target: dict[str, Any] = {}
@@ -110,19 +141,14 @@ class _Episode:
         action = self._oracle.select_action(None, {**seen, **self._target})
         if self._noise is not None:
             action = action + self._noise * self._rng.standard_normal(5)
-        if self._oracle.done:
+        self.finished = bool(self._oracle.done)
+        if self.finished:
             self._aim(seen)
         self._steps += 1
         return np.clip(action, -1, 1).astype(np.float32)
 
     def _aim(self, seen: dict[str, Any]) -> None:
-        """A new target for the cube, with as many numbers drawn as OGBench draws for it."""
-        place = self._rng.uniform(*self._world._target_sampling_bounds)
-        self._target = {
-            "privileged/target_block": 0,
-            "privileged/target_block_pos": np.array([*place, CUBE_HEIGHT]),
-            "privileged/target_block_yaw": np.array([self._rng.uniform(0, 2 * np.pi)]),
-        }
+        self._target = self._targets()
         self._oracle.reset(None, {**seen, **self._target})
 
     def _observation(self, state: np.ndarray) -> dict[str, Any]:

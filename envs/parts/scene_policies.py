@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mujoco
@@ -34,10 +35,12 @@ from lewm_bench.envs.parts.scene_state import (
     WINDOW,
     WINDOW_RANGE,
 )
+from lewm_bench.envs.parts.solved import Script
 from lewm_bench.system.extras import require
 
 TASKS = ("cube", "button", "drawer", "window")
 SELDOM = 0.25  # the weight of a drawer or a window that is locked; of everything else 1
+CLOSE = 0.035  # metres: what is nearer than this to where it should be is left alone
 IN_DRAWER, OPEN = 0.3, -0.12  # the chance that the cube's target is the drawer, and how far it must be open for it
 DRAWER_LOW, DRAWER_HIGH = (0.21, -0.27, 0.0), (0.45, -0.07, 0.15)  # of its inside; y from the handle's
 DRAWER_NOISE = 0.005  # metres to either side of the drawer's middle
@@ -65,6 +68,13 @@ def plan_oracle(world: Any) -> PolicyFactory:
     return _policy(world, oracles, lambda rng: np.zeros(5))
 
 
+def arrange(world: Any, goal: np.ndarray, rng: np.random.Generator) -> Script:
+    """The Markov oracles without noise: one thing after the other until all is as in ``goal`` (88,)."""
+    places = _Places(world.model)
+    oracles = {name: _oracle("markov", name, rng)(env=world, min_norm=LEAST_MOVE) for name in TASKS}
+    return _Episode(places, oracles, _Wanted(places, goal), rng, np.zeros(5))
+
+
 def _oracle(kind: str, name: str, rng: np.random.Generator) -> type:
     module = require(f"ogbench.manipspace.oracles.{kind}.{name}_{kind}", f"{kind}_oracle")
     return drawing_from(vars(module)[f"{name.capitalize()}{kind.capitalize()}Oracle"], rng)
@@ -72,7 +82,7 @@ def _oracle(kind: str, name: str, rng: np.random.Generator) -> type:
 
 def _policy(world: Any, oracles: Callable[..., Mapping[str, Any]], noise: Callable[..., np.ndarray]) -> PolicyFactory:
     places = _Places(world.model)
-    return side_by_side(lambda rng: _Episode(world, places, oracles(rng), rng, noise(rng)))
+    return side_by_side(lambda rng: _Episode(places, oracles(rng), _Anything(world, places, rng), rng, noise(rng)))
 
 
 @dataclass(frozen=True)
@@ -119,14 +129,102 @@ class _Places:
         rotation, rest = body.xmat.reshape(3, 3), np.where(np.arange(3) == axis, 0.0, site.pos)
         return _Line(body.xpos + rotation @ rest, rotation[:, axis].copy(), self.handles[name].yaw)
 
+    def slide(self, name: str, end: float) -> dict[str, Any]:
+        """What the oracle of drawer or window is told that is to slide it to ``end``."""
+        return {f"target_{name}_handle_pos": self.targets[name].at(end)}
+
+    def in_drawer(self, state: np.ndarray) -> bool:
+        """Whether the cube of a state (88,) lies in the drawer."""
+        offset = np.array([0.0, self.handles["drawer"].at(state[DRAWER])[1], 0.0])
+        cube = state[CUBE_POSITION] - offset
+        return bool((cube >= DRAWER_LOW).all() and (cube <= DRAWER_HIGH).all())
+
+
+Next = tuple[str, dict[str, Any]]  # which of TASKS, and what its oracle is told beside the state
+
+
+@dataclass(frozen=True)
+class _Anything:
+    """As OGBench chooses: any of four, a locked drawer or window seldom, a cube in the drawer never."""
+
+    world: Any
+    places: _Places
+    rng: np.random.Generator
+
+    def __call__(self, state: np.ndarray) -> Next:
+        locked = np.where(np.rint(state[BUTTONS]) == 0, SELDOM, 1.0)
+        weights = np.array([float(not self.places.in_drawer(state)), 1.0, *locked])
+        task = TASKS[self.rng.choice(4, p=weights / weights.sum())]
+        return task, {"cube": self._cube, "button": self._button}.get(task, partial(self._slide, task))(state)
+
+    def _cube(self, state: np.ndarray) -> dict[str, Any]:
+        if state[DRAWER] < OPEN and self.rng.uniform() < IN_DRAWER:
+            place = self.world._drawer_center.copy()
+            place[:2] += self.rng.uniform(-DRAWER_NOISE, DRAWER_NOISE, 2)
+        else:
+            place = np.array([*self.rng.uniform(*self.world._target_sampling_bounds), CUBE_HEIGHT])
+        return _carry(place, self.rng.uniform(0, 2 * np.pi))
+
+    def _button(self, state: np.ndarray) -> dict[str, Any]:
+        return _press(int(self.rng.integers(2)), state)
+
+    def _slide(self, task: str, state: np.ndarray) -> dict[str, Any]:
+        """To the other end than the one that drawer or window is nearer to."""
+        joint, ends = (DRAWER, DRAWER_RANGE) if task == "drawer" else (WINDOW, WINDOW_RANGE)
+        return self.places.slide(task, ends[0] if state[joint] > sum(ends) / 2 else ends[1])
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is still to be done for a goal (88,): the cube first, then the drawer that it may lie in, the locks last."""
+
+    places: _Places
+    goal: np.ndarray
+
+    def __call__(self, state: np.ndarray) -> Next:
+        inside = self.places.in_drawer(self.goal)
+        place = self.goal[CUBE_POSITION].copy()
+        if inside:  # it moves with the drawer
+            place += (state[DRAWER] - self.goal[DRAWER]) * self.places.handles["drawer"].direction
+        if np.linalg.norm(state[CUBE_POSITION] - place) > CLOSE:
+            opens = inside and state[DRAWER] > OPEN
+            return self._slide("drawer", DRAWER_RANGE[0], state) if opens else ("cube", _carry(place, 0.0))
+        for name, joint in (("drawer", DRAWER), ("window", WINDOW)):
+            if abs(state[joint] - self.goal[joint]) > CLOSE:
+                return self._slide(name, self.goal[joint], state)
+        return "button", _press(int(np.abs(state[BUTTONS] - self.goal[BUTTONS]).argmax()), state)
+
+    def _slide(self, name: str, end: float, state: np.ndarray) -> Next:
+        """That, or the button that frees it."""
+        number = ("drawer", "window").index(name)
+        locked = round(state[BUTTONS][number]) == 0
+        return ("button", _press(number, state)) if locked else (name, self.places.slide(name, end))
+
+
+def _carry(place: np.ndarray, yaw: float) -> dict[str, Any]:
+    return {"target_block": 0, "target_block_pos": place, "target_block_yaw": np.array([yaw])}
+
+
+def _press(number: int, state: np.ndarray) -> dict[str, Any]:
+    return {"target_button": number, "target_button_state": 1 - round(state[BUTTONS][number])}
+
 
 class _Episode:
-    """The oracles and what evolves between the steps of one episode; ``noise`` (5,) is the std of what is added."""
+    """The oracles and what evolves between the steps of one episode.
+
+    ``choose`` says of a state (88,) what to do next; ``noise`` (5,) is the std of what is added to actions.
+    """
 
     def __init__(
-        self, world: Any, places: _Places, oracles: Mapping[str, Any], rng: np.random.Generator, noise: np.ndarray
+        self,
+        places: _Places,
+        oracles: Mapping[str, Any],
+        choose: Callable[[np.ndarray], Next],
+        rng: np.random.Generator,
+        noise: np.ndarray,
     ) -> None:
-        self._world, self._places, self._oracles, self._rng, self._noise = world, places, oracles, rng, noise
+        self._places, self._oracles, self._choose, self._rng, self._noise = places, oracles, choose, rng, noise
+        self.finished = False
         self._lie = require("ogbench.manipspace.lie", "the oracle")
         self._steps, self._task = 0, ""
         self._target: dict[str, Any] = {}
@@ -140,42 +238,15 @@ class _Episode:
         action = oracle.select_action(None, self._with_target(state, seen))
         if self._noise.any():
             action = action + self._noise * self._rng.standard_normal(5)
-        if oracle.done:
+        self.finished = bool(oracle.done)
+        if self.finished:
             self._aim(state, seen)
         self._steps += 1
         return np.clip(action, -1, 1).astype(np.float32)
 
     def _aim(self, state: np.ndarray, seen: dict[str, Any]) -> None:
-        """What to do next: any of four, a locked drawer or window seldom, a cube in the drawer never."""
-        locked = np.where(np.rint(state[BUTTONS]) == 0, SELDOM, 1.0)
-        weights = np.array([float(not self._in_drawer(state)), 1.0, *locked])
-        self._task = TASKS[self._rng.choice(4, p=weights / weights.sum())]
-        self._target = {"cube": self._cube, "button": self._button}.get(self._task, self._slide)(state)
+        self._task, self._target = self._choose(state)
         self._oracles[self._task].reset(None, self._with_target(state, seen))
-
-    def _in_drawer(self, state: np.ndarray) -> bool:
-        offset = np.array([0.0, self._places.handles["drawer"].at(state[DRAWER])[1], 0.0])
-        cube = state[CUBE_POSITION] - offset
-        return bool((cube >= DRAWER_LOW).all() and (cube <= DRAWER_HIGH).all())
-
-    def _cube(self, state: np.ndarray) -> dict[str, Any]:
-        if state[DRAWER] < OPEN and self._rng.uniform() < IN_DRAWER:
-            place = self._world._drawer_center.copy()
-            place[:2] += self._rng.uniform(-DRAWER_NOISE, DRAWER_NOISE, 2)
-        else:
-            place = np.array([*self._rng.uniform(*self._world._target_sampling_bounds), CUBE_HEIGHT])
-        yaw = np.array([self._rng.uniform(0, 2 * np.pi)])
-        return {"target_block": 0, "target_block_pos": place, "target_block_yaw": yaw}
-
-    def _button(self, state: np.ndarray) -> dict[str, Any]:
-        number = int(self._rng.integers(2))
-        return {"target_button": number, "target_button_state": 1 - round(state[BUTTONS][number])}
-
-    def _slide(self, state: np.ndarray) -> dict[str, Any]:
-        """To the other end than the one that drawer or window is nearer to."""
-        joint, ends = (DRAWER, DRAWER_RANGE) if self._task == "drawer" else (WINDOW, WINDOW_RANGE)
-        end = ends[0] if state[joint] > sum(ends) / 2 else ends[1]
-        return {f"target_{self._task}_handle_pos": self._places.targets[self._task].at(end)}
 
     def _with_target(self, state: np.ndarray, seen: dict[str, Any]) -> dict[str, Any]:
         target = {f"privileged/{name}": value for name, value in self._target.items()}

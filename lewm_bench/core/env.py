@@ -28,7 +28,7 @@ class Task:
 
     start: np.ndarray  # (X,)
     goal: np.ndarray  # (X,)
-    actions: np.ndarray | None = None  # (T, action_dim) that lead there, where an environment knows some
+    actions: np.ndarray | None = None  # (T, action_dim) that lead there, where an environment knows some, or has failed
 
 
 class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
@@ -56,6 +56,8 @@ class GoalEnv(gym.Env[np.ndarray, np.ndarray], ABC):
     """The ``quantities`` that the agent's body would sense of itself, for agents that may read them beside the frames."""
     schema: ClassVar[int] = 1
     """Raise it when something changes the data that is not seen in the source: a file that it reads, for instance."""
+    tasks_schema: ClassVar[int] = 0
+    """Raise it when ``sample_task`` gives other tasks, and the data stay as they are."""
     action_space: gym.spaces.Box
     observation_space: gym.spaces.Box
 

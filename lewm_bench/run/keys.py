@@ -171,6 +171,7 @@ def tasks_spec(suite: Suite, job: Job, setting: Setting, offset: int, split: str
         "schema": PAIRS_SCHEMA,
         "protocol": rules.model_copy(update={"stratum": None}).id,
         "world": [setting.env.identity(), dict(setting.env.made_of().packages)],
+        **({"tasks": setting.env.tasks_schema} if setting.env.tasks_schema else {}),
         "adapt": None if job.env.adapt is None else job.env.adapt.model_dump(mode="json"),
         "env": setting.env_id,
         "evaluate": config.model_dump(mode="json", include={"budget", "candidates", "num_pairs"}) | {"split": split},
