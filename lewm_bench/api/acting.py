@@ -123,6 +123,8 @@ class ActingAgent:
         state, size = np.array(start, np.float64), len(env.get_state())
         if state.shape != (size,) or not np.isfinite(state).all():
             raise UserError(f"a start in {self._setting.env_id} is {size} finite numbers, got {short_repr(start)}")
+        if not env.possible(state.copy()):
+            raise UserError(f"nothing can be at {short_repr(start)} in {self._setting.env_id}; choose a free place")
         try:
             return env.reset(seed=seed, options={"start": state})[0]
         except ValueError as error:

@@ -114,6 +114,7 @@ MISTAKES = {
     "too large": (["--goal", "large.png"], "large.png has 8500 x 1000 pixels"),
     "a start of another size": (["--start", "0,0"], f"a start in {UMAZE} is 4 finite numbers"),
     "a start that is no number": (["--start", "0,0,nan,0"], "4 finite numbers"),
+    "a start in a wall": (["--start", "9,9,0,0"], "choose a free place"),
     "a start that is text": (["--start", "a,b"], "--start takes comma-separated numbers"),
     "no steps": (["--steps", "0"], "--steps"),
 }
