@@ -148,8 +148,10 @@ class PointMaze(GoalEnv):
         return Geodesics(np.array(boxes), BALL_RADIUS, slack=BALL_RADIUS / 4)
 
     def possible(self, states: np.ndarray) -> np.ndarray:
-        """Not in a wall; a ball that is pushed against one overlaps it a little."""
-        return clearance(self.walls, np.asarray(states)[..., :2]) > BALL_RADIUS / 2
+        """In the maze and not in a wall; a ball that is pushed against one overlaps it a little."""
+        at, (rows, columns) = np.asarray(states)[..., :2], self.walls.shape
+        inside = (np.abs(at) < np.array([columns, rows]) / 2).all(-1)
+        return inside & (clearance(self.walls, at) > BALL_RADIUS / 2)
 
     def quantities(self, states: np.ndarray) -> Mapping[str, np.ndarray]:
         return {"position": states[:, :2], "velocity": states[:, 2:]}
