@@ -132,6 +132,11 @@ def test_failures_are_taken_from_environments_in_turn() -> None:
     assert titles.count("Wall-v0") == 1
 
 
+def test_an_environment_where_the_best_model_was_not_run_has_no_failures() -> None:
+    cells = summary(went("lewm", [0] * 3), went("oracle", [1] * 3), went("oracle", [0] * 3, env=OTHER))
+    assert len({axes.get_title() for axes in paths.failures(cells, Path("nowhere")).axes}) == 1
+
+
 def test_nothing_is_drawn_of_records_without_trails(tmp_path) -> None:
     old = summary(cell("lewm", HITS), cell("random", HITS))
     assert paths.paths(old, tmp_path) is None and paths.failures(old, tmp_path) is None and by_distance(old) is None

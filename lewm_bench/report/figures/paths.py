@@ -50,7 +50,7 @@ class Place:
 
     def most_telling(self, pairs: Iterable[Pair], agents: Sequence[str]) -> list[Pair]:
         """``pairs``, those with the longest detour first, then by their numbers."""
-        known = {pair: self.trails[a][pair] for a in agents for pair in self.trails[a]}
+        known = {pair: trail for a in agents for pair, trail in self.trails.get(a, {}).items()}
         return sorted(pairs, key=lambda pair: (-(known[pair].detour or 0.0), pair))
 
 
