@@ -121,6 +121,14 @@ def test_sentences_say_what_is_survived_and_leave_floors_out(cells):
     assert "no loss shown by maze" in told[0] and "no loss shown by any factor" in told[1]
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_world_that_is_easier_is_no_loss(seeds):
+    worlds = {TRAINED: (ALL, 4), STRONG: (ALL, 19), TURNED: (ALL, 4)}
+    cells = [record("lewm", seed, worlds) for seed in range(seeds)]
+    (told,) = sentences(groups(cells), Agents.of(cells))
+    assert "reaches more by colour (95)" in told and "no loss shown by maze" in told and "loses" not in told
+
+
 def test_the_page_stands_alone_and_the_text_has_all_drops(written, cells):
     page, text = (written / "report.html").read_text(), (written / "table.md").read_text()
     assert "Changed &lt;worlds&gt;" in page and page.count("data:image/png;base64,") == 1

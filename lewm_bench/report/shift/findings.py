@@ -98,7 +98,10 @@ def sentence(tested: Tested, agents: Agents) -> str:
     for level in sorted({level for level in since.values() if level}):
         names = [f"{name} ({_way(by_factor[name])})" for name, first in since.items() if first == level]
         parts.append(f"loses from level {level} on by {', '.join(names)}")
-    spared = [name for name, first in since.items() if first is None]
+    gained = [name for name, first in since.items() if first is None and any(map(is_helped, by_factor[name]))]
+    if gained:
+        parts.append(f"reaches more by {', '.join(f'{name} ({_way(by_factor[name])})' for name in gained)}")
+    spared = [name for name, first in since.items() if first is None and name not in gained]
     if spared:
         open_still = max((loss.drop.high for name in spared for loss in by_factor[name] if loss.pairs), default=None)
         left = "" if open_still is None else f" (brackets end at {percent(open_still)} points or less)"
@@ -119,7 +122,12 @@ def _way(losses: Sequence[Loss]) -> str:
 
 def is_hurt(loss: Loss) -> bool:
     """Whether a loss is shown: of what trains often enough or not at all after the correction, else by its interval."""
-    return loss.told_apart or (bool(few(loss)) and loss.drop.low > 0)
+    return loss.drop.value > 0 and (loss.told_apart or (bool(few(loss)) and loss.drop.low > 0))
+
+
+def is_helped(loss: Loss) -> bool:
+    """Whether the changed world is shown to be easier, by the same rule."""
+    return loss.drop.value < 0 and (loss.told_apart or (bool(few(loss)) and loss.drop.high < 0))
 
 
 def _plural(runs: int) -> str:
