@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -70,38 +71,37 @@ def title_of(suite: str) -> str:
 def _report_understanding(folders: list[Path], out: Path | None, title: str, pack: bool) -> None:
     """Tables, figures and page of examinations again."""
     from lewm_bench.report.understanding.report import terminal, write_understanding
-    from lewm_bench.run.results_folder import claimed
-    from lewm_bench.system.files import copy_folder
-    from lewm_bench.system.packed import write_packed
     from lewm_bench.understand.records import PICTURES, load_records
 
     cells = load_records(folders)
-    target = out or folders[0]
-    with claimed(target):
-        for folder in folders:
-            if folder != target and (folder / PICTURES).is_dir():
-                copy_folder(folder / PICTURES, target / PICTURES)
-        if pack:
-            write_packed(folders, target)
-        shown = terminal(write_understanding(cells, target, title or title_of(cells[0].suite)))
-    show(shown, target)
+    shown_title = title or title_of(cells[0].suite)
+    _report_kept(folders, out, pack, PICTURES, lambda target: terminal(write_understanding(cells, target, shown_title)))
 
 
 def _report_shifts(folders: list[Path], out: Path | None, title: str, pack: bool) -> None:
     """Tables, figures and page of changed worlds again."""
     from lewm_bench.evaluation.shift_record import SHEETS, load_shifts
     from lewm_bench.report.shift.report import terminal, write_shift
+
+    cells = load_shifts(folders)
+    shown_title = title or title_of(cells[0].suite)
+    _report_kept(folders, out, pack, SHEETS, lambda target: terminal(write_shift(cells, target, shown_title)))
+
+
+def _report_kept(
+    folders: list[Path], out: Path | None, pack: bool, pictures: str, write: Callable[[Path], str]
+) -> None:
+    """Write a report beside the ``pictures`` that no record holds, a folder of them in each of the results."""
     from lewm_bench.run.results_folder import claimed
     from lewm_bench.system.files import copy_folder
     from lewm_bench.system.packed import write_packed
 
-    cells = load_shifts(folders)
     target = out or folders[0]
     with claimed(target):
         for folder in folders:
-            if folder != target and (folder / SHEETS).is_dir():
-                copy_folder(folder / SHEETS, target / SHEETS)
+            if folder != target and (folder / pictures).is_dir():
+                copy_folder(folder / pictures, target / pictures)
         if pack:
             write_packed(folders, target)
-        shown = terminal(write_shift(cells, target, title or title_of(cells[0].suite)))
+        shown = write(target)
     show(shown, target)
