@@ -24,3 +24,6 @@ def _registry_as_it_was() -> Iterator[None]:
     yield
     changed = [n for n, (spec, kwargs) in before.items() if gym.registry.get(n) is spec and spec.kwargs != kwargs]
     assert not changed, f"a test of this module changed how {changed} are made"
+    # Every module registers its environments as it is collected, so one that goes here is missed by another module.
+    gone = before.keys() - gym.registry.keys()
+    assert not gone, f"a test of this module removed {sorted(gone)}, which were registered before it: take another id"

@@ -43,7 +43,7 @@ class Listed(ToyEnv):
         return Task(start, start + np.array([0.95, 0]), left if number % 2 else right)
 
 
-for name, kind in (("Tasks", ToyEnv), ("Listed", Listed)):
+for name, kind in (("Tasks", ToyEnv), ("ListedTasks", Listed)):
     gym.register(f"tests/{name}-v0", entry_point=kind)
 
 
@@ -135,7 +135,7 @@ def test_planning_tasks_lie_in_two_rooms(tmp_path: Path, monkeypatch, chunk: int
 
 
 def test_an_environment_may_bring_tasks_and_their_solutions(tmp_path: Path) -> None:
-    setting = setting_of(tmp_path, "tests/Listed-v0", still=1.0)
+    setting = setting_of(tmp_path, "tests/ListedTasks-v0", still=1.0)
     found = sorted_of(setting, 12, 6)
     assert found.number == (0, 2, 4) and found.steps == (9, 9, 9)
 
