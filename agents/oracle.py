@@ -8,7 +8,7 @@ the learned dynamics.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,7 @@ from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.types import Goals, Past, WorldModel
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import goal_distance
+from lewm_bench.planning.cost import Objective, objective_of
 from lewm_bench.planning.replan import Replanner
 
 
@@ -46,8 +46,12 @@ class Simulation:
         return after.reshape(B, S, H, -1)
 
 
+Costs = Callable[[np.ndarray], Tensor]
+"""True states (B, S, h, X) after the blocks that count to the costs of plans (B, S)."""
+
+
 class SimulatorAgent:
-    """A search on the true simulator; ``distance(states (B, S, H, X)) -> (B, S, H)`` is made from the goals by subclasses."""
+    """A search on the true simulator; what plans cost is made from the goals by subclasses."""
 
     history = 1
 
@@ -60,8 +64,18 @@ class SimulatorAgent:
         self.simulation, self.config = simulation, config
         self.frame_skip = simulation.frame_skip
 
+    @property
+    def last(self) -> bool:
+        """Whether the state after the last block alone counts."""
+        return self.config.objective == "final"
+
     def start(self, goals: Goals, rngs: Sequence[np.random.Generator]) -> SimulatorController:
-        return SimulatorController(self, self.goal_distance(goals), rngs)
+        return SimulatorController(self, self.costs(goals), rngs)
+
+    def costs(self, goals: Goals) -> Costs:
+        """What comes of plans to what they cost."""
+        distance = self.goal_distance(goals)
+        return lambda states: distance(states).sum(-1)
 
     def goal_distance(self, goals: Goals):
         """A function from true states (B, S, H, X) to distances (B, S, H), a tensor."""
@@ -72,20 +86,19 @@ class SimulatorAgent:
 class SimulatorController:
     """One batch of episodes of a ``SimulatorAgent``."""
 
-    def __init__(self, agent: SimulatorAgent, distance, rngs: Sequence[np.random.Generator]) -> None:
-        self._agent, self._distance = agent, distance
+    def __init__(self, agent: SimulatorAgent, costs: Costs, rngs: Sequence[np.random.Generator]) -> None:
+        self._agent, self._costs = agent, costs
         self._plan = Replanner(agent.config, agent.frame_skip, rngs)
 
     def encode(self, past: Past) -> np.ndarray:
         return past.states
 
     def search(self, states: np.ndarray) -> np.ndarray:
-        agent, config = self._agent, self._agent.config
+        agent = self._agent
 
         def cost(plans: Tensor) -> Tensor:
             after = agent.simulation.states(states, plans)
-            after = after[:, :, -1:] if config.objective == "final" else after
-            return self._distance(after).sum(-1).to(plans)
+            return self._costs(after[:, :, -1:] if agent.last else after).to(plans)
 
         block = agent.frame_skip * agent.simulation.env.action_space.shape[0]
         blocks = self._plan(cost, block, torch.device("cpu"))
@@ -101,7 +114,7 @@ class PathOracle(SimulatorAgent):
 
 
 class LatentOracle(SimulatorAgent):
-    """True dynamics, but the cost is the distance of the rendered outcome to the goal in ``model``'s latent space."""
+    """True dynamics, but the rendered outcomes cost what ``model``'s planner would have them cost if it imagined them."""
 
     def __init__(
         self,
@@ -111,10 +124,16 @@ class LatentOracle(SimulatorAgent):
         device: torch.device,
         chunk: int = 512,
         embed: Embed | None = None,
+        objective: Objective | None = None,
     ) -> None:
         # Its question is about the latent metric: where the model's own planner needs gradients, CEM asks it.
         super().__init__(simulation, config.model_copy(update={"solver": "cem"}) if config.differentiates else config)
         self._embed, self._chunk = embed or embed_frames(model, device), chunk
+        self._objective = objective or objective_of(config)
+
+    @property
+    def last(self) -> bool:
+        return self._objective.last
 
     @torch.inference_mode()
     def _encode(self, states: np.ndarray) -> Tensor:
@@ -123,15 +142,16 @@ class LatentOracle(SimulatorAgent):
         chunks = range(0, len(states), self._chunk)
         return torch.cat([self._embed(images[i : i + self._chunk], states[i : i + self._chunk]) for i in chunks])
 
-    def goal_distance(self, goals: Goals):
+    def costs(self, goals: Goals) -> Costs:
         with torch.inference_mode():
             goal = self._embed(goals.frames, goals.states)  # (B, *L)
 
-        def distance(states: np.ndarray) -> Tensor:
+        @torch.inference_mode()
+        def costs(states: np.ndarray) -> Tensor:
             latents = self._encode(states.reshape(-1, states.shape[-1]))
-            return goal_distance(latents.unflatten(0, states.shape[:3]), goal)
+            return self._objective.score(latents.unflatten(0, states.shape[:3]), goal)
 
-        return distance
+        return costs
 
 
 class OracleConfig(AgentConfig):

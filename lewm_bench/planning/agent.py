@@ -13,7 +13,15 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.core.types import Controller, Goals, Past, WorldModel
 from lewm_bench.planning.company import Company, Encode
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import BeginRollout, Rollout, in_pieces, latent_cost, plain_rollout
+from lewm_bench.planning.cost import (
+    BeginRollout,
+    Objective,
+    Rollout,
+    imagined_cost,
+    in_pieces,
+    objective_of,
+    plain_rollout,
+)
 from lewm_bench.planning.replan import Replanner
 from lewm_bench.system.device import sized
 
@@ -38,6 +46,10 @@ class Encoded(NamedTuple):
     actions: Tensor  # (B, T-1, A) z-scored
 
 
+Propose = Callable[[Encoded, Tensor], Tensor]
+"""Context and encoded goals (B, *L) to plans (B, H, A), z-scored, around which a search begins."""
+
+
 class PlanningAgent:
     """Plans with a world model: encode context and goal once, search in latent space, execute, plan again."""
 
@@ -49,6 +61,8 @@ class PlanningAgent:
         rollout: BeginRollout | None = None,
         differentiable: BeginRollout | None = None,
         company: Company | None = None,
+        objective: Objective | None = None,
+        propose: Propose | None = None,
     ) -> None:
         """How the model's futures are computed; each is the plain loop if left out.
 
@@ -56,15 +70,18 @@ class PlanningAgent:
             rollout: for solvers that look at costs only.
             differentiable: for those that want gradients, so neither in inference mode nor in place.
             company: decides what episodes may share; left out it is asked where kernels are chosen by size.
+            objective: what plans cost; left out the latent distance to the goal, as ``config`` says.
+            propose: where searches begin; left out at the mean of the data's actions.
         """
         self.model, self.config, self.device, self.differentiable = model, config, device, differentiable
+        self.objective, self.propose = objective or objective_of(config), propose
         self.company = company or (Company() if sized(device) else None)
         if config.differentiates:
             self.rollout = in_pieces(differentiable or plain_rollout(model))
         else:
             self.rollout = rollout or default_rollout(model, config)
             if self.company is not None:
-                self.rollout = self.company.rollouts(self.rollout, config)
+                self.rollout = self.company.rollouts(self.rollout, self.objective)
         self.history, self.frame_skip = model.history, model.frame_skip
 
     def encode(self, frames: Tensor, states: np.ndarray) -> Tensor:
@@ -113,8 +130,9 @@ class LatentController:
         with torch.inference_mode(not agent.config.differentiates):
             if agent.config.differentiates:  # tensors made in inference mode can take no part in a gradient
                 encoded, goal = Encoded(encoded.latents.clone(), encoded.actions.clone()), goal.clone()
-            cost = latent_cost(self.rollout(encoded), goal, agent.config)
-            blocks = self._plan(cost, encoded.actions.shape[-1], agent.device)
+            cost = imagined_cost(self.rollout(encoded), goal, agent.objective)
+            proposed = None if agent.propose is None else agent.propose(encoded, goal)
+            blocks = self._plan(cost, encoded.actions.shape[-1], agent.device, proposed)
             return primitive_actions(agent.model.denormalize_actions(blocks), agent.frame_skip)
 
 

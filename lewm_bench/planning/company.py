@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import BeginRollout, Rollout, Score, latent_cost
+from lewm_bench.planning.cost import BeginRollout, Objective, Rollout, Score, imagined_cost
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ class Company:
         alone = (slice(b, b + 1) for b in range(len(frames)))
         return torch.cat([encode(frames[b], states[b]) for b in alone])
 
-    def rollouts(self, begin: BeginRollout, config: PlannerConfig) -> BeginRollout:
+    def rollouts(self, begin: BeginRollout, objective: Objective) -> BeginRollout:
         """``begin`` for several episodes at once, or one after the other."""
         single = apart(begin)
 
@@ -71,7 +70,7 @@ class Company:
                         torch.randn(len(plans) + 1, *like.shape[1:], generator=generator)[chosen].to(like)
                         for like in (latents, latents[:, 0], past_actions, plans)
                     )
-                    return latent_cost(begin(z, actions), goal, config)(drawn)
+                    return imagined_cost(begin(z, actions), goal, objective)(drawn)
 
                 if len(plans) == 1 or self.alike("rollouts", (*plans.shape, *latents.shape[1:]), of):
                     return together(plans, score)

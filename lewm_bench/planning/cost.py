@@ -6,6 +6,7 @@ Shapes: B episodes planned together, S sampled plans, H blocks of a plan, A numb
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -108,12 +109,33 @@ class _AtOnce(torch.autograd.Function):
         return above[:, :, None, None] * gradient, None
 
 
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""Imagined latents (b, S, H, *L) and the goals' (b, *L) to how far each is from its goal, (b, S, H)."""
+
+
+class Objective(NamedTuple):
+    """What a plan costs, by the latents that are imagined of it."""
+
+    score: Callable[
+        [Tensor, Tensor], Tensor
+    ]  # latents (b, S, h, *L) after the blocks that count, goals (b, *L) -> (b, S)
+    last: bool  # whether the last block alone counts, so that h is 1; else h is H
+
+
+def objective_of(config: PlannerConfig, distance: Distance = goal_distance) -> Objective:
+    """The cost of the LeWM paper (section 3.3), the distance of the last latent, or the sum over all of them."""
+    return Objective(lambda latents, goal: distance(latents, goal).sum(-1), config.objective == "final")
+
+
 def latent_cost(rollout: Rollout, goal: Tensor, config: PlannerConfig) -> Cost:
     """The cost of plans in latent space (paper, section 3.3): distance of imagined latents to the goal's (B, *L)."""
+    return imagined_cost(rollout, goal, objective_of(config))
+
+
+def imagined_cost(rollout: Rollout, goal: Tensor, objective: Objective) -> Cost:
+    """The cost of plans on the way to goals (B, *L), by what is imagined of them."""
 
     def score(imagined: Tensor, episodes: slice) -> Tensor:
-        if config.objective == "final":
-            return goal_distance(imagined[:, :, -1], goal[episodes])
-        return goal_distance(imagined, goal[episodes]).sum(-1)
+        return objective.score(imagined[:, :, -1:] if objective.last else imagined, goal[episodes])
 
     return lambda plans: rollout(plans, score)

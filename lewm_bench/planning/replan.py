@@ -26,12 +26,13 @@ class Replanner:
         self._config, self._skip, self._rngs = config, frame_skip, rngs
         self._last: Plan | None = None
 
-    def __call__(self, cost: Cost, block: int, device: torch.device) -> Tensor:
+    def __call__(self, cost: Cost, block: int, device: torch.device, proposed: Tensor | None = None) -> Tensor:
         """The blocks to execute now (B, receding, A).
 
         Args:
             cost: of plans (B, S, horizon, A) in blocks; solvers see their environment steps.
             block: A.
+            proposed: (B, horizon, A) to search around, in place of the data's mean or of what is left of the last plan.
         """
         config, k = self._config, self._skip
         mean = torch.zeros(len(self._rngs), config.horizon * k, block // k, device=device)
@@ -41,6 +42,8 @@ class Replanner:
             mean = shifted(self._last.actions, executed)
             if isinstance(self._last, ElitePlan) and config.receding < config.horizon:
                 kept = shifted(self._last.elites, executed)
+        if proposed is not None:
+            mean = proposed.reshape(mean.shape)
 
         def in_blocks(plans: Tensor) -> Tensor:
             return cost(plans.reshape(*plans.shape[:2], config.horizon, block))

@@ -20,7 +20,7 @@ from lewm_bench.core.rng import stream
 from lewm_bench.core.types import Goals, Past
 from lewm_bench.planning.company import Company, apart
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import BeginRollout, Rollout, Score, latent_cost
+from lewm_bench.planning.cost import BeginRollout, Rollout, Score, latent_cost, objective_of
 from lewm_bench.planning.fast.dino_wm import PackedDinoWM
 from lewm_bench.planning.fast.lewm import PackedLeWM
 
@@ -115,7 +115,7 @@ def test_what_a_cpu_shares_is_what_it_was() -> None:
 
 
 def test_a_rollout_of_any_company_has_the_numbers_of_the_episode() -> None:
-    begin, problem = Company().rollouts(one_size(), CONFIG), Problem(6)
+    begin, problem = Company().rollouts(one_size(), objective_of(CONFIG)), Problem(6)
     together = problem.costs(begin, 0, 1, 2, 3)
     for others in ((3, 2, 1, 0), (2, 4, 5, 1), (0, 0, 0, 0), (1, 3, 3, 3)):
         found = problem.costs(begin, *others)
@@ -128,7 +128,7 @@ def test_a_rollout_of_any_company_has_the_numbers_of_the_episode() -> None:
 def test_episodes_that_place_or_company_change_have_calls_of_their_own(change: str, caplog) -> None:
     packed = one_size()
     company, problem = Company(), Problem(4)
-    begin = company.rollouts(off(packed, change), CONFIG)
+    begin = company.rollouts(off(packed, change), objective_of(CONFIG))
     expected = torch.cat([problem.costs(packed, e) for e in range(4)])
     assert not torch.equal(problem.costs(off(packed, change)), expected)
     with caplog.at_level(logging.WARNING):
@@ -143,7 +143,7 @@ def test_episodes_that_place_or_company_change_have_calls_of_their_own(change: s
 
 def test_every_shape_is_tried_once_and_one_episode_never() -> None:
     packed, company = one_size(), Company()
-    begin = company.rollouts(packed, CONFIG)
+    begin = company.rollouts(packed, objective_of(CONFIG))
     before = torch.get_rng_state()
     Problem(1).costs(begin)
     assert packed.calls == [(1, 40)]
@@ -234,7 +234,7 @@ def test_plans_of_dino_wm_are_those_of_the_episode(arithmetic: str) -> None:
 def test_a_compiled_call_is_compiled_once_per_shape() -> None:
     packed = PackedLeWM(lewm().parts(), "float32", True)
     packed.sharing = "one size"
-    begin, problem = Company().rollouts(packed, CONFIG), Problem(6)
+    begin, problem = Company().rollouts(packed, objective_of(CONFIG)), Problem(6)
     with torch.inference_mode():
         expected = problem.costs(PackedLeWM(lewm().parts()), 0, 1, 2)
         torch.testing.assert_close(problem.costs(begin, 0, 1, 2), expected, rtol=1e-4, atol=1e-6)
