@@ -15,5 +15,8 @@ AGENTS: dict[str, str] = {
     "pldm": "lewm_bench.agents.pldm:PLDM_FAMILY",
     "jepa-ema": "lewm_bench.agents.jepa_ema:JEPA_EMA",
     "delta-jepa": "lewm_bench.agents.delta_jepa:DELTA_JEPA",
+    "gc-idm": "lewm_bench.agents.gc_idm:GC_IDM",
+    "gc-idm-cem": "lewm_bench.agents.gc_idm:GC_IDM_CEM",
+    "trm": "lewm_bench.agents.trm:TRM_FAMILY",
     "sac-her": "lewm_bench.agents.sac_her:SAC_HER",
 }

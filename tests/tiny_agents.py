@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from toy_env import TOY_ID, make_toy
 
-from lewm_bench.agent import Loaded, Setting
+from lewm_bench.agent import Family, Loaded, Setting
 from lewm_bench.agents import AGENTS
 from lewm_bench.core.config import deep_merge
 from lewm_bench.core.names import parse_agent
@@ -17,6 +17,7 @@ from lewm_bench.core.rng import stream
 from lewm_bench.core.types import Goals, Past
 from lewm_bench.data.collect import CollectConfig, collect
 from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.run.bases import with_base, with_trained_base
 from lewm_bench.run.registry import agent_family
 from lewm_bench.system.store import Store
 
@@ -27,6 +28,7 @@ TRANSFORMER = {"width": 16, "depth": 2, "heads": 2, "head_size": 8, "mlp_hidden"
 JEPA = {"encoder": "stem-vit", "latent": 8, "projector_hidden": 16, **TRANSFORMER}
 PREFIX = {"prefix_depth": 1, "prefix_heads": 2, "prefix_head_size": 8, "prefix_mlp_hidden": 16, "fusion_hidden": 16}
 LOCAL = {"local": {"width": 16, "depth": 1, "heads": 2, "channels": 8, "scales": [4, 8], "train": TINY_TRAIN}}
+HEAD = {"hidden": 16, "depth": 1}
 TINY = {
     "lewm": {**JEPA, "num_directions": 8},
     "fast-lewm": {**JEPA, **PREFIX, "num_directions": 8},
@@ -37,6 +39,9 @@ TINY = {
     "gcivl": {"width": 16, "depth": 1, "hidden": 16},
     "gciql": {"width": 16, "depth": 1, "hidden": 16},
     "dino-wm": {"encoder": "lowpass", "conditioning": "adaln", **TRANSFORMER, **LOCAL},
+    "gc-idm": HEAD,
+    "gc-idm-cem": HEAD,
+    "trm": {**HEAD, "max_separation": 12},
     "noop": {},
     "random": {},
     "oracle": {},
@@ -65,15 +70,26 @@ def toy_setting(folder: Path) -> Setting:
 
 
 def setting_of(base: Setting, name: str, **changes) -> Setting:
-    return replace(base, agent=name, config=configured(name), **changes)
+    setting = replace(base, agent=name, config=configured(name), **changes)
+    return with_base(setting, agent_family(name), lambda other: setting_of(base, other, **changes))
 
 
 def checkpoint_of(setting: Setting, folder: Path) -> Path | None:
     family = agent_family(setting.agent)
     if not family.trainable:
         return None
-    family.train(setting, folder)
+    family.train(on_trained_base(setting), folder)
     return folder
+
+
+def on_trained_base(setting: Setting) -> Setting:
+    """The setting with the checkpoint of what its agent is built on, one of its store."""
+
+    def trained(own: Setting, family: Family) -> Path:
+        spec = {"agent": own.agent, "seed": own.seed, "dataset": own.dataset_key}
+        return own.store.stage("base", spec, lambda work: family.train(own, work))
+
+    return with_trained_base(setting, trained)
 
 
 def situation(setting: Setting, batch: int, frames: int) -> tuple[Goals, Past]:

@@ -2,9 +2,11 @@
 
 from lewm_bench.agent.family import (
     AgentConfig,
+    Base,
     C,
     Family,
     Loaded,
+    OnBaseConfig,
     Setting,
     TrainedWorldModel,
     arithmetic_note,
@@ -28,12 +30,14 @@ from lewm_bench.planning.agent import (
 
 __all__ = [
     "AgentConfig",
+    "Base",
     "C",
     "Embed",
     "Encoded",
     "Family",
     "LatentController",
     "Loaded",
+    "OnBaseConfig",
     "PlanningAgent",
     "Setting",
     "TrainedWorldModel",

@@ -29,8 +29,9 @@ from lewm_bench.data.format import Dataset
 from lewm_bench.planning.agent import Embed, PlanningAgent, default_rollout
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.planning.cost import BeginRollout, Objective, plain_rollout
-from lewm_bench.system.checkpoint import load_weights, save_checkpoint
+from lewm_bench.system.checkpoint import WEIGHTS, load_weights, save_checkpoint
 from lewm_bench.system.filenames import file_stem
+from lewm_bench.system.files import checksum
 from lewm_bench.system.store import Store, stage_key
 from lewm_bench.train.keeping import NOTHING_KEPT, Keeping
 from lewm_bench.train.logs import NOWHERE, UNLOGGED, LogOf, LogTo
@@ -49,7 +50,36 @@ class AgentConfig(Config):
     train: TrainConfig = Field(TrainConfig(), description="optimisation")
 
 
+class OnBaseConfig(AgentConfig):
+    """Of an agent that learns from the frozen latents of another one."""
+
+    base: str = Field(
+        "lewm", min_length=1, description="agent whose frozen latents it uses, with settings as in any agent's name"
+    )
+
+
 C = TypeVar("C", bound=AgentConfig)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The agent that another one is built on, whose weights stay as they are."""
+
+    family: TrainedWorldModel
+    setting: Setting
+    folder: Path | None = None  # its checkpoint, as soon as it is trained
+
+    @property
+    def told(self) -> str:
+        """What a table says of it: ``LeWM, seed 0``."""
+        return f"{self.family.card.name or self.setting.agent}, seed {self.setting.seed}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it belongs to the card of whoever is built on it."""
+        card = card_of(self.setting)
+        weights = {} if self.folder is None else {"weights": checksum(self.folder / WEIGHTS)}
+        return {name: card[name] for name in ("agent", "config", "seed")} | weights
 
 
 @dataclass(frozen=True)
@@ -71,6 +101,7 @@ class Setting(Generic[C]):
     keeping: Keeping = NOTHING_KEPT  # of its training, on the way
     log_to: LogTo = NOWHERE  # the loggers that follow its training
     ranks: Ranks = ALONE  # the processes that train the agent together
+    base: Base | None = None  # of an agent that is built on another
 
     @property
     def image_size(self) -> int:
@@ -115,6 +146,9 @@ class Family(ABC):
     keeps: ClassVar[bool] = True  # trains by ``train_module``, which can keep checkpoints on the way
     schema: ClassVar[int] = 1  # raise it when the code changes what a config trains to
     planning_only: ClassVar[tuple[str, ...]] = ()  # settings that change plans and not weights
+    on_base: ClassVar[bool] = False
+    """Whether it is built on the frozen weights of another agent with the same data and seed, which its config's ``base``
+    names (``OnBaseConfig``); ``setting.base`` is then there, and trained before ``train`` is called."""
     seeds_share: ClassVar[bool] = False  # a training makes stages that those of other seeds read, such as an encoder
     rehearsal: ClassVar[Mapping[str, Any]] = {"train": {"steps": 4, "batch_size": 8, "on_collapse": "continue"}}
     """Settings with which a training takes a moment, for `lewm-bench check`."""
@@ -255,6 +289,7 @@ def card_of(setting: Setting) -> dict:
         "dataset": setting.dataset_key,
         "seed": setting.seed,
         "torch": torch.__version__,
+        **({} if setting.base is None else {"base": setting.base.identity}),
     }
 
 

@@ -17,6 +17,7 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.core.names import parse_agent
 from lewm_bench.data.format import Dataset
 from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.run.bases import base_of_card
 from lewm_bench.run.benchmarks import EnvSpec, find_file
 from lewm_bench.run.benchmarks import load as load_benchmarks
 from lewm_bench.run.checkpoints import alike, checkpoint_folder
@@ -95,6 +96,7 @@ def load(
     )
     _require_fit(folder, card, setting)
     family = agent_family(name)
+    setting = base_of_card(card, setting, family)
     family.requirements(setting)
     return ActingAgent(load_noted(family, setting, folder), setting, folder)
 

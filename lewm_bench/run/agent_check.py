@@ -29,6 +29,7 @@ from lewm_bench.evaluation.agent_contract import Place, checked_actions, checked
 from lewm_bench.evaluation.episodes import evaluate
 from lewm_bench.evaluation.history import History, images
 from lewm_bench.evaluation.protocol import Pairs
+from lewm_bench.run.bases import base_agent, with_base, with_trained_base
 from lewm_bench.run.benchmarks import Benchmarks, SuiteSpec
 from lewm_bench.run.environments import make_env
 from lewm_bench.run.registry import agent_family
@@ -73,7 +74,16 @@ class Trial:
             return None
         folder = self.folder / name
         folder.mkdir()
-        self.family.train(replace(self.setting, store=Store(self.folder / f"{name} cache")), folder)
+        own = replace(self.setting, store=Store(self.folder / f"{name} cache"))
+        self.family.train(with_trained_base(own, self._trained_base), folder)
+        return folder
+
+    def _trained_base(self, setting: Setting, family: Family) -> Path:
+        """A checkpoint of what the agent is built on."""
+        folder = self.folder / "base"
+        if not folder.is_dir():
+            folder.mkdir()
+            family.train(setting, folder)
         return folder
 
 
@@ -108,6 +118,9 @@ def trial_of(name: str, benchmarks: Benchmarks, overrides: Sequence[str], folder
     """The agent with its settings and its data, before it is trained."""
     family = agent_family(name)
     own = {parse_agent(name).base: dict(family.rehearsal)} if family.trainable else {}
+    if family.on_base:
+        base = parse_agent(base_agent(family.Config())).base
+        own[base] = dict(agent_family(base).rehearsal)
     suite = SuiteSpec(title="check", envs=({"id": ENV},), agents=(name,), seeds=(0,), settings=SETTINGS | own)
     profile = "quick" if "quick" in benchmarks.profiles else next(iter(benchmarks.profiles))
     found = resolve(
@@ -127,7 +140,11 @@ def trial_of(name: str, benchmarks: Benchmarks, overrides: Sequence[str], folder
         device=torch.device("cpu"),
         store=Store(folder / "cache"),
     )
-    return Trial(setting, family, folder)
+
+    def other(agent: str) -> Setting:
+        return replace(setting, agent=agent, config=found.agent_config(agent))
+
+    return Trial(with_base(setting, family, other), family, folder)
 
 
 def _finding(name: str, check: Callable[[Trial], str], trial: Trial) -> Finding:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -18,9 +19,10 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from lewm_bench.agent import Setting
+from lewm_bench.agent import OnBaseConfig, Setting
 from lewm_bench.core.env import GoalEnv
 from lewm_bench.core.names import stratum_of
+from lewm_bench.run.bases import base_agent
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.during import number_of
 from lewm_bench.run.keys import checkpoints_spec, model_spec, pairs_spec
@@ -60,13 +62,23 @@ def trainings(run: Run, spec: EnvSpec, data: Data) -> dict[str, Job]:
     """A job for each training of an environment that is worth a process, by its stage (kind/key).
 
     All agents with their lowest seed come first: what several seeds share, such as an encoder, is then made only once.
+    But before them all what others are built on, so that nobody waits for it.
     """
     found: dict[str, Job] = {}
-    for job in sorted(run.suite.jobs, key=lambda job: job.seed):
-        key = result_or_error(lambda job=job: key_of(run, job, data)) if job.env == spec else None
+    jobs = sorted((job for job in run.suite.jobs if job.env == spec), key=lambda job: job.seed)
+    for job in [*bases_of(run, jobs), *jobs]:
+        key = result_or_error(lambda job=job: key_of(run, job, data))
         if isinstance(key, str):
             found.setdefault(key, job)
     return found
+
+
+def bases_of(run: Run, jobs: Sequence[Job]) -> Iterator[Job]:
+    """The jobs of what the agents of ``jobs`` are built on, which need not be in the suite."""
+    for job in jobs:
+        config = result_or_error(lambda job=job: run.suite.of(job.env).agent_config(job.agent))
+        if isinstance(config, OnBaseConfig):
+            yield job.model_copy(update={"agent": base_agent(config)})
 
 
 def key_of(run: Run, job: Job, data: Data) -> str | None:

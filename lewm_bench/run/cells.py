@@ -81,7 +81,7 @@ def record(
         weights=first["weights"],
         parameters=first["parameters"],
         tokens_per_frame=first["tokens_per_frame"],
-        train_seconds=training.get("seconds"),
+        **seconds_of(training),
         training=training.get("columns", {}),
         train_clips=training_clips(setting, family),
         train_episodes=training_episodes(setting, family),
@@ -94,6 +94,15 @@ def record(
         commit=first["commit"],
         created=first["created"],
     )
+
+
+def seconds_of(training: dict[str, Any]) -> dict[str, Any]:
+    """The time of a training, that of what it is built on included."""
+    own, base = training.get("seconds"), training.get("base")
+    if base is None or own is None:
+        return {"train_seconds": own}
+    whole = None if base["seconds"] is None else own + base["seconds"]
+    return {"base": base["told"], "base_seconds": base["seconds"], "train_seconds": whole}
 
 
 def training_clips(setting: Setting, family: Family) -> int | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lewm_bench.agent import AgentConfig, Setting
+from lewm_bench.agent import AgentConfig, Base, Setting
 from lewm_bench.agents.parts.jepa import JEPAConfig
 from lewm_bench.agents.parts.released import RELEASED, agent_of, is_released, require_files
 from lewm_bench.core.env import GoalEnv
@@ -137,11 +137,30 @@ def check_card(folder: Path, setting: Setting | Use) -> None:
                 f"checkpoint {folder} was made with {name} {theirs!r}, but here it is {ours!r}; set it alike"
                 + (alike(found, name, theirs) if name in card else "")
             )
+    if isinstance(setting, Setting) and setting.base is not None:
+        check_base(folder, found, setting.base)
     check_environment(folder, found, setting)
     if isinstance(seed := found.get("seed"), int) and seed != setting.seed:
         raise UserError(f"checkpoint {folder} was trained with seed {seed}, not {setting.seed}; add --seed {seed}")
     if not is_file(folder / WEIGHTS):
         raise UserError(f"{folder} is not a checkpoint: it has no {WEIGHTS}")
+
+
+def check_base(folder: Path, card: Any, base: Base) -> None:
+    """Refuse a checkpoint that is built on an agent of another configuration.
+
+    Raises:
+        UserError: the first field that differs, and both values.
+    """
+    found, ours = card.get("base"), base.identity
+    theirs = found if isinstance(found, dict) else {}
+    config = theirs.get("config") if isinstance(theirs.get("config"), dict) else {}
+    differs = [("agent", theirs.get("agent"), ours["agent"])]
+    differs += [(n, config.get(n), v) for n, v in ours["config"].items() if n not in TRAINED_ON]
+    for name, was, here in differs:
+        if was != here:
+            told = name if name == "agent" else f"{base.setting.agent}.{name}"
+            raise UserError(f"checkpoint {folder} is built on {told} {was!r}, but here it is {here!r}; set it alike")
 
 
 def _card_of(setting: Setting | Use) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from lewm_bench.evaluation.episodes import EvalConfig
 from lewm_bench.evaluation.protocol import PROTOCOLS, Protocol
 from lewm_bench.evaluation.shift import PAIRS, SHIFT_1
 from lewm_bench.evaluation.shift_record import Condition
+from lewm_bench.run.bases import base_agent
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.names import agent_path
 from lewm_bench.run.resolve import Job, Suite
@@ -39,7 +40,7 @@ DATA_SEED = 0  # all training seeds share one dataset
 
 KINDS = {
     "collect": ("dataset", "policy"),
-    "train": ("encoder", "tokens", "pace", "model", "checkpoints", "failure"),
+    "train": ("encoder", "tokens", "pace", "model", "latents", "checkpoints", "failure"),
     "evaluate": ("pairs", "evaluation", "understanding", "shift"),
 }
 """The kinds of cache entries that each stage of a run makes, in order."""
@@ -107,6 +108,7 @@ def model_spec(setting: Setting, family: Family) -> dict[str, Any]:
         "seed": setting.seed,
         "device": setting.device.type,
         "outside": setting.outside or outside_of(setting, family),
+        **({} if setting.base is None else {"base": model_spec(setting.base.setting, setting.base.family)}),
         # Until Fabric's mixed precision was found to reach no ``loss``, these were trained in float32.
         **({} if config["train"].get("precision", "32-true") == "32-true" else {"autocast": 1}),
     }
@@ -131,10 +133,13 @@ def outside_of(setting: Setting, family: Family) -> str:
 def failure_spec(suite: Suite, job: Job, family: Family, dataset: str, device: str) -> dict[str, Any]:
     """What determines that a training fails; unlike for weights, what counts as collapse belongs to it."""
     resolved = suite.of(job.env)
+    config = resolved.agent_config(job.agent)
+    base = {"base": resolved.agent_config(base_agent(config)).model_dump(mode="json")} if family.on_base else {}
     return {
         **code_of(job.agent, family),
+        **base,
         "agent": parse_agent(job.agent).trained,
-        "config": resolved.agent_config(job.agent).model_dump(mode="json"),
+        "config": config.model_dump(mode="json"),
         "training": resolved.settings.training.model_dump(mode="json"),
         "dataset": dataset,
         "seed": job.seed,

@@ -128,6 +128,8 @@ class CellRecord(Record):
     weights: str = "none"
     parameters: int | None = None  # None for agents without a network
     tokens_per_frame: int | None = None
+    base: str = ""  # the agent whose frozen weights it is built on: "LeWM, seed 0"
+    base_seconds: float | None = None  # of that one's training, which train_seconds contain
     train_seconds: float | None = None
     training: Annotated[dict[str, list[float | None]], AfterValidator(even)] = Field(default_factory=dict)
     train_clips: int | None = None  # that the training drew from; None where passes over the data mean nothing

@@ -291,9 +291,12 @@ def named_settings(agent: str) -> dict[str, Any]:
 
 
 def shares_budget(agent: str) -> bool:
-    """Whether the common training budget is for this agent: it learns from the dataset and names no steps itself."""
+    """Whether the common training budget is for this agent: it learns from the dataset and names no steps itself.
+
+    What is built on another agent has had that budget in its base.
+    """
     family = agent_family(agent)
-    return family.trainable and family.kind != "privileged" and not names_steps(agent)
+    return family.trainable and family.kind != "privileged" and not family.on_base and not names_steps(agent)
 
 
 def choose_agents(wanted: Sequence[str], spec: SuiteSpec) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from lewm_bench.data.sac_exploration import CARD, train_sac_policy
 from lewm_bench.evaluation import strata, task_sorting
 from lewm_bench.evaluation.episodes import PairResult, distance_rank_correlation, evaluate, latent_oracle
 from lewm_bench.evaluation.protocol import PROTOCOLS, Pairs, Protocol, nearest, sample_pairs
+from lewm_bench.run.bases import with_base, with_trained_base
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.budget import within_seconds
 from lewm_bench.run.checkpoints import TRAINING, Use, as_trained, check_card, origin_note, training_of
@@ -178,10 +179,15 @@ def setting_of(run: Run, job: Job, env: GoalEnv, dataset: Dataset, dataset_key: 
         progress=run.progress,
         log_to=run.log_to,
     )
+    family = agent_family(job.agent)
+
+    def other(agent: str) -> Setting:
+        return setting_of(run, job.model_copy(update={"agent": agent}), env, dataset, dataset_key)
+
+    setting = with_base(setting, family, other)
     seconds = run.suite.of(job.env).settings.training.seconds
     if seconds is None or not shares_budget(job.agent):
         return in_steps(setting)
-    family = agent_family(job.agent)
     family.requirements(setting)
     return within_seconds(setting, family, seconds, model_spec(setting, family))
 
@@ -225,10 +231,14 @@ def checkpoint_of(
         log, where = trained(keeping, work)
         where |= {BESIDE: str(beside)} if beside else {}
         record = {"columns": log.columns, "seconds": log.seconds, "waited": log.waited, "hardware": where}
+        if setting.base is not None:
+            whole = training_of(setting.base.folder).get("seconds")
+            record["base"] = {"told": setting.base.told, "seconds": whole}
         write_text(work / TRAINING, json.dumps(record))
         others = f", threads: {where['threads']}, others at the same time: {beside}" if beside else ""
         say(f"{setting.env_id}: {setting.agent}, seed {setting.seed}, {trained_in(log)}{others}")
 
+    setting = with_trained_base(setting, lambda own, base: checkpoint_of(own, base, say, beside))
     spec = model_spec(setting, family)
     if number and family.keeps and train is None:
 

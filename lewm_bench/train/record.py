@@ -27,6 +27,13 @@ def even(columns: Mapping[str, Sequence[float | None]]) -> Mapping[str, Sequence
     return columns
 
 
+class BaseRecord(Record):
+    """What a training was built on."""
+
+    told: str  # "LeWM, seed 0"
+    seconds: float | None = None  # that its own training took, where that is known
+
+
 class TrainingRecord(Record):
     """What a training leaves on disk beside its weights."""
 
@@ -36,3 +43,4 @@ class TrainingRecord(Record):
     seconds: float = Field(ge=0)
     waited: float = Field(0.0, ge=0)  # of them, for data
     hardware: dict[str, str] = Field(default_factory=dict)
+    base: BaseRecord | None = None

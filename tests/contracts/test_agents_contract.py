@@ -16,6 +16,7 @@ from tiny_agents import (
     TINY,
     act,
     checkpoint_of,
+    on_trained_base,
     setting_of,
     situation,
     toy_setting,
@@ -106,7 +107,7 @@ def test_the_same_seed_gives_the_same_actions(base: Setting, tmp_path: Path, nam
 
 @pytest.mark.parametrize("name", [n for n in NAMES if agent_family(n).trainable and n != "sac-her"])
 def test_training_goes_on_after_a_kill(base: Setting, tmp_path: Path, name: str, monkeypatch) -> None:
-    setting, family = setting_of(base, name), agent_family(name)
+    setting, family = on_trained_base(setting_of(base, name)), agent_family(name)
     whole = checkpoint_of(setting, tmp_path / "whole")
     from lewm_bench.train import loop as module
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from lewm_bench.agent import OnBaseConfig
 from lewm_bench.core.names import parse_agent, stratum_of
 from lewm_bench.evaluation.protocol import PROTOCOLS
 from lewm_bench.run.ahead import sharing
+from lewm_bench.run.bases import base_agent
 from lewm_bench.run.during import during_training, number_of
 from lewm_bench.run.registry import agent_family
 from lewm_bench.run.stages import Data, Run, Sharing, dataset_of, measure_job, pairs_of, prepare_agent, setting_of
@@ -133,7 +135,8 @@ class Graph:
         if (training := self._training(number)) is not None:
             needed.append(training)
             first = self._first_of_seeds(training)
-            self._wait(training, [data] if first in (None, training) else [data, first])
+            before = [first, self._base_of(number)]
+            self._wait(training, [data, *(task for task in before if task not in (None, training))])
         if stratum_of(job.protocol):
             for offset in job.goal_offset:
                 needed.append(self._known(Task("pairs", number, offset)))
@@ -173,6 +176,15 @@ class Graph:
         return next(
             (t for t in self._waiting if t.kind == "training" and self._identity(t)[:2] == (label, name)), training
         )
+
+    def _base_of(self, number: int) -> Task | None:
+        """The training of what a job's agent is built on, if the suite lists it before; else the training makes it."""
+        job = self._run.suite.jobs[number]
+        config = result_or_error(lambda: self._run.suite.of(job.env).agent_config(job.agent))
+        if not isinstance(config, OnBaseConfig):
+            return None
+        same = job.env.label, parse_agent(base_agent(config)).trained, job.seed
+        return next((t for t in self._waiting if t.kind == "training" and self._identity(t) == same), None)
 
     def _label(self, task: Task) -> str:
         return self._run.suite.jobs[task.job].env.label
