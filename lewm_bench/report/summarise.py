@@ -48,7 +48,7 @@ COLUMNS = (
     "distance_end_median",
     "steps_to_hit_median", "plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75", "step_seconds_median",
     "speedup_vs_dino_wm",
-    "parameters", "tokens_per_frame", "train_seconds", "train_steps", "train_epochs", "solved_at_start", "stratum_share", "verdict", "verdict_text",
+    "parameters", "tokens_per_frame", "base", "train_seconds", "base_seconds", "train_steps", "train_epochs", "solved_at_start", "stratum_share", "verdict", "verdict_text",
     "note",
 )  # fmt: skip
 INTEGERS = ("goal_offset", "n_pairs", "n_seeds", "diff_runs", "parameters", "tokens_per_frame", "train_steps")
@@ -243,7 +243,18 @@ def _cost(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[str])
     row["train_epochs"] = _average(epochs) if epochs else np.nan
     trained = [c.train_seconds for c in cells if c.train_seconds is not None]
     row["train_seconds"] = _average(trained) if trained else np.nan
+    below = [c.base_seconds for c in cells if c.base_seconds is not None]
+    row["base_seconds"] = _average(below) if below else np.nan
+    row["base"] = _bases(cells)
     return row
+
+
+def _bases(cells: Sequence[CellRecord]) -> str:
+    """What the agents of cells are built on, each with its seeds: ``LeWM, seeds 0, 1``; empty for most."""
+    seeds: dict[str, list[str]] = {}
+    for name, _, seed in (c.base.rpartition(", seed ") for c in cells if c.base):
+        seeds.setdefault(name, []).append(seed)
+    return "; ".join(f"{name}, seed{'s'[: len(own) > 1]} {', '.join(own)}" for name, own in seeds.items())
 
 
 def _speedup(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[str]) -> float:
@@ -273,6 +284,8 @@ def _notes(group: Group) -> list[str]:
     """What a reader must know about a measured row, in a fixed order."""
     cells = [c for c, _ in group.done]
     notes = [c.note for c in cells if c.note]
+    if bases := _bases(cells):
+        notes.append(f"on the frozen weights of {bases}")
     if any(c.weights == "random" for c in cells):
         notes.append("untrained weights")
     collapsed = [c.seed for c in cells if stability.has_collapsed(c)]

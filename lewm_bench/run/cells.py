@@ -19,6 +19,7 @@ from lewm_bench.data.scenes import scene_name, scene_png
 from lewm_bench.data.videos import video_name, write_video
 from lewm_bench.evaluation.episodes import PairResult
 from lewm_bench.evaluation.trails import trails
+from lewm_bench.run.checkpoints import trained_seconds
 from lewm_bench.run.environments import make_env
 from lewm_bench.run.keys import (
     model_spec,
@@ -81,7 +82,8 @@ def record(
         weights=first["weights"],
         parameters=first["parameters"],
         tokens_per_frame=first["tokens_per_frame"],
-        **seconds_of(training),
+        **base_of(training),
+        train_seconds=trained_seconds(training),
         training=training.get("columns", {}),
         train_clips=training_clips(setting, family),
         train_episodes=training_episodes(setting, family),
@@ -96,13 +98,10 @@ def record(
     )
 
 
-def seconds_of(training: dict[str, Any]) -> dict[str, Any]:
-    """The time of a training, that of what it is built on included."""
-    own, base = training.get("seconds"), training.get("base")
-    if base is None or own is None:
-        return {"train_seconds": own}
-    whole = None if base["seconds"] is None else own + base["seconds"]
-    return {"base": base["told"], "base_seconds": base["seconds"], "train_seconds": whole}
+def base_of(training: dict[str, Any]) -> dict[str, Any]:
+    """What a training was built on, as fields of the record."""
+    base = training.get("base")
+    return {} if base is None else {"base": base["told"], "base_seconds": base["seconds"]}
 
 
 def training_clips(setting: Setting, family: Family) -> int | None:

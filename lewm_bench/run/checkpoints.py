@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,14 @@ def training_of(folder: Path | None) -> dict[str, Any]:
         return {}
     mend = "delete this file, which the weights do not need, or train again"
     return read_model(folder / TRAINING, TrainingRecord, mend).model_dump()
+
+
+def trained_seconds(training: Mapping[str, Any]) -> float | None:
+    """What ``training_of`` says that a training took, that of what it is built on included; None where that is not known."""
+    own, base = training.get("seconds"), training.get("base")
+    if own is None or base is None:
+        return own
+    return None if base["seconds"] is None else own + base["seconds"]
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ from lewm_bench.evaluation.shift_record import (
 )
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.cells import agent_kind, config_of, failure, reason_with_details, record_fields
-from lewm_bench.run.checkpoints import training_of
+from lewm_bench.run.checkpoints import trained_seconds, training_of
 from lewm_bench.run.environments import make_env
 from lewm_bench.run.keys import for_pairs, model_spec, one_offset, shift_spec
 from lewm_bench.run.resolve import Job
@@ -208,7 +208,7 @@ def try_job(run: Run, job: Job, data: Data, changes: Changes, step: Step) -> Shi
         key=stage_key("model", model_spec(setting, family)),
         config=config_of(run, job, setting, family),
         dataset=setting.dataset.fingerprint,
-        train_seconds=training.get("seconds"),
+        train_seconds=trained_seconds(training),
         train_hardware=training.get("hardware", {}),
         goal_offset=case.offset,
         budget=case.budget,

@@ -30,7 +30,7 @@ from lewm_bench.core.names import parse_agent
 from lewm_bench.core.reading import read_bytes
 from lewm_bench.run.cells import config_of, failure, reason_with_details
 from lewm_bench.run.cells import record_fields as common
-from lewm_bench.run.checkpoints import origin_note, training_of
+from lewm_bench.run.checkpoints import origin_note, trained_seconds, training_of
 from lewm_bench.run.keys import model_spec
 from lewm_bench.run.names import agent_names
 from lewm_bench.run.resolve import Job
@@ -269,7 +269,7 @@ def examine_job(
         key=stage_key("model", model_spec(setting, family)),
         config=config_of(run, job, setting, family),
         dataset=setting.dataset.fingerprint,
-        train_seconds=training.get("seconds"),
+        train_seconds=trained_seconds(training),
         training=training.get("columns", {}),
         skipped=skipped,
         seconds={name: one.seconds for name, one in found.items()},

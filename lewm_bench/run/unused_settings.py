@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lewm_bench.agent import OnBaseConfig
 from lewm_bench.core.config import Config
 from lewm_bench.core.errors import NotRun, UserError
 from lewm_bench.core.names import parse_agent
+from lewm_bench.run.bases import base_agent
 from lewm_bench.run.registry import agent_family
 from lewm_bench.run.resolve import PLANNER, Job, Suite, named_settings, parse_overrides, shares_budget
 from lewm_bench.run.settings import Settings
@@ -53,6 +55,9 @@ def is_read(suite: Suite, job: Job, path: Path) -> bool:
         family = agent_family(job.agent)
         if first == PLANNER:
             return family.plans and not is_unused(resolved.planner(job.agent), rest)
+        config = resolved.agent_config(job.agent)
+        if isinstance(config, OnBaseConfig) and first == parse_agent(base_agent(config)).base:
+            return is_read(suite, job.model_copy(update={"agent": base_agent(config)}), path)
         if first != parse_agent(job.agent).base:
             return False
         if rest[:1] == ("data",) and not family.trainable:
@@ -62,7 +67,7 @@ def is_read(suite: Suite, job: Job, path: Path) -> bool:
             given = budget.steps is not None or budget.seconds is not None
             if not family.trainable or (rest in LENGTHS and given and shares_budget(job.agent)):
                 return False
-        return not is_unused(resolved.agent_config(job.agent), rest)
+        return not is_unused(config, rest)
     except NotRun:  # a package is missing, so nobody can tell
         return True
 

@@ -119,7 +119,7 @@ def test_columns_are_those_of_the_design():
         "env agent goal_offset profile protocol status n_pairs n_seeds latent_oracle_hit distance_rank_correlation hit "
         "hit_low hit_high held held_low held_high normalised_hit diff_to_lewm diff_low diff_high diff_p diff_runs diff_p_holm "
         "distance_end_median steps_to_hit_median plan_seconds_median plan_seconds_q25 plan_seconds_q75 step_seconds_median speedup_vs_dino_wm parameters "
-        "tokens_per_frame train_seconds train_steps train_epochs solved_at_start stratum_share verdict verdict_text note"
+        "tokens_per_frame base train_seconds base_seconds train_steps train_epochs solved_at_start stratum_share verdict verdict_text note"
     )
     assert " ".join(report.build_tables(small()).columns) == expected
 

@@ -43,6 +43,14 @@ def _difference(row: pd.Series) -> str:
     return f"{text} *" if row["diff_p_holm"] < LEVEL else text
 
 
+def _training(r: pd.Series) -> str:
+    """The seconds of a training; of one that is built on another's, those of both, and their sum."""
+    whole, base = r["train_seconds"], r["base_seconds"]
+    if missing(whole) or missing(base):
+        return seconds(whole)
+    return f"{seconds(whole)} ({seconds(base)} + {seconds(whole - base)})"
+
+
 RESULT_COLUMNS: Mapping[str, Cell] = {
     "Reached at any step, %": reached,
     "Still there at the last step, %": lambda r: percent(r["held"], r["held_low"], r["held_high"]),
@@ -64,7 +72,7 @@ DETAIL_COLUMNS: Mapping[str, Cell] = {
     "True simulator + latent cost, %": lambda r: percent(r["latent_oracle_hit"]),
     "Rank correlation of latent and true distance": lambda r: number(r["distance_rank_correlation"]),
     "Parameters": lambda r: count(r["parameters"]),
-    "Training time": lambda r: seconds(r["train_seconds"]),
+    "Training time": _training,
     "Passes over the data": lambda r: number(r["train_epochs"], ".3g"),
     "Training steps": lambda r: "" if missing(r["train_steps"]) else f"{r['train_steps']:,}",
     "Solved at start, %": lambda r: percent(r["solved_at_start"]),
