@@ -208,7 +208,7 @@ class HeadFamily(Family):
 
         def build() -> OnFrozen:
             model = self.build(setting.config, base, setting.action_dim)
-            model.action_scale.fit(*setting.dataset.action_statistics("train"))
+            model.action_scale.load_state_dict(base.action_scale.state_dict())  # by which its predictor reads actions
             return model
 
         log = train_module(setting, build, self.batches(setting, latents), folder)

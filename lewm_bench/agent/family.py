@@ -54,7 +54,9 @@ class OnBaseConfig(AgentConfig):
     """Of an agent that learns from the frozen latents of another one."""
 
     base: str = Field(
-        "lewm", min_length=1, description="agent whose frozen latents it uses, with settings as in any agent's name"
+        "lewm",
+        min_length=1,
+        description="agent whose frozen latents it uses, as agents are named, or a checkpoint: its folder or hf:OWNER/NAME",
     )
 
 
@@ -68,11 +70,13 @@ class Base:
     family: TrainedWorldModel
     setting: Setting
     folder: Path | None = None  # its checkpoint, as soon as it is trained
+    source: str = ""  # of a checkpoint from outside the cache: as it was named
 
     @property
     def told(self) -> str:
-        """What a table says of it: ``LeWM, seed 0``."""
-        return f"{self.family.card.name or self.setting.agent}, seed {self.setting.seed}"
+        """What a table says of it: ``LeWM, seed 0``, or ``LeWM of FOLDER`` if its weights are from outside the cache."""
+        name = self.family.card.name or self.setting.agent
+        return f"{name} of {self.source}" if self.source else f"{name}, seed {self.setting.seed}"
 
     @property
     def identity(self) -> dict[str, Any]:

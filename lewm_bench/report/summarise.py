@@ -53,6 +53,7 @@ COLUMNS = (
 )  # fmt: skip
 INTEGERS = ("goal_offset", "n_pairs", "n_seeds", "diff_runs", "parameters", "tokens_per_frame", "train_steps")
 
+SEED = ", seed "  # between the name and the seed of what an agent is built on
 NOT_ASKED = "not run (not in the suite's list; --agents/--seeds/--set run it)"
 
 
@@ -252,9 +253,11 @@ def _cost(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[str])
 def _bases(cells: Sequence[CellRecord]) -> str:
     """What the agents of cells are built on, each with its seeds: ``LeWM, seeds 0, 1``; empty for most."""
     seeds: dict[str, list[str]] = {}
-    for name, _, seed in (c.base.rpartition(", seed ") for c in cells if c.base):
-        seeds.setdefault(name, []).append(seed)
-    return "; ".join(f"{name}, seed{'s'[: len(own) > 1]} {', '.join(own)}" for name, own in seeds.items())
+    for name, _, seed in (c.base.partition(SEED) for c in cells if c.base):
+        seeds.setdefault(name, []).extend([seed] if seed else [])
+    return "; ".join(
+        f"{name}{SEED if len(own) == 1 else ', seeds '}{', '.join(own)}" if own else name for name, own in seeds.items()
+    )
 
 
 def _speedup(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[str]) -> float:

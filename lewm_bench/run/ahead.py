@@ -77,8 +77,8 @@ def bases_of(run: Run, jobs: Sequence[Job]) -> Iterator[Job]:
     """The jobs of what the agents of ``jobs`` are built on, which need not be in the suite."""
     for job in jobs:
         config = result_or_error(lambda job=job: run.suite.of(job.env).agent_config(job.agent))
-        if isinstance(config, OnBaseConfig):
-            yield job.model_copy(update={"agent": base_agent(config)})
+        if isinstance(config, OnBaseConfig) and (name := base_agent(config)) is not None:
+            yield job.model_copy(update={"agent": name})
 
 
 def key_of(run: Run, job: Job, data: Data) -> str | None:

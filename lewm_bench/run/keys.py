@@ -134,7 +134,8 @@ def failure_spec(suite: Suite, job: Job, family: Family, dataset: str, device: s
     """What determines that a training fails; unlike for weights, what counts as collapse belongs to it."""
     resolved = suite.of(job.env)
     config = resolved.agent_config(job.agent)
-    base = {"base": resolved.agent_config(base_agent(config)).model_dump(mode="json")} if family.on_base else {}
+    name = base_agent(config) if family.on_base else None
+    base = {} if name is None else {"base": resolved.agent_config(name).model_dump(mode="json")}
     return {
         **code_of(job.agent, family),
         **base,

@@ -56,8 +56,9 @@ def is_read(suite: Suite, job: Job, path: Path) -> bool:
         if first == PLANNER:
             return family.plans and not is_unused(resolved.planner(job.agent), rest)
         config = resolved.agent_config(job.agent)
-        if isinstance(config, OnBaseConfig) and first == parse_agent(base_agent(config)).base:
-            return is_read(suite, job.model_copy(update={"agent": base_agent(config)}), path)
+        base = base_agent(config) if isinstance(config, OnBaseConfig) else None
+        if base is not None and first == parse_agent(base).base:
+            return is_read(suite, job.model_copy(update={"agent": base}), path)
         if first != parse_agent(job.agent).base:
             return False
         if rest[:1] == ("data",) and not family.trainable:

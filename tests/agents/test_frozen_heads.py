@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
 from lewm_bench.run.bases import on_base
 from lewm_bench.run.registry import agent_family
-from lewm_bench.system.checkpoint import load_tensors
+from lewm_bench.system.checkpoint import load_tensors, save_tensors
+from lewm_bench.system.store import Store
 from lewm_bench.train.loop import Step
 
 STEP = Step(0, 10, torch.Generator().manual_seed(0), True)
@@ -182,9 +184,23 @@ def test_what_it_is_built_on_stays_as_it_is_to_the_bit(toy: Setting, tmp_path: P
     assert heads and all(not torch.equal(tensors[key], before[key]) for key in heads if key.endswith("weight"))
 
 
+def test_actions_are_scaled_as_what_it_is_built_on_scales_them(toy: Setting, tmp_path: Path) -> None:
+    """Its predictor reads z-scores of its own training, which may have had other data."""
+    setting = on_trained_base(setting_of(toy, "trm"))
+    other = tmp_path / "base"
+    shutil.copytree(setting.base.folder, other)
+    tensors = load_tensors(other / "model.safetensors")
+    save_tensors(other / "model.safetensors", tensors | {"action_scale.mean": torch.tensor([3.0, -2.0])})
+    setting = replace(setting, base=replace(setting.base, folder=other))
+    loaded = agent_family("trm").load(setting, checkpoint_of(setting, tmp_path / "trm"))
+    actions = torch.randn(5, 4)
+    torch.testing.assert_close(loaded.model.normalize_actions(actions), loaded.model.base.normalize_actions(actions))
+    assert loaded.model.action_scale.mean.tolist() == [3, -2]
+
+
 def test_heads_share_the_latents_of_the_training_frames(toy: Setting, tmp_path: Path) -> None:
-    names = ("gc-idm", "trm")
-    for name in names:
+    toy = replace(toy, store=Store(tmp_path / "cache"))
+    for name in ("gc-idm", "trm"):
         checkpoint_of(setting_of(toy, name), tmp_path / name)
     assert len(list((toy.store.root / "latents").glob("*/done.json"))) == 1
     setting = on_trained_base(setting_of(toy, "trm"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -101,17 +102,17 @@ def test_a_table_names_it_and_shows_both_times(made: Path) -> None:
 
 def test_it_is_found_again_by_whoever_lists_it(made: Path) -> None:
     before = {e.name for e in entries(made / "cache") if e.kind == "model"}
-    run = Run(resolved(made, agents=("lewm",)), Store(made / "cache"), made / "again", torch.device("cpu"), False)
+    assert stage_key("model", spec_of(run_of(made, agents=("lewm",)))) in " ".join(before)
+
+
+def spec_of(run: Run) -> dict:
     (job,) = run.suite.jobs
-    setting = setting_of(run, job, *dataset_of(run, job.env))
-    assert stage_key("model", model_spec(setting, agent_family("lewm"))) in " ".join(before)
+    return model_spec(setting_of(run, job, *dataset_of(run, job.env)), agent_family(job.agent))
 
 
 def test_its_settings_belong_to_whoever_is_built_on_it(made: Path) -> None:
     def spec(*overrides: str, agent: str = "trm") -> dict:
-        run = run_of(made, *overrides, agents=(agent,))
-        (job,) = run.suite.jobs
-        return model_spec(setting_of(run, job, *dataset_of(run, job.env)), agent_family(agent))
+        return spec_of(run_of(made, *overrides, agents=(agent,)))
 
     def failing(*overrides: str) -> dict:
         run = run_of(made, *overrides, agents=("trm",))
@@ -145,6 +146,25 @@ def test_a_checkpoint_acts_by_itself(made: Path, tmp_path: Path) -> None:
     again = lewm_bench.load(folder if folder.is_dir() else cell.key, cache=made / "cache")
     again.start(info["goal"])
     assert agent.label == cell.label and action.shape == (2,) and (again.act(frame) == action).all()
+
+
+def test_it_may_be_a_checkpoint_from_elsewhere(made: Path, tmp_path: Path) -> None:
+    """Which need not be of the run's settings; where the weights are from is said, and that nobody knows their time."""
+    from_yaml = run_of(made, agents=("lewm",))
+    key = stage_key("model", spec_of(from_yaml))
+    folder = tmp_path / "weights"
+    shutil.copytree(made / "cache" / "model" / key, folder)
+    common = ["--config", f"{made}/two.yaml", "--suite", "two", "--cache", f"{made}/cache", "--quiet", "--jobs", "1"]
+    wanted = ["--agents", "trm", "--set", f"trm.base={folder}", "--set", "evaluate.latent_oracle_pairs=0"]
+    done = CliRunner().invoke(cli.app, ["run", *common, *wanted, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    (cell,) = load_cells([tmp_path / "out"])
+    assert cell.base == f"LeWM of {folder}" and cell.label == "TRM on LeWM (CNN encoder)"
+    assert f"on the frozen weights of LeWM of {folder}" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert cell.key != next(c for c in load_cells([made / "out"]) if c.agent == "trm").key
+    small = ["--set", "image_size=48"]
+    done = CliRunner().invoke(cli.app, ["run", *common, *wanted, *small, "--out", str(tmp_path / "small")])
+    assert "was made with image_size 32, here it is 48" in load_cells([tmp_path / "small"])[0].reason
 
 
 def test_another_base_than_the_checkpoints_is_refused(made: Path) -> None:

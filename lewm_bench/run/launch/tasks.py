@@ -181,9 +181,10 @@ class Graph:
         """The training of what a job's agent is built on, if the suite lists it before; else the training makes it."""
         job = self._run.suite.jobs[number]
         config = result_or_error(lambda: self._run.suite.of(job.env).agent_config(job.agent))
-        if not isinstance(config, OnBaseConfig):
+        name = base_agent(config) if isinstance(config, OnBaseConfig) else None
+        if name is None:
             return None
-        same = job.env.label, parse_agent(base_agent(config)).trained, job.seed
+        same = job.env.label, parse_agent(name).trained, job.seed
         return next((t for t in self._waiting if t.kind == "training" and self._identity(t) == same), None)
 
     def _label(self, task: Task) -> str:
