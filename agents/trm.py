@@ -32,7 +32,7 @@ class TRMConfig(HeadConfig):
         150, ge=1, description="environment steps between the frames of a pair, at most; drawn evenly from 1 to this"
     )
     expectile: float = Field(
-        0.5,
+        0.1,
         gt=0,
         lt=1,
         description="of the times between two places that is learned: 0.5 their mean, lower nearer to the shortest",
