@@ -46,7 +46,8 @@ COLUMNS = (
     "latent_oracle_hit", "distance_rank_correlation", "hit", "hit_low", "hit_high", "held", "held_low", "held_high",
     "normalised_hit", "diff_to_lewm", "diff_low", "diff_high", "diff_p", "diff_runs", "diff_p_holm",
     "distance_end_median",
-    "steps_to_hit_median", "plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75", "step_seconds_median",
+    "steps_to_hit_median", "plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75", "plan_ms_per_step",
+    "flops_per_step",
     "speedup_vs_dino_wm",
     "parameters", "tokens_per_frame", "train_seconds", "train_steps", "train_epochs", "solved_at_start", "stratum_share", "verdict", "verdict_text",
     "note",
@@ -226,7 +227,8 @@ def _cost(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[str])
         "plan_seconds_median": time.value,
         "plan_seconds_q25": time.low,
         "plan_seconds_q75": time.high,
-        "step_seconds_median": quartiles(group.step_seconds).value,
+        "plan_ms_per_step": 1000 * quartiles(group.step_seconds).value,
+        "flops_per_step": _average(group.flops_per_step) if group.flops_per_step else np.nan,
         "speedup_vs_dino_wm": _speedup(key, group, groups, notes),
     }
     cells = [c for c, _ in group.done]

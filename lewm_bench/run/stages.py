@@ -26,6 +26,7 @@ from lewm_bench.data.format import Dataset
 from lewm_bench.data.sac_exploration import CARD, train_sac_policy
 from lewm_bench.evaluation import strata, task_sorting
 from lewm_bench.evaluation.episodes import PairResult, distance_rank_correlation, evaluate, latent_oracle
+from lewm_bench.evaluation.flops import flops_per_step
 from lewm_bench.evaluation.protocol import PROTOCOLS, Pairs, Protocol, nearest, sample_pairs
 from lewm_bench.run.benchmarks import EnvSpec
 from lewm_bench.run.budget import within_seconds
@@ -430,7 +431,10 @@ def finished_rows(path: Path, count: int) -> list[PairResult]:
 def measures_of(
     run: Run, job: Job, setting: Setting, loaded: Loaded, pairs: Pairs, budget: int, offset: int
 ) -> dict[str, Any]:
-    """What is measured once per cell and offset beside the episodes, and where."""
+    """What is measured once per cell and offset beside the episodes, and where.
+
+    Which measures there are is no part of the evaluation's key: one that an older evaluation lacks reads as None.
+    """
     config = run.suite.of(job.env).settings.evaluate
     count = latent_oracle_pairs(run.suite, job, offset)
     values: dict[str, Any] = {"latent_oracle_pairs": 0, "latent_oracle_hit": None, "rank_correlation": None}
@@ -439,6 +443,8 @@ def measures_of(
         if count:
             values["latent_oracle_pairs"] = count
             values["latent_oracle_hit"] = latent_oracle(loaded, setting, pairs, budget, offset, count)
+    history = PROTOCOLS[job.protocol].real_history
+    values["flops_per_step"] = flops_per_step(loaded.agent, setting, pairs, budget, real_history=history)
     return values | {
         "label": loaded.label,
         "weights": loaded.weights,
