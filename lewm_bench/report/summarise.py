@@ -32,6 +32,7 @@ from lewm_bench.report.caption import shares_budget
 from lewm_bench.report.diagnosis import diagnoses, with_verdicts
 from lewm_bench.report.groups import Group, Key
 from lewm_bench.report.horizon import plannable_ranges
+from lewm_bench.report.pareto import fronts
 from lewm_bench.report.rankings import REFERENCE, contests
 from lewm_bench.report.summary import Summary
 from lewm_bench.report.verdict import verdict
@@ -107,6 +108,7 @@ def summarise(cells: Iterable[CellRecord], title: str) -> Summary:
         over_data=curves.success_over_data(varied),
         ranges=plannable_ranges(table, kinds),
         ablations=varied,
+        fronts=fronts(table, groups, kinds, agents),
         loss_terms=stability.loss_terms(cells),
         agents=agents,
         labels={c.agent: agents.label(c.agent, c.label) for c in newest},
