@@ -13,7 +13,7 @@ CAPTIONS = {
     "end of its interval, above the upper one what the oracle does not. Dashed: agents with settings in their names.",
     "pareto.png": "Success against what planning costs per executed environment step: the time (a bar from quartile to quartile) and "
     "the operations that torch counts. Up and to the left is better. The line is the frontier, the most that is reached within a cost: "
-    "its planners are named (samples x iterations), all others, fainter, are beaten in both by one of them. Hollow: plans again before its plan is "
+    "its planners are numbered and named (samples x iterations), all others, fainter, are beaten in both by one of them. Hollow: plans again before its plan is "
     "over. Vertical lines are 95 % intervals, so which of several close ones is on the frontier is chance.",
     "success.png": "Success of every agent. Filled: the goal was reached at some step; hollow: the agent was still "
     "there at the last step. Lines are 95 % intervals; the dashed line is what random actions reach.",

@@ -154,12 +154,21 @@ class Label:
     colour: str
 
 
+Place = tuple[float, float, str]
+"""Points to the right and up from a point, and how text is aligned there."""
+
+
 def place_labels(
-    axes: Axes, labels: Iterable[Label], covered: Iterable[tuple[float, float, float]], size: float = 9.5
+    axes: Axes,
+    labels: Iterable[Label],
+    covered: Iterable[tuple[float, float, float]],
+    places: Sequence[Place],
+    size: float = 9.5,
 ) -> None:
     """Write each label beside its point, at the first of a few places that covers nothing else.
 
-    The layout must be final. ``covered`` are the horizontal place, lower and upper end of each point with its interval.
+    The layout must be final. ``covered`` are the horizontal place, lower and upper end of each point with its interval,
+    ``places`` are tried in their order.
     """
     renderer = axes.figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
@@ -170,17 +179,17 @@ def place_labels(
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )  # fmt: skip
         costs = []
-        for rank, (dx, dy, align) in enumerate(_PLACES):
+        for rank, (dx, dy, align) in enumerate(places):
             text.set(position=(dx, dy), horizontalalignment=align)
             box = text.get_window_extent(renderer)
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
             costs.append((sum(box.overlaps(other) for other in taken) + 3 * (not inside), rank))
-        dx, dy, align = _PLACES[min(costs)[1]]
+        dx, dy, align = places[min(costs)[1]]
         text.set(position=(dx, dy), horizontalalignment=align)
         taken.append(text.get_window_extent(renderer))
 
 
-_PLACES = [
+BESIDE: Sequence[Place] = [
     (dx, dy, align)
     for dy in (0, 10, -10, 20, -20, 32, -32, 44, -44, 56, -56)
     for dx, align in ((9, "left"), (-9, "right"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from lewm_bench.core.formatting import operations, short
@@ -19,6 +20,7 @@ from lewm_bench.report.figures.drawing import (
     percent_axis,
     place_labels,
     second_ticks,
+    shorten,
     tidy,
 )
 from lewm_bench.report.pareto import SOLVERS, Front, Point
@@ -57,11 +59,7 @@ def pareto(summary: Summary) -> Figure | None:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout must be final before labels are placed
     for each, front, cost, on in drawn:
-        known = [p for p in front.points if cost(p) == cost(p)]
-        names = [
-            Label(escape_math(p.name), (cost(p), 100 * p.hit.value), _colour(p, summary.agents)) for p in known if on(p)
-        ]
-        place_labels(each, names, [(cost(p), 100 * p.hit.value, 100 * p.hit.value) for p in known], size=8)
+        _name(each, front, cost, on, summary.agents)
     return figure
 
 
@@ -90,7 +88,7 @@ def _panel(axes: Axes, front: Front, cost: Cost, on: Callable[[Point], bool], ag
     for point in known:
         _draw(axes, point, cost, on(point), agents)
     costs = [cost(p) for p in known] or [1.0]
-    left, right = min(costs) / 2.5, max(costs) * 6
+    left, right = min(costs) / 2.5, max(costs) * 3
     _steps(axes, sorted((cost(p), 100 * p.hit.value) for p in known if on(p)), right)
     axes.set_xlim(left, right)
     percent_axis(axes, "reached, % with 95 % interval", vertical=True)
@@ -117,6 +115,25 @@ def _steps(axes: Axes, corners: list[tuple[float, float]], right: float) -> None
     if corners:
         x, y = zip(*corners, (right, corners[-1][1]), strict=True)
         axes.plot(x, y, drawstyle="steps-post", color=LINE, linewidth=1.1, alpha=0.7, zorder=1.5)
+
+
+def _name(axes: Axes, front: Front, cost: Cost, on: Callable[[Point], bool], agents: Agents) -> None:
+    """Numbers at the points of the frontier, and beside the axis' end what they stand for.
+
+    Names are too long to stand beside points that lie close together; below right of a frontier there is room for them.
+    """
+    known = [p for p in front.points if cost(p) == cost(p)]
+    named = sorted((p for p in known if on(p)), key=lambda p: (cost(p), p.hit.value))
+    labels = [Label(str(i), (cost(p), 100 * p.hit.value), _colour(p, agents)) for i, p in enumerate(named, 1)]
+    place_labels(axes, labels, [(cost(p), 100 * p.hit.value, 100 * p.hit.value) for p in known], _BESIDE, size=9)
+    for line, (i, point) in enumerate(reversed(list(enumerate(named, 1)))):
+        axes.annotate(
+            escape_math(f"{i}  {shorten(point.name, 40)}"), (1, 0), (-4, 5 + 10.5 * line), "axes fraction", "offset points",
+            ha="right", fontsize=8, color=_colour(point, agents), path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )  # fmt: skip
+
+
+_BESIDE = [(dx, dy, align) for dy in (9, -10, 0) for dx, align in ((-7, "right"), (0, "center"), (7, "left"))]
 
 
 def _operation_ticks(axes: Axes) -> None:

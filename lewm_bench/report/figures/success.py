@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from lewm_bench.core.formatting import seconds
 from lewm_bench.report.agents import Agents, is_ablation, main_rows, settings_text
 from lewm_bench.report.figures.drawing import (
+    BESIDE,
     PLACE,
     Label,
     Rows,
@@ -151,6 +152,7 @@ def success_vs_time(summary: Summary) -> Figure | None:
             each,
             [Label(_point_name(a), (x, 100 * y), summary.agents.colour(a)) for a, x, y in _points(part, "hit")],
             [(x, 100 * low, 100 * high) for _, x, low, high in _points(part, "hit_low", "hit_high")],
+            BESIDE,
         )
     return figure
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from lewm_bench.core.formatting import operations, seconds, short
@@ -27,19 +29,23 @@ def pareto_tables(summary: Summary) -> list[tuple[str, tuple[str, ...], list[tup
 
 
 def heading(front: Front) -> str:
-    """``LeWM: TwoRoom-v0, goal 50 steps ahead, planning pairs (quick)``."""
-    return f"{front.model}: {short(front.env)}, {offset_name(front.goal_offset, front.protocol)} ({front.profile})"
+    """``TwoRoom-v0, goal 50 steps ahead, planning pairs (quick), planners of LeWM``."""
+    place = f"{short(front.env)}, {offset_name(front.goal_offset, front.protocol)} ({front.profile})"
+    return f"{place}, planners of {front.model}"
 
 
 def sentences(front: Front) -> tuple[str, ...]:
-    """Which planner one should use, for each of the limits."""
+    """Which planner one should use within each of the limits; one sentence for those that have the same answer."""
     machines = ("The planners were timed on different machines.",) if front.machines > 1 else ()
-    return (*map(sentence, front.advice), *machines)
+    alike = groupby(front.advice, key=lambda a: (a.chosen, a.best))
+    return (*(sentence(list(same)) for _, same in alike), *machines)
 
 
-def sentence(advice: Advice) -> str:
-    """Which planner one should use within a time, and how sure that is."""
-    within, best = f"Within {advice.limit:,} ms per environment step", advice.best
+def sentence(alike: Sequence[Advice]) -> str:
+    """Which planner one should use within some times that have the same answer, and how sure that is."""
+    *shorter, advice = alike
+    limits = " and ".join(filter(None, [", ".join(f"{a.limit:,}" for a in shorter), f"{advice.limit:,}"]))
+    within, best = f"Within {limits} ms per environment step", advice.best
     if advice.chosen is None:
         return f"{within}: none is that fast; the fastest is {best.name} ({_ms(best)}, {_reached(best)} reached)."
     use = f"{within}: use {advice.chosen.name} ({_ms(advice.chosen)}, {_reached(advice.chosen)} reached)"
