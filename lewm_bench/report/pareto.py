@@ -66,6 +66,7 @@ class Advice:
     best: Point  # of those that are; the fastest of all where none is
     difference: Difference  # of the best minus the chosen one, where that is another
     count: int  # planners that are that fast
+    cheaper: int  # those of them that are cheaper than the best
 
 
 @dataclass(frozen=True)
@@ -216,15 +217,14 @@ def _advice(place: tuple, points: Sequence[Point], limit: int, groups: Mapping[s
     """The cheapest planner that is not told apart from the best of those within the limit."""
     fast = [p for p in points if p.ms.value <= limit]
     if not fast:
-        return Advice(limit, None, points[0], NO_DIFFERENCE, 0)
+        return Advice(limit, None, points[0], NO_DIFFERENCE, 0, 0)
     best = max(fast, key=lambda p: (round(p.hit.value, 9), -p.ms.value))
-    for cheaper in fast:
-        if cheaper.ms.value >= best.ms.value:
-            break
-        found = _difference(place, best.agent, cheaper.agent, groups)
+    cheaper = [p for p in fast if p.ms.value < best.ms.value]
+    for point in cheaper:
+        found = _difference(place, best.agent, point.agent, groups)
         if found.low <= 0 <= found.high:
-            return Advice(limit, cheaper, best, found, len(fast))
-    return Advice(limit, best, best, NO_DIFFERENCE, len(fast))
+            return Advice(limit, point, best, found, len(fast), len(cheaper))
+    return Advice(limit, best, best, NO_DIFFERENCE, len(fast), len(cheaper))
 
 
 def pareto_table(found: Iterable[Front]) -> pd.DataFrame:

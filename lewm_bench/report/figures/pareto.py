@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 HEIGHT = 3.9  # inches of a panel
 MARKERS = {"cem": "o", "icem": "s", "mppi": "^", "shooting": "D", "adam": "v"}
 LINE = "#444444"
+LOW = 0.5  # of the goals
 
 
 def pareto(summary: Summary) -> Figure | None:
@@ -120,16 +121,18 @@ def _steps(axes: Axes, corners: list[tuple[float, float]], right: float) -> None
 def _name(axes: Axes, front: Front, cost: Cost, on: Callable[[Point], bool], agents: Agents) -> None:
     """Numbers at the points of the frontier, and beside the axis' end what they stand for.
 
-    Names are too long to stand beside points that lie close together; below right of a frontier there is room for them.
+    Names are too long to stand beside points that lie close together. Below right of a frontier there is room for them, or
+    above one that stays low.
     """
     known = [p for p in front.points if cost(p) == cost(p)]
     named = sorted((p for p in known if on(p)), key=lambda p: (cost(p), p.hit.value))
     labels = [Label(str(i), (cost(p), 100 * p.hit.value), _colour(p, agents)) for i, p in enumerate(named, 1)]
     place_labels(axes, labels, [(cost(p), 100 * p.hit.value, 100 * p.hit.value) for p in known], _BESIDE, size=9)
-    for line, (i, point) in enumerate(reversed(list(enumerate(named, 1)))):
+    low = max((p.hit.value for p in known), default=0.0) < LOW
+    for i, point in enumerate(named, 1):
+        place = ((1, 1), (-4, -2 - 10.5 * i)) if low else ((1, 0), (-4, 5 + 10.5 * (len(named) - i)))
         axes.annotate(
-            escape_math(f"{i}  {shorten(point.name, 40)}"), (1, 0), (-4, 5 + 10.5 * line), "axes fraction", "offset points",
-            ha="right", fontsize=8, color=_colour(point, agents), path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            escape_math(f"{i}  {shorten(point.name, 40)}"), *place, "axes fraction", "offset points", ha="right", fontsize=8, color=_colour(point, agents), path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )  # fmt: skip
 
 

@@ -37,8 +37,14 @@ def heading(front: Front) -> str:
 def sentences(front: Front) -> tuple[str, ...]:
     """Which planner one should use within each of the limits; one sentence for those that have the same answer."""
     machines = ("The planners were timed on different machines.",) if front.machines > 1 else ()
-    alike = groupby(front.advice, key=lambda a: (a.chosen, a.best))
+    alike = groupby(front.advice, key=_answer)
     return (*(sentence(list(same)) for _, same in alike), *machines)
+
+
+def _answer(advice: Advice) -> tuple[object, ...]:
+    """What two pieces of advice share that are told in one sentence."""
+    nothing = advice.chosen is not None and advice.best.hit.value == 0
+    return advice.chosen, advice.best, nothing and advice.count
 
 
 def sentence(alike: Sequence[Advice]) -> str:
@@ -48,6 +54,8 @@ def sentence(alike: Sequence[Advice]) -> str:
     within, best = f"Within {limits} ms per environment step", advice.best
     if advice.chosen is None:
         return f"{within}: none is that fast; the fastest is {best.name} ({_ms(best)}, {_reached(best)} reached)."
+    if best.hit.value == 0:
+        return f"{within}: none of the {advice.count} that are that fast reaches any goal."
     use = f"{within}: use {advice.chosen.name} ({_ms(advice.chosen)}, {_reached(advice.chosen)} reached)"
     if advice.chosen is not best:
         more = percent(advice.difference.value, advice.difference.low, advice.difference.high, sign="+")
@@ -57,6 +65,8 @@ def sentence(alike: Sequence[Advice]) -> str:
         )
     if advice.count == 1:
         return f"{use}, the only one that is that fast."
+    if not advice.cheaper:
+        return f"{use}; none of the {advice.count} that are that fast reaches more."
     return f"{use}, which reaches most of the {advice.count} that are that fast; all that are cheaper are told apart."
 
 
