@@ -443,8 +443,10 @@ def measures_of(
         if count:
             values["latent_oracle_pairs"] = count
             values["latent_oracle_hit"] = latent_oracle(loaded, setting, pairs, budget, offset, count)
-    history = PROTOCOLS[job.protocol].real_history
-    values["flops_per_step"] = flops_per_step(loaded.agent, setting, pairs, budget, real_history=history)
+    values["flops_per_step"] = None
+    if may_compute(job, loaded):
+        history = PROTOCOLS[job.protocol].real_history
+        values["flops_per_step"] = flops_per_step(loaded.agent, setting, pairs, budget, real_history=history)
     return values | {
         "label": loaded.label,
         "weights": loaded.weights,
@@ -453,6 +455,11 @@ def measures_of(
         "note": loaded.note,
         **provenance_of(run),
     }
+
+
+def may_compute(job: Job, loaded: Loaded) -> bool:
+    """Whether planning may have operations to count: not of a floor or a search on the simulator, which may take minutes."""
+    return loaded.parameters is not None or agent_family(job.agent).kind not in ("privileged", "floor")
 
 
 def provenance_of(run: Run) -> dict[str, Any]:

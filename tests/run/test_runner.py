@@ -1032,3 +1032,11 @@ def test_a_card_may_differ_in_training_and_in_what_only_planning_reads():
     assert checkpoints.flat_card(card, ("train",)) != checkpoints.flat_card(plain, ("train",))
     plain["config"]["width"] = 16
     assert checkpoints.flat_card(card, free) != checkpoints.flat_card(plain, free)
+
+
+def test_operations_are_counted_once_per_offset_and_of_what_has_a_network(finished):
+    """Of the oracle, whose one decision may take minutes, nothing is."""
+    found = {cell.agent: [o.flops_per_step for o in cell.offsets] for cell in finished.cells}
+    assert all(value > 0 for value in found["lewm"] + found["gcbc"])
+    for name in {"random", "noop", "oracle"} & set(found):
+        assert set(found[name]) == {None}
