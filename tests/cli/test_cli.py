@@ -213,7 +213,7 @@ def test_list_has_its_sections(lewm_bench):
     status, out, _ = lewm_bench("list", "--config", "tiny.yaml")
     assert status == 0
     heads = [line.split()[0] for line in out.splitlines() if line and not line.startswith(" ")]
-    assert heads == ["suites", "envs", "agents", "profiles", "protocols", "what"]
+    assert heads == ["suites", "envs", "agents", "profiles", "planners", "protocols", "what"]
     assert "  lewm_bench/PointMaze-UMaze-v0\n" in out and "clean-1" in out and "  tiny: " in out and "dino-wm, " in out
     _, only, _ = lewm_bench("list", "agents")
     assert only.startswith("agents:") and only.count(":\n") == 1 and "dino-wm" in only
