@@ -12,18 +12,19 @@ from lewm_bench.agent import AgentConfig, Setting
 from lewm_bench.api.acting import ActingAgent
 from lewm_bench.api.options import settings_of
 from lewm_bench.api.withheld import Withheld
+from lewm_bench.core.config import deep_merge
 from lewm_bench.core.env import GoalEnv, require_spaces
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.names import parse_agent
 from lewm_bench.data.format import Dataset
 from lewm_bench.planning.config import PlannerConfig
 from lewm_bench.run.bases import base_of_card
-from lewm_bench.run.benchmarks import EnvSpec, find_file
+from lewm_bench.run.benchmarks import EnvSpec, find_file, planner_named
 from lewm_bench.run.benchmarks import load as load_benchmarks
 from lewm_bench.run.checkpoints import alike, checkpoint_folder
 from lewm_bench.run.environments import make_env
 from lewm_bench.run.registry import agent_family
-from lewm_bench.run.resolve import parse_overrides, resolve
+from lewm_bench.run.resolve import PLANNER, parse_overrides, resolve
 from lewm_bench.run.stages import load_noted
 from lewm_bench.run.understanding import Trained, trained_as
 from lewm_bench.run.validation import checked
@@ -41,6 +42,7 @@ def load(
     agent: str = "",
     suite: str = "",
     profile: str = "quick",
+    planner: str = "",
     solver: str = "",
     set: Mapping[str, Any] | None = None,
     device: str = "auto",
@@ -57,7 +59,8 @@ def load(
         agent: whose checkpoint it is, needed where that is `their_pkg.agents:MINE`.
         suite: plan as in this suite, and look its environments up there; else with the papers' budget.
         profile: of that suite.
-        solver: the planner: cem, icem, mppi, shooting, adam.
+        planner: settings of the planner by name: papers, quick, or one of your benchmarks.yaml.
+        solver: how it searches: cem, icem, mppi, shooting, adam.
         set: settings of the planner by dotted path, `{"planner.num_samples": 100}`, and of the agent those that change plans
             and not weights.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -73,15 +76,17 @@ def load(
     folder = _folder(str(checkpoint), store)
     card, was = load_card(folder), trained_as(folder, agent)
     name = agent or was.agent
-    found = None
-    if suite:
+    found, named = None, {}
+    if suite or planner:
         bench = load_benchmarks(find_file(None if config is None else Path(config)))
-        found = resolve(bench, suite, profile, agents=[name], envs=[was.env] if env is None else [])
+        named = {PLANNER: planner_named(bench, planner)} if planner else {}
+        envs = [was.env] if env is None else []
+        found = resolve(bench, suite, profile, agents=[name], envs=envs) if suite else None
     made = env.unwrapped if env is not None else _environment(found, was, card)
     if not isinstance(made, GoalEnv):
         raise UserError(f"{made} is not a lewm_bench.core.env.GoalEnv; adapt it: docs/tutorial.md")
     require_spaces(made, was.env)
-    wanted = parse_overrides(settings_of(set, solver))
+    wanted = deep_merge(named, parse_overrides(settings_of(set, solver)))
     setting = Setting(
         env=made,
         env_id=was.env,

@@ -82,6 +82,7 @@ def request(suite: str, out: Path, **options: Any) -> Request:
         seeds=seeds,
         envs=several("envs", options.get("envs"), str),
         settings=settings_of(options["set"], options.get("solver", "")),
+        planner=options.get("planner", ""),
         device=options["device"],
         cache=path_of(options.get("cache")),
         config=path_of(options["config"]),

@@ -29,6 +29,7 @@ def run(
     agents: Sequence[str] | str = (),
     seeds: Sequence[int] | int = (),
     envs: Sequence[str] | str = (),
+    planner: str = "",
     solver: str = "",
     set: Mapping[str, Any] | None = None,
     device: str = "auto",
@@ -55,7 +56,8 @@ def run(
         agents: replace the suite's; with `+` in front of each they stand behind the suite's; `all` is every agent.
         seeds: training seeds.
         envs: only these of the suite's environments.
-        solver: the planner: cem, icem, mppi, shooting, adam.
+        planner: settings of the planner by name: papers, quick, or one of your benchmarks.yaml.
+        solver: how it searches: cem, icem, mppi, shooting, adam.
         set: settings by dotted path, `{"lewm.train.steps": 500}`.
         device: auto, cpu, cuda, cuda:1 or mps.
         out: the results folder; nothing is kept outside of the cache if left out.

@@ -23,6 +23,7 @@ def speed(
     *,
     profile: str = "quick",
     dtype: Sequence[str] | str = (),
+    planner: str = "",
     solver: str = "",
     set: Mapping[str, Any] | None = None,
     checkpoint: str | Path | None = None,
@@ -36,7 +37,8 @@ def speed(
         methods: world models, `["lewm", "pldm", "dino-wm"]`; the suite's if left out.
         profile: quick, a laptop; paper, the papers' networks and images; or one of yours.
         dtype: float32, tf32, bfloat16, int8, compile or reference (the plain loop); what the device has if left out.
-        solver: the planner: cem, icem, mppi, shooting, adam.
+        planner: settings of the planner by name: papers, quick, or one of your benchmarks.yaml.
+        solver: how it searches: cem, icem, mppi, shooting, adam.
         set: settings by dotted path: `planner.num_samples`, `planner.horizon`, `speed.batch`, `speed.plans`,
             `speed.samples` and `speed.horizons` for the figure of scaling, and those of the networks.
         checkpoint: a trained LeWM instead of random weights: a folder, or `hf:OWNER/NAME`.
@@ -50,7 +52,7 @@ def speed(
     names, modes = several("methods", methods, str), several("dtype", dtype, str)
     chosen = {**({"speed.methods": names} if names else {}), **({"speed.modes": modes} if modes else {})}
     asked = request(
-        SUITE, Path(), profile=profile, solver=solver, set={**chosen, **(set or {})}, device=device, config=config,
+        SUITE, Path(), profile=profile, planner=planner, solver=solver, set={**chosen, **(set or {})}, device=device, config=config,
         progress=progress,
     )  # fmt: skip
     return timed(asked, asked.resolve()[0], weights_of(asked, path_of(checkpoint)))

@@ -12,6 +12,7 @@ from lewm_bench.cli.options import (
     ConfigOption,
     DataOption,
     DeviceOption,
+    PlannerOption,
     ProfileOption,
     SetOption,
     SolverOption,
@@ -29,6 +30,7 @@ def act(
     agent: Annotated[str, typer.Option("--agent", help="Whose it is, if that is `their_pkg.agents:MINE`.")] = "",
     suite: Annotated[str, typer.Option("--suite", "-s", help="Plan as in this suite; else with the papers' budget.")] = "",
     profile: ProfileOption = "quick",
+    planner: PlannerOption = "",
     solver: SolverOption = "",
     overrides: SetOption = None,
     device: DeviceOption = "auto",
@@ -48,7 +50,7 @@ def act(
 
     begin = decimals("--start", start)
     loaded = load(
-        checkpoint, agent=agent and one_agent(agent), suite=suite, profile=profile, solver=solver,
+        checkpoint, agent=agent and one_agent(agent), suite=suite, profile=profile, planner=planner, solver=solver,
         set=parse_overrides(overrides or ()), device=device, cache=cache, config=config, data=data,
     )  # fmt: skip
     picture = read_picture(goal, loaded.image_size, loaded.image_size)

@@ -22,12 +22,12 @@ SETTINGS = "settings"
 
 
 def list_(
-    what: Annotated[str, typer.Argument(help="suites, envs, agents, profiles or protocols, each described; the names of all if left out. Or settings.")] = "",
+    what: Annotated[str, typer.Argument(help="suites, envs, agents, profiles, planners or protocols, each described; the names of all if left out. Or settings.")] = "",
     path: Annotated[str, typer.Argument(help="Of settings: planner, lewm.train; the common ones if left out.")] = "",
     config: ConfigOption = None,
     profile: Annotated[str, typer.Option("--profile", "-p", help="Of settings: also what this profile makes of them.")] = "",
 ) -> None:  # fmt: skip
-    """Show the suites, environments, agents, profiles and protocols that there are, or what can be set.
+    """Show the suites, environments, agents, profiles, planners and protocols that there are, or what can be set.
 
     Example: lewm-bench list agents; lewm-bench list settings planner
     """
@@ -46,6 +46,7 @@ def list_(
         "envs": _envs,
         "agents": _agents,
         "profiles": lambda bench: _beside(bench.profiles, lambda name: f"from {file}"),
+        "planners": _planners,
         "protocols": _protocols,
     }
     if what not in sections:
@@ -58,6 +59,7 @@ def list_(
 def _overview(bench: Benchmarks) -> None:
     """The names of everything; nothing that takes long to import is needed for them."""
     from lewm_bench.evaluation.protocol import CHOICES
+    from lewm_bench.run.benchmarks import planners
     from lewm_bench.run.environments import environment_ids
     from lewm_bench.run.names import agent_names
 
@@ -66,6 +68,7 @@ def _overview(bench: Benchmarks) -> None:
         "envs": environment_ids(),
         "agents": [", ".join(agent_names())],
         "profiles": [", ".join(bench.profiles)],
+        "planners": [", ".join(planners(bench))],
         "protocols": [", ".join(CHOICES)],
     }
     for title, lines in sections.items():
@@ -101,6 +104,14 @@ def _agents(bench: Benchmarks) -> Described:
     from lewm_bench.run.names import agent_names
 
     return _beside(agent_names(), _agent_line)
+
+
+def _planners(bench: Benchmarks) -> Described:
+    from lewm_bench.core.names import written
+    from lewm_bench.run.benchmarks import planners
+
+    known = planners(bench)
+    return _beside(known, lambda name: ", ".join(f"{key}={written(value)}" for key, value in known[name].items()))
 
 
 def _protocols(bench: Benchmarks) -> Described:

@@ -42,7 +42,11 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE, a dotted key, repeatable: --set lewm.train.steps=500")
 ]
 SolverOption = Annotated[
-    str, typer.Option("--solver", help="The planner: cem, icem, mppi, shooting, adam; the suite's if left out.")
+    str,
+    typer.Option("--solver", help="How it searches: cem, icem, mppi, shooting, adam; as the suite says if left out."),
+]
+PlannerOption = Annotated[
+    str, typer.Option("--planner", help="A planner of benchmarks.yaml (`lewm-bench list planners`): papers, quick.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 TogetherOption = Annotated[
@@ -166,6 +170,7 @@ class Choices:
     agents: str = ""
     seeds: str = ""
     envs: str = ""
+    planner: str = ""
     solver: str = ""
     overrides: Sequence[str] | None = None
     device: str = "auto"
@@ -227,6 +232,7 @@ class Choices:
             seeds=seed_numbers(self.seeds),
             envs=names(self.envs),
             settings=self.settings,
+            planner=self.planner,
             device=self.device,
             cache=self.cache,
             config=self.config,

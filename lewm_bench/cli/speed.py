@@ -11,6 +11,7 @@ from lewm_bench.cli.options import (
     Choices,
     ConfigOption,
     DeviceOption,
+    PlannerOption,
     ProfileOption,
     QuietOption,
     SetOption,
@@ -26,6 +27,7 @@ def speed(
     methods: Annotated[
         str, typer.Option("--methods", help="Comma-separated: lewm,fast-lewm,pldm,dino-wm,dino-wm:reencode.")
     ] = "",
+    planner: PlannerOption = "",
     solver: SolverOption = "",
     samples: Annotated[str, typer.Option("--samples", help="Candidates; several are swept: 300,600,1200.")] = "",
     iterations: Annotated[int, typer.Option("--iterations", help="Of the planner; 30 if left out.")] = 0,

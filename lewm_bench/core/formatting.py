@@ -21,6 +21,14 @@ def seconds(value: float, low: float | None = None, high: float | None = None) -
     )
 
 
+def operations(value: float | None) -> str:
+    """A number of floating-point operations: ``352 M``, ``4.20 G``; empty where there is none."""
+    if _missing(value):
+        return ""
+    unit, scale = next((u, s) for limit, u, s in ((1e6, "k", 1e3), (1e9, "M", 1e6), (1e12, "G", 1e9), (math.inf, "T", 1e12)) if value < limit)  # fmt: skip
+    return f"{three_digits(value / scale)} {unit}"
+
+
 def duration(value: float) -> str:
     """Seconds in the two largest units: ``42 s``, ``3 min 05 s``, ``2 h 40 min``, ``3 d 01 h``."""
     whole = round(value)

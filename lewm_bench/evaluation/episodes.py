@@ -136,7 +136,7 @@ def evaluate(
         timed: decisions that nobody counts come first, so that no time is one of a first call.
     """
     checked_agent(agent, setting.agent)
-    context = _context_lengths(setting.dataset, pairs, agent, real_history)
+    context = context_lengths(setting.dataset, pairs, agent, real_history)
     waiting = [i for i in range(len(pairs)) if i not in set(skip)]
     filled = sized(setting.device) if filled is None else filled
     batches = list(_batches(waiting, context, batch, filled))
@@ -178,12 +178,18 @@ def _batches(waiting: Sequence[int], context: np.ndarray, size: int, filled: boo
             yield Batch(members, length, size - len(members) if filled else 0)
 
 
-def _context_lengths(dataset: Dataset, pairs: Pairs, agent: Agent, real_history: bool) -> np.ndarray:
+def context_lengths(dataset: Dataset, pairs: Pairs, agent: Agent, real_history: bool) -> np.ndarray:
     """(n,) frames before the start that the data has and the agent wants."""
     if not real_history:
         return np.zeros(len(pairs), np.int64)
     available = (pairs.start_row - dataset.starts[pairs.episode]) // agent.frame_skip
     return np.minimum(available, agent.history - 1)
+
+
+def goals_of(dataset: Dataset, pairs: Pairs, members: Sequence[int]) -> Goals:
+    """The goals of some pairs, copies."""
+    rows = pairs.goal_row[members]
+    return Goals(images(dataset.frames[rows]), dataset.states[rows])
 
 
 def _warm_up(agent: Agent, setting: Setting, pairs: Pairs, batches: Sequence[Batch], budget: int) -> None:
@@ -223,10 +229,10 @@ def _episodes(
     env, dataset, device = setting.env, setting.dataset, setting.device
     members, shown = batch.members, len(batch.shown)
     place, answers = (Place(setting.agent, setting.env_id, of) for of in (members, batch.shown))
-    goal = dataset.states[pairs.goal_row[members]]
+    goal = goals_of(dataset, pairs, members)
     history = History(env, dataset, pairs.start_row[members], batch.length, (agent.history, agent.frame_skip))
     encode_seconds, search_seconds, env_watch = [], [], 0.0
-    goals = Goals(batch.fill(images(dataset.frames[pairs.goal_row[members]])), batch.fill(goal.copy()))
+    goals = Goals(batch.fill(goal.frames), batch.fill(goal.states.copy()))
     with _decides(place, 0), phase(ENCODES), Stopwatch(device) as watch:
         controller = agent.start(goals, rngs)
     goal_seconds = watch.seconds
@@ -255,7 +261,7 @@ def _episodes(
         if enough(len(search_seconds), past.frames.shape[1]):
             break
     for b, states in enumerate(history.states):
-        yield _result(env, place, b, states, goal[b], encode_seconds, search_seconds, env_watch)
+        yield _result(env, place, b, states, goal.states[b], encode_seconds, search_seconds, env_watch)
 
 
 @contextmanager

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from lewm_bench.agent import AgentConfig, Family, PlanningAgent, TrainedWorldModel
@@ -29,6 +28,7 @@ from lewm_bench.core.names import AskedAgent, parse_agent
 from lewm_bench.core.rng import stream
 from lewm_bench.core.torch_rng import torch_stream
 from lewm_bench.core.types import Goals, Past
+from lewm_bench.evaluation.flops import counter
 from lewm_bench.evaluation.speed_record import SpeedRow
 from lewm_bench.planning.config import GRADIENT_COST, Arithmetic, PlannerConfig
 from lewm_bench.planning.fast.linears import Linears, Ranges, has_int8
@@ -229,7 +229,7 @@ def count_flops(case: Case) -> tuple[int, int]:
 
     A search is counted on few candidates and iterations, in each of which it is linear.
     """
-    if case.mode == "int8":  # the same operations, which torch's counter does not know in 8 bits
+    if case.mode == "int8":  # the same operations, without those that find the ranges once per search
         case = replace(case, agent=case.method.agent(case.model, "float32", case.planner, case.agent.device))
     few = 2 * GRADIENT_COST if case.planner.differentiates else 2
     counted = []
@@ -238,31 +238,15 @@ def count_flops(case: Case) -> tuple[int, int]:
         agent = planning_alike(case.agent, case.planner.model_copy(update=small))
         goals, past = situation(agent.model, case)
         settle(replace(case, agent=agent), agent.config)
-        with FlopCounterMode(display=False, custom_mapping=FLOPS) as encode:
+        with counter() as encode:
             controller = agent.start(goals, [stream(0, "flops")] * case.batch)
             encoded = controller.encode(past)
-        with FlopCounterMode(display=False, custom_mapping=FLOPS) as search:
+        with counter() as search:
             controller.search(encoded)
         counted.append(search.get_total_flops())
     one, two = counted[:2], counted[2:]  # iterations; each of few candidates and of twice as many
     all_few, all_many = (a + (case.planner.num_iterations - 1) * (b - a) for a, b in zip(one, two, strict=True))
     return encode.get_total_flops(), all_few + (all_many - all_few) * (case.planner.num_samples - few) // few
-
-
-def _linear_flops(x: tuple[int, ...], weight: Any, *_: Any, out_shape: tuple[int, ...] = (), **__: Any) -> int:
-    return 2 * int(np.prod(x)) * out_shape[-1]
-
-
-def _attention_flops(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], *_: Any, **__: Any) -> int:
-    batch, heads, queries, size = q
-    return 2 * batch * heads * queries * k[-2] * (size + v[-1])
-
-
-FLOPS = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-}
-if torch.backends.mkldnn.is_available():
-    FLOPS[torch.ops.mkldnn._linear_pointwise] = _linear_flops
 
 
 def gemm_peak(arithmetic: Arithmetic, device: torch.device) -> float:

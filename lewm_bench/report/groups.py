@@ -86,6 +86,11 @@ class Group:
         return found
 
     @property
+    def flops_per_step(self) -> list[float]:
+        """Floating-point operations of planning per executed environment step, of every seed that has them counted."""
+        return [o.flops_per_step for _, o in self.done if o.flops_per_step is not None]
+
+    @property
     def unasked(self) -> bool:
         """Whether nobody asked for this agent here."""
         return not self.done and all(c.status == "done" for c in self.cells)

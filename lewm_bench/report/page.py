@@ -33,6 +33,7 @@ from lewm_bench.report.rankings import LEARNS, Contest, compared, ranking
 from lewm_bench.report.tables.across import across_rows
 from lewm_bench.report.tables.horizon import HORIZON, horizon_tables
 from lewm_bench.report.tables.line import Line, one_group
+from lewm_bench.report.tables.pareto import PARETO, pareto_tables
 from lewm_bench.report.tables.planning_time import PUBLISHED_NOTE, planning_time_rows
 from lewm_bench.report.tables.results import GROUPS, View, command, reached, views
 from lewm_bench.report.tables.solvers import SOLVERS, solver_tables
@@ -69,6 +70,7 @@ def render(summary: Summary, figures: Mapping[str, bytes], folder: Path, extra: 
     sections = {
         "In short": task + _in_short(summary),
         **({"How far ahead": shown.pop("horizon.png", "") + ranges} if (ranges := _ranges(summary)) else {}),
+        **({"Which planner": shown.pop("pareto.png", "") + planners} if (planners := _planners(summary)) else {}),
         "Results": shown.pop(main, "") + _results(summary),
     }
     folded = {
@@ -249,6 +251,15 @@ def _ranges(summary: Summary) -> str:
     found = horizon_tables(summary)
     shown = (f"<h3>{escape(heading)}</h3>{html_table(rows[0], one_group(rows[1:]))}" for heading, rows in found)
     return "".join(shown) + paragraph(HORIZON, "small") if found else ""
+
+
+def _planners(summary: Summary) -> str:
+    found = pareto_tables(summary)
+    shown = (
+        f"<h3>{escape(heading)}</h3>{bullets(map(escape, told))}{html_table(rows[0], one_group(rows[1:]))}"
+        for heading, told, rows in found
+    )
+    return "".join(shown) + paragraph(PARETO, "small") if found else ""
 
 
 def _solvers(summary: Summary) -> str:

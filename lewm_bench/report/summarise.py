@@ -32,6 +32,7 @@ from lewm_bench.report.caption import shares_budget
 from lewm_bench.report.diagnosis import diagnoses, with_verdicts
 from lewm_bench.report.groups import Group, Key
 from lewm_bench.report.horizon import plannable_ranges
+from lewm_bench.report.pareto import fronts
 from lewm_bench.report.rankings import REFERENCE, contests
 from lewm_bench.report.summary import Summary
 from lewm_bench.report.verdict import verdict
@@ -46,7 +47,8 @@ COLUMNS = (
     "latent_oracle_hit", "distance_rank_correlation", "hit", "hit_low", "hit_high", "held", "held_low", "held_high",
     "normalised_hit", "diff_to_lewm", "diff_low", "diff_high", "diff_p", "diff_runs", "diff_p_holm",
     "distance_end_median",
-    "steps_to_hit_median", "plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75", "step_seconds_median",
+    "steps_to_hit_median", "plan_seconds_median", "plan_seconds_q25", "plan_seconds_q75", "plan_ms_per_step",
+    "flops_per_step",
     "speedup_vs_dino_wm",
     "parameters", "tokens_per_frame", "base", "train_seconds", "base_seconds", "train_steps", "train_epochs", "solved_at_start", "stratum_share", "verdict", "verdict_text",
     "note",
@@ -107,6 +109,7 @@ def summarise(cells: Iterable[CellRecord], title: str) -> Summary:
         over_data=curves.success_over_data(varied),
         ranges=plannable_ranges(table, kinds),
         ablations=varied,
+        fronts=fronts(table, groups, kinds, agents),
         loss_terms=stability.loss_terms(cells),
         agents=agents,
         labels={c.agent: agents.label(c.agent, c.label) for c in newest},
@@ -227,7 +230,8 @@ def _cost(key: Key, group: Group, groups: Mapping[Key, Group], notes: list[str])
         "plan_seconds_median": time.value,
         "plan_seconds_q25": time.low,
         "plan_seconds_q75": time.high,
-        "step_seconds_median": quartiles(group.step_seconds).value,
+        "plan_ms_per_step": 1000 * quartiles(group.step_seconds).value,
+        "flops_per_step": _average(group.flops_per_step) if group.flops_per_step else np.nan,
         "speedup_vs_dino_wm": _speedup(key, group, groups, notes),
     }
     cells = [c for c, _ in group.done]

@@ -10,6 +10,7 @@ import pandas as pd
 from lewm_bench.report.ablation import Panel
 from lewm_bench.report.agents import Agents
 from lewm_bench.report.diagnosis import Diagnosis
+from lewm_bench.report.pareto import Front
 from lewm_bench.report.rankings import Contest
 from lewm_bench.run.records import CellRecord
 
@@ -31,6 +32,9 @@ class Summary:
     over_data: pd.DataFrame  # success by number of training episodes
     ranges: pd.DataFrame  # how far ahead agents plan, where goals at several offsets share their starts
     ablations: tuple[Panel, ...] = ()
+    fronts: tuple[
+        Front, ...
+    ] = ()  # success against the cost of planning, where several planners searched with one model
     loss_terms: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # agent -> logged term -> its name
     labels: Mapping[str, str] = field(default_factory=dict)  # agent -> name for people, with every substitute
     kinds: Mapping[str, str] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.report.figures import files
 from lewm_bench.report.html import Section
 from lewm_bench.report.page import render
+from lewm_bench.report.pareto import pareto_table
 from lewm_bench.report.summarise import summarise
 from lewm_bench.report.summary import Summary
 from lewm_bench.report.tables.latex import latex
@@ -42,6 +43,7 @@ def write_report(cells: Iterable[CellRecord], folder: Path, title: str, extra: S
         ("over_steps.csv", summary.over_steps),
         ("over_data.csv", summary.over_data),
         ("horizon.csv", summary.ranges),
+        ("pareto.csv", pareto_table(summary.fronts)),
     ):
         if rows.empty:  # as of figures
             (folder / name).unlink(missing_ok=True)

@@ -173,6 +173,7 @@ class Benchmarks(Config):
     """The whole file."""
 
     profiles: dict[str, dict[str, Any]]
+    planners: dict[str, dict[str, Any]] = Field(default_factory=dict)  # settings of the planner, by name
     environments: dict[str, Recipe] = Field(default_factory=dict)  # by id
     suites: dict[str, SuiteSpec]
 
@@ -205,8 +206,24 @@ def first_file(places: Sequence[Path]) -> Path:
 
 def shipped_profiles() -> dict[str, Any]:
     """The profiles of the package's own file."""
-    path = first_file([*map(Path, lewm_bench.__path__)])
-    return read_yaml(path, "install lewm-bench again")["profiles"]
+    return _shipped("profiles")
+
+
+def _shipped(block: str) -> dict[str, Any]:
+    return read_yaml(first_file([*map(Path, lewm_bench.__path__)]), "install lewm-bench again")[block]
+
+
+def planners(bench: Benchmarks) -> dict[str, dict[str, Any]]:
+    """The settings of all named planners: those that lewm-bench brings, and the file's, which win."""
+    return {**_shipped("planners"), **bench.planners}
+
+
+def planner_named(bench: Benchmarks, name: str) -> dict[str, Any]:
+    """The settings of a named planner; raises a UserError where there is none, with the nearest match."""
+    known = planners(bench)
+    if name not in known:
+        raise unknown("planner", name, known)
+    return known[name]
 
 
 def load(path: Path) -> Benchmarks:

@@ -66,6 +66,7 @@ def record(
                 latent_oracle_hit=m.measures["latent_oracle_hit"],
                 latent_oracle_pairs=m.measures["latent_oracle_pairs"],
                 distance_rank_correlation=m.measures["rank_correlation"],
+                flops_per_step=m.measures.get("flops_per_step"),  # which older evaluations in a cache have not
                 videos=videos(run, job, setting, offset, m),
                 trails=trails(setting.env, m.results, m.dataset.states[m.pairs.goal_row]),
             )

@@ -7,6 +7,9 @@ Code belongs to what determines a stage. Of other people's environments and agen
 versions of the packages that it imports (``lewm_bench.core.source``). Of ours it is a number that is raised by hand
 when a change of the code changes results, or else every commit would empty every cache: ``DATA_SCHEMA`` and the
 environment's ``schema``, ``MODEL_SCHEMA`` and the family's, ``PAIRS_SCHEMA``, ``EVALUATION_SCHEMA``, ``SHIFT_SCHEMA``. A test tells when one is due.
+
+What is measured beside the episodes (``stages.measures_of``) is in no key: a new measure, as ``flops_per_step`` was,
+leaves the evaluations in a cache valid, which read as None there until ``--fresh evaluate``.
 """
 
 from __future__ import annotations

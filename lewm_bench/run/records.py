@@ -93,6 +93,7 @@ class OffsetRecord(Record):
     latent_oracle_hit: float | None = None  # true simulator with the model's own latent cost, fraction
     latent_oracle_pairs: int = 0
     distance_rank_correlation: float | None = None  # Spearman of latent and true distance
+    flops_per_step: float | None = None  # of planning, per executed environment step; None where they were not counted
     videos: tuple[str, ...] = ()  # files relative to the suite's results folder
     trails: tuple[Trail, ...] = ()  # of every pair, where the environment says where what moves is
 

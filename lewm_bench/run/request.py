@@ -32,6 +32,7 @@ class Request:
     seeds: Sequence[int] = ()
     envs: Sequence[str] = ()
     settings: Sequence[str] = ()  # KEY=VALUE
+    planner: str = ""  # a named set of planner settings, before those
     device: str = "auto"
     cache: Path | None = None
     config: Path | None = None
@@ -62,6 +63,7 @@ class Request:
             seeds=self.seeds,
             envs=self.envs,
             overrides=self.settings,
+            planner=self.planner,
         )
         if self.data is None or resolved.kind == "speed":
             return resolved, path
@@ -82,7 +84,7 @@ class Request:
             )
         if not resolved.jobs:
             raise UserError("the suite lists nothing to run here; name --seeds or --set evaluate.goal_offset=[25]")
-        check_read(resolved, self.settings)
+        check_read(resolved, self.settings, self.planner)
         run = Run(
             suite=resolved,
             store=self.store,

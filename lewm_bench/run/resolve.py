@@ -2,7 +2,7 @@
 
 One syntax for a deviation everywhere: nested keys in YAML, the same path with dots in ``--set lewm.train.steps=500``.
 Precedence, last wins: class defaults, the profile, the environment's own block and its part for the profile, the suite,
-the suite's part for the profile, what the suite says of the environment, ``--set``.
+the suite's part for the profile, what the suite says of the environment, ``--planner``, ``--set``.
 
 A suite lists what runs of it in a profile; what the command line names by itself wins over that list: ``--agents X``
 (the word ``all`` names nobody) an agent that is left out, ``--seeds`` the seeds, and with them who has none,
@@ -24,7 +24,19 @@ from lewm_bench.evaluation.episodes import EvalConfig
 from lewm_bench.evaluation.protocol import Protocol
 from lewm_bench.evaluation.shift import SHIFT_1
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.run.benchmarks import ADDED, ALL, AgentPart, Benchmarks, EnvPart, EnvSpec, Kind, Part, Recipe, SuiteSpec
+from lewm_bench.run.benchmarks import (
+    ADDED,
+    ALL,
+    AgentPart,
+    Benchmarks,
+    EnvPart,
+    EnvSpec,
+    Kind,
+    Part,
+    Recipe,
+    SuiteSpec,
+    planner_named,
+)
 from lewm_bench.run.environments import environment_ids
 from lewm_bench.run.names import agent_names
 from lewm_bench.run.registry import agent_family
@@ -112,11 +124,12 @@ def resolve(
     seeds: Sequence[int] = (),
     envs: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    planner: str = "",
 ) -> Suite:
     """The suite's jobs and settings.
 
     Raises:
-        UserError: an unknown suite, profile, agent, environment or setting, with the nearest match.
+        UserError: an unknown suite, profile, planner, agent, environment or setting, with the nearest match.
     """
     if suite not in bench.suites:
         raise unknown("suite", suite, bench.suites)
@@ -126,12 +139,15 @@ def resolve(
     part = spec.profiles.get(profile, Part())
     check_recipes(bench)
     settings = parse_overrides(overrides)
+    searching = {PLANNER: planner_named(bench, planner)} if planner else {}
     chosen_agents = choose_agents(agents, spec)
     if spec.kind == "understand":
         check_world_models(chosen_agents)
 
     def resolved(env: EnvSpec | None) -> Resolved:
-        return resolve_settings(merged_layers(bench, spec, profile, env), settings, chosen_agents)
+        return resolve_settings(
+            deep_merge(merged_layers(bench, spec, profile, env), searching), settings, chosen_agents
+        )
 
     envs_of = select_envs(spec, envs)
     by_env = {env.label: resolved(env) for env in envs_of}

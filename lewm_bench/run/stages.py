@@ -26,6 +26,7 @@ from lewm_bench.data.format import Dataset
 from lewm_bench.data.sac_exploration import CARD, train_sac_policy
 from lewm_bench.evaluation import strata, task_sorting
 from lewm_bench.evaluation.episodes import PairResult, distance_rank_correlation, evaluate, latent_oracle
+from lewm_bench.evaluation.flops import flops_per_step
 from lewm_bench.evaluation.protocol import PROTOCOLS, Pairs, Protocol, nearest, sample_pairs
 from lewm_bench.run.bases import with_base, with_trained_base
 from lewm_bench.run.benchmarks import EnvSpec
@@ -440,7 +441,10 @@ def finished_rows(path: Path, count: int) -> list[PairResult]:
 def measures_of(
     run: Run, job: Job, setting: Setting, loaded: Loaded, pairs: Pairs, budget: int, offset: int
 ) -> dict[str, Any]:
-    """What is measured once per cell and offset beside the episodes, and where."""
+    """What is measured once per cell and offset beside the episodes, and where.
+
+    Which measures there are is no part of the evaluation's key: one that an older evaluation lacks reads as None.
+    """
     config = run.suite.of(job.env).settings.evaluate
     count = latent_oracle_pairs(run.suite, job, offset)
     values: dict[str, Any] = {"latent_oracle_pairs": 0, "latent_oracle_hit": None, "rank_correlation": None}
@@ -449,6 +453,10 @@ def measures_of(
         if count:
             values["latent_oracle_pairs"] = count
             values["latent_oracle_hit"] = latent_oracle(loaded, setting, pairs, budget, offset, count)
+    values["flops_per_step"] = None
+    if may_compute(job, loaded):
+        history = PROTOCOLS[job.protocol].real_history
+        values["flops_per_step"] = flops_per_step(loaded.agent, setting, pairs, budget, real_history=history)
     return values | {
         "label": loaded.label,
         "weights": loaded.weights,
@@ -457,6 +465,11 @@ def measures_of(
         "note": loaded.note,
         **provenance_of(run),
     }
+
+
+def may_compute(job: Job, loaded: Loaded) -> bool:
+    """Whether planning may have operations to count: not of a floor or a search on the simulator, which may take minutes."""
+    return loaded.parameters is not None or agent_family(job.agent).kind not in ("privileged", "floor")
 
 
 def provenance_of(run: Run) -> dict[str, Any]:

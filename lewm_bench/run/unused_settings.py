@@ -19,11 +19,15 @@ Path = tuple[str, ...]
 LENGTHS = (("train", "steps"), ("train", "epochs"))
 
 
-def check_read(suite: Suite, overrides: Sequence[str]) -> None:
+def check_read(suite: Suite, overrides: Sequence[str], planner: str = "") -> None:
     """Raise a UserError for the first setting of the command line, or in an agent's name, that no cell reads.
+
+    So for a named ``planner`` where nobody plans.
 
     What stands in YAML is a default for many runs and may be about agents that this one leaves out.
     """
+    if planner and not any(is_read(suite, job, (PLANNER,)) for job in suite.jobs):
+        raise UserError(f"no cell of this run plans; leave the planner {planner!r} out, or choose agents that do")
     for path in leaves(parse_overrides(overrides)):
         if not any(is_read(suite, job, path) for job in suite.jobs):
             raise UserError(f"no cell of this run reads {'.'.join(path)}; leave it out, or choose what it belongs to")

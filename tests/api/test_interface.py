@@ -125,7 +125,7 @@ def test_keywords_are_called_as_the_options(function, verb, dropped):
     defaults = {renamed.get(name, name): option.default for name, option in options.items() if name not in dropped}
     keywords = inspect.signature(function).parameters
     assert set(keywords) == set(defaults)
-    for name in ("suite", "profile", "env", "seed", "solver", "device"):
+    for name in ("suite", "profile", "env", "seed", "planner", "solver", "device"):
         if name in keywords:
             assert keywords[name].default == defaults[name]
 

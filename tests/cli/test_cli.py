@@ -145,6 +145,8 @@ MISTAKES = [
     (["speed", "--dtype", "tf32", "--device", "cpu"], ["tf32 is for CUDA"]),
     (["speed", "--methods", "lewm,dinowm"], ["no agent named 'dinowm'", "did you mean 'dino-wm'?"]),
     (["speed", "--solver", "mpi"], ["no solver named 'mpi'; known: adam, cem, icem", "did you mean 'mppi'?"]),
+    (["run", *TINY_RUN, "--planner", "quik"], ["no planner named 'quik'; known: papers, quick", "did you mean 'quick'?"]),
+    (["evaluate", "gcbc", *TINY_RUN, "--planner", "quick"], ["no cell of this run plans", "leave the planner 'quick' out"]),
     (["run", *TINY_RUN, "--solver", "gradient"], ["no solver named 'gradient'; known: adam, cem"]),
     (["evaluate", "gcbc", *TINY_RUN, "--solver", "ices"], ["no solver named 'ices'", "did you mean 'icem'?"]),
     (["speed", "--solver", "adam", "--dtype", "float32"], ["adam differentiates the plain loop", "--dtype reference"]),
@@ -211,7 +213,7 @@ def test_list_has_its_sections(lewm_bench):
     status, out, _ = lewm_bench("list", "--config", "tiny.yaml")
     assert status == 0
     heads = [line.split()[0] for line in out.splitlines() if line and not line.startswith(" ")]
-    assert heads == ["suites", "envs", "agents", "profiles", "protocols", "what"]
+    assert heads == ["suites", "envs", "agents", "profiles", "planners", "protocols", "what"]
     assert "  lewm_bench/PointMaze-UMaze-v0\n" in out and "clean-1" in out and "  tiny: " in out and "dino-wm, " in out
     _, only, _ = lewm_bench("list", "agents")
     assert only.startswith("agents:") and only.count(":\n") == 1 and "dino-wm" in only

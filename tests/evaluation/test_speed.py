@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 
 from lewm_bench import agent
 from lewm_bench.agents.dino_wm import ENCODED_TOGETHER, ReencodingAgent
@@ -21,6 +20,7 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.core.names import parse_agent
 from lewm_bench.core.rng import stream
 from lewm_bench.evaluation import speed
+from lewm_bench.evaluation.flops import counter
 from lewm_bench.evaluation.speed import Case, Method, SpeedConfig, count_flops, method_of, plan_once, settle, share
 from lewm_bench.planning import replan
 from lewm_bench.planning.agent import PlanningAgent
@@ -208,10 +208,10 @@ def fail(_: slice) -> torch.Tensor:
 def test_the_count_is_that_of_a_whole_search(method, mode, context):
     c = case(method, mode, context=context, batch=2, num_samples=37, num_elites=5, num_iterations=3, **SHORT)
     goals, past = speed.situation(c.model, c)
-    with FlopCounterMode(display=False, custom_mapping=speed.FLOPS) as encoding:
+    with counter() as encoding:
         controller = c.agent.start(goals, [stream(0, "a"), stream(0, "b")])
         encoded = controller.encode(past)
-    with FlopCounterMode(display=False, custom_mapping=speed.FLOPS) as searching:
+    with counter() as searching:
         controller.search(encoded)
     assert count_flops(c) == (encoding.get_total_flops(), searching.get_total_flops())
 
@@ -612,9 +612,9 @@ def test_the_operations_of_every_solver_are_those_of_a_whole_search(method, solv
     goals, past = speed.situation(c.model, c)
     controller = c.agent.start(goals, [stream(0, "test")])
     encoded = controller.encode(past)
-    with FlopCounterMode(display=False, custom_mapping=speed.FLOPS) as counter:
+    with counter() as counted:
         controller.search(encoded)
-    assert count_flops(c)[1] == counter.get_total_flops()
+    assert count_flops(c)[1] == counted.get_total_flops()
     if solver == "adam":
         plans = count_flops(case(method, mode, num_samples=24, num_iterations=4, num_elites=4, **SHORT))[1] / (24 * 4)
-        assert counter.get_total_flops() == pytest.approx((2 * 8 * 4 + 8) * plans, rel=0.05)
+        assert counted.get_total_flops() == pytest.approx((2 * 8 * 4 + 8) * plans, rel=0.05)

@@ -231,6 +231,7 @@ VERBS = {
         ["--env", "Toy"],
         ["--out", "out"],
         ["--solver", "cem"],
+        ["--planner", "quick"],
         ["--checkpoint", "lewm"],
     ],
     "train": [["lewm"], ["--seed", "0"], ["--env", "Toy"], ["--out", "out"], ["--set", "lewm.train.steps=1"]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import subprocess
 import sys
@@ -118,7 +119,7 @@ def test_columns_are_those_of_the_design():
     expected = (
         "env agent goal_offset profile protocol status n_pairs n_seeds latent_oracle_hit distance_rank_correlation hit "
         "hit_low hit_high held held_low held_high normalised_hit diff_to_lewm diff_low diff_high diff_p diff_runs diff_p_holm "
-        "distance_end_median steps_to_hit_median plan_seconds_median plan_seconds_q25 plan_seconds_q75 step_seconds_median speedup_vs_dino_wm parameters "
+        "distance_end_median steps_to_hit_median plan_seconds_median plan_seconds_q25 plan_seconds_q75 plan_ms_per_step flops_per_step speedup_vs_dino_wm parameters "
         "tokens_per_frame base train_seconds base_seconds train_steps train_epochs solved_at_start stratum_share verdict verdict_text note"
     )
     assert " ".join(report.build_tables(small()).columns) == expected
@@ -189,16 +190,31 @@ def test_plan_times_ratio_and_sizes():
 def test_plan_time_per_executed_step_compares_agents_whose_plans_are_of_different_lengths():
     """Of every episode: 0.1 s of planning and twice the offset in steps, unless the cell has another budget."""
     table = report.build_tables(small())
-    assert row(table, "lewm")["step_seconds_median"] == pytest.approx(0.1 / 50)
-    assert row(table, "lewm", offset=50)["step_seconds_median"] == pytest.approx(0.1 / 100)
+    assert row(table, "lewm")["plan_ms_per_step"] == pytest.approx(100 / 50)
+    assert row(table, "lewm", offset=50)["plan_ms_per_step"] == pytest.approx(100 / 100)
     config = {"evaluate": {"budget": 20}}
     shorter = row(report.build_tables([cell("lewm", LEWM, config=config)]), "lewm")
-    assert shorter["step_seconds_median"] == pytest.approx(0.1 / 20)
+    assert shorter["plan_ms_per_step"] == pytest.approx(100 / 20)
     elsewhere = row(report.build_tables([cell("lewm", LEWM, protocol="theirs-1")]), "lewm")
-    assert pd.isna(elsewhere["step_seconds_median"])
+    assert pd.isna(elsewhere["plan_ms_per_step"])
     (view, *_) = views(report.summarise(small(), "t"))
     assert view.header[view.header.index("Plan time, median [quartiles]") + 1] == "Planning per environment step"
     assert any("2.00 ms" in line.cells for _, lines in view.groups for line in lines)
+
+
+def test_operations_per_executed_step_are_the_mean_of_the_seeds_that_have_them():
+    """An older record has none, and a table without any has no column of them."""
+    old = cell("lewm", LEWM, seed=2).model_dump(mode="json")
+    del old["offsets"][0]["flops_per_step"]
+    counted = [cell("lewm", LEWM, seed=s, record={"flops_per_step": f}) for s, f in enumerate((2e6, 4e6))]
+    cells = [*counted, CellRecord.model_validate_json(json.dumps(old)), cell("random", RANDOM)]
+    table = report.build_tables(cells)
+    assert row(table, "lewm")["flops_per_step"] == 3e6 and pd.isna(row(table, "random")["flops_per_step"])
+    (view,) = views(report.summarise(cells, "t"))
+    place = view.header.index("FLOPs per environment step")
+    assert {line.cells[place] for _, lines in view.groups for line in lines} == {"3.00 M", ""}
+    (before,) = views(report.summarise(cells[2:], "t"))
+    assert set(view.header) - set(before.header) == {"FLOPs per environment step"}
 
 
 @pytest.mark.parametrize(("trained", "told"), [(98.0, True), (109.0, False), (195.0, True), (131.0, False)])

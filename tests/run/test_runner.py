@@ -1032,3 +1032,29 @@ def test_a_card_may_differ_in_training_and_in_what_only_planning_reads():
     assert checkpoints.flat_card(card, ("train",)) != checkpoints.flat_card(plain, ("train",))
     plain["config"]["width"] = 16
     assert checkpoints.flat_card(card, free) != checkpoints.flat_card(plain, free)
+
+
+def test_operations_are_counted_once_per_offset_and_of_what_has_a_network(finished):
+    """Of the oracle, whose one decision may take minutes, nothing is."""
+    found = {cell.agent: [o.flops_per_step for o in cell.offsets] for cell in finished.cells}
+    assert all(value > 0 for value in found["lewm"] + found["gcbc"])
+    for name in {"random", "noop", "oracle"} & set(found):
+        assert set(found[name]) == {None}
+
+
+def test_an_evaluation_from_before_operations_were_counted_stays_valid(config, tmp_path):
+    """A measure is no part of a key: what an older evaluation lacks reads as None until it is measured again."""
+    run = make_run(config, tmp_path, agents=["gcbc"])
+    (counted,) = execute(run)
+    (folder,) = (p for p in run.store.root.glob("evaluation/*") if p.is_dir())
+    measures, done = folder / stages.MEASURES, folder / "done.json"
+    older = {name: value for name, value in json.loads(measures.read_text()).items() if name != "flops_per_step"}
+    measures.write_text(json.dumps(older))
+    content = json.loads(done.read_text())
+    content["files"][measures.name] = {"size": measures.stat().st_size, "sha256": checksum(measures)}
+    done.write_text(json.dumps(content))
+    before = {path.name for path in run.store.root.glob("evaluation/*")}
+    (cell,) = execute(run)
+    assert {path.name for path in run.store.root.glob("evaluation/*")} == before
+    assert counted.offsets[0].flops_per_step > 0 and cell.offsets[0].flops_per_step is None
+    assert cell.episodes == counted.episodes

@@ -11,6 +11,10 @@ CAPTIONS = {
     "horizon.png": "Success by how far ahead the goal is, all distances from the same starts. Lines are 95 % intervals; the "
     "numbers below are steps, and pairs of start and goal. Within the lower shade lies what the best floor may reach by the upper "
     "end of its interval, above the upper one what the oracle does not. Dashed: agents with settings in their names.",
+    "pareto.png": "Success against what planning costs per executed environment step: the time (a bar from quartile to quartile) and "
+    "the operations that torch counts. Up and to the left is better. The line is the frontier, the most that is reached within a cost: "
+    "its planners are numbered and named (samples x iterations), all others, fainter, are beaten in both by one of them. Hollow: plans again before its plan is "
+    "over. Vertical lines are 95 % intervals, so which of several close ones is on the frontier is chance.",
     "success.png": "Success of every agent. Filled: the goal was reached at some step; hollow: the agent was still "
     "there at the last step. Lines are 95 % intervals; the dashed line is what random actions reach.",
     "plan_time.png": "Time to decide once, on the machine named on this page: every plan (dots), the quartiles (bar) "

@@ -14,7 +14,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import Bbox
 
 from lewm_bench.core.formatting import seconds, short
 from lewm_bench.report.agents import Agents, is_ablation
@@ -141,6 +143,64 @@ def second_ticks(axes: Axes, vertical: bool = False) -> None:
     axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
     axes.grid(axis="y" if vertical else "x", color="#e5e5e5")
     axes.set_axisbelow(True)
+
+
+@dataclass(frozen=True)
+class Label:
+    """Text beside a point of a figure."""
+
+    text: str
+    point: tuple[float, float]
+    colour: str
+
+
+Place = tuple[float, float, str]
+"""Points to the right and up from a point, and how text is aligned there."""
+
+
+def place_labels(
+    axes: Axes,
+    labels: Iterable[Label],
+    covered: Iterable[tuple[float, float, float]],
+    places: Sequence[Place],
+    size: float = 9.5,
+) -> None:
+    """Write each label beside its point, at the first of a few places that covers nothing else.
+
+    The layout must be final. ``covered`` are the horizontal place, lower and upper end of each point with its interval,
+    ``places`` are tried in their order.
+    """
+    renderer = axes.figure.canvas.get_renderer()
+    frame = axes.get_window_extent(renderer)
+    taken = [_cross(axes, *each) for each in covered]
+    for label in labels:
+        text = axes.annotate(
+            label.text, label.point, (0, 0), textcoords="offset points", fontsize=size, va="center", color=label.colour,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )  # fmt: skip
+        costs = []
+        for rank, (dx, dy, align) in enumerate(places):
+            text.set(position=(dx, dy), horizontalalignment=align)
+            box = text.get_window_extent(renderer)
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            costs.append((sum(box.overlaps(other) for other in taken) + 3 * (not inside), rank))
+        dx, dy, align = places[min(costs)[1]]
+        text.set(position=(dx, dy), horizontalalignment=align)
+        taken.append(text.get_window_extent(renderer))
+
+
+BESIDE: Sequence[Place] = [
+    (dx, dy, align)
+    for dy in (0, 10, -10, 20, -20, 32, -32, 44, -44, 56, -56)
+    for dx, align in ((9, "left"), (-9, "right"))
+]
+
+
+def _cross(axes: Axes, place: float, bottom: float, top: float) -> Bbox:
+    """The box, in pixels, that a point and its vertical interval cover."""
+    x, low = axes.transData.transform((place, bottom))
+    _, high = axes.transData.transform((place, top))
+    return Bbox.from_extents(x - 8, low - 8, x + 8, high + 8)
 
 
 @dataclass(frozen=True)

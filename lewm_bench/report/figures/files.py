@@ -13,6 +13,7 @@ from lewm_bench.report.figures.curves import over_data, over_steps
 from lewm_bench.report.figures.distance import by_distance
 from lewm_bench.report.figures.drawing import png
 from lewm_bench.report.figures.horizon import horizon
+from lewm_bench.report.figures.pareto import pareto
 from lewm_bench.report.figures.paths import failures, paths
 from lewm_bench.report.figures.success import plan_time, success, success_vs_time
 from lewm_bench.report.figures.training import losses, stability, training
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 FIGURES: Mapping[str, Callable[[Summary], Figure | None]] = {
     "horizon.png": horizon,
+    "pareto.png": pareto,
     "success.png": success,
     "plan_time.png": plan_time,
     "success_vs_time.png": success_vs_time,

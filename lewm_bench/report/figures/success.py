@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.transforms import Bbox
 
 from lewm_bench.core.formatting import seconds
 from lewm_bench.report.agents import Agents, is_ablation, main_rows, settings_text
 from lewm_bench.report.figures.drawing import (
+    BESIDE,
     PLACE,
+    Label,
     Rows,
     escape_math,
     grid,
     percent_axis,
+    place_labels,
     places,
     rows_of,
     second_ticks,
@@ -146,8 +148,18 @@ def success_vs_time(summary: Summary) -> Figure | None:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout must be final before labels are placed
     for each, (_, part) in zip(axes, parts, strict=True):
-        _label_points(each, part, summary.agents)
+        place_labels(
+            each,
+            [Label(_point_name(a), (x, 100 * y), summary.agents.colour(a)) for a, x, y in _points(part, "hit")],
+            [(x, 100 * low, 100 * high) for _, x, low, high in _points(part, "hit_low", "hit_high")],
+            BESIDE,
+        )
     return figure
+
+
+def _points(part: pd.DataFrame, *columns: str) -> Iterator[tuple[str, float]]:
+    """Agent and plan time of each row, with other columns."""
+    return part[["agent", "plan_seconds_median", *columns]].itertuples(index=False, name=None)
 
 
 def _floor_line(axes: Axes, summary: Summary, place: pd.Series) -> None:
@@ -176,41 +188,3 @@ def _success_vs_time_point(axes: Axes, row: pd.Series, agents: Agents) -> None:
 def _point_name(agent: str) -> str:
     """What stands beside a point: of an ablation its settings alone."""
     return escape_math(shorten(settings_text(agent) or agent))
-
-
-def _label_points(axes: Axes, part: pd.DataFrame, agents: Agents) -> None:
-    """Write each agent's name beside its point, at the first of a few places that covers nothing else."""
-    renderer = axes.figure.canvas.get_renderer()
-    frame = axes.get_window_extent(renderer)
-    taken = [_cross(axes, row) for _, row in part.iterrows()]
-    for _, row in part.iterrows():
-        point = (row["plan_seconds_median"], 100 * row["hit"])
-        text = axes.annotate(
-            _point_name(row["agent"]), point, (0, 0), textcoords="offset points", fontsize=9.5, va="center",
-            color=agents.colour(row["agent"]),
-            path_effects=[withStroke(linewidth=2.5, foreground="white")],
-        )  # fmt: skip
-        costs = []
-        for rank, (dx, dy, align) in enumerate(_PLACES):
-            text.set(position=(dx, dy), horizontalalignment=align)
-            box = text.get_window_extent(renderer)
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            costs.append((sum(box.overlaps(other) for other in taken) + 3 * (not inside), rank))
-        dx, dy, align = _PLACES[min(costs)[1]]
-        text.set(position=(dx, dy), horizontalalignment=align)
-        taken.append(text.get_window_extent(renderer))
-
-
-_PLACES = [
-    (dx, dy, align)
-    for dy in (0, 10, -10, 20, -20, 32, -32, 44, -44, 56, -56)
-    for dx, align in ((9, "left"), (-9, "right"))
-]
-
-
-def _cross(axes: Axes, row: pd.Series) -> Bbox:
-    """The box, in pixels, that a point and its vertical interval cover."""
-    x, low = axes.transData.transform((row["plan_seconds_median"], 100 * row["hit_low"]))
-    _, high = axes.transData.transform((row["plan_seconds_median"], 100 * row["hit_high"]))
-    _, middle = axes.transData.transform((row["plan_seconds_median"], 100 * row["hit"]))
-    return Bbox.from_extents(x - 8, min(low, middle - 8), x + 8, max(high, middle + 8))

@@ -12,6 +12,7 @@ from lewm_bench.report.diagnosis import told_of
 from lewm_bench.report.tables.across import across_rows
 from lewm_bench.report.tables.horizon import HORIZON, horizon_tables
 from lewm_bench.report.tables.line import Line, one_group
+from lewm_bench.report.tables.pareto import PARETO, pareto_tables
 from lewm_bench.report.tables.planning_time import PUBLISHED_NOTE, planning_time_rows
 from lewm_bench.report.tables.results import views
 from lewm_bench.report.tables.solvers import SOLVERS, solver_tables
@@ -27,6 +28,10 @@ def markdown(summary: Summary) -> str:
     for heading, rows in (far := horizon_tables(summary)):
         parts += [f"## How far ahead: {md(heading)}", _md_table(rows[0], one_group(rows[1:]))]
     parts += [HORIZON] if far else []
+    for heading, told, rows in (planners := pareto_tables(summary)):
+        parts += [f"## Which planner: {md(heading)}", "\n".join(f"- {md(line)}" for line in told)]
+        parts.append(_md_table(rows[0], one_group(rows[1:])))
+    parts += [md(PARETO)] if planners else []
     for view in views(summary):
         parts += [f"## {md(view.heading)}", md(view.setting.capitalize()) + "."]
         parts.append(_md_table(("Agent", *view.header), view.groups))

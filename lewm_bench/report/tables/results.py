@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from lewm_bench.core.formatting import seconds, short
+from lewm_bench.core.formatting import operations, seconds, short
 from lewm_bench.core.statistics import LEVEL, METHOD_RUNS
 from lewm_bench.report.agents import Agents, is_ablation, settings_text
 from lewm_bench.report.commands import run_command
@@ -51,6 +51,9 @@ def _training(r: pd.Series) -> str:
     return f"{seconds(whole)} ({seconds(base)} + {seconds(whole - base)})"
 
 
+FLOPS = "FLOPs per environment step"  # left out where none were counted, as of older records
+
+
 RESULT_COLUMNS: Mapping[str, Cell] = {
     "Reached at any step, %": reached,
     "Still there at the last step, %": lambda r: percent(r["held"], r["held_low"], r["held_high"]),
@@ -59,7 +62,8 @@ RESULT_COLUMNS: Mapping[str, Cell] = {
     "Plan time, median [quartiles]": lambda r: seconds(
         r["plan_seconds_median"], r["plan_seconds_q25"], r["plan_seconds_q75"]
     ),
-    "Planning per environment step": lambda r: seconds(r["step_seconds_median"]),
+    "Planning per environment step": lambda r: seconds(r["plan_ms_per_step"] / 1000),
+    FLOPS: lambda r: operations(r["flops_per_step"]),
     "Speed-up over DINO-WM": lambda r: ratio(r["speedup_vs_dino_wm"]),
     "Tokens per frame": lambda r: number(r["tokens_per_frame"], "d"),
     "Pairs / seeds": lambda r: "" if missing(r["n_pairs"]) else f"{r['n_pairs']} / {r['n_seeds']}",
@@ -122,14 +126,16 @@ def views(summary: Summary) -> Iterator[View]:
         ["protocol", "profile", "env", "goal_offset"], dropna=False, sort=False
     ):
         run = part[~part["status"].isin(["not run", "failed"])]
+        counted = run["flops_per_step"].notna().any()
+        columns = {name: cell for name, cell in RESULT_COLUMNS.items() if counted or name != FLOPS}
         detail = [name for name, cell in DETAIL_COLUMNS.items() if any(cell(row) for _, row in run.iterrows())]
         yield View(
             env=env,
             offset=offset_name(offset, protocol),
             protocol=protocol,
             profile=profile,
-            header=tuple(RESULT_COLUMNS),
-            groups=_lines(part, summary, RESULT_COLUMNS),
+            header=tuple(columns),
+            groups=_lines(part, summary, columns),
             detail_header=tuple(detail),
             detail_groups=_lines(run, summary, {name: DETAIL_COLUMNS[name] for name in detail}),
             comparisons=comparisons(part, summary.agents),
