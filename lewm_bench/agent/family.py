@@ -28,7 +28,7 @@ from lewm_bench.core.types import Agent, WorldModel
 from lewm_bench.data.format import Dataset
 from lewm_bench.planning.agent import Embed, PlanningAgent, default_rollout
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import BeginRollout, plain_rollout
+from lewm_bench.planning.cost import BeginRollout, Objective, plain_rollout
 from lewm_bench.system.checkpoint import load_weights, save_checkpoint
 from lewm_bench.system.filenames import file_stem
 from lewm_bench.system.store import Store, stage_key
@@ -98,6 +98,7 @@ class Loaded:
     model: WorldModel | None = None
     note: str = ""
     embed: Embed | None = None  # where distances are about more than ``model.encode``
+    objective: Objective | None = None  # where plans cost something else than the latent distance to the goal
 
 
 class Family(ABC):
@@ -336,6 +337,10 @@ class TrainedWorldModel(Family):
         """How ``model`` is rolled out for planners that want gradients."""
         return plain_rollout(model)
 
+    def objective(self, model: nn.Module, planner: PlannerConfig) -> Objective | None:
+        """What a plan costs, if something else than the latent distance to the goal that ``planner`` asks for."""
+        return None
+
     def trained_as(self, setting: Setting) -> Setting:
         """The setting that weights are trained under; another one where variants plan differently with equal weights."""
         return setting
@@ -346,7 +351,8 @@ class TrainedWorldModel(Family):
 
     def agent(self, model: nn.Module, config: Any, planner: PlannerConfig, device: torch.device) -> PlanningAgent:
         """What plans with ``model``."""
-        return PlanningAgent(model, planner, device, self.rollout(model, planner), self.differentiable(model))
+        how = self.rollout(model, planner), self.differentiable(model)
+        return PlanningAgent(model, planner, device, *how, objective=self.objective(model, planner))
 
     def train(self, setting: Setting, folder: Path) -> TrainingLog:
         setting = self.trained_as(setting)
@@ -371,6 +377,7 @@ class TrainedWorldModel(Family):
             model.tokens_per_frame,
             model,
             arithmetic_note(setting.planner),
+            objective=self.objective(model, setting.planner),
         )
 
 

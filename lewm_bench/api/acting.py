@@ -24,7 +24,7 @@ from lewm_bench.core.types import Controller, Goals, Past
 from lewm_bench.data.pictures import read_picture
 from lewm_bench.evaluation.agent_contract import Place, checked_actions, checked_agent
 from lewm_bench.evaluation.history import images, shown_steps
-from lewm_bench.planning.cost import goal_distance
+from lewm_bench.planning.cost import Objective, frame_costs, goal_distance
 
 
 class ActingAgent:
@@ -132,14 +132,15 @@ class ActingAgent:
 
     @torch.inference_mode()
     def _distances(self, frames: np.ndarray, states: np.ndarray, goal: np.ndarray) -> np.ndarray | None:
-        """(N,) latent distances of frames to a goal picture; None for an agent without latents."""
+        """(N,) what frames cost by the agent's latents on the way to a goal picture; None for an agent without latents."""
         loaded = self._loaded
         if loaded.model is None:
             return None
         embed = loaded.embed or embed_frames(loaded.model, self._setting.device)
         target = embed(images(goal[None]), states[:1])
+        objective = loaded.objective or Objective(lambda z, goal: goal_distance(z, goal)[..., 0], last=True)
         latents = [embed(images(frame[None]), state[None]) for frame, state in zip(frames, states, strict=True)]
-        return np.array([float(goal_distance(latent, target)) for latent in latents])
+        return np.array([float(frame_costs(objective, latent, target)) for latent in latents])
 
     def _begin(self, goals: Goals, seed: int) -> None:
         self._seen: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}  # frame and state of each step still shown

@@ -33,6 +33,7 @@ from lewm_bench.evaluation.agent_contract import (
 )
 from lewm_bench.evaluation.history import History, images
 from lewm_bench.evaluation.protocol import CHOICES, Pairs, Protocol
+from lewm_bench.planning.cost import frame_costs
 from lewm_bench.system.device import Stopwatch, sized
 from lewm_bench.system.phases import phase
 
@@ -302,7 +303,14 @@ def latent_oracle(loaded: Loaded, setting: Setting, pairs: Pairs, budget: int, g
     """The share of the first ``n`` pairs that the true simulator hits when it plans with the model's own latent cost."""
     if loaded.model is None:
         raise UserError(f"{setting.agent} is not a world model and has no latent cost")
-    agent = LatentOracle(simulation_of(setting), setting.planner, loaded.model, setting.device, embed=loaded.embed)
+    agent = LatentOracle(
+        simulation_of(setting),
+        setting.planner,
+        loaded.model,
+        setting.device,
+        embed=loaded.embed,
+        objective=loaded.objective,
+    )
     first = replace(pairs, episode=pairs.episode[:n], start_row=pairs.start_row[:n], goal_row=pairs.goal_row[:n])
     results = evaluate(agent, setting, first, budget, goal_offset=goal_offset, real_history=False)
     return float(np.mean([r.hit for r in results]))
@@ -312,7 +320,8 @@ def latent_oracle(loaded: Loaded, setting: Setting, pairs: Pairs, budget: int, g
 def distance_rank_correlation(loaded: Loaded, setting: Setting, split: str, num_frames: int) -> float | None:
     """Spearman's correlation of latent and true distance over all pairs of ``num_frames`` random frames of a split.
 
-    None where there is none, as of latents that are all equal, or of a split without frames.
+    Where plans cost something else than the latent distance it is that, which may differ there and back: of every pair
+    the mean of both. None where there is none, as of latents that are all equal, or of a split without frames.
     """
     rows = setting.dataset.rows(split)
     if len(rows) < 2:
@@ -322,8 +331,13 @@ def distance_rank_correlation(loaded: Loaded, setting: Setting, split: str, num_
     frames, states = images(setting.dataset.frames[rows]), setting.dataset.states[rows]
     embed = loaded.embed or embed_frames(loaded.model, setting.device)
     chunks = range(0, len(rows), 64)
-    latents = torch.cat([embed(frames[k : k + 64], states[k : k + 64].copy()) for k in chunks]).flatten(1)
+    latents = torch.cat([embed(frames[k : k + 64], states[k : k + 64].copy()) for k in chunks]).float()
     i, j = np.triu_indices(len(rows), 1)
-    latent = torch.cdist(latents.float(), latents.float()).cpu().numpy()[i, j]
+    if loaded.objective is None:
+        apart = torch.cdist(latents.flatten(1), latents.flatten(1))
+    else:
+        costs = frame_costs(loaded.objective, latents, latents)
+        apart = (costs + costs.T) / 2
+    latent = apart.cpu().numpy()[i, j]
     found = spearman(latent, setting.env.distance(states[i], states[j]))
     return float(found) if np.isfinite(found) else None

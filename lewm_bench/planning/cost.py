@@ -127,6 +127,12 @@ def objective_of(config: PlannerConfig, distance: Distance = goal_distance) -> O
     return Objective(lambda latents, goal: distance(latents, goal).sum(-1), config.objective == "final")
 
 
+def frame_costs(objective: Objective, latents: Tensor, goals: Tensor) -> Tensor:
+    """What each of N frames (N, *L) costs where it is all that comes of a plan to each of M goals (M, *L): (M, N)."""
+    plans = latents[None, :, None]  # (1, N, 1, *L)
+    return torch.cat([objective.score(plans, goal[None]) for goal in goals])
+
+
 def latent_cost(rollout: Rollout, goal: Tensor, config: PlannerConfig) -> Cost:
     """The cost of plans in latent space (paper, section 3.3): distance of imagined latents to the goal's (B, *L)."""
     return imagined_cost(rollout, goal, objective_of(config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -15,6 +16,7 @@ from PIL import Image
 import lewm_bench as lb
 from lewm_bench.core.resize import LARGEST
 from lewm_bench.data.pictures import read_picture
+from lewm_bench.planning.cost import Objective
 
 UMAZE = "lewm_bench/PointMaze-UMaze-v0"
 FAST = ("--set", "planner.num_samples=16", "--set", "planner.num_iterations=2", "--set", "planner.num_elites=4")
@@ -74,6 +76,18 @@ def test_a_picture_of_a_state_is_that_state_as_a_goal(checkpoints, goal: Path, t
     np.testing.assert_allclose(table["latent_distance"], true, rtol=1e-3, atol=1e-6)
     film = Image.open("out/video.gif")
     assert film.is_animated and Image.open("out/distance.png").width > 500
+
+
+def test_an_agents_own_cost_is_what_is_drawn(checkpoints, goal: Path):
+    """The latent distance there is of the goal to the frame, and of nothing else here."""
+    agent = lb.load(checkpoints["lewm"], set={"planner": {"num_samples": 4, "num_iterations": 1, "num_elites": 2}})
+    objective = Objective(lambda z, target: 3 * z[:, :, 0].sum(-1) - target.sum(-1)[:, None], last=True)
+    agent._loaded = replace(agent._loaded, objective=objective)
+    found = agent.toward(goal, start=START, seed=3, steps=5)
+    pictures = torch.from_numpy(np.stack([*found.frames, found.goal])).movedim(-1, -3)[:, None]
+    with torch.inference_mode():
+        z = agent._loaded.model.encode(pictures)[:, 0].sum(-1).numpy()
+    np.testing.assert_allclose(found.distances, 3 * z[:-1] - z[-1], rtol=1e-3, atol=1e-4)
 
 
 def test_an_agent_without_latents_is_filmed_and_says_so(checkpoints, goal: Path, tmp_path: Path, monkeypatch, capsys):

@@ -15,7 +15,7 @@ from toy_env import ToyEnv
 
 from lewm_bench.agent import Loaded, PlanningAgent, Setting
 from lewm_bench.agents import oracle
-from lewm_bench.agents.lewm import LEWM, LeWMConfig
+from lewm_bench.agents.lewm import LEWM, LeWMConfig, LeWMFamily
 from lewm_bench.agents.oracle import ORACLE, LatentOracle, OracleConfig, simulation_of
 from lewm_bench.agents.scripted import NOOP, RANDOM
 from lewm_bench.core.env import GoalEnv
@@ -29,6 +29,7 @@ from lewm_bench.evaluation.protocol import CLEAN_1, PAPER_V3, Pairs, sample_pair
 from lewm_bench.planning import replan
 from lewm_bench.planning.company import Company
 from lewm_bench.planning.config import PlannerConfig
+from lewm_bench.planning.cost import Objective
 from lewm_bench.system.store import Store
 
 SKIP, OFFSET, BUDGET = 2, 8, 11
@@ -712,6 +713,47 @@ def test_the_rank_correlation_of_latent_and_true_distance(setting: Setting, tran
     found = distance_rank_correlation(loaded, setting, "test", 100)
     assert low <= found <= high + 1e-9
     assert found == distance_rank_correlation(loaded, setting, "test", 100)
+
+
+def sideways(latents: Tensor, goal: Tensor) -> Tensor:
+    """A cost of imagined (b, S, h, 2) and goals (b, 2) that looks at one coordinate and is cheaper from above."""
+    beyond = (latents - goal[:, None, None])[..., 0].sum(-1)
+    return torch.where(beyond > 0, beyond, -2 * beyond)
+
+
+def test_the_latent_oracle_and_the_rank_correlation_use_the_agents_own_cost(setting: Setting, pairs: Pairs) -> None:
+    """``sideways`` is blind to one coordinate, as a latent would be that has only the other."""
+    own = replace(Loaded(None, "own"), model=TrueModel(), objective=Objective(sideways, last=True))
+    blind = replace(Loaded(None, "blind"), model=TrueModel(lambda z: z * torch.tensor([1.0, 0.0])))
+    true = replace(own, objective=None)
+    found = {loaded.label: distance_rank_correlation(loaded, setting, "test", 100) for loaded in (own, blind)}
+    assert found["own"] == pytest.approx(found["blind"], abs=1e-6)  # the mean there and back is 1.5 times the way
+    assert found["own"] < distance_rank_correlation(true, setting, "test", 100) - 0.1
+    hits = [latent_oracle(loaded, setting, pairs, 24, OFFSET, 14) for loaded in (own, true)]
+    assert hits[0] < hits[1]
+
+
+class Sideways(LeWMFamily):
+    """A LeWM that plans for ``sideways``."""
+
+    def objective(self, model, planner: PlannerConfig) -> Objective:
+        return Objective(sideways, last=planner.objective == "final")
+
+
+@pytest.mark.parametrize("counts", ["final", "sum"])
+def test_a_familys_objective_is_its_agents_and_is_told(setting: Setting, counts: str) -> None:
+    sizes = {"encoder": "stem-vit", "latent": 8, "projector_hidden": 16, "width": 16, "depth": 1, "mlp_hidden": 16}
+    planner = CEM.model_copy(update={"objective": counts})
+    mine = replace(setting, config=LeWMConfig(frame_skip=SKIP, **sizes), planner=planner)
+    own, plain = Sideways().load(mine, None), LEWM.load(mine, None)
+    assert own.agent.objective == own.objective == Objective(sideways, last=counts == "final")
+    assert plain.objective is None
+    latents, goals = torch.randn(2, 3, 4, 8), torch.randn(2, 8)
+    distances = (latents - goals[:, None, None]).square().mean(-1)
+    given = latents[:, :, -1:] if counts == "final" else latents
+    torch.testing.assert_close(
+        plain.agent.objective.score(given, goals), distances[..., -1] if counts == "final" else distances.sum(-1)
+    )
 
 
 def test_equal_latents_have_no_rank_correlation(setting: Setting) -> None:

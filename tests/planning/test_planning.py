@@ -13,7 +13,7 @@ from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
 from lewm_bench.planning.cem import cem
 from lewm_bench.planning.config import PlannerConfig
-from lewm_bench.planning.cost import goal_distance, latent_cost, plain_rollout, rollout
+from lewm_bench.planning.cost import Objective, frame_costs, goal_distance, latent_cost, plain_rollout, rollout
 from lewm_bench.planning.replan import Replanner
 
 FAST = PlannerConfig(num_samples=100, num_iterations=15, num_elites=10, horizon=2, receding=1)
@@ -297,6 +297,20 @@ def test_a_cost_takes_the_goals_of_its_episodes() -> None:
         config = PlannerConfig(objective=objective)
         expected = latent_cost(plain_rollout(model)(z, past), goal, config)(plans)
         torch.testing.assert_close(latent_cost(one_by_one, goal, config)(plans), expected)
+
+
+def test_every_frame_costs_on_the_way_to_every_goal_what_it_would_as_the_end_of_a_plan() -> None:
+    rng = np.random.default_rng(0)
+    frames, goals = rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=(2, 3)).astype(np.float32)
+
+    def score(latents: Tensor, goal: Tensor) -> Tensor:
+        assert latents.shape[2] == 1  # one block
+        return (2 * latents[:, :, 0] - goal[:, None]).abs().sum(-1)  # not the same there and back
+
+    expected = np.abs(2 * frames[None] - goals[:, None]).sum(-1)
+    for last in (True, False):
+        found = frame_costs(Objective(score, last), torch.from_numpy(frames), torch.from_numpy(goals))
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("change", [{"arithmetic": "int8"}, {"arithmetic": "bfloat16"}, {"compile": True}])
