@@ -12,6 +12,8 @@ AGENTS: dict[str, str] = {
     "dino-wm": "lewm_bench.agents.dino_wm:DINO_WM",
     "lewm": "lewm_bench.agents.lewm:LEWM",
     "fast-lewm": "lewm_bench.agents.fast_lewm:FAST_LEWM",
+    "rc-aux": "lewm_bench.agents.rc_aux:RC_AUX",
+    "vlwm": "lewm_bench.agents.vlwm:VLWM_FAMILY",
     "pldm": "lewm_bench.agents.pldm:PLDM_FAMILY",
     "jepa-ema": "lewm_bench.agents.jepa_ema:JEPA_EMA",
     "delta-jepa": "lewm_bench.agents.delta_jepa:DELTA_JEPA",

@@ -187,6 +187,20 @@ def gathered(x: Tensor) -> Tensor:
     return _Gathered.apply(x) if in_group() > 1 else x
 
 
+def whole_batch(size: int) -> int:
+    """How many samples the whole batch has, of which a rank has ``size``."""
+    return size * in_group()
+
+
+def further_on(x: Tensor, by: int) -> Tensor:
+    """(B, ...): of every sample what the one ``by`` places further in the whole batch has; behind its end it begins again."""
+    if in_group() == 1:
+        return x.roll(-by, 0)
+    everything = gathered(x)
+    first = dist.get_rank() * len(x) + by
+    return everything[torch.arange(first, first + len(x), device=x.device) % len(everything)]
+
+
 def mean_over_ranks(x: Tensor) -> Tensor:
     """The mean of a tensor over the ranks."""
     return _Summed.apply(x) / in_group() if in_group() > 1 else x
