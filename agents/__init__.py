@@ -12,6 +12,7 @@ AGENTS: dict[str, str] = {
     "dino-wm": "lewm_bench.agents.dino_wm:DINO_WM",
     "lewm": "lewm_bench.agents.lewm:LEWM",
     "fast-lewm": "lewm_bench.agents.fast_lewm:FAST_LEWM",
+    "h-jepa": "lewm_bench.agents.h_jepa:H_JEPA",
     "pldm": "lewm_bench.agents.pldm:PLDM_FAMILY",
     "jepa-ema": "lewm_bench.agents.jepa_ema:JEPA_EMA",
     "delta-jepa": "lewm_bench.agents.delta_jepa:DELTA_JEPA",

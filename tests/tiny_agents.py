@@ -30,6 +30,7 @@ LOCAL = {"local": {"width": 16, "depth": 1, "heads": 2, "channels": 8, "scales":
 TINY = {
     "lewm": {**JEPA, "num_directions": 8},
     "fast-lewm": {**JEPA, **PREFIX, "num_directions": 8},
+    "h-jepa": {**JEPA, "num_directions": 8, "pooler_width": 8, "latent_hidden": 16, "macro_memory": 32},
     "pldm": {**JEPA, "inverse_dynamics_weight": 1, "inverse_dynamics_hidden": 16},
     "jepa-ema": JEPA,
     "delta-jepa": {**JEPA, "decoder_depth": 1, "decoder_heads": 2, "decoder_head_size": 8, "decoder_hidden": 16},
