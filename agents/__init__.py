@@ -13,6 +13,7 @@ AGENTS: dict[str, str] = {
     "lewm": "lewm_bench.agents.lewm:LEWM",
     "fast-lewm": "lewm_bench.agents.fast_lewm:FAST_LEWM",
     "h-jepa": "lewm_bench.agents.h_jepa:H_JEPA",
+    "hwm": "lewm_bench.agents.hwm:HWM_FAMILY",
     "pldm": "lewm_bench.agents.pldm:PLDM_FAMILY",
     "jepa-ema": "lewm_bench.agents.jepa_ema:JEPA_EMA",
     "delta-jepa": "lewm_bench.agents.delta_jepa:DELTA_JEPA",

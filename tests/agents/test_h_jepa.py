@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,21 +12,10 @@ from shaken import shaken
 from test_lewm import SMALL
 from torch import Tensor, nn
 
-from lewm_bench.agents.h_jepa import (
-    H_JEPA,
-    HJEPA,
-    ActionPooler,
-    HierarchicalAgent,
-    HJEPAConfig,
-    InverseDynamics,
-    Level,
-    MacroScale,
-    horizons,
-    subgoal_objective,
-    window_frames,
-    windows,
-)
+from lewm_bench.agents.h_jepa import H_JEPA, HJEPA, HJEPAConfig, InverseDynamics, LatentEncoder
 from lewm_bench.agents.lewm import LeWM, LeWMConfig
+from lewm_bench.agents.parts.hierarchical_planning import HierarchicalAgent, horizons, subgoal_objective
+from lewm_bench.agents.parts.hierarchy import ActionPooler, Level, MacroScale, window_frames, windows
 from lewm_bench.agents.parts.sigreg import directions
 from lewm_bench.core.errors import UserError
 from lewm_bench.core.rng import stream
@@ -187,7 +177,7 @@ def test_the_loss_against_numpy() -> None:
         else:
             upper = model.upper[0]
             own_z, actions = upper.encoder(own_z), upper.pooler(model.action_encoder(blocks))
-            prediction = upper.predict(own_z[:, :-1], upper.action_encoder(actions))
+            prediction = upper.pred_proj(upper.predictor(own_z[:, :-1], upper.action_encoder(actions)))
         own_z, actions, prediction = (x.detach().double().numpy() for x in (own_z, actions, prediction))
         error = ((prediction - own_z[:, 1:]) ** 2).mean()
         regulariser = sigreg_by_quadrature(own_z, directions(8, 12, g).double().numpy())
@@ -234,7 +224,7 @@ def test_macro_actions_of_training_are_remembered_newest_last() -> None:
 
 
 def test_plans_are_held_to_what_was_seen_and_still_move_outside() -> None:
-    level = Level(CONFIG)
+    level = Level(CONFIG, LatentEncoder(CONFIG))
     level.macro_actions.copy_(torch.arange(16.0)[:, None].expand(16, 4))
     scale = level.scale(0.1)
     values = np.arange(16.0)
@@ -435,7 +425,7 @@ def test_heads_are_of_training_alone() -> None:
 def test_variants_and_what_is_of_planning_alone() -> None:
     assert H_JEPA.configure({}, "3") == HJEPAConfig(levels=3)
     assert H_JEPA.label(SimpleNamespace(), HJEPAConfig(levels=3)) == "H-JEPA (3 levels)"
-    with pytest.raises(UserError, match="variant of h-jepa"):
+    with pytest.raises(UserError, match="number of levels"):
         H_JEPA.configure({}, "7")
     setting = Chosen("h-jepa", HJEPAConfig(levels=3, reach=7, approach=False, macro_quantile=0.1))
     assert H_JEPA.trained_as(setting).config == HJEPAConfig(levels=3)

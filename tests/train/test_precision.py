@@ -17,7 +17,7 @@ from lewm_bench.system.store import Store
 from lewm_bench.train.loop import TrainConfig, train
 
 CPU = torch.device("cpu")
-MIXED = ("lewm", "fast-lewm", "pldm", "jepa-ema", "delta-jepa", "dino-wm", "gcbc", "gcivl", "gciql")
+MIXED = ("lewm", "fast-lewm", "pldm", "jepa-ema", "delta-jepa", "dino-wm", "gcbc", "gcivl", "gciql", "h-jepa", "hwm")
 
 
 class Seen(nn.Module):

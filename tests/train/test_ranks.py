@@ -118,7 +118,7 @@ def test_what_is_exchanged_is_that_of_one_process(tmp_path: Path) -> None:
 
 # Gradients of every agent.
 
-FAMILIES = ("lewm", "fast-lewm", "pldm", "jepa-ema", "delta-jepa", "gcbc", "gcivl", "gciql", "dino-wm")
+FAMILIES = ("lewm", "fast-lewm", "pldm", "jepa-ema", "delta-jepa", "gcbc", "gcivl", "gciql", "dino-wm", "h-jepa", "hwm")
 WEIGHTS = {"pldm": {"time_covariance_weight": 1.0}}  # 0 by default
 
 
