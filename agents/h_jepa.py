@@ -99,7 +99,7 @@ class HJEPAFamily(HierarchicalFamily):
     card = Card(
         name="H-JEPA",
         about="a LeWM under further ones of its own vectors at half the pace, which set it subgoals on the way to the goal",
-        colour="#B8336A",
+        colour="#11FF55",
         marker="h",
         loss_terms=("prediction", "sigreg", "prediction_2", "sigreg_2"),
         papers={"H-JEPA": "2610.06805"},

@@ -36,7 +36,7 @@ class HWMFamily(HierarchicalFamily):
     card = Card(
         name="HWM",
         about="a LeWM that also predicts its vectors in longer steps, and plans with these first to find subgoals",
-        colour="#8C6D1F",
+        colour="#EEFF44",
         marker="H",
         loss_terms=("prediction", "sigreg", "prediction_2"),
         papers={"HWM": "2604.03208"},
