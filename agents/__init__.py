@@ -14,6 +14,8 @@ AGENTS: dict[str, str] = {
     "fast-lewm": "lewm_bench.agents.fast_lewm:FAST_LEWM",
     "rc-aux": "lewm_bench.agents.rc_aux:RC_AUX",
     "vlwm": "lewm_bench.agents.vlwm:VLWM_FAMILY",
+    "h-jepa": "lewm_bench.agents.h_jepa:H_JEPA",
+    "hwm": "lewm_bench.agents.hwm:HWM_FAMILY",
     "pldm": "lewm_bench.agents.pldm:PLDM_FAMILY",
     "jepa-ema": "lewm_bench.agents.jepa_ema:JEPA_EMA",
     "delta-jepa": "lewm_bench.agents.delta_jepa:DELTA_JEPA",

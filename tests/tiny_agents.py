@@ -34,6 +34,8 @@ TINY = {
     "fast-lewm": {**JEPA, **PREFIX, "num_directions": 8},
     "rc-aux": {**JEPA, "num_directions": 8, "head_hidden": 16, "head_budget": 4, "rollout_blocks": 3, "max_budget": 4},
     "vlwm": {**JEPA, "num_directions": 8, "horizon": 4},
+    "h-jepa": {**JEPA, "num_directions": 8, "pooler_width": 8, "latent_hidden": 16, "macro_memory": 32},
+    "hwm": {**JEPA, "num_directions": 8, "pooler_width": 8, "macro_memory": 32},
     "pldm": {**JEPA, "inverse_dynamics_weight": 1, "inverse_dynamics_hidden": 16},
     "jepa-ema": JEPA,
     "delta-jepa": {**JEPA, "decoder_depth": 1, "decoder_heads": 2, "decoder_head_size": 8, "decoder_hidden": 16},

@@ -17,7 +17,21 @@ from lewm_bench.system.store import Store
 from lewm_bench.train.loop import TrainConfig, train
 
 CPU = torch.device("cpu")
-MIXED = ("lewm", "fast-lewm", "rc-aux", "vlwm", "pldm", "jepa-ema", "delta-jepa", "dino-wm", "gcbc", "gcivl", "gciql")
+MIXED = (
+    "lewm",
+    "fast-lewm",
+    "rc-aux",
+    "vlwm",
+    "pldm",
+    "jepa-ema",
+    "delta-jepa",
+    "dino-wm",
+    "gcbc",
+    "gcivl",
+    "gciql",
+    "h-jepa",
+    "hwm",
+)
 
 
 class Seen(nn.Module):

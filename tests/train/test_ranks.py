@@ -130,6 +130,8 @@ FAMILIES = (
     "gcivl",
     "gciql",
     "dino-wm",
+    "h-jepa",
+    "hwm",
 )
 WEIGHTS = {"pldm": {"time_covariance_weight": 1.0}}  # 0 by default
 
