@@ -149,8 +149,8 @@ class GCIDMFamily(HeadFamily):
     card = Card(
         name="GC-IDM",
         about="reads the next actions off a frozen LeWM's latents of now and of the goal; it does not search",
-        colour="#6A9A2D",
-        marker="*",
+        colour="#75AA4A",
+        marker="D",
         loss_terms=("action_error", "steps_error"),
         papers={"GC-IDM": "2605.08732"},
         rank=5,
@@ -187,8 +187,8 @@ class GCIDMCEMFamily(GCIDMFamily):
     card = Card(
         name="GC-IDM + search",
         about="a frozen LeWM whose search begins at the plan that inverse dynamics on its latents proposes",
-        colour="#2F5D0B",
-        marker="*",
+        colour="#4A7535",
+        marker="^",
         loss_terms=("action_error", "steps_error"),
         papers={"GC-IDM": "2605.08732"},
         rank=26,

@@ -99,8 +99,8 @@ class HJEPAFamily(HierarchicalFamily):
     card = Card(
         name="H-JEPA",
         about="a LeWM under further ones of its own vectors at half the pace, which set it subgoals on the way to the goal",
-        colour="#11FF55",
-        marker="h",
+        colour="#8A608A",
+        marker="X",
         loss_terms=("prediction", "sigreg", "prediction_2", "sigreg_2"),
         papers={"H-JEPA": "2610.06805"},
         variants={"3": "H-JEPA (3 levels)"},

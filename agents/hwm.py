@@ -36,8 +36,8 @@ class HWMFamily(HierarchicalFamily):
     card = Card(
         name="HWM",
         about="a LeWM that also predicts its vectors in longer steps, and plans with these first to find subgoals",
-        colour="#EEFF44",
-        marker="H",
+        colour="#594DCC",
+        marker="*",
         loss_terms=("prediction", "sigreg", "prediction_2"),
         papers={"HWM": "2604.03208"},
         variants={"3": "HWM (3 levels)"},

@@ -217,8 +217,8 @@ class RCAuxFamily(JEPAFamily):
     card = Card(
         name="RC-aux",
         about="a LeWM trained on rollouts of several blocks, with a head that says what is reachable in how many",
-        colour="#FF7A90",
-        marker="8",
+        colour="#4A0B8A",
+        marker="s",
         loss_terms=("prediction", "sigreg", "reachability"),
         papers={"RC-aux": "2605.07278"},
         rank=12,

@@ -78,8 +78,8 @@ class TRMFamily(HeadFamily):
     card = Card(
         name="TRM",
         about="a frozen LeWM whose plans are judged by a learned time to the goal in place of the latent distance",
-        colour="#B8860B",
-        marker="X",
+        colour="#DFBF9F",
+        marker="d",
         loss_terms=("separation",),
         papers={"TRM": "2605.22164"},
         rank=25,

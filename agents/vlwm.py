@@ -191,8 +191,8 @@ class VLWMFamily(JointEmbeddingFamily):
     card = Card(
         name="VLWM",
         about="predicts over any number of blocks in one step, actions and states being the tokens of one sequence",
-        colour="#4E007A",
-        marker="H",
+        colour="#2A002A",
+        marker="h",
         loss_terms=("prediction", "sigreg"),
         papers={"Variable-length Latent World Models": "2606.21775"},
         rank=13,
