@@ -28,13 +28,20 @@ logger = logging.getLogger(__name__)
 
 
 def counter() -> FlopCounterMode:
-    """What counts the operations inside a ``with``, those of the packed kernels too, which torch has no formula for."""
+    """What counts the operations inside a ``with``, also those that torch has no formula for and would count as none:
+    the packed kernels, and on a CPU attention, evaluated encoder layers and LSTM (findings/flop-counter-misses-cpu-attention.sh).
+    """
     return FlopCounterMode(display=False, custom_mapping=_formulas())
 
 
 @cache
 def _formulas() -> dict[Any, Any]:
-    found: dict[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+    found: dict[Any, Any] = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        torch.ops.aten._native_multi_head_attention: _self_attention_flops,
+        torch.ops.aten._transformer_encoder_layer_fwd: _encoder_layer_flops,
+        torch.ops.aten.mkldnn_rnn_layer: _recurrent_flops,
+    }
     if torch.backends.mkldnn.is_available():
         found[torch.ops.mkldnn._linear_pointwise] = _linear_flops
     if has_int8():
@@ -49,6 +56,25 @@ def _linear_flops(x: tuple[int, ...], *_: Any, out_shape: tuple[int, ...] = (), 
 def _attention_flops(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], *_: Any, **__: Any) -> int:
     batch, heads, queries, size = q
     return 2 * batch * heads * queries * k[-2] * (size + v[-1])
+
+
+def _self_attention_flops(query: tuple[int, ...], *_: Any, **__: Any) -> int:
+    """Of nn.MultiheadAttention in one operation, which a CPU has for self-attention only."""
+    batch, tokens, width = query
+    return 2 * batch * tokens * width * (4 * width + 2 * tokens)
+
+
+def _encoder_layer_flops(x: tuple[int, ...], *arguments: Any, **__: Any) -> int:
+    """Of nn.TransformerEncoderLayer in one operation; the 14th argument behind the tokens is the first MLP weight."""
+    batch, tokens, width = x
+    return _self_attention_flops(x) + 2 * batch * tokens * 2 * width * arguments[13][0]
+
+
+def _recurrent_flops(
+    x: tuple[int, ...], weight: tuple[int, ...], recurrent: tuple[int, ...], *_: Any, **__: Any
+) -> int:
+    steps, batch, _ = x
+    return 2 * steps * batch * (math.prod(weight) + math.prod(recurrent))
 
 
 def flops_per_step(agent: Agent, setting: Setting, pairs: Pairs, budget: int, *, real_history: bool) -> float | None:

@@ -161,3 +161,21 @@ def test_layers_in_8_bits_count_as_much() -> None:
     with torch.inference_mode(), counter() as found:
         layer(x, ranges)
     assert found.get_total_flops() == 2 * 4 * 512 * 16
+
+
+def test_fused_layers_of_torch_are_counted_as_by_hand() -> None:
+    """Attention, evaluated encoder layers and LSTM, which torch itself takes for nothing on a CPU."""
+    B, T, W, F = 2, 16, 64, 256
+    tokens, attention = torch.randn(B, T, W), 2 * B * T * (4 * W * W + 2 * T * W)
+    layers = {
+        nn.MultiheadAttention(W, 4, batch_first=True): attention,
+        nn.TransformerEncoderLayer(W, 4, F, batch_first=True): attention + 2 * B * T * 2 * W * F,
+        nn.LSTM(W, 32, batch_first=True): 2 * B * T * 4 * 32 * (W + 32),
+        nn.GRU(W, 32, batch_first=True): 2 * B * T * 3 * 32 * (W + 32),
+    }
+    for layer, expected in layers.items():
+        layer.eval()
+        arguments = (tokens,) * 3 if isinstance(layer, nn.MultiheadAttention) else (tokens,)
+        with torch.no_grad(), counter() as found:
+            layer(*arguments, **({"need_weights": False} if len(arguments) == 3 else {}))
+        assert found.get_total_flops() == expected, layer
