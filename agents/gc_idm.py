@@ -155,7 +155,7 @@ class GCIDMFamily(HeadFamily):
         papers={"GC-IDM": "2605.08732"},
         rank=5,
     )
-    search_space = (Dimension("train.learning_rate", 1e-4, 1e-2),)
+    search_space = (Dimension("train.learning_rate", 5e-5, 5e-3),)
 
     def build(self, config: GCIDMConfig, base: JointEmbedding, action_dim: int) -> GCIDM:
         return GCIDM(config, base, action_dim)

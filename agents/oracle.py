@@ -8,6 +8,7 @@ the learned dynamics.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -50,7 +51,7 @@ Costs = Callable[[np.ndarray], Tensor]
 """True states (B, S, h, X) after the blocks that count to the costs of plans (B, S)."""
 
 
-class SimulatorAgent:
+class SimulatorSearch(ABC):
     """A search on the true simulator; what plans cost is made from the goals by subclasses."""
 
     history = 1
@@ -72,8 +73,15 @@ class SimulatorAgent:
     def start(self, goals: Goals, rngs: Sequence[np.random.Generator]) -> SimulatorController:
         return SimulatorController(self, self.costs(goals), rngs)
 
+    @abstractmethod
     def costs(self, goals: Goals) -> Costs:
         """What comes of plans to what they cost."""
+
+
+class SimulatorAgent(SimulatorSearch):
+    """The cost is the environment's distance to the goal."""
+
+    def costs(self, goals: Goals) -> Costs:
         distance = self.goal_distance(goals)
         return lambda states: distance(states).sum(-1)
 
@@ -84,9 +92,9 @@ class SimulatorAgent:
 
 
 class SimulatorController:
-    """One batch of episodes of a ``SimulatorAgent``."""
+    """One batch of episodes of a ``SimulatorSearch``."""
 
-    def __init__(self, agent: SimulatorAgent, costs: Costs, rngs: Sequence[np.random.Generator]) -> None:
+    def __init__(self, agent: SimulatorSearch, costs: Costs, rngs: Sequence[np.random.Generator]) -> None:
         self._agent, self._costs = agent, costs
         self._plan = Replanner(agent.config, agent.frame_skip, rngs)
 
@@ -113,7 +121,7 @@ class PathOracle(SimulatorAgent):
         return lambda states: torch.from_numpy(env.path_length(states, targets.copy()))
 
 
-class LatentOracle(SimulatorAgent):
+class LatentOracle(SimulatorSearch):
     """True dynamics, but the rendered outcomes cost what ``model``'s planner would have them cost if it imagined them."""
 
     def __init__(

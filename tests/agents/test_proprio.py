@@ -280,7 +280,8 @@ def test_the_latent_oracle_and_the_rank_correlation_use_the_same_cost(setting: S
     oracle = LatentOracle(simulation_of(chosen), CEM, loaded.model, CPU, chunk=5, embed=loaded.embed)
     images = torch.from_numpy(np.moveaxis(data.frames[:2], -1, 1).copy())
     states = data.states[20:44].reshape(2, 3, 4, 2)
-    distance = oracle.goal_distance(Goals(images, data.states[:2]))(states)
+    costs = oracle.costs(Goals(images, data.states[:2]))
+    distance = np.stack([costs(states[:, :, h : h + 1]).numpy() for h in range(4)], -1)
     weight = loaded.model.proprio.embedding.weight.numpy() / loaded.model.proprio.std.numpy()
     away = (felt(states) - felt(data.states[:2])[:, None, None]) @ weight.T
     np.testing.assert_allclose(distance, 1e6 * (away**2).mean(-1), rtol=2e-3, atol=20)
