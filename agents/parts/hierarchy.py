@@ -135,15 +135,7 @@ class Level(nn.Module):
 
     def parts(self) -> LeWMParts:
         """For planning, which knows no model."""
-        predictor = self.predictor
-        return LeWMParts(
-            positions=predictor.pos_embedding[0],
-            input=predictor.input_proj,
-            action_encoder=self.action_encoder.parts(),
-            blocks=tuple(block.parts() for block in predictor.transformer["layers"]),
-            norm=predictor.transformer["norm"],
-            projector=self.pred_proj.net,
-        )
+        return self.predictor.parts(self.action_encoder, self.pred_proj)
 
 
 def windows(levels: int, stride: int, history: int, generator: torch.Generator) -> tuple[int, ...]:

@@ -138,6 +138,17 @@ class Predictor(nn.Module):
             x = block(x, actions)
         return self.transformer["norm"](last(x, actions, last_only))
 
+    def parts(self, action_encoder: ActionEncoder, projector: Projector) -> LeWMParts:
+        """For planning, with what embeds its actions and what turns its features into latents."""
+        return LeWMParts(
+            positions=self.pos_embedding[0],
+            input=self.input_proj,
+            action_encoder=action_encoder.parts(),
+            blocks=tuple(block.parts() for block in self.transformer["layers"]),
+            norm=self.transformer["norm"],
+            projector=projector.net,
+        )
+
 
 class JointEmbedding(TrainableModule, ABC):
     """Encoder and projector, for any predictor; a ``WorldModel`` whose latents are (D,).
@@ -210,15 +221,7 @@ class JEPA(JointEmbedding):
 
     def parts(self) -> LeWMParts:
         """For planning, which knows no model."""
-        predictor = self.predictor
-        return LeWMParts(
-            positions=predictor.pos_embedding[0],
-            input=predictor.input_proj,
-            action_encoder=self.action_encoder.parts(),
-            blocks=tuple(block.parts() for block in predictor.transformer["layers"]),
-            norm=predictor.transformer["norm"],
-            projector=self.pred_proj.net,
-        )
+        return self.predictor.parts(self.action_encoder, self.pred_proj)
 
     def teacher_forced(self, clip: Clip) -> tuple[Tensor, Tensor]:
         """Latents (B, T, D) of a clip, and what frames 0..T-2 predict of frames 1..T-1, (B, T-1, D)."""
